@@ -1,0 +1,116 @@
+"""Affinities: from the score of a neighbour to the weight of an edge.
+
+An affinity is fitted to the scores of the neighbour lists (which sets its scale), turns those
+scores into edge weights, and later the scores of a query's neighbours into its observation y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DiffusionError
+from .validation import check_choice, check_real
+
+# Scores looked at to fit a scale: the median of a million is as good as that of a billion.
+_SAMPLE = 1_000_000
+
+
+class Affinity(Protocol):
+    """What the graph and the observation need of an affinity."""
+
+    gamma: float
+    scale: float
+
+    def fit(self, scores: NDArray[np.float32]) -> None:
+        """Set `scale` from neighbour scores (n, k), -inf where padded."""
+
+    def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map scores of any shape to weights >= 0, 0 where padded (-inf)."""
+
+
+@dataclass
+class PowerAffinity:
+    """w = max(s / scale, 0)^γ of a similarity s.
+
+    For cosines the scale is 1. For inner products it is the largest one in the lists, which
+    leaves W as it is and keeps the power within float32.
+
+    Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds.
+    CVPR 2017, section 3.
+    """
+
+    gamma: float = 3.0
+    bounded: bool = True
+    scale: float = 1.0
+
+    def fit(self, scores: NDArray[np.float32]) -> None:
+        """Set the scale: 1 for a bounded similarity, else the largest score."""
+        largest = float(scores.max(initial=0.0))
+        self.scale = 1.0 if self.bounded or largest == 0 else largest
+
+    def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map scores of any shape to weights >= 0."""
+        similarity = np.maximum(scores, np.float32(0))
+        if self.scale != 1.0:
+            similarity /= np.float32(self.scale)
+        # Well below float32's limit even where a query outscores every pair of the collection.
+        np.minimum(similarity, np.float32(1e38 ** (1 / max(self.gamma, 1.0))), out=similarity)
+        return np.power(similarity, np.float32(self.gamma), out=similarity)
+
+
+@dataclass
+class GaussianAffinity:
+    """w = exp(-γ d² / (2 σ²)) of a distance d, whose score is -d².
+
+    σ² is the median squared distance in the neighbour lists. For unit vectors and σ = 1 this is
+    the cosine's power to first order: cos^γ = (1 - d²/2)^γ.
+    """
+
+    gamma: float = 3.0
+    scale: float = field(default=1.0)
+
+    def fit(self, scores: NDArray[np.float32]) -> None:
+        """Set σ² to the median squared distance of (a sample of) the lists, 1 if that is 0."""
+        rows = max(1, _SAMPLE // scores.shape[1])
+        sample = scores[:: max(1, len(scores) // rows)]
+        sample = sample[sample > -np.inf]
+        self.scale = float(-np.median(sample)) if len(sample) else 1.0
+        if self.scale <= 0:
+            self.scale = 1.0
+
+    def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map negative squared distances of any shape to weights in [0, 1]."""
+        exponent = np.minimum(scores, np.float32(0)) * np.float32(self.gamma / (2 * self.scale))
+        return np.exp(exponent, out=exponent)
+
+
+AFFINITIES = ("cosine", "gaussian")
+
+
+def make_affinity(name: object, metric: str, gamma: object, scale: float = 1.0) -> Affinity:
+    """Return the affinity of that name for the scores of `metric`.
+
+    Raises
+    ------
+    DiffusionError
+        If the name is unknown or does not go with the metric.
+    """
+    name = check_choice(name, "affinity", AFFINITIES)
+    gamma = check_real(gamma, "gamma", low=0.0, strict=True)
+    if name == "cosine":
+        if metric == "euclidean":
+            raise DiffusionError(
+                "affinity: 'cosine' is a power of a similarity and metric='euclidean' gives "
+                "distances; expected affinity='gaussian'"
+            )
+        return PowerAffinity(gamma, bounded=metric == "cosine", scale=scale)
+    if metric != "euclidean":
+        raise DiffusionError(
+            f"affinity: 'gaussian' is a function of a distance and metric={metric!r} gives "
+            "similarities; expected affinity='cosine' (or metric='euclidean')"
+        )
+    return GaussianAffinity(gamma, scale=scale)

@@ -1,0 +1,570 @@
+"""The Reranker: the way of a query from its first-stage neighbours to the diffused ranking."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import asdict
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from tqdm import tqdm
+
+from . import kernels, storage
+from ._version import __version__
+from .affinity import Affinity, make_affinity
+from .errors import DiffusionError
+from .graph import Graph
+from .neighbors import METHODS, Method, NeighborIndex, check_metric, make_method, tidy_lists
+from .solvers import SOLVERS, Report, Solver, make_solver
+from .transfer import RegularizedLaplacian
+from .validation import as_lists, as_vectors, check_integer
+
+Results = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+# Diffused scores held at a time, in values: 256 MiB of float32.
+_BATCH_VALUES = 1 << 26
+
+
+class Reranker:
+    """Re-rank search results by diffusion over the collection's own neighbour graph.
+
+    Offline, `fit` lists the k nearest neighbours of every item, keeps the reciprocal ones as
+    edges of a graph with weights ``A_ij = min(w_i(j), w_j(i))``, ``w = max(s, 0)^γ``, and
+    normalises it, ``W = D^-1/2 A D^-1/2``. Online, the weights of a query's `query_k` nearest
+    items are its observation y, and the ranking is by ``x = h(W) y``, with
+    ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart from the query's neighbours.
+    A query is never part of the graph.
+
+    Parameters
+    ----------
+    k : int >= 1, default 50
+        Neighbours an item in the graph. 50 suits collections with tens of images an object.
+    affinity : {"cosine", "gaussian"}, default "cosine"
+        Edge weight of a neighbour: `"cosine"` is max(s, 0)^γ of a cosine or inner product s,
+        `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
+        distance in the lists.
+    solver : {"cg"} or solver object, default "cg"
+        How x is computed; `CG(tol=1e-6, max_iter=200)` to set its numerics.
+    alpha : float in [0, 1), default 0.99
+        Short for ``transfer=RegularizedLaplacian(alpha)``; not used where `transfer` is given.
+    transfer : RegularizedLaplacian, optional
+        The transfer function h.
+    query_k : int >= 1, default 10
+        First-stage neighbours that make a query's observation.
+    gamma : float > 0, default 3.0
+        The exponent γ of the affinity.
+    metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
+        Similarity of vectors. `"euclidean"` scores are negative squared distances.
+    neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
+        How neighbours are found: a name or an object of `diffusion.neighbors`, such as
+        ``IVF(nprobe=32)``. It serves the graph and the first stage of `search` alike.
+    progress : bool, default False
+        Show progress bars on standard error.
+
+    Attributes
+    ----------
+    graph_ : Graph
+        The graph; `graph_.W` is the normalised adjacency, a scipy CSR array in the user's order.
+    solver_ : solver
+        The solver, prepared.
+    n_items_ : int
+        Number of items.
+    report_ : Report
+        Residual, iterations and convergence of the last `search` or `rerank`.
+
+    Notes
+    -----
+    Memory: the vectors (4 n d bytes), 8 bytes an entry of W (at most 8 n k in all) and 28 bytes
+    an item. Building takes at most 12 n k bytes beyond the neighbour lists.
+
+    Zero vectors have similarity 0 with everything and become isolated nodes. Where k >= n, every
+    item neighbours every other. Groups of more than k + 1 identical vectors cannot all list each
+    other; those that are left out of the lists end up isolated, which `graph_.n_isolated` shows.
+
+    References
+    ----------
+    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Zhou, Weston, Gretton, Bousquet, Schölkopf. Ranking on Data Manifolds. NIPS 2003.
+
+    Examples
+    --------
+    >>> import numpy as np, diffusion
+    >>> angle = np.linspace(0, np.pi, 60)
+    >>> X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    >>> ranker = diffusion.Reranker(k=4, query_k=2).fit(X)
+    >>> scores, ids = ranker.search(X[0], k=5)
+    >>> sorted(ids.tolist())
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(
+        self,
+        *,
+        k: int = 50,
+        affinity: str = "cosine",
+        solver: str | Solver = "cg",
+        alpha: float = 0.99,
+        transfer: RegularizedLaplacian | None = None,
+        query_k: int = 10,
+        gamma: float = 3.0,
+        metric: str = "cosine",
+        neighbors: str | Method = "exact",
+        progress: bool = False,
+    ) -> None:
+        self.k = k
+        self.affinity = affinity
+        self.solver = solver
+        self.alpha = alpha
+        self.transfer = transfer
+        self.query_k = query_k
+        self.gamma = gamma
+        self.metric = metric
+        self.neighbors = neighbors
+        self.progress = progress
+
+    # --- parameters ------------------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name; `deep` is accepted as scikit-learn passes it."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set parameters by name; they take effect with the next `fit`."""
+        known = self.get_params()
+        for name, value in parameters.items():
+            if name not in known:
+                raise DiffusionError(f"{name}: no such parameter; expected one of {list(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = ", ".join(
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if value != defaults[name].default
+        )
+        return f"Reranker({changed})"
+
+    # --- offline ---------------------------------------------------------------------------------
+
+    def fit(self, X: ArrayLike) -> Self:
+        """Build the graph of a collection from its vectors.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            One row an item, finite, any real dtype; kept as float32, for `metric="cosine"`
+            L2-normalised. Item ids are row numbers.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If a parameter or X is not as described; the message names it, and the row.
+        """
+        affinity = self._check_parameters()
+        method = make_method(self.neighbors)
+        vectors = as_vectors(X, "X", metric=self.metric)
+        index = NeighborIndex(vectors, self.metric, method, progress=self.progress)
+        scores, ids = index.neighbors(self.k, progress=self.progress)
+        return self._fit_lists(affinity, scores, ids, index)
+
+    def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
+        """Build the graph of a collection from neighbour lists computed elsewhere.
+
+        Parameters
+        ----------
+        scores : array_like, shape (n, m), float
+            Best first. Similarities; for `metric="euclidean"` negative squared distances.
+        ids : array_like, shape (n, m), int
+            The neighbours of item i are in row i: ids in [0, n), -1 padded. An item may be in
+            its own list, at any place or not at all: it is left out. The best `k` others are
+            used. An approximate method may leave lists short.
+        X : array_like, shape (n, d), optional
+            The vectors, for `search`. Without them only `rerank` answers.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If the lists are not as described; the message names the argument and the row.
+        """
+        affinity = self._check_parameters()
+        scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
+        index = None
+        if X is not None:
+            vectors = as_vectors(X, "X", metric=self.metric)
+            if len(vectors) != len(ids):
+                raise DiffusionError(
+                    f"X: expected {len(ids)} rows, one for each neighbour list, got {len(vectors)}"
+                )
+            index = NeighborIndex(
+                vectors, self.metric, make_method(self.neighbors), progress=self.progress
+            )
+        return self._fit_lists(affinity, *tidy_lists(scores, ids, self.k), index)
+
+    def _check_parameters(self) -> Affinity:
+        check_integer(self.k, "k", low=1)
+        check_integer(self.query_k, "query_k", low=1)
+        make_solver(self.solver)
+        self._make_transfer()
+        check_metric(self.metric, make_method(self.neighbors))
+        return make_affinity(self.affinity, self.metric, self.gamma)
+
+    def _make_transfer(self) -> RegularizedLaplacian:
+        if self.transfer is None:
+            return RegularizedLaplacian(self.alpha)
+        if not isinstance(self.transfer, RegularizedLaplacian):
+            raise DiffusionError(
+                f"transfer: expected a RegularizedLaplacian or None, got {self.transfer!r}"
+            )
+        return self.transfer
+
+    def _fit_lists(
+        self,
+        affinity: Affinity,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        index: NeighborIndex | None,
+    ) -> Self:
+        with tqdm(total=1, desc="graph", disable=not self.progress) as bar:
+            affinity.fit(scores)
+            graph = Graph.from_neighbors(ids, affinity.weights(scores))
+            bar.update()
+        return self._assemble(affinity, graph, index)
+
+    def _assemble(self, affinity: Affinity, graph: Graph, index: NeighborIndex | None) -> Self:
+        self._affinity = affinity
+        self._index = index
+        self.graph_ = graph
+        self.n_items_ = graph.n_nodes
+        self.solver_ = make_solver(self.solver).prepare(graph, self._make_transfer())
+        return self
+
+    # --- online ----------------------------------------------------------------------------------
+
+    def search(self, Q: ArrayLike, k: int = 100) -> Results:
+        """Search the collection for queries that its graph has never seen.
+
+        Parameters
+        ----------
+        Q : array_like, shape (nq, d) or (d,)
+            Query vectors, in the space of the collection's.
+        k : int >= 1, default 100
+            Length of the result lists.
+
+        Returns
+        -------
+        scores : ndarray, shape (nq, k) or (k,), float32
+            Descending, -inf where padded. Positive: the diffused score. Zero or negative:
+            diffusion did not reach the item, which follows in the order of its first-stage
+            score, written as its distance below the query's best.
+        ids : ndarray, shape (nq, k) or (k,), int64
+            Row numbers of X; equal scores by ascending id; -1 where padded (k > n).
+
+        Raises
+        ------
+        DiffusionError
+            If the queries do not fit the index, or it holds no vectors.
+        """
+        index = self._fitted()._index
+        if index is None:
+            raise DiffusionError(
+                "search: this index was fitted from neighbour lists and holds no vectors; "
+                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
+            )
+        k = check_integer(k, "k", low=1)
+        single = np.ndim(Q) == 1
+        queries = as_vectors(
+            np.asarray(Q)[None] if single else Q,
+            "Q",
+            metric=self.metric,
+            dimension=index.dimension,
+        )
+        first = index.search(queries, max(k, self.query_k), progress=self.progress)
+        return self._diffuse(*first, k, restrict=False, single=single)
+
+    def rerank(
+        self,
+        scores0: ArrayLike,
+        ids0: ArrayLike,
+        k: int | None = 100,
+        *,
+        restrict_to_candidates: bool = False,
+    ) -> Results:
+        """Re-rank first-stage results of any engine.
+
+        Parameters
+        ----------
+        scores0 : array_like, shape (nq, m) or (m,), float
+            First-stage scores, best first: the similarities of the metric that the graph was
+            built with (negative squared distances for `"euclidean"`).
+        ids0 : array_like, shape (nq, m) or (m,), int
+            Their ids in [0, n), -1 padded. The best `query_k` make the observation.
+        k : int >= 1 or None, default 100
+            Length of the result lists; None is m.
+        restrict_to_candidates : bool, default False
+            Return the candidates alone, in a new order; else diffusion may bring in any item.
+
+        Returns
+        -------
+        scores, ids : ndarray, shape (nq, k) or (k,)
+            As `search` returns them. With `restrict_to_candidates`, equal scores keep their
+            first-stage order.
+
+        Raises
+        ------
+        DiffusionError
+            If the lists are not as described; the message names the argument and the row.
+        """
+        self._fitted()
+        single = np.ndim(ids0) == 1
+        if single:
+            scores0, ids0 = np.asarray(scores0)[None], np.asarray(ids0)[None]
+        scores, ids = as_lists(
+            scores0, ids0, self.n_items_, names=("scores0", "ids0"), metric=self.metric
+        )
+        scores, ids = _padding_last(scores, ids.astype(np.int64, copy=False))
+        _refuse_repeats(ids)
+        k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
+        return self._diffuse(scores, ids, k, restrict=restrict_to_candidates, single=single)
+
+    def _fitted(self) -> Self:
+        if not hasattr(self, "graph_"):
+            raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
+        return self
+
+    def _observations(
+        self, scores: NDArray[np.float32], ids: NDArray[np.int64]
+    ) -> sparse.csr_array:
+        """Weights of the query_k best candidates of each query, shape (nq, n)."""
+        best = ids[:, : self.query_k]
+        real = best >= 0
+        weights = self._affinity.weights(scores[:, : self.query_k])
+        indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+        return sparse.csr_array(
+            (weights[real].astype(np.float64), best[real], indptr), shape=(len(ids), self.n_items_)
+        )
+
+    def _diffuse(
+        self,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        k: int,
+        *,
+        restrict: bool,
+        single: bool,
+    ) -> Results:
+        nq = len(ids)
+        out_scores = np.empty((nq, k), np.float32)
+        out_ids = np.empty((nq, k), np.int64)
+        # A multiple of 32, the width of the solvers' blocks.
+        batch = max(32, _BATCH_VALUES // self.n_items_ // 32 * 32)
+        reports = []
+        with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
+            for start in range(0, nq, batch):
+                part = slice(start, min(nq, start + batch))
+                solution = self.solver_.solve(self._observations(scores[part], ids[part]))
+                _rank(
+                    solution.x,
+                    scores[part],
+                    ids[part],
+                    out_scores[part],
+                    out_ids[part],
+                    restrict=restrict,
+                )
+                reports.append(solution.report)
+                bar.update(part.stop - part.start)
+        self.report_ = Report.concatenate(reports)
+        return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
+
+    # --- storage ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a directory, replacing the index that may be there.
+
+        Parameters
+        ----------
+        path : path-like
+            A directory that is an index, is empty or does not exist. It receives .npy files and
+            one manifest; an interrupted save leaves the old index whole.
+
+        Raises
+        ------
+        DiffusionError
+            If `path` holds anything else.
+        """
+        graph = self._fitted().graph_
+        index = self._index
+        content = {
+            "library": __version__,
+            "parameters": {
+                **{name: getattr(self, name) for name in _PLAIN_PARAMETERS},
+                "solver": _settings(make_solver(self.solver)),
+                "transfer": {"alpha": self._make_transfer().alpha},
+                "neighbors": _settings(make_method(self.neighbors)),
+            },
+            "affinity_scale": self._affinity.scale,
+            "sizes": {
+                "items": graph.n_nodes,
+                "dimension": None if index is None else index.dimension,
+                "edges": graph.n_edges,
+                "components": graph.n_components,
+                "isolated": graph.n_isolated,
+            },
+        }
+        arrays = {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
+        storage.save(path, content, arrays | ({} if index is None else index.arrays()))
+
+    @classmethod
+    def _load(cls, stored: storage.Stored) -> Self:
+        """Assemble a Reranker from an opened index, reading none of its arrays."""
+        manifest, arrays = stored.manifest, stored.arrays
+        try:
+            parameters, sizes = manifest["parameters"], manifest["sizes"]
+            transfer = RegularizedLaplacian(**parameters["transfer"])
+            ranker = cls(
+                **{name: parameters[name] for name in _PLAIN_PARAMETERS},
+                solver=_from_settings(SOLVERS, parameters["solver"]),
+                neighbors=_from_settings(METHODS, parameters["neighbors"]),
+                alpha=transfer.alpha,
+            )
+            graph = Graph(
+                **{name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS},
+                n_components=sizes["components"],
+                n_isolated=sizes["isolated"],
+            )
+            index = None
+            if sizes["dimension"] is not None:
+                index = NeighborIndex.restore(
+                    arrays.get("vectors"),
+                    arrays.get("faiss"),
+                    ranker.metric,
+                    make_method(ranker.neighbors),
+                    (sizes["items"], sizes["dimension"]),
+                )
+            affinity = make_affinity(
+                ranker.affinity, ranker.metric, ranker.gamma, manifest["affinity_scale"]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DiffusionError(
+                f"{stored.path}: altered, its manifest does not describe an index ({error!r})"
+            ) from None
+        return ranker._assemble(affinity, graph, index)
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
+    """Open a saved index.
+
+    Its arrays are memory-mapped and nothing of them is read before it is used, so that loading
+    takes the same time whatever the size.
+
+    Parameters
+    ----------
+    path : path-like
+        What `Reranker.save` wrote.
+    verify : bool, default False
+        Read every file first and compare its checksum with the manifest's; do so for an index
+        from a source you do not trust to be whole.
+
+    Returns
+    -------
+    Reranker
+
+    Raises
+    ------
+    DiffusionError
+        If there is no index, or it is truncated, altered, foreign or of a newer version.
+    """
+    return Reranker._load(storage.load(path, verify=verify))
+
+
+_PLAIN_PARAMETERS = ("k", "affinity", "query_k", "gamma", "metric")
+_GRAPH_ARRAYS = (
+    "indptr",
+    "indices",
+    "weights",
+    "order",
+    "position",
+    "degrees",
+    "components",
+)
+
+
+def _settings(settings: Any) -> dict[str, Any]:
+    return {"name": settings.name, **asdict(settings)}
+
+
+def _from_settings(kinds: dict[str, Any], settings: dict[str, Any]) -> Any:
+    rest = {key: value for key, value in settings.items() if key != "name"}
+    return kinds[settings["name"]](**rest)
+
+
+def _padding_last(
+    scores: NDArray[np.float32], ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Move -1 ids behind the others, with score -inf; the order is kept otherwise."""
+    padded = ids < 0
+    if padded.any():
+        order = np.argsort(padded, axis=1, kind="stable")
+        scores = np.take_along_axis(np.where(padded, np.float32(-np.inf), scores), order, axis=1)
+        ids = np.take_along_axis(ids, order, axis=1)
+    return scores, ids
+
+
+def _refuse_repeats(ids: NDArray[np.int64]) -> None:
+    ordered = np.sort(ids, axis=1)
+    repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+    if repeated.any():
+        row = int(np.argmax(repeated))
+        raise DiffusionError(
+            f"ids0: expected each item at most once in a row, row {row} repeats one"
+        )
+
+
+def _rank(
+    x: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    out_scores: NDArray[np.float32],
+    out_ids: NDArray[np.int64],
+    *,
+    restrict: bool,
+) -> None:
+    """Rank by diffused score x (m, n), then by first-stage score what diffusion did not reach.
+
+    The candidates `scores`, `ids` (m, c) come best first, padding last.
+    """
+    real = ids >= 0
+    diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
+    reached = diffused > 0
+    best = np.where(real[:, :1], scores[:, :1], 0)
+    behind = np.where(real, scores - best, np.float32(-np.inf))
+    if restrict:
+        merged = np.where(reached, diffused, behind)
+        width = min(ids.shape[1], out_ids.shape[1])
+        order = np.argsort(-merged, axis=1, kind="stable")[:, :width]
+        out_scores[:] = -np.inf
+        out_ids[:] = -1
+        out_scores[:, :width] = np.take_along_axis(merged, order, axis=1)
+        out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)
+        return
+    kernels.largest_positive(x, out_scores, out_ids)
+    for row in np.flatnonzero(out_ids[:, -1] < 0):
+        rest = np.flatnonzero(real[row] & ~reached[row])
+        filled = int(np.count_nonzero(out_ids[row] >= 0))
+        rest = rest[: out_ids.shape[1] - filled]
+        out_scores[row, filled : filled + len(rest)] = behind[row, rest]
+        out_ids[row, filled : filled + len(rest)] = ids[row, rest]

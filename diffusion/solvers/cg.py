@@ -1,0 +1,183 @@
+"""Conjugate gradient for many right-hand sides at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..errors import DiffusionError
+from ..graph import Graph
+from ..transfer import RegularizedLaplacian
+from ..validation import check_integer, check_real
+from .base import Report, Solution, as_observations
+
+# A residual kept by recurrence in float32 is trusted over three orders of magnitude, then it is
+# computed afresh from x in float64.
+_TRUSTED_DROP = 1e-3
+
+
+@dataclass
+class CG:
+    """Conjugate gradient on (I - α W) x = (1 - α) y, a block of observations at a time.
+
+    W has its eigenvalues in [-1, 1], so that I - α W is positive definite with a condition number
+    of at most κ = (1 + α) / (1 - α): the error falls as ((√κ - 1) / (√κ + 1))^iterations or
+    faster, 0.87 an iteration at α = 0.99, whatever the number of nodes.
+
+    The vectors that CG multiplies are float32 and x is float64. The residual that CG updates by
+    recurrence is replaced by the true one whenever it has fallen by three orders of magnitude
+    ("reliable updates"), and no column counts as converged before its true residual says so.
+
+    Parameters
+    ----------
+    tol : float > 0, default 1e-6
+        A column is converged when ||b - L x|| <= tol ||b||, computed in float64; it then stops
+        changing. Down to about 1e-12.
+    max_iter : int >= 1, default 200
+        Columns that are not converged by then are returned as they are, with a
+        `ConvergenceWarning`. The papers stop at 20.
+    block_size : int >= 1, default 32
+        Observations solved together. Work memory is 24 bytes times nodes times block_size.
+
+    References
+    ----------
+    Hestenes and Stiefel. Methods of Conjugate Gradients for Solving Linear Systems. 1952.
+    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Van der Vorst and Ye. Residual Replacement Strategies for Krylov Subspace Iterative Methods
+    for the Convergence of True Residuals. SIAM J. Sci. Comput. 2000.
+    Clark, Babich, Barros, Brower, Rebbi. Solving Lattice QCD Systems of Equations Using Mixed
+    Precision Solvers on GPUs. Computer Physics Communications 2010.
+
+    Examples
+    --------
+    >>> import numpy as np, diffusion
+    >>> X = np.eye(4)[[0, 0, 1, 1]] + 0.1
+    >>> ranker = diffusion.Reranker(k=2, solver=diffusion.CG(tol=1e-8)).fit(X)
+    >>> scores, ids = ranker.search(X[0], k=2)
+    >>> bool(ranker.report_.converged.all())
+    True
+    """
+
+    tol: float = 1e-6
+    max_iter: int = 200
+    block_size: int = 32
+
+    name: ClassVar[str] = "cg"
+
+    def __post_init__(self) -> None:
+        check_real(self.tol, "tol", low=0.0, strict=True)
+        check_integer(self.max_iter, "max_iter", low=1)
+        check_integer(self.block_size, "block_size", low=1)
+
+    def prepare(self, graph: Graph, transfer: RegularizedLaplacian) -> Self:
+        """Take the graph and the transfer function; there is nothing else to do offline.
+
+        Raises
+        ------
+        DiffusionError
+            If the transfer function is not the inverse of a matrix that CG could solve with.
+        """
+        if not isinstance(transfer, RegularizedLaplacian):
+            raise DiffusionError(
+                f"transfer: solver 'cg' solves with I - α W and expected a RegularizedLaplacian, "
+                f"got {transfer!r}"
+            )
+        self._graph = graph
+        self._alpha = float(transfer.alpha)
+        return self
+
+    def solve(self, observations: Any) -> Solution:
+        """Diffuse observations.
+
+        Parameters
+        ----------
+        observations : sparse array or array_like, shape (m, n) or (n,)
+            One a row, nodes in the user's order.
+
+        Returns
+        -------
+        Solution
+            x (m, n) float32, and the report with m residuals, iteration counts and flags.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a column has not reached `tol` within `max_iter` iterations.
+        """
+        graph = self._graph
+        n = graph.n_nodes
+        y = as_observations(observations, n)
+        m = y.shape[0]
+        x = np.empty((m, n), np.float32)
+        reports = []
+        for start in range(0, m, self.block_size):
+            stop = min(m, start + self.block_size)
+            block = y[start:stop].tocoo()
+            rows = graph.position[block.col]
+            by_row = np.argsort(rows, kind="stable")
+            solved, report = self._solve_block(
+                stop - start,
+                rows[by_row].astype(np.int64),
+                block.row[by_row].astype(np.int64),
+                (1.0 - self._alpha) * block.data[by_row],
+            )
+            kernels.columns_to_rows(solved, graph.position, x[start:stop])
+            reports.append(report)
+        report = Report.concatenate(reports)
+        report.warn("raise CG's max_iter or tol, or lower alpha", stacklevel=2)
+        return Solution(x, report)
+
+    def _solve_block(
+        self,
+        b: int,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        values: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], Report]:
+        """Solve for b sparse right-hand sides given as (rows, columns, values), rows ascending."""
+        graph = self._graph
+        n = graph.n_nodes
+        matrix = (graph.indptr, graph.indices, graph.weights)
+        alpha = np.float32(self._alpha)
+        sums = np.empty((kernels.chunks(n), b), np.float64)
+
+        x = np.zeros((n, b), np.float64)
+        r = np.zeros((n, b), np.float32)
+        r[rows, columns] = values
+        p = r.copy()
+        q = np.empty_like(r)
+        norm_b = np.sqrt(np.bincount(columns, weights=values**2, minlength=b))
+        rho = norm_b**2  # ||r||², as CG knows it
+        anchor = rho  # ||r||² when r was last the true residual
+        iterations = np.zeros(b, np.int64)
+        frozen = norm_b == 0  # stopped by the recurrence, or for good
+        done = frozen.copy()  # stopped for good
+        while not done.all():
+            active = ~frozen
+            kernels.laplacian_block(*matrix, alpha, p, q, sums)
+            curvature = sums.sum(axis=0)
+            step = np.divide(rho, curvature, out=np.zeros(b), where=active & (curvature > 0))
+            kernels.step_block(step, x, r, p, q, sums)
+            rho_new = sums.sum(axis=0)
+            iterations += active
+            exhausted = iterations >= self.max_iter
+            # A little below the target: the true residual is not quite the recurrence's.
+            frozen |= exhausted | (rho_new <= (0.9 * self.tol * norm_b) ** 2)
+            restart = frozen
+            if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
+                kernels.residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
+                r, q = q, r
+                rho_new = anchor = sums.sum(axis=0)
+                if frozen.all():
+                    done = done | exhausted | (rho_new <= (self.tol * norm_b) ** 2)
+                    frozen = done.copy()
+            beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
+            kernels.direction_block(beta, r, p)
+            rho = rho_new
+
+        residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)
+        return x, Report(residual, iterations, residual <= self.tol)
