@@ -8,6 +8,10 @@ so that a result does not depend on how many threads made it.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numba
@@ -24,6 +28,39 @@ _serial = numba.njit(cache=True, nogil=True)
 def chunks(n: int) -> int:
     """Return the number of chunks that n nodes make."""
     return -(-n // CHUNK)
+
+
+@cache
+def concurrent() -> bool:
+    """Whether kernels may run from several Python threads at once.
+
+    They may on numba's OpenMP and TBB layers. Its own "workqueue", the last resort where neither
+    is installed, aborts the process.
+    """
+    block = np.zeros((1, 1), np.float32)
+    direction_block(np.zeros(1), block, block)  # the layer is chosen with the first launch
+    return bool(numba.threading_layer() != "workqueue")
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Hold the kernels for this thread alone where they must not run concurrently."""
+    with contextlib.nullcontext() if concurrent() else _lock:
+        yield
+
+
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Run the kernels that this Python thread calls on one core."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(threads)
 
 
 # --- neighbour lists -----------------------------------------------------------------------------
@@ -80,7 +117,7 @@ def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: An
         count = 0
         for a in range(k):
             j, w = ids[i, a], weights[i, a]
-            edge = np.float32(0)
+            edge: Any = np.float32(0)
             if j >= 0 and w > 0:
                 for b in range(k):
                     if ids[j, b] == i:

@@ -6,6 +6,7 @@ or the negative squared Euclidean distance.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from . import kernels
+from .checkpoint import ListsCheckpoint
 from .errors import DiffusionError
 from .validation import METRICS, as_vectors, check_choice, check_integer
 
@@ -214,12 +216,21 @@ class NeighborIndex:
         return scores, ids
 
     def neighbors(
-        self, k: int, *, progress: bool = False
+        self, k: int, *, progress: bool = False, checkpoint: str | os.PathLike[str] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """List the k nearest other items of each item.
 
         The item itself is left out wherever it stands in its own list; exact duplicates of it
         are other items and stay.
+
+        Parameters
+        ----------
+        k : int
+        progress : bool, default False
+        checkpoint : path-like, optional
+            A directory in which the lists are kept while they are computed and which is left
+            there; a later call with the same vectors and settings goes on from it. The descent
+            has no parts to keep.
 
         Returns
         -------
@@ -228,14 +239,20 @@ class NeighborIndex:
         ids : ndarray, shape (n, k), int32
             -1 where padded.
         """
-        scores = np.empty((self.size, k), np.float32)
-        ids = np.empty((self.size, k), np.int32)
         width = min(k + 1, self.size)
         # Below a few lists' worth of items, the descent has nothing to descend.
-        if isinstance(self.method, NNDescent) and self.size > 4 * width:
-            self._descend(width, scores, ids, progress)
+        descend = isinstance(self.method, NNDescent) and self.size > 4 * width
+        vectors = self._own_vectors()
+        if checkpoint is not None and not descend:
+            kept = ListsCheckpoint(checkpoint, vectors, f"{self.metric} {self.method}", k)
+            scores, ids = np.asarray(kept.scores), np.asarray(kept.ids)
+            self._search_blocks(vectors, width, 0, scores, ids, progress, kept)
+            return scores, ids
+        scores = np.empty((self.size, k), np.float32)
+        ids = np.empty((self.size, k), np.int32)
+        if descend:
+            self._descend(vectors, width, scores, ids, progress)
         else:
-            vectors = self._own_vectors()
             self._search_blocks(vectors, width, 0, scores, ids, progress)
         return scores, ids
 
@@ -252,12 +269,16 @@ class NeighborIndex:
         out_scores: NDArray[np.float32],
         out_ids: NDArray[Any],
         progress: bool,
+        checkpoint: ListsCheckpoint | None = None,
     ) -> None:
         """Search block by block and write the tidied lists; row i is item first + i."""
-        for start in _blocks(len(queries), progress, f"{self.method.name} search"):
+        begin = 0 if checkpoint is None else checkpoint.rows
+        for start in _blocks(begin, len(queries), progress, f"{self.method.name} search"):
             stop = min(len(queries), start + _BLOCK)
             scores, ids = self._search_block(queries[start:stop], width)
             _tidy(scores, ids, first + start, out_scores[start:stop], out_ids[start:stop])
+            if checkpoint is not None:
+                checkpoint.done(stop)
 
     def _search_block(
         self, queries: NDArray[np.float32], k: int
@@ -282,15 +303,15 @@ class NeighborIndex:
 
     def _descend(
         self,
+        vectors: NDArray[np.float32],
         width: int,
         out_scores: NDArray[np.float32],
         out_ids: NDArray[np.int32],
         progress: bool,
     ) -> None:
-        """Lists by pynndescent, their scores computed afresh from the vectors."""
+        """Write lists by pynndescent, their scores computed afresh from the vectors."""
         from pynndescent import NNDescent as Descent
 
-        vectors = self._own_vectors()
         method = self.method
         assert isinstance(method, NNDescent)
         # On unit vectors the Euclidean distance has the order of the cosine.
@@ -412,10 +433,10 @@ def _tidy(
         )
 
 
-def _blocks(n: int, progress: bool, description: str) -> Iterator[int]:
-    """Yield the first row of each block, under a bar that counts rows."""
-    with tqdm(total=n, desc=description, unit="row", disable=not progress) as bar:
-        for start in range(0, n, _BLOCK):
+def _blocks(begin: int, n: int, progress: bool, description: str) -> Iterator[int]:
+    """Yield the first row of each block from `begin`, under a bar that counts rows."""
+    with tqdm(total=n, initial=begin, desc=description, unit="row", disable=not progress) as bar:
+        for start in range(begin, n, _BLOCK):
             yield start
             bar.update(min(_BLOCK, n - start))
 
@@ -428,13 +449,13 @@ def _build_faiss(
     n, d = vectors.shape
     measure = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
     if isinstance(method, HNSW):
-        index = faiss.IndexHNSWFlat(d, method.m, measure)
+        index: Any = faiss.IndexHNSWFlat(d, method.m, measure)
         index.hnsw.efConstruction = method.ef_construction
     else:
         largest = max(1, n // 39)
         nlist = method.nlist if method.nlist is not None else int(4 * n**0.5)
         index = faiss.IndexIVFFlat(faiss.IndexFlat(d, measure), d, min(nlist, largest), measure)
         index.train(vectors)
-    for start in _blocks(n, progress, f"{method.name} build"):
+    for start in _blocks(0, n, progress, f"{method.name} build"):
         index.add(vectors[start : start + _BLOCK])
     return index

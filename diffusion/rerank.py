@@ -15,6 +15,7 @@ from tqdm import tqdm
 from . import kernels, storage
 from ._version import __version__
 from .affinity import Affinity, make_affinity
+from .checkpoint import discard
 from .errors import DiffusionError
 from .graph import Graph
 from .neighbors import METHODS, Method, NeighborIndex, check_metric, make_method, tidy_lists
@@ -132,7 +133,7 @@ class Reranker:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **parameters: Any) -> Self:
-        """Set parameters by name; they take effect with the next `fit`."""
+        """Set parameters; `query_k` and `progress` act at once, the others with the next fit."""
         known = self.get_params()
         for name, value in parameters.items():
             if name not in known:
@@ -151,7 +152,7 @@ class Reranker:
 
     # --- offline ---------------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike) -> Self:
+    def fit(self, X: ArrayLike, *, checkpoint: str | os.PathLike[str] | None = None) -> Self:
         """Build the graph of a collection from its vectors.
 
         Parameters
@@ -159,6 +160,9 @@ class Reranker:
         X : array_like, shape (n, d)
             One row an item, finite, any real dtype; kept as float32, for `metric="cosine"`
             L2-normalised. Item ids are row numbers.
+        checkpoint : path-like, optional
+            A directory that keeps the neighbour lists while they are computed (8 n k bytes), and
+            is removed at the end. Where a fit was killed, the same call goes on from there.
 
         Returns
         -------
@@ -174,8 +178,11 @@ class Reranker:
         method = make_method(self.neighbors)
         vectors = as_vectors(X, "X", metric=self.metric)
         index = NeighborIndex(vectors, self.metric, method, progress=self.progress)
-        scores, ids = index.neighbors(self.k, progress=self.progress)
-        return self._fit_lists(affinity, scores, ids, index)
+        scores, ids = index.neighbors(self.k, progress=self.progress, checkpoint=checkpoint)
+        self._fit_lists(affinity, scores, ids, index)
+        if checkpoint is not None:
+            discard(checkpoint)
+        return self
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
@@ -250,6 +257,13 @@ class Reranker:
         self._index = index
         self.graph_ = graph
         self.n_items_ = graph.n_nodes
+        # What the fitted state was made with, whatever is set later.
+        self._fitted_parameters = {
+            **{name: getattr(self, name) for name in _PLAIN_PARAMETERS},
+            "solver": _settings(make_solver(self.solver)),
+            "transfer": asdict(self._make_transfer()),
+            "neighbors": _settings(make_method(self.neighbors)),
+        }
         self.solver_ = make_solver(self.solver).prepare(graph, self._make_transfer())
         return self
 
@@ -290,11 +304,12 @@ class Reranker:
         queries = as_vectors(
             np.asarray(Q)[None] if single else Q,
             "Q",
-            metric=self.metric,
+            metric=index.metric,
             dimension=index.dimension,
         )
-        first = index.search(queries, max(k, self.query_k), progress=self.progress)
-        return self._diffuse(*first, k, restrict=False, single=single)
+        with kernels.guarded():
+            first = index.search(queries, max(k, self.query_k), progress=self.progress)
+            return self._diffuse(*first, k, restrict=False, single=single)
 
     def rerank(
         self,
@@ -334,16 +349,22 @@ class Reranker:
         if single:
             scores0, ids0 = np.asarray(scores0)[None], np.asarray(ids0)[None]
         scores, ids = as_lists(
-            scores0, ids0, self.n_items_, names=("scores0", "ids0"), metric=self.metric
+            scores0,
+            ids0,
+            self.n_items_,
+            names=("scores0", "ids0"),
+            metric=self._fitted_parameters["metric"],
         )
         scores, ids = _padding_last(scores, ids.astype(np.int64, copy=False))
         _refuse_repeats(ids)
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
-        return self._diffuse(scores, ids, k, restrict=restrict_to_candidates, single=single)
+        with kernels.guarded():
+            return self._diffuse(scores, ids, k, restrict=restrict_to_candidates, single=single)
 
     def _fitted(self) -> Self:
         if not hasattr(self, "graph_"):
             raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
+        check_integer(self.query_k, "query_k", low=1)
         return self
 
     def _observations(
@@ -410,12 +431,7 @@ class Reranker:
         index = self._index
         content = {
             "library": __version__,
-            "parameters": {
-                **{name: getattr(self, name) for name in _PLAIN_PARAMETERS},
-                "solver": _settings(make_solver(self.solver)),
-                "transfer": {"alpha": self._make_transfer().alpha},
-                "neighbors": _settings(make_method(self.neighbors)),
-            },
+            "parameters": self._fitted_parameters,
             "affinity_scale": self._affinity.scale,
             "sizes": {
                 "items": graph.n_nodes,

@@ -73,7 +73,7 @@ def save(
         If `path` holds something else, which is never touched.
     """
     path = Path(path)
-    _check_target(path)
+    check_target(path)
     path.mkdir(parents=True, exist_ok=True)
     folder = path / f"arrays-{secrets.token_hex(4)}"
     folder.mkdir()
@@ -93,6 +93,24 @@ def save(
     for old in path.glob("arrays-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise unless `path` is an index, is empty but for what a save left, or does not exist."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DiffusionError(f"{path}: expected a directory, this is a file")
+    if (path / MANIFEST).exists():
+        try:
+            ours = json.loads((path / MANIFEST).read_text()).get("format") == FORMAT
+        except (OSError, ValueError, AttributeError):
+            ours = True  # damaged: a save may mend it
+    else:
+        ours = all(entry.name.startswith("arrays-") for entry in path.iterdir())
+    if not ours:
+        raise DiffusionError(f"{path}: expected an index or an empty directory, found other files")
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Stored:
@@ -150,23 +168,6 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     if manifest.get("checksum") != _manifest_checksum(manifest):
         raise DiffusionError(f"{file}: altered, its checksum does not match")
     return manifest
-
-
-def _check_target(path: Path) -> None:
-    if path.is_dir():
-        if any(path.iterdir()) and not (path / MANIFEST).exists():
-            leftovers = all(entry.name.startswith("arrays-") for entry in path.iterdir())
-            if not leftovers:
-                raise DiffusionError(f"{path}: expected an index or an empty directory")
-        elif (path / MANIFEST).exists():
-            try:
-                foreign = json.loads((path / MANIFEST).read_text()).get("format") != FORMAT
-            except (OSError, ValueError, AttributeError):
-                foreign = False  # a damaged manifest of ours is what a save may mend
-            if foreign:
-                raise DiffusionError(f"{path}: expected an index or an empty directory")
-    elif path.exists():
-        raise DiffusionError(f"{path}: expected a directory, this is a file")
 
 
 def _write_array(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def make_solver(solver: object) -> Solver:
     if isinstance(solver, str) and solver in SOLVERS:
         return SOLVERS[solver]()
     if isinstance(solver, tuple(SOLVERS.values())):
-        return copy.copy(solver)
+        return copy.copy(solver)  # type: ignore[return-value]
     names = ", ".join(repr(name) for name in SOLVERS)
     raise DiffusionError(
         f"solver: expected one of {names} or an object such as CG(), got {solver!r}"

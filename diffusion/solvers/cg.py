@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from .. import kernels
 from ..errors import DiffusionError
@@ -18,6 +22,12 @@ from .base import Report, Solution, as_observations
 # A residual kept by recurrence in float32 is trusted over three orders of magnitude, then it is
 # computed afresh from x in float64.
 _TRUSTED_DROP = 1e-3
+
+# Below this many nodes a kernel is over before it pays to share it among cores.
+_SHARED_NODES = 20_000
+
+# The narrowest block worth solving by itself: one cache line of float32.
+_NARROW = 16
 
 
 @dataclass
@@ -108,37 +118,41 @@ class CG:
         ConvergenceWarning
             If a column has not reached `tol` within `max_iter` iterations.
         """
-        graph = self._graph
-        n = graph.n_nodes
+        n = self._graph.n_nodes
         y = as_observations(observations, n)
         m = y.shape[0]
         x = np.empty((m, n), np.float32)
-        reports = []
-        for start in range(0, m, self.block_size):
-            stop = min(m, start + self.block_size)
-            block = y[start:stop].tocoo()
-            rows = graph.position[block.col]
-            by_row = np.argsort(rows, kind="stable")
-            solved, report = self._solve_block(
-                stop - start,
-                rows[by_row].astype(np.int64),
-                block.row[by_row].astype(np.int64),
-                (1.0 - self._alpha) * block.data[by_row],
-            )
-            kernels.columns_to_rows(solved, graph.position, x[start:stop])
-            reports.append(report)
+        threads = numba.get_num_threads()
+        small = n < _SHARED_NODES and kernels.concurrent()
+        width = self.block_size
+        if small:
+            # Whole blocks to a core rather than nodes: no core ever waits for another.
+            width = min(width, max(_NARROW, -(-m // threads)))
+        starts = range(0, m, width)
+
+        def solve(start: int) -> Report:
+            part = slice(start, min(m, start + width))
+            with kernels.single_threaded() if small else contextlib.nullcontext():
+                return self._solve_block(y[part], x[part])
+
+        if small and threads > 1 and len(starts) > 1:
+            with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+                reports = list(pool.map(solve, starts))
+        else:
+            reports = [solve(start) for start in starts]
         report = Report.concatenate(reports)
         report.warn("raise CG's max_iter or tol, or lower alpha", stacklevel=2)
         return Solution(x, report)
 
-    def _solve_block(
-        self,
-        b: int,
-        rows: NDArray[np.int64],
-        columns: NDArray[np.int64],
-        values: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], Report]:
-        """Solve for b sparse right-hand sides given as (rows, columns, values), rows ascending."""
+    def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32]) -> Report:
+        """Solve for the rows of y (b, n) together and write the solutions to out (b, n)."""
+        b = y.shape[0]
+        block = y.tocoo()
+        rows = self._graph.position[block.col]
+        by_row = np.argsort(rows, kind="stable")
+        rows = rows[by_row].astype(np.int64)
+        columns = block.row[by_row].astype(np.int64)
+        values = (1.0 - self._alpha) * block.data[by_row]
         graph = self._graph
         n = graph.n_nodes
         matrix = (graph.indptr, graph.indices, graph.weights)
@@ -179,5 +193,6 @@ class CG:
             kernels.direction_block(beta, r, p)
             rho = rho_new
 
+        kernels.columns_to_rows(x, graph.position, out)
         residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)
-        return x, Report(residual, iterations, residual <= self.tol)
+        return Report(residual, iterations, residual <= self.tol)

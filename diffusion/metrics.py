@@ -1,0 +1,201 @@
+"""Retrieval metrics: mAP, the Oxford protocol's trapezoidal mAP with junk, mP@k, recall@k.
+
+Every metric takes `hits`, a boolean array (nq, k) that says whether the item at each rank is
+relevant, and `n_relevant` (nq,), how many relevant items the collection holds for each query. It
+returns a value for each query, NaN where a query has nothing relevant to find; a mean over
+queries is `numpy.nanmean`. Junk (items that are neither right nor wrong) is taken out of the
+ranking first, by `remove_junk` or through the `junk` argument of `hits_from_lists`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import DiffusionError
+
+Values = NDArray[np.float64]
+
+
+def hits_from_labels(
+    ids: ArrayLike, gallery_labels: ArrayLike, query_labels: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Judge rankings by class labels: an item is relevant where its label is the query's.
+
+    Parameters
+    ----------
+    ids : array_like, shape (nq, k), int
+        Ranked items in [0, n), -1 padded.
+    gallery_labels : array_like, shape (n,)
+    query_labels : array_like, shape (nq,)
+
+    Returns
+    -------
+    hits : ndarray, shape (nq, k), bool
+    n_relevant : ndarray, shape (nq,), int64
+
+    Raises
+    ------
+    DiffusionError
+        If the shapes do not go together or an id is out of range.
+    """
+    ids, gallery, queries = np.asarray(ids), np.asarray(gallery_labels), np.asarray(query_labels)
+    if gallery.ndim != 1 or not len(gallery):
+        raise DiffusionError(f"gallery_labels: expected shape (n,), got {gallery.shape}")
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise DiffusionError(
+            f"ids: expected integers of shape (nq, k), got {ids.dtype} {ids.shape}"
+        )
+    if queries.shape != ids.shape[:1]:
+        raise DiffusionError(
+            f"query_labels: expected shape ({len(ids)},), one for each row of ids, "
+            f"got {queries.shape}"
+        )
+    if ids.size and (ids.min() < -1 or ids.max() >= len(gallery)):
+        raise DiffusionError(
+            f"ids: expected values in [-1, {len(gallery)}), the number of gallery_labels; got "
+            f"[{ids.min()}, {ids.max()}]"
+        )
+    hits = (gallery[ids] == queries[:, None]) & (ids >= 0)
+    names, counts = np.unique(gallery, return_counts=True)
+    where = np.minimum(np.searchsorted(names, queries), len(names) - 1)
+    return hits, np.where(names[where] == queries, counts[where], 0)
+
+
+def hits_from_lists(
+    ids: ArrayLike,
+    relevant: Sequence[Collection[int]],
+    junk: Sequence[Collection[int]] | None = None,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Judge rankings by lists of relevant items, with junk taken out of the rankings.
+
+    Parameters
+    ----------
+    ids : array_like, shape (nq, k), int
+        Ranked items, -1 padded.
+    relevant : sequence of nq collections of int
+    junk : sequence of nq collections of int, optional
+        Items that count neither as right nor as wrong: the ranking closes up over them.
+
+    Returns
+    -------
+    hits : ndarray, shape (nq, k), bool
+        Closed up to the left where junk was, filled with False.
+    n_relevant : ndarray, shape (nq,), int64
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or len(ids) != len(relevant):
+        raise DiffusionError(
+            f"ids: expected shape ({len(relevant)}, k), a row for each list of relevant items, "
+            f"got {ids.shape}"
+        )
+    hits = np.zeros(ids.shape, bool)
+    for row, wanted in enumerate(relevant):
+        ranked = ids[row]
+        if junk is not None:
+            ranked = ranked[~np.isin(ranked, np.fromiter(junk[row], np.int64))]
+        found = np.isin(ranked, np.fromiter(wanted, np.int64)) & (ranked >= 0)
+        hits[row, : len(found)] = found
+    return hits, np.array([len(set(wanted)) for wanted in relevant], dtype=np.int64)
+
+
+def _at_hits(hits: ArrayLike, n_relevant: ArrayLike) -> tuple[NDArray[np.bool_], Values, Values]:
+    hits = np.asarray(hits, dtype=bool)
+    n_relevant = np.asarray(n_relevant, dtype=np.float64)
+    if hits.ndim != 2 or n_relevant.shape != hits.shape[:1]:
+        raise DiffusionError(
+            f"hits, n_relevant: expected shapes (nq, k) and (nq,), got {hits.shape} and "
+            f"{n_relevant.shape}"
+        )
+    return hits, n_relevant, np.cumsum(hits, axis=1).astype(np.float64)
+
+
+def _divide(sums: Values, n_relevant: Values) -> Values:
+    return np.divide(sums, n_relevant, out=np.full(len(sums), np.nan), where=n_relevant > 0)
+
+
+def average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Values:
+    """Average precision: the mean, over relevant items, of the precision where each is found.
+
+    A relevant item that is not in the list adds 0.
+
+    Examples
+    --------
+    Relevant at ranks 1 and 3 of three relevant: (1/1 + 2/3 + 0) / 3.
+
+    >>> average_precision([[True, False, True]], [3]).round(4).tolist()
+    [0.5556]
+    """
+    hits, n_relevant, found = _at_hits(hits, n_relevant)
+    precision = found / np.arange(1, hits.shape[1] + 1)
+    return _divide((precision * hits).sum(axis=1), n_relevant)
+
+
+def trapezoidal_average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Values:
+    """Average precision as the area under the precision-recall curve, by the trapezoidal rule.
+
+    Each relevant item at rank r adds the mean of the precision at r and at r - 1 (1 at rank 0).
+    This is the protocol of Oxford5k and Paris6k and of all their published figures.
+
+    References
+    ----------
+    Philbin, Chum, Isard, Sivic, Zisserman. Object Retrieval with Large Vocabularies and Fast
+    Spatial Matching. CVPR 2007.
+
+    Examples
+    --------
+    Relevant at ranks 1 and 3 of two: ((1 + 1) / 2 + (1/2 + 2/3) / 2) / 2.
+
+    >>> trapezoidal_average_precision([[True, False, True]], [2]).round(4).tolist()
+    [0.7917]
+    """
+    hits, n_relevant, found = _at_hits(hits, n_relevant)
+    precision = found / np.arange(1, hits.shape[1] + 1)
+    before = np.concatenate([np.ones((len(hits), 1)), precision[:, :-1]], axis=1)
+    return _divide(((precision + before) / 2 * hits).sum(axis=1), n_relevant)
+
+
+def precision_at(
+    hits: ArrayLike, n_relevant: ArrayLike, k: int, *, revisited: bool = False
+) -> Values:
+    """Precision among the first k results; its mean over queries is mP@k.
+
+    Parameters
+    ----------
+    hits, n_relevant
+        As everywhere in this module. A list shorter than k counts as missing the rest.
+    k : int >= 1
+    revisited : bool, default False
+        The rule of the revisited Oxford and Paris benchmarks: where the last relevant item
+        stands before rank k, its rank takes the place of k, so that a query with few relevant
+        items can reach 1.
+
+    Examples
+    --------
+    >>> precision_at([[True, True, False, False]], [2], 4).tolist()
+    [0.5]
+    >>> precision_at([[True, True, False, False]], [2], 4, revisited=True).tolist()
+    [1.0]
+    """
+    hits, n_relevant, found = _at_hits(hits, n_relevant)
+    top = found[:, min(k, hits.shape[1]) - 1]
+    depth = np.full(len(hits), float(k))
+    if revisited:
+        last = hits.shape[1] - np.argmax(hits[:, ::-1], axis=1)
+        complete = found[:, -1] >= n_relevant
+        depth = np.where(complete, np.minimum(last, k), k).astype(np.float64)
+    return np.where(n_relevant > 0, top / depth, np.nan)
+
+
+def recall_at(hits: ArrayLike, n_relevant: ArrayLike, k: int) -> Values:
+    """Share of the relevant items that are among the first k results.
+
+    Examples
+    --------
+    >>> recall_at([[True, False, True]], [4], 2).tolist()
+    [0.25]
+    """
+    hits, n_relevant, found = _at_hits(hits, n_relevant)
+    return _divide(found[:, min(k, hits.shape[1]) - 1], n_relevant)
