@@ -27,11 +27,12 @@ from .validation import METRICS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
-    # A warning is for people here: its text, on a line of its own.
-    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-    warnings.simplefilter("always", ConvergenceWarning)
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            # A warning is for people here: its text, on a line of its own.
+            warnings.simplefilter("always", ConvergenceWarning)
+            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+            options.run(options)
         sys.stdout.flush()
     except DiffusionError as error:
         _say(f"error: {error}")

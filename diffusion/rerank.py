@@ -524,8 +524,10 @@ def _settings(settings: Any) -> dict[str, Any]:
 
 
 def _from_settings(kinds: dict[str, Any], settings: dict[str, Any]) -> Any:
-    rest = {key: value for key, value in settings.items() if key != "name"}
-    return kinds[settings["name"]](**rest)
+    """Return the object that `_settings` described, by its bare name if all is as by default."""
+    name = settings["name"]
+    restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
+    return name if restored == kinds[name]() else restored
 
 
 def _padding_last(

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -77,6 +78,7 @@ def save(
     path.mkdir(parents=True, exist_ok=True)
     folder = path / f"arrays-{secrets.token_hex(4)}"
     folder.mkdir()
+    entries: dict[str, Any] = {}
     try:
         entries = {name: _write_array(folder, name, array) for name, array in arrays.items()}
         _sync_directory(folder)
@@ -86,7 +88,12 @@ def save(
             json.dump(manifest, file, indent=1)
         _sync_directory(path)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        # Unless the interruption came after the commit: then the folder is the index.
+        committed = False
+        with contextlib.suppress(DiffusionError):
+            committed = read_manifest(path)["arrays"] == entries
+        if not committed:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     # What earlier saves left, the interrupted ones too. Arrays that this process has mapped from
     # there stay valid: the files are gone from the directory, not from under the mapping.
@@ -167,7 +174,20 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if manifest.get("checksum") != _manifest_checksum(manifest):
         raise DiffusionError(f"{file}: altered, its checksum does not match")
+    entries = manifest.get("arrays")
+    if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
+        raise DiffusionError(f"{file}: altered, its arrays are not described as expected")
     return manifest
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a manifest entry is well-formed and stays inside the index."""
+    kinds = {"file": str, "dtype": str, "shape": list, "bytes": int, "sha256": str}
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+        and re.fullmatch(r"arrays-[0-9a-f]+/\w+\.npy", entry["file"]) is not None
+    )
 
 
 def _write_array(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:
