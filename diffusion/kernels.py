@@ -53,14 +53,14 @@ _lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Run the kernels that this Python thread calls on one core."""
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
+def using_cores(cores: int) -> Iterator[None]:
+    """Run the kernels that this Python thread calls on so many cores."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(cores)
     try:
         yield
     finally:
-        numba.set_num_threads(threads)
+        numba.set_num_threads(before)
 
 
 # --- neighbour lists -----------------------------------------------------------------------------
@@ -215,8 +215,24 @@ def laplacian_block(
         dot = dots[chunk]
         dot[:] = 0
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            total[:] = 0
             e, end = indptr[i], indptr[i + 1]
+            if b == 1:
+                # No columns to run side by side: four edges do, each to a total of its own.
+                t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                while e + 4 <= end:
+                    t0 += weights[e] * P[np.uintp(indices[e]), 0]
+                    t1 += weights[e + 1] * P[np.uintp(indices[e + 1]), 0]
+                    t2 += weights[e + 2] * P[np.uintp(indices[e + 2]), 0]
+                    t3 += weights[e + 3] * P[np.uintp(indices[e + 3]), 0]
+                    e += 4
+                while e < end:
+                    t0 += weights[e] * P[np.uintp(indices[e]), 0]
+                    e += 1
+                q = P[i, 0] - alpha * ((t0 + t1) + (t2 + t3))
+                Q[i, 0] = q
+                dot[0] += P[i, 0] * q
+                continue
+            total[:] = 0
             # Four edges a pass: the running total is loaded and stored once for the four.
             # Unsigned indices: numba then leaves out the test for negative ones.
             while e + 4 <= end:
@@ -303,8 +319,11 @@ def direction_block(beta: Any, R: Any, P: Any) -> None:
 
 @_parallel
 def columns_to_rows(X: Any, position: Any, out: Any) -> None:
-    """out[c, i] = X[position[i], c]: from a block in storage order to rows in the user's."""
-    n, b = X.shape
+    """out[c, i] = X[position[i], c]: from a block in storage order to rows in the user's.
+
+    As many columns as `out` has rows; X may have more.
+    """
+    b, n = out.shape
     for chunk in numba.prange(-(-n // CHUNK)):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             p = position[i]

@@ -25,7 +25,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -47,11 +46,21 @@ AQE_NEIGHBORS = 10
 ALPHA_QE_NEIGHBORS = 50
 DBA_NEIGHBORS = 10
 ALPHA = 3.0
+# The settings of Iscen et al. (CVPR 2017), spelled out so that the page says what was run.
+DIFFUSION: dict[str, Any] = {
+    "k": 50,
+    "affinity": "cosine",
+    "gamma": 3.0,
+    "alpha": 0.99,
+    "query_k": 10,
+    "solver": "cg",
+}
 
 # Results shown on the page, and compared between the index and the ranker that it was saved from.
 SHOWN = 10
 # Time is that of the first 100 results, a search's usual length: sorting the whole gallery, which
-# mAP needs, would hide it. The median of the repeats counts.
+# mAP needs, would hide it. The fastest of the repeats counts,
+# the one that other programs disturbed least.
 TIMED = 100
 REPEATS = 5
 
@@ -125,7 +134,7 @@ def run(
     with tqdm(total=10, desc="search", unit="method", disable=not progress) as bar:
         for descriptors, describe in (("raw pixels", _pixels), ("CNN descriptors", network)):
             X, Q = describe(gallery.images), describe(queries.images)
-            ranker = diffusion.Reranker().fit(X)
+            ranker = diffusion.Reranker(**DIFFUSION).fit(X)
             ranked: dict[str, NDArray[np.int64]] = {}
             for method, answer in _methods(X, ranker).items():
                 ranked[method] = answer(Q, len(X))
@@ -191,7 +200,7 @@ def _warm_up(progress: bool) -> None:
 
         bar.update()
         X = np.random.default_rng(SEED).random((100, 8), np.float32)
-        ranker = diffusion.Reranker(k=10).fit(X)
+        ranker = diffusion.Reranker(**DIFFUSION).fit(X)
         bar.update()
         ranker.search(X, k=len(X))
         bar.update()
@@ -260,7 +269,7 @@ def _milliseconds(answer: Answer, Q: Vectors) -> float:
         start = perf_counter()
         answer(Q, TIMED)
         seconds.append(perf_counter() - start)
-    return 1000 * median(seconds) / len(Q)
+    return 1000 * min(seconds) / len(Q)
 
 
 def _precision(ids: NDArray[np.int64], gallery: Part, queries: Part) -> NDArray[np.float64]:
@@ -287,7 +296,11 @@ def _format(rows: Sequence[report.Row]) -> str:
         lines.append(
             f"{row.descriptors:<17}{row.method:<16}{row.mean_ap:>6.1f}{row.milliseconds:>12.3f}"
         )
-    lines += ["", "Online time only: DBA, the graph and the descriptors are made before."]
+    lines += [
+        "",
+        f"Time is online, for the first {TIMED} results. DBA, the graph and the descriptors are "
+        "made before.",
+    ]
     return "\n".join(lines)
 
 
@@ -327,10 +340,10 @@ def _reading(gain: NDArray[np.float64]) -> list[str]:
     return [
         "Cosine compares the query with each image by itself, so that a look-alike of another "
         "digit may come before the same digit in another hand. Diffusion starts from the query's "
-        f"{diffusion.Reranker().query_k} nearest images and walks on along the graph, whose edges "
+        f"{DIFFUSION['query_k']} nearest images and walks on along the graph, whose edges "
         "join images that are among each other's nearest. What many short steps lead to comes "
         "first, and a look-alike that few edges lead to falls behind.",
-        f"This is the best case. Of {len(gain)} queries, {np.count_nonzero(gain > 0)} gain and "
+        f"This is the best case. Of the {len(gain)} queries, {np.count_nonzero(gain > 0)} gain and "
         f"{np.count_nonzero(gain < 0)} lose; the median gain is {np.median(gain):.1f} points of "
         f"average precision, the largest loss {-gain.min():.1f}.",
     ]
@@ -347,9 +360,10 @@ _NOTES = (
     f"AQE: the mean of the query and its {AQE_NEIGHBORS} nearest images asks again. "
     f"alpha-QE: its {ALPHA_QE_NEIGHBORS} nearest, weighted by cosine to the power {ALPHA:g}. "
     f"DBA: each gallery image is first averaged with its {DBA_NEIGHBORS} nearest in the same way.",
-    "diffusion: conjugate gradient, k = 50 neighbours, gamma = 3, alpha = 0.99, the query's 10 "
+    f"diffusion: conjugate gradient, k = {DIFFUSION['k']} neighbours, gamma = "
+    f"{DIFFUSION['gamma']:g}, alpha = {DIFFUSION['alpha']:g}, the query's {DIFFUSION['query_k']} "
     "nearest images as its observation. All are published settings, none tuned on these data.",
     f"Time is online time for the first {TIMED} results, all {N_QUERIES} queries asked together, "
-    f"the median of {REPEATS} runs; DBA, the graph and the descriptors are made before and not "
+    f"the fastest of {REPEATS} runs; DBA, the graph and the descriptors are made before and not "
     "counted.",
 )

@@ -231,7 +231,7 @@ figcaption { font-size: .8rem; line-height: 1.35; text-align: center; margin-top
 img { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; }
 .frame { display: block; overflow: hidden; border-radius: 5px; }
 .example { display: flex; gap: 1.5rem; align-items: flex-start; margin: 1.25rem 0; }
-.query { flex: 0 0 7.5rem; }
+.query { flex: 0 0 7.5rem; padding: 4px; }
 .query .frame { outline: 2px solid var(--ink); outline-offset: 2px; }
 .query figcaption { margin-top: .5rem; }
 .rankings { flex: 1; min-width: 0; }
@@ -272,6 +272,10 @@ th:nth-child(2), .quality { text-align: left; }
   tbody th { white-space: nowrap; }
   th, td { padding-left: .3rem; padding-right: .3rem; }
   .quality { width: 35%; }
+}
+@media (max-width: 30rem) {
+  .bar { display: none; }
+  .quality { width: auto; }
 }
 """
 

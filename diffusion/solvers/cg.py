@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -26,8 +25,12 @@ _TRUSTED_DROP = 1e-3
 # Below this many nodes a kernel is over before it pays to share it among cores.
 _SHARED_NODES = 20_000
 
-# The narrowest block worth solving by itself: one cache line of float32.
-_NARROW = 16
+# Work memory of a solve: bytes a node and right-hand side, and how much blocks may take together.
+_BYTES = 24
+_WORK_BYTES = 1 << 30
+
+# float32 values in the widest vector register.
+_LANES = 16
 
 
 @dataclass
@@ -51,7 +54,8 @@ class CG:
         Columns that are not converged by then are returned as they are, with a
         `ConvergenceWarning`. The papers stop at 20.
     block_size : int >= 1, default 32
-        Observations solved together. Work memory is 24 bytes times nodes times block_size.
+        Observations solved together. Work memory is 24 bytes times nodes times block_size; as
+        many blocks as there are cores are solved side by side while that stays below 1 GiB.
 
     References
     ----------
@@ -122,21 +126,21 @@ class CG:
         y = as_observations(observations, n)
         m = y.shape[0]
         x = np.empty((m, n), np.float32)
-        threads = numba.get_num_threads()
-        small = n < _SHARED_NODES and kernels.concurrent()
-        width = self.block_size
-        if small:
-            # Whole blocks to a core rather than nodes: no core ever waits for another.
-            width = min(width, max(_NARROW, -(-m // threads)))
-        starts = range(0, m, width)
+        starts = range(0, m, self.block_size)
+        # A block to each core where memory allows, so that no core waits for another; the cores
+        # that are left share the nodes of each block.
+        cores = numba.get_num_threads()
+        affordable = max(1, _WORK_BYTES // (_BYTES * n * self.block_size))
+        workers = min(cores, len(starts), affordable) if kernels.concurrent() else 1
+        cores = cores // workers if n >= _SHARED_NODES else 1
 
         def solve(start: int) -> Report:
-            part = slice(start, min(m, start + width))
-            with kernels.single_threaded() if small else contextlib.nullcontext():
+            part = slice(start, min(m, start + self.block_size))
+            with kernels.using_cores(cores):
                 return self._solve_block(y[part], x[part])
 
-        if small and threads > 1 and len(starts) > 1:
-            with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as pool:
                 reports = list(pool.map(solve, starts))
         else:
             reports = [solve(start) for start in starts]
@@ -146,7 +150,9 @@ class CG:
 
     def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32]) -> Report:
         """Solve for the rows of y (b, n) together and write the solutions to out (b, n)."""
-        b = y.shape[0]
+        m = y.shape[0]
+        # Whole vector registers: a few columns of zeros cost less than a remainder loop.
+        b = 1 if m == 1 else -(-m // _LANES) * _LANES
         block = y.tocoo()
         rows = self._graph.position[block.col]
         by_row = np.argsort(rows, kind="stable")
@@ -194,5 +200,5 @@ class CG:
             rho = rho_new
 
         kernels.columns_to_rows(x, graph.position, out)
-        residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)
-        return Report(residual, iterations, residual <= self.tol)
+        residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
+        return Report(residual, iterations[:m], residual <= self.tol)
