@@ -33,6 +33,7 @@ from .datasets import lattice_lists, manifold
 from .table import Table
 
 N, D, K, QUERIES, ALPHA, TOL = 100_000, 128, 50, 64, 0.99, 1e-6
+SIDES = (22, 100)  # of the lattices: 10,648 and 1,000,000 nodes
 
 
 def run() -> list[Table]:
@@ -212,7 +213,7 @@ class PeakMemory:
 
 
 def memory_and_loading() -> Table:
-    """Build from 10,648 and from 1,000,000 neighbour lists; save, load, answer."""
+    """Build from the neighbour lists of a small and a large lattice; save, load, answer."""
     table = Table(
         f"**Memory and loading**, k = {K} neighbour lists of a lattice, every one reciprocal",
         (
@@ -226,7 +227,7 @@ def memory_and_loading() -> Table:
         ),
         notes=["load: median of 15; first query: after loading, residual 1e-6."],
     )
-    for side in (22, 100):
+    for side in SIDES:
         scores, ids = lattice_lists(side, K)
         with PeakMemory() as memory:
             start = time.perf_counter()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import diffusion
+from bench import __main__ as command
+from bench import datasets, quality, speed
+from bench.table import Table, write_json
+
+
+def test_digits_reach_the_published_figures():
+    collection = datasets.digits()
+    assert collection.gallery.shape == (1500, 64)
+    assert collection.queries.shape == (297, 64)
+    figures = {row[0].split(" (")[0]: row[1] for row in quality.measure(collection).rows}
+    assert figures["cosine"] == 65.0
+    assert figures["α-QE"] == 71.3
+    assert figures["diffusion, CG"] >= 81.0
+    assert figures["diffusion, CG"] == max(figures.values())
+
+
+def test_grocery_split_and_figures():
+    collection = datasets.grocery(packages_only=True)
+    if collection is None:
+        pytest.skip("grocery descriptors are not in DIFFUSION_DATA")
+    assert len(collection.queries) + len(collection.gallery) == 781
+    figures = {row[0].split(" (")[0]: row[1] for row in quality.measure(collection).rows}
+    assert figures["cosine"] == pytest.approx(34.4, abs=0.05)
+    assert figures["diffusion, CG"] == pytest.approx(25.4, abs=0.1)
+
+
+def test_grocery_is_skipped_where_it_is_absent(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
+    assert datasets.grocery(packages_only=True) is None
+
+
+def test_manifold_is_connected_and_repeatable():
+    X = datasets.manifold(3000, 32)
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-5)
+    assert (datasets.manifold(3000, 32) == X).all()
+    sizes = diffusion.Reranker(k=50).fit(X).graph_.component_sizes
+    assert sizes[0] >= 0.99 * len(X)
+
+
+def test_lattice_lists_are_reciprocal_and_sorted():
+    scores, ids = datasets.lattice_lists(8, 50)
+    assert ids.shape == (512, 50)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert all(len(set(row)) == 50 for row in ids)
+    graph = diffusion.Reranker(k=50).fit_neighbors(scores, ids).graph_
+    assert graph.n_edges == 512 * 50 // 2
+    assert graph.n_components == 1
+
+
+def test_speed_prints_every_table(monkeypatch, capsys):
+    # Above the number of nodes from which on cores share them.
+    monkeypatch.setattr(speed, "N", 20_500)
+    monkeypatch.setattr(speed, "D", 8)
+    monkeypatch.setattr(speed, "QUERIES", 16)
+    monkeypatch.setattr(speed, "SIDES", (8, 10))
+    monkeypatch.setattr(speed, "machine_limits", lambda: {"bytes": 1e10, "operations": 1e11})
+    tables = speed.run()
+    printed = capsys.readouterr().out
+    assert [table.title.split(",")[0] for table in tables] == [
+        "**Graph construction**", "**Conjugate gradient**", "**Memory and loading**"
+    ]  # fmt: skip
+    assert all(str(table) in printed for table in tables)
+    worst = {row[0]: row[3] for row in tables[1].rows}
+    assert worst["CG, blocks of 32"] <= 1e-6
+
+
+def test_command_writes_the_same_figures_as_json(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(quality, "grocery", lambda packages_only: None)
+    target = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["bench", "quality", "--json", str(target)])
+    assert command.main() == 0
+    (written,) = json.loads(target.read_text())
+    printed = capsys.readouterr().out
+    assert "skipped" in printed
+    for row in written["rows"]:
+        assert f"| {row[0]}" in printed
+        assert f" {row[1]} |" in printed
+
+
+def test_table_layout(tmp_path):
+    table = Table("title", ("name", "n"), [["a", 1.23456], ["bb", 1000], ["c", None]], ["a note"])
+    assert str(table).splitlines() == [
+        "title", "",
+        "| name |    n |",
+        "|------|-----:|",
+        "| a    | 1.23 |",
+        "| bb   | 1000 |",
+        "| c    |      |",
+        "", "a note",
+    ]  # fmt: skip
+    write_json(str(tmp_path / "t.json"), [table])
+    assert json.loads((tmp_path / "t.json").read_text())[0]["rows"][0] == ["a", 1.23456]
