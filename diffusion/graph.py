@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from tqdm import tqdm
 
 from . import kernels
 
@@ -56,7 +57,9 @@ class Graph:
     n_isolated: int
 
     @classmethod
-    def from_neighbors(cls, ids: NDArray[np.int32], weights: NDArray[np.float32]) -> Graph:
+    def from_neighbors(
+        cls, ids: NDArray[np.int32], weights: NDArray[np.float32], *, progress: bool = False
+    ) -> Graph:
         """Build the graph from neighbour lists.
 
         Parameters
@@ -65,6 +68,8 @@ class Graph:
             Neighbours of each node, without itself and without repetition, -1 padded.
         weights : ndarray, shape (n, k), float32
             Their weights, finite and >= 0; a weight of 0 is no edge.
+        progress : bool, default False
+            Show a bar on standard error.
 
         Notes
         -----
@@ -72,27 +77,33 @@ class Graph:
         W, at most 12 n k bytes in all.
         """
         n = len(ids)
-        mutual = np.empty(ids.shape, np.float32)
-        degrees = np.empty(n, np.float64)
-        counts = np.empty(n, np.int32)
-        kernels.mutual_weights(ids, weights, mutual, degrees, counts)
+        with tqdm(total=4, desc="graph", unit="step", disable=not progress) as bar:
+            mutual = np.zeros(ids.shape, np.float32)
+            degrees = np.empty(n, np.float64)
+            counts = np.empty(n, np.int32)
+            kernels.mutual_weights(ids, weights, mutual, degrees, counts)
+            bar.update()
 
-        starts = np.argsort(counts, kind="stable")
-        order, found = kernels.cuthill_mckee(ids, mutual, counts, starts)
-        order = order[::-1].copy()
-        position = np.empty(n, np.int32)
-        position[order] = np.arange(n, dtype=np.int32)
+            starts = np.argsort(counts, kind="stable")
+            order, found = kernels.cuthill_mckee(ids, mutual, counts, starts)
+            order = order[::-1].copy()
+            position = np.empty(n, np.int32)
+            position[order] = np.arange(n, dtype=np.int32)
+            bar.update()
 
-        indptr = np.zeros(n + 1, np.int64)
-        np.cumsum(counts[order], out=indptr[1:])
-        indices = np.empty(indptr[-1], np.int32)
-        values = np.empty(indptr[-1], np.float32)
-        kernels.normalized_rows(ids, mutual, degrees, order, position, indptr, indices, values)
+            indptr = np.zeros(n + 1, np.int64)
+            np.cumsum(counts[order], out=indptr[1:])
+            indices = np.empty(indptr[-1], np.int32)
+            values = np.empty(indptr[-1], np.float32)
+            kernels.normalized_rows(ids, mutual, degrees, order, position, indptr, indices, values)
+            bar.update()
 
-        sizes = np.bincount(found)
-        by_size = np.argsort(-sizes, kind="stable")
-        label = np.empty(len(sizes), np.int32)
-        label[by_size] = np.arange(len(sizes), dtype=np.int32)
+            sizes = np.bincount(found)
+            by_size = np.argsort(-sizes, kind="stable")
+            label = np.empty(len(sizes), np.int32)
+            label[by_size] = np.arange(len(sizes), dtype=np.int32)
+            components = label[found]
+            bar.update()
         return cls(
             indptr=indptr,
             indices=indices,
@@ -100,7 +111,7 @@ class Graph:
             order=order,
             position=position,
             degrees=degrees,
-            components=label[found],
+            components=components,
             n_components=len(sizes),
             n_isolated=int(np.count_nonzero(counts == 0)),
         )

@@ -109,24 +109,28 @@ def tidy_lists(
 def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: Any) -> None:
     """Reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a], else 0.
 
-    `degrees` (n,) float64 receives their sums over a row, `counts` (n,) the number of edges.
+    `mutual` (n, k) float32 comes filled with 0. `degrees` (n,) float64 receives the sums of its
+    rows, `counts` (n,) the number of edges.
     """
     n, k = ids.shape
+    for i in numba.prange(n):
+        for a in range(k):
+            j, w = ids[i, a], weights[i, a]
+            # Only the smaller of the two looks the pair up, and writes for both: reading the
+            # other's list is a jump to a random place in memory, and most of the work.
+            if j > i and w > 0:
+                for b in range(k):
+                    if ids[j, b] == i:
+                        edge = min(w, weights[j, b])
+                        mutual[i, a] = edge
+                        mutual[j, b] = edge
+                        break
     for i in numba.prange(n):
         degree = 0.0
         count = 0
         for a in range(k):
-            j, w = ids[i, a], weights[i, a]
-            edge: Any = np.float32(0)
-            if j >= 0 and w > 0:
-                for b in range(k):
-                    if ids[j, b] == i:
-                        edge = min(w, weights[j, b])
-                        break
-            mutual[i, a] = edge
-            if edge > 0:
-                degree += edge
-                count += 1
+            degree += mutual[i, a]
+            count += mutual[i, a] > 0
         degrees[i] = degree
         counts[i] = count
 

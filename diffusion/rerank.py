@@ -246,10 +246,8 @@ class Reranker:
         ids: NDArray[np.int32],
         index: NeighborIndex | None,
     ) -> Self:
-        with tqdm(total=1, desc="graph", disable=not self.progress) as bar:
-            affinity.fit(scores)
-            graph = Graph.from_neighbors(ids, affinity.weights(scores))
-            bar.update()
+        affinity.fit(scores)
+        graph = Graph.from_neighbors(ids, affinity.weights(scores), progress=self.progress)
         return self._assemble(affinity, graph, index)
 
     def _assemble(self, affinity: Affinity, graph: Graph, index: NeighborIndex | None) -> Self:
