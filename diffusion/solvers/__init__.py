@@ -10,15 +10,15 @@ from .cg import CG
 
 __all__ = ["CG", "SOLVERS", "Report", "Solution", "Solver", "as_observations", "make_solver"]
 
-SOLVERS: dict[str, type[CG]] = {CG.name: CG}
+SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (CG,)}
 
 
 def make_solver(solver: object) -> Solver:
     """Return a fresh, unprepared solver from a name or an object with settings."""
     if isinstance(solver, str) and solver in SOLVERS:
         return SOLVERS[solver]()
-    if isinstance(solver, tuple(SOLVERS.values())):
-        return copy.copy(solver)  # type: ignore[return-value]
+    if isinstance(solver, Solver):
+        return copy.copy(solver)
     names = ", ".join(repr(name) for name in SOLVERS)
     raise DiffusionError(
         f"solver: expected one of {names} or an object such as CG(), got {solver!r}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from scipy import sparse
 
 from ..errors import ConvergenceWarning, DiffusionError
 from ..graph import Graph
-from ..transfer import RegularizedLaplacian
+from ..transfer import RegularizedLaplacian, Transfer
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,23 @@ class Report:
     Attributes
     ----------
     residual : ndarray, shape (m,), float64
-        ||b - L x|| / ||b|| of the linear system solved, computed from x itself in float64.
+        Relative residual of what was solved, as the solver's documentation defines it.
     iterations : ndarray, shape (m,), int64
-        Iterations in which the column still changed.
+        Iterations in which the answer still changed; 0 for a direct method.
     converged : ndarray, shape (m,), bool
         Whether the residual is within the solver's tolerance.
+    work : ndarray, shape (m,), int64
+        Multiplications of a stored value (an edge, a basis or a column entry) by a number.
+    certified : ndarray, shape (m,), bool
+        Whether the best items are provably those of the exact answer; False where a solver does
+        not ask.
     """
 
     residual: NDArray[np.float64]
     iterations: NDArray[np.int64]
     converged: NDArray[np.bool_]
+    work: NDArray[np.int64]
+    certified: NDArray[np.bool_]
 
     @classmethod
     def concatenate(cls, reports: list[Report]) -> Report:
@@ -57,28 +65,63 @@ class Solution:
 
     Attributes
     ----------
-    x : ndarray, shape (m, n), float32
+    x : ndarray or csr_array, shape (m, n), float32
         h(W) y for each observation, nodes in the user's order; 0 where diffusion did not reach.
+        A CSR array, indices ascending in a row, from solvers whose answers are sparse.
     report : Report
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | sparse.csr_array
     report: Report
 
 
-class Solver(Protocol):
+class Solver(ABC):
     """A way to apply a transfer function to observations.
 
-    An object of this kind holds numerical settings alone, until `prepare` gives it a graph.
+    An object of this kind holds numerical settings alone, its dataclass fields, until `prepare`
+    gives it a graph.
     """
 
     name: ClassVar[str]
 
-    def prepare(self, graph: Graph, transfer: RegularizedLaplacian) -> Self:
-        """Do the offline work; return the solver, ready to solve."""
+    #: First-stage candidates a query that the solver makes use of beside the observation.
+    shortlist: int = 0
 
-    def solve(self, observations: Any) -> Solution:
-        """Apply h(W) to each row of `observations` (m, n)."""
+    @abstractmethod
+    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+        """Do the offline work; return the solver, ready to solve.
+
+        Raises
+        ------
+        DiffusionError
+            If the solver cannot apply that transfer function.
+        """
+
+    @abstractmethod
+    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
+        """Apply h(W) to each row of `observations` (m, n).
+
+        `candidates` (m, c), the first stage's ids, best first and -1 padded, are for solvers that
+        look at a shortlist alone.
+        """
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what `prepare` made, for the index on disk; names without the solver's."""
+        return {}
+
+    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
+        """Take what `arrays` returned, memory-mapped, in place of `prepare`; read nothing."""
+        return self.prepare(graph, transfer)
+
+
+def require_regularized_laplacian(name: str, transfer: Transfer) -> float:
+    """Return the α of a solver's system I - α W, or raise."""
+    if not isinstance(transfer, RegularizedLaplacian):
+        raise DiffusionError(
+            f"transfer: solver {name!r} solves with I - α W and expected a RegularizedLaplacian, "
+            f"got {transfer!r}; 'spectral' and 'chebyshev' apply any function"
+        )
+    return float(transfer.alpha)
 
 
 def as_observations(observations: Any, n: int) -> sparse.csr_array:

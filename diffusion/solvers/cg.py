@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .. import kernels
-from ..errors import DiffusionError
 from ..graph import Graph
-from ..transfer import RegularizedLaplacian
+from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from .base import Report, Solution, as_observations
+from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
 
 # A residual kept by recurrence in float32 is trusted over three orders of magnitude, then it is
 # computed afresh from x in float64.
@@ -34,7 +33,7 @@ _LANES = 16
 
 
 @dataclass
-class CG:
+class CG(Solver):
     """Conjugate gradient on (I - α W) x = (1 - α) y, a block of observations at a time.
 
     W has its eigenvalues in [-1, 1], so that I - α W is positive definite with a condition number
@@ -87,30 +86,27 @@ class CG:
         check_integer(self.max_iter, "max_iter", low=1)
         check_integer(self.block_size, "block_size", low=1)
 
-    def prepare(self, graph: Graph, transfer: RegularizedLaplacian) -> Self:
+    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
         """Take the graph and the transfer function; there is nothing else to do offline.
 
         Raises
         ------
         DiffusionError
-            If the transfer function is not the inverse of a matrix that CG could solve with.
+            If the transfer function is not the regularised Laplacian.
         """
-        if not isinstance(transfer, RegularizedLaplacian):
-            raise DiffusionError(
-                f"transfer: solver 'cg' solves with I - α W and expected a RegularizedLaplacian, "
-                f"got {transfer!r}"
-            )
+        self._alpha = require_regularized_laplacian(self.name, transfer)
         self._graph = graph
-        self._alpha = float(transfer.alpha)
         return self
 
-    def solve(self, observations: Any) -> Solution:
+    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
         """Diffuse observations.
 
         Parameters
         ----------
         observations : sparse array or array_like, shape (m, n) or (n,)
             One a row, nodes in the user's order.
+        candidates : ndarray, optional
+            Not used.
 
         Returns
         -------
@@ -201,4 +197,10 @@ class CG:
 
         kernels.columns_to_rows(x, graph.position, out)
         residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
-        return Report(residual, iterations[:m], residual <= self.tol)
+        return Report(
+            residual,
+            iterations[:m],
+            residual <= self.tol,
+            iterations[:m] * len(graph.indices),
+            np.zeros(m, bool),
+        )
