@@ -215,9 +215,7 @@ def chebyshev_coefficients(transfer: Transfer, tol: float) -> NDArray[np.float64
     allowed = tol * np.abs(transfer(np.linspace(-1, 1, 101))).max()
     degree = 16
     while degree <= _MAX_DEGREE:
-        coefficients: NDArray[np.float64] = chebyshev.chebinterpolate(
-            cast(Any, transfer), degree
-        )
+        coefficients: NDArray[np.float64] = chebyshev.chebinterpolate(cast(Any, transfer), degree)
         rest = np.cumsum(np.abs(coefficients[::-1]))[::-1]
         # The upper half must be tail: else what interpolation aliases is not small either.
         if rest[degree // 2] <= allowed:
