@@ -9,27 +9,49 @@
 """
 
 from ._version import __version__
+from .centrality import degree, katz
 from .errors import ConvergenceWarning, DiffusionError
 from .graph import Graph
 from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
 from .rerank import Reranker, load
-from .solvers import CG, Report, Solution
-from .transfer import RegularizedLaplacian
+from .solvers import (
+    CG,
+    Chebyshev,
+    Columns,
+    Hybrid,
+    Local,
+    Report,
+    Solution,
+    Spectral,
+    Truncated,
+)
+from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
 
 __all__ = [
     "CG",
     "HNSW",
     "IVF",
+    "Chebyshev",
+    "Columns",
     "ConvergenceWarning",
+    "CustomTransfer",
     "DiffusionError",
     "Exact",
     "Graph",
+    "HeatKernel",
+    "Hybrid",
+    "Local",
     "NNDescent",
     "RegularizedLaplacian",
     "Report",
     "Reranker",
     "Solution",
+    "Spectral",
+    "Truncated",
+    "TruncatedRandomWalk",
     "__version__",
+    "degree",
+    "katz",
     "load",
     "nearest_neighbors",
 ]

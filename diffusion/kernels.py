@@ -385,3 +385,37 @@ def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
             values[0], values[size] = values[size], values[0]
             ids[0], ids[size] = ids[size], ids[0]
             _sift_down(values, ids, size)
+
+
+@_parallel
+def largest_positive_sparse(
+    indptr: Any, indices: Any, data: Any, out_values: Any, out_ids: Any
+) -> None:
+    """`largest_positive` for rows in CSR form, indices ascending."""
+    m, k = out_ids.shape
+    for row in numba.prange(m):
+        values, ids = out_values[row], out_ids[row]
+        values[:] = -np.inf
+        ids[:] = -1
+        for e in range(indptr[row], indptr[row + 1]):
+            if data[e] > 0 and data[e] > values[0]:
+                values[0], ids[0] = data[e], indices[e]
+                _sift_down(values, ids, k)
+        for size in range(k - 1, 0, -1):
+            values[0], values[size] = values[size], values[0]
+            ids[0], ids[size] = ids[size], ids[0]
+            _sift_down(values, ids, size)
+
+
+@_parallel
+def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> None:
+    """out[row, a] = the entry of a CSR row, indices ascending, at ids[row, a]; 0 for none."""
+    m, c = ids.shape
+    for row in numba.prange(m):
+        begin, end = indptr[row], indptr[row + 1]
+        own = indices[begin:end]
+        for a in range(c):
+            out[row, a] = 0
+            t = np.searchsorted(own, ids[row, a])
+            if t < own.shape[0] and own[t] == ids[row, a]:
+                out[row, a] = data[begin + t]

@@ -20,7 +20,7 @@ from .errors import DiffusionError
 from .graph import Graph
 from .neighbors import METHODS, Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .solvers import SOLVERS, Report, Solver, make_solver
-from .transfer import RegularizedLaplacian
+from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_lists, as_vectors, check_integer
 
 Results = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -51,8 +51,9 @@ class Reranker:
         How x is computed; `CG(tol=1e-6, max_iter=200)` to set its numerics.
     alpha : float in [0, 1), default 0.99
         Short for ``transfer=RegularizedLaplacian(alpha)``; not used where `transfer` is given.
-    transfer : RegularizedLaplacian, optional
-        The transfer function h.
+    transfer : transfer function, optional
+        The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
+        with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
     query_k : int >= 1, default 10
         First-stage neighbours that make a query's observation.
     gamma : float > 0, default 3.0
@@ -108,7 +109,7 @@ class Reranker:
         affinity: str = "cosine",
         solver: str | Solver = "cg",
         alpha: float = 0.99,
-        transfer: RegularizedLaplacian | None = None,
+        transfer: Transfer | None = None,
         query_k: int = 10,
         gamma: float = 3.0,
         metric: str = "cosine",
@@ -230,12 +231,13 @@ class Reranker:
         check_metric(self.metric, make_method(self.neighbors))
         return make_affinity(self.affinity, self.metric, self.gamma)
 
-    def _make_transfer(self) -> RegularizedLaplacian:
+    def _make_transfer(self) -> Transfer:
         if self.transfer is None:
             return RegularizedLaplacian(self.alpha)
-        if not isinstance(self.transfer, RegularizedLaplacian):
+        if not isinstance(self.transfer, Transfer):
+            names = ", ".join(kind.__name__ for kind in (*TRANSFERS.values(), CustomTransfer))
             raise DiffusionError(
-                f"transfer: expected a RegularizedLaplacian or None, got {self.transfer!r}"
+                f"transfer: expected None or one of {names}, got {self.transfer!r}"
             )
         return self.transfer
 
@@ -250,19 +252,33 @@ class Reranker:
         graph = Graph.from_neighbors(ids, affinity.weights(scores), progress=self.progress)
         return self._assemble(affinity, graph, index)
 
-    def _assemble(self, affinity: Affinity, graph: Graph, index: NeighborIndex | None) -> Self:
-        self._affinity = affinity
-        self._index = index
-        self.graph_ = graph
-        self.n_items_ = graph.n_nodes
+    def _assemble(
+        self,
+        affinity: Affinity,
+        graph: Graph,
+        index: NeighborIndex | None,
+        prepared: dict[str, NDArray[Any]] | None = None,
+    ) -> Self:
+        """Set the fitted state; `prepared` is what a solver stored of its offline work."""
+        transfer = self._make_transfer()
+        solver = make_solver(self.solver)
         # What the fitted state was made with, whatever is set later.
-        self._fitted_parameters = {
+        parameters = {
             **{name: getattr(self, name) for name in _PLAIN_PARAMETERS},
-            "solver": _settings(make_solver(self.solver)),
-            "transfer": asdict(self._make_transfer()),
+            "solver": _settings(solver),
+            "transfer": None if isinstance(transfer, CustomTransfer) else _settings(transfer),
             "neighbors": _settings(make_method(self.neighbors)),
         }
-        self.solver_ = make_solver(self.solver).prepare(graph, self._make_transfer())
+        if prepared is None:
+            solver = solver.prepare(graph, transfer, progress=self.progress)
+        else:
+            solver = solver.restore(graph, transfer, prepared)
+        self._affinity = affinity
+        self._index = index
+        self._fitted_parameters = parameters
+        self.graph_ = graph
+        self.n_items_ = graph.n_nodes
+        self.solver_ = solver
         return self
 
     # --- online ----------------------------------------------------------------------------------
@@ -306,7 +322,8 @@ class Reranker:
             dimension=index.dimension,
         )
         with kernels.guarded():
-            first = index.search(queries, max(k, self.query_k), progress=self.progress)
+            depth = max(k, self.query_k, self.solver_.shortlist)
+            first = index.search(queries, depth, progress=self.progress)
             return self._diffuse(*first, k, restrict=False, single=single)
 
     def rerank(
@@ -395,7 +412,9 @@ class Reranker:
         with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
             for start in range(0, nq, batch):
                 part = slice(start, min(nq, start + batch))
-                solution = self.solver_.solve(self._observations(scores[part], ids[part]))
+                solution = self.solver_.solve(
+                    self._observations(scores[part], ids[part]), candidates=ids[part]
+                )
                 _rank(
                     solution.x,
                     scores[part],
@@ -427,6 +446,11 @@ class Reranker:
         """
         graph = self._fitted().graph_
         index = self._index
+        if self._fitted_parameters["transfer"] is None:
+            raise DiffusionError(
+                "transfer: a CustomTransfer holds a function, which no index can store; expected "
+                "one of the named transfer functions"
+            )
         content = {
             "library": __version__,
             "parameters": self._fitted_parameters,
@@ -440,7 +464,9 @@ class Reranker:
             },
         }
         arrays = {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
-        storage.save(path, content, arrays | ({} if index is None else index.arrays()))
+        arrays |= {} if index is None else index.arrays()
+        arrays |= {_SOLVER + name: array for name, array in self.solver_.arrays().items()}
+        storage.save(path, content, arrays)
 
     @classmethod
     def _load(cls, stored: storage.Stored) -> Self:
@@ -448,13 +474,21 @@ class Reranker:
         manifest, arrays = stored.manifest, stored.arrays
         try:
             parameters, sizes = manifest["parameters"], manifest["sizes"]
-            transfer = RegularizedLaplacian(**parameters["transfer"])
             ranker = cls(
                 **{name: parameters[name] for name in _PLAIN_PARAMETERS},
                 solver=_from_settings(SOLVERS, parameters["solver"]),
                 neighbors=_from_settings(METHODS, parameters["neighbors"]),
-                alpha=transfer.alpha,
             )
+            transfer = _from_settings(TRANSFERS, parameters["transfer"], by_name=False)
+            if isinstance(transfer, RegularizedLaplacian):
+                ranker.alpha = transfer.alpha
+            else:
+                ranker.transfer = transfer
+            prepared = {
+                name.removeprefix(_SOLVER): array
+                for name, array in arrays.items()
+                if name.startswith(_SOLVER)
+            }
             graph = Graph(
                 **{name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS},
                 n_components=sizes["components"],
@@ -476,7 +510,7 @@ class Reranker:
             raise DiffusionError(
                 f"{stored.path}: altered, its manifest does not describe an index ({error!r})"
             ) from None
-        return ranker._assemble(affinity, graph, index)
+        return ranker._assemble(affinity, graph, index, prepared)
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
@@ -506,6 +540,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
 
 
 _PLAIN_PARAMETERS = ("k", "affinity", "query_k", "gamma", "metric")
+_SOLVER = "solver_"
 _GRAPH_ARRAYS = (
     "indptr",
     "indices",
@@ -521,11 +556,11 @@ def _settings(settings: Any) -> dict[str, Any]:
     return {"name": settings.name, **asdict(settings)}
 
 
-def _from_settings(kinds: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """Return the object that `_settings` described, by its bare name if all is as by default."""
+def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
+    """Return the object that `_settings` described, or its bare name if all is as by default."""
     name = settings["name"]
     restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
-    return name if restored == kinds[name]() else restored
+    return name if by_name and restored == kinds[name]() else restored
 
 
 def _padding_last(
@@ -551,7 +586,7 @@ def _refuse_repeats(ids: NDArray[np.int64]) -> None:
 
 
 def _rank(
-    x: NDArray[np.float32],
+    x: NDArray[np.float32] | sparse.csr_array,
     scores: NDArray[np.float32],
     ids: NDArray[np.int64],
     out_scores: NDArray[np.float32],
@@ -564,7 +599,11 @@ def _rank(
     The candidates `scores`, `ids` (m, c) come best first, padding last.
     """
     real = ids >= 0
-    diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
+    if isinstance(x, np.ndarray):
+        diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
+    else:
+        diffused = np.empty(ids.shape, np.float32)
+        kernels.entries_sparse(x.indptr, x.indices, x.data, ids, diffused)
     reached = diffused > 0
     best = np.where(real[:, :1], scores[:, :1], 0)
     behind = np.where(real, scores - best, np.float32(-np.inf))
@@ -577,7 +616,10 @@ def _rank(
         out_scores[:, :width] = np.take_along_axis(merged, order, axis=1)
         out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)
         return
-    kernels.largest_positive(x, out_scores, out_ids)
+    if isinstance(x, np.ndarray):
+        kernels.largest_positive(x, out_scores, out_ids)
+    else:
+        kernels.largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
     for row in np.flatnonzero(out_ids[:, -1] < 0):
         rest = np.flatnonzero(real[row] & ~reached[row])
         filled = int(np.count_nonzero(out_ids[row] >= 0))

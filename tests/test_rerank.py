@@ -232,7 +232,7 @@ def test_query_k_acts_at_once(vectors):
         ({"gamma": -1}, "gamma"),
         ({"affinity": "magic"}, "affinity"),
         ({"solver": "magic"}, "solver: expected one of 'cg'"),
-        ({"transfer": 3}, "transfer: expected a RegularizedLaplacian"),
+        ({"transfer": 3}, "transfer: expected None or one of RegularizedLaplacian"),
         ({"metric": "magic"}, "metric"),
         ({"neighbors": 3}, "neighbors"),
     ],

@@ -5,12 +5,33 @@ from __future__ import annotations
 import copy
 
 from ..errors import DiffusionError
-from .base import Report, Solution, Solver, as_observations
+from .base import Report, Solution, Solver
 from .cg import CG
+from .chebyshev import Chebyshev
+from .columns import Columns
+from .hybrid import Hybrid
+from .local import Local
+from .spectral import Spectral
+from .truncated import Truncated
 
-__all__ = ["CG", "SOLVERS", "Report", "Solution", "Solver", "as_observations", "make_solver"]
+__all__ = [
+    "CG",
+    "SOLVERS",
+    "Chebyshev",
+    "Columns",
+    "Hybrid",
+    "Local",
+    "Report",
+    "Solution",
+    "Solver",
+    "Spectral",
+    "Truncated",
+    "make_solver",
+]
 
-SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (CG,)}
+SOLVERS: dict[str, type[Solver]] = {
+    kind.name: kind for kind in (CG, Spectral, Hybrid, Columns, Truncated, Local, Chebyshev)
+}
 
 
 def make_solver(solver: object) -> Solver:

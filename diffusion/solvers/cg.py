@@ -32,54 +32,12 @@ _WORK_BYTES = 1 << 30
 _LANES = 16
 
 
-@dataclass
-class CG(Solver):
-    """Conjugate gradient on (I - α W) x = (1 - α) y, a block of observations at a time.
+class BlockCG(Solver):
+    """The loop of conjugate gradient, for solvers that hold its three settings."""
 
-    W has its eigenvalues in [-1, 1], so that I - α W is positive definite with a condition number
-    of at most κ = (1 + α) / (1 - α): the error falls as ((√κ - 1) / (√κ + 1))^iterations or
-    faster, 0.87 an iteration at α = 0.99, whatever the number of nodes.
-
-    The vectors that CG multiplies are float32 and x is float64. The residual that CG updates by
-    recurrence is replaced by the true one whenever it has fallen by three orders of magnitude
-    ("reliable updates"), and no column counts as converged before its true residual says so.
-
-    Parameters
-    ----------
-    tol : float > 0, default 1e-6
-        A column is converged when ||b - L x|| <= tol ||b||, computed in float64; it then stops
-        changing. Down to about 1e-12.
-    max_iter : int >= 1, default 200
-        Columns that are not converged by then are returned as they are, with a
-        `ConvergenceWarning`. The papers stop at 20.
-    block_size : int >= 1, default 32
-        Observations solved together. Work memory is 24 bytes times nodes times block_size; as
-        many blocks as there are cores are solved side by side while that stays below 1 GiB.
-
-    References
-    ----------
-    Hestenes and Stiefel. Methods of Conjugate Gradients for Solving Linear Systems. 1952.
-    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
-    Van der Vorst and Ye. Residual Replacement Strategies for Krylov Subspace Iterative Methods
-    for the Convergence of True Residuals. SIAM J. Sci. Comput. 2000.
-    Clark, Babich, Barros, Brower, Rebbi. Solving Lattice QCD Systems of Equations Using Mixed
-    Precision Solvers on GPUs. Computer Physics Communications 2010.
-
-    Examples
-    --------
-    >>> import numpy as np, diffusion
-    >>> X = np.eye(4)[[0, 0, 1, 1]] + 0.1
-    >>> ranker = diffusion.Reranker(k=2, solver=diffusion.CG(tol=1e-8)).fit(X)
-    >>> scores, ids = ranker.search(X[0], k=2)
-    >>> bool(ranker.report_.converged.all())
-    True
-    """
-
-    tol: float = 1e-6
-    max_iter: int = 200
-    block_size: int = 32
-
-    name: ClassVar[str] = "cg"
+    tol: float
+    max_iter: int
+    block_size: int
 
     def __post_init__(self) -> None:
         check_real(self.tol, "tol", low=0.0, strict=True)
@@ -141,8 +99,19 @@ class CG(Solver):
         else:
             reports = [solve(start) for start in starts]
         report = Report.concatenate(reports)
-        report.warn("raise CG's max_iter or tol, or lower alpha", stacklevel=2)
+        name = type(self).__name__
+        report.warn(f"raise {name}'s max_iter or tol, or lower alpha", stacklevel=2)
         return Solution(x, report)
+
+    def _correct(
+        self, x: NDArray[np.float64], r: NDArray[np.float32], columns: NDArray[np.bool_]
+    ) -> int:
+        """Add to these columns of x (n, b) what is known of L^-1 r, for residuals r (n, b).
+
+        Called at the start and wherever the true residual is computed, which follows. Returns the
+        multiplications a column; 0 for no change.
+        """
+        return 0
 
     def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32]) -> Report:
         """Solve for the rows of y (b, n) together and write the solutions to out (b, n)."""
@@ -164,14 +133,20 @@ class CG(Solver):
         x = np.zeros((n, b), np.float64)
         r = np.zeros((n, b), np.float32)
         r[rows, columns] = values
-        p = r.copy()
         q = np.empty_like(r)
         norm_b = np.sqrt(np.bincount(columns, weights=values**2, minlength=b))
         rho = norm_b**2  # ||r||², as CG knows it
         anchor = rho  # ||r||² when r was last the true residual
         iterations = np.zeros(b, np.int64)
         frozen = norm_b == 0  # stopped by the recurrence, or for good
+        corrections = self._correct(x, r, ~frozen)
+        if corrections:
+            kernels.residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
+            r, q = q, r
+            rho = anchor = sums.sum(axis=0)
+            frozen |= rho <= (self.tol * norm_b) ** 2
         done = frozen.copy()  # stopped for good
+        p = r.copy()
         while not done.all():
             active = ~frozen
             kernels.laplacian_block(*matrix, alpha, p, q, sums)
@@ -185,12 +160,16 @@ class CG(Solver):
             frozen |= exhausted | (rho_new <= (0.9 * self.tol * norm_b) ** 2)
             restart = frozen
             if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
+                extra = self._correct(x, r, ~done)
                 kernels.residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
                 r, q = q, r
                 rho_new = anchor = sums.sum(axis=0)
                 if frozen.all():
                     done = done | exhausted | (rho_new <= (self.tol * norm_b) ** 2)
                     frozen = done.copy()
+                if extra:  # x left the span of the search directions
+                    corrections += extra
+                    restart = np.ones(b, bool)
             beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
             kernels.direction_block(beta, r, p)
             rho = rho_new
@@ -201,6 +180,56 @@ class CG(Solver):
             residual,
             iterations[:m],
             residual <= self.tol,
-            iterations[:m] * len(graph.indices),
+            iterations[:m] * len(graph.indices) + corrections,
             np.zeros(m, bool),
         )
+
+
+@dataclass
+class CG(BlockCG):
+    """Conjugate gradient on (I - α W) x = (1 - α) y, a block of observations at a time.
+
+    W has its eigenvalues in [-1, 1], so that I - α W is positive definite with a condition number
+    of at most κ = (1 + α) / (1 - α): the error falls as ((√κ - 1) / (√κ + 1))^iterations or
+    faster, 0.87 an iteration at α = 0.99, whatever the number of nodes.
+
+    The vectors that CG multiplies are float32 and x is float64. The residual that CG updates by
+    recurrence is replaced by the true one whenever it has fallen by three orders of magnitude
+    ("reliable updates"), and no column counts as converged before its true residual says so.
+
+    Parameters
+    ----------
+    tol : float > 0, default 1e-6
+        A column is converged when ||b - L x|| <= tol ||b||, computed in float64; it then stops
+        changing. Down to about 1e-12.
+    max_iter : int >= 1, default 200
+        Columns that are not converged by then are returned as they are, with a
+        `ConvergenceWarning`. The papers stop at 20.
+    block_size : int >= 1, default 32
+        Observations solved together. Work memory is 24 bytes times nodes times block_size; as
+        many blocks as there are cores are solved side by side while that stays below 1 GiB.
+
+    References
+    ----------
+    Hestenes and Stiefel. Methods of Conjugate Gradients for Solving Linear Systems. 1952.
+    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Van der Vorst and Ye. Residual Replacement Strategies for Krylov Subspace Iterative Methods
+    for the Convergence of True Residuals. SIAM J. Sci. Comput. 2000.
+    Clark, Babich, Barros, Brower, Rebbi. Solving Lattice QCD Systems of Equations Using Mixed
+    Precision Solvers on GPUs. Computer Physics Communications 2010.
+
+    Examples
+    --------
+    >>> import numpy as np, diffusion
+    >>> X = np.eye(4)[[0, 0, 1, 1]] + 0.1
+    >>> ranker = diffusion.Reranker(k=2, solver=diffusion.CG(tol=1e-8)).fit(X)
+    >>> scores, ids = ranker.search(X[0], k=2)
+    >>> bool(ranker.report_.converged.all())
+    True
+    """
+
+    tol: float = 1e-6
+    max_iter: int = 200
+    block_size: int = 32
+
+    name: ClassVar[str] = "cg"

@@ -1,0 +1,430 @@
+"""Fast spectral ranking: diffusion as a product with the leading eigenvectors of W."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ..errors import DiffusionError
+from ..graph import Graph
+from ..transfer import Transfer
+from ..validation import check_integer, check_real
+from ._components import dense_components, joined, known_vector, large_pieces
+from .base import Report, Solution, Solver, as_observations
+from .eigen import leading_eigenpairs
+
+# Values of a half-precision or memory-mapped basis widened at a time.
+_BLOCK_VALUES = 1 << 24
+
+
+@dataclass
+class Spectral(Solver):
+    """x = U h(Λ) Uᵀ y with the r algebraically largest eigenpairs of W.
+
+    What is known of the spectrum costs no rank. Every component has the eigenvalue 1 with the
+    eigenvector D^1/2 1, kept as one number a node. A component of at most `dense_nodes` nodes is
+    solved exactly by its own block of h(W); an isolated node has x_i = h(0) y_i. The rank goes to
+    the larger components.
+
+    A truncated basis leaves out what h makes of the smallest eigenvalues, and needs h to be
+    non-decreasing. At full rank, as many pairs as the large components have nodes, every transfer
+    function is exact.
+
+    Parameters
+    ----------
+    rank : int >= 0, default 400
+        Eigenpairs beside the known ones.
+    per_component : bool, default False
+        False: the `rank` largest of all large components together, the best approximation of
+        h(W) y of that rank. True: `rank` for each large component, so that none goes without;
+        then a query costs the components that it touches.
+    tol : float > 0, default 1e-4
+        Bound on the residual ||W u - λ u|| of the pairs.
+    dense_nodes : int >= 0, default 64
+        Components of at most so many nodes are solved exactly, in up to 8 dense_nodes bytes a
+        node.
+    sparsity : float in [0, 1), default 0
+        Share of the entries of U that is left out, the smallest in magnitude.
+    float16 : bool, default False
+        Keep U in half precision: half the memory, entries rounded to 11 bits.
+    reweighted : bool, default False
+        FSRw: add (1 - η_i) y_i, where η_i is the norm of row i of U, 1 for a node that the basis
+        holds in full. The paper adds (1 - η_i) <v_i, q> for every candidate of the query; a solver
+        is not given similarities, so that the observation's own values stand for them.
+    seed : int >= 0, default 0
+        Of the random start of the eigensolver.
+
+    Attributes
+    ----------
+    eigenvalues_ : ndarray, shape (r,), float64
+        Of the pairs beside the known ones, descending; with `per_component` one component's
+        after another's, by descending size.
+    residuals_ : ndarray, shape (r,), float64
+        ||W u - λ u|| for each pair, before `sparsity` and `float16`.
+    embedding_ : ndarray, shape (n, r'), float32
+        Rows whose inner products with `embed` are the diffusion scores, made when asked.
+
+    Notes
+    -----
+    The report's residual is ||L x - b|| / ||b|| of the regularised Laplacian: with
+    x = U h(Λ) Uᵀ y and L U = U (1 - αΛ) it is L x - b = -(1 - α) (y - U Uᵀ y), the part of y
+    outside of the basis, sqrt(1 - ||Uᵀ y||² / ||y||²) whatever α is. It is not an error of the
+    solver's arithmetic and every column counts as converged. `sparsity` and `float16` are not
+    in it, nor is `reweighted`.
+
+    Memory: 4 r bytes a node of the large components (2 with `float16`, 8 r (1 - sparsity) where
+    sparse, 6 where both), and 20 bytes a node for the known vectors. Offline about three times
+    the 4 r bytes.
+
+    References
+    ----------
+    Iscen, Avrithis, Tolias, Furon, Chum. Fast Spectral Ranking for Similarity Search. CVPR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, diffusion
+    >>> X = np.eye(4)[[0, 0, 1, 1]] + 0.1
+    >>> graph = diffusion.Reranker(k=2).fit(X).graph_
+    >>> solver = Spectral(rank=10).prepare(graph, diffusion.RegularizedLaplacian(0.5))
+    >>> solver.solve(np.eye(4)[0]).x.argmax()
+    np.int64(0)
+    """
+
+    rank: int = 400
+    per_component: bool = False
+    tol: float = 1e-4
+    dense_nodes: int = 64
+    sparsity: float = 0.0
+    float16: bool = False
+    reweighted: bool = False
+    seed: int = 0
+
+    name: ClassVar[str] = "spectral"
+
+    def __post_init__(self) -> None:
+        check_integer(self.rank, "rank", low=0)
+        check_real(self.tol, "tol", low=0.0, strict=True)
+        check_integer(self.dense_nodes, "dense_nodes", low=0)
+        check_real(self.sparsity, "sparsity", low=0.0, high=1.0)
+        check_integer(self.seed, "seed", low=0)
+        for name in ("per_component", "float16", "reweighted"):
+            if not isinstance(getattr(self, name), bool):
+                raise DiffusionError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+
+    # --- offline ---------------------------------------------------------------------------------
+
+    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+        """Compute the eigenpairs.
+
+        Raises
+        ------
+        DiffusionError
+            If the transfer function decreases somewhere and the rank is not full.
+        """
+        pieces = large_pieces(graph, self.dense_nodes, self.per_component)
+        if not transfer.increasing:
+            for nodes in pieces:
+                available = len(nodes) - len(np.unique(graph.components[graph.order[nodes]]))
+                if self.rank < available:
+                    raise DiffusionError(
+                        f"transfer: {transfer!r} is not non-decreasing, which a truncated basis "
+                        f"needs; expected rank >= {available} here, or solver 'chebyshev'"
+                    )
+        pairs = [
+            leading_eigenpairs(
+                graph, nodes, self.rank, tol=self.tol, seed=self.seed, progress=progress
+            )
+            for nodes in pieces
+        ]
+        small = dense_components(graph, transfer, self.dense_nodes)
+        in_order = [np.argsort(graph.order[p.nodes]) for p in pairs]
+        arrays: dict[str, NDArray[Any]] = {
+            "nodes": joined(
+                [graph.order[p.nodes][o] for p, o in zip(pairs, in_order, strict=True)], np.int32
+            ),
+            "eigenvalues": joined([p.values for p in pairs], np.float64),
+            "residuals": joined([p.residuals for p in pairs], np.float64),
+            "shapes": np.array([p.vectors.shape for p in pairs], np.int64).reshape(-1, 2),
+            "small_indptr": small.indptr.astype(np.int64),
+            "small_indices": small.indices.astype(np.int32),
+            "small_values": small.data,
+        }
+        arrays |= self._basis_arrays([p.vectors[o] for p, o in zip(pairs, in_order, strict=True)])
+        return self.restore(graph, transfer, arrays)
+
+    def _basis_arrays(self, vectors: list[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+        """Entries of U by rows, times the root of the number of rows: about 1, for float16."""
+        scaled = [U * np.float32(np.sqrt(max(1, len(U)))) for U in vectors]
+        kind = np.float16 if self.float16 else np.float32
+        if not self.sparsity:
+            return {"basis": joined([U.ravel() for U in scaled], kind)}
+        kept = [_largest(U, self.sparsity) for U in scaled]
+        return {
+            "basis": joined([U.data for U in kept], kind),
+            "basis_indptr": joined([U.indptr for U in kept], np.int64),
+            "basis_indices": joined([U.indices for U in kept], np.int32),
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the eigenpairs and the blocks of h(W), nodes in the user's order."""
+        return self._arrays
+
+    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
+        """Take the arrays back."""
+        self._graph = graph
+        self._transfer = transfer
+        self._arrays = arrays
+        self._opened: list[_Part] | None = None
+        self.eigenvalues_ = arrays["eigenvalues"]
+        self.residuals_ = arrays["residuals"]
+        return self
+
+    def _parts(self) -> list[_Part]:
+        """Return the large components by pieces of the basis, opened with the first use."""
+        if self._opened is None:
+            known = _known(self._graph)
+            row = pair = entry = pointer = 0
+            opened = []
+            for s, r in np.asarray(self._arrays["shapes"]):
+                basis: Any
+                if "basis_indptr" in self._arrays:
+                    indptr = np.asarray(self._arrays["basis_indptr"][pointer : pointer + s + 1])
+                    part = slice(entry, entry + int(indptr[-1]))
+                    columns, values = self._arrays["basis_indices"][part], self._arrays["basis"]
+                    basis = (indptr, columns, values[part])
+                    pointer += s + 1
+                else:
+                    part = slice(entry, entry + s * r)
+                    basis = self._arrays["basis"][part].reshape(s, r)
+                nodes = self._arrays["nodes"][row : row + s]
+                values = np.asarray(self._arrays["eigenvalues"][pair : pair + r])
+                opened.append(_Part(self._graph, known, nodes, values, basis))
+                row, pair, entry = row + s, pair + r, part.stop
+            self._opened = opened
+        return self._opened
+
+    # --- online ----------------------------------------------------------------------------------
+
+    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
+        """Diffuse observations.
+
+        Parameters
+        ----------
+        observations : sparse array or array_like, shape (m, n) or (n,)
+            One a row, nodes in the user's order.
+        candidates : ndarray, optional
+            Not used.
+
+        Returns
+        -------
+        Solution
+            x (m, n) float32, and the report, whose residual is the part of each observation
+            outside of the basis.
+        """
+        n = self._graph.n_nodes
+        y = as_observations(observations, n)
+        m = y.shape[0]
+        a = self._arrays
+        small = sparse.csr_array(
+            (a["small_values"], a["small_indices"], a["small_indptr"]), shape=(n, n)
+        )
+        solved = np.diff(small.indptr) > 0
+        work = (y != 0) @ np.diff(small.indptr)
+        total = (y**2).sum(axis=1)
+        inside = (y**2) @ solved.astype(float)
+        norms = solved.astype(np.float64) if self.reweighted else None
+        x = np.zeros((m, n), np.float32)
+        exact = (y @ small).tocoo() if solved.any() else None
+        for part in self._parts():
+            own = part.select(y)
+            touched = np.diff(own.indptr) > 0
+            if touched.any():
+                means, spectrum = part.analyse(own[touched])
+                inside[touched] += (means**2).sum(axis=1) + (spectrum**2).sum(axis=1)
+                spectrum *= self._transfer(part.values)
+                means *= self._transfer(np.ones(1))
+                part.synthesise(means, spectrum, x, np.flatnonzero(touched))
+                work[touched] += part.entries + np.diff(own.indptr)[touched] * len(part.values)
+            if norms is not None:
+                norms[part.nodes] = part.row_norms
+        if exact is not None:
+            x[exact.row, exact.col] = exact.data
+        if norms is not None:
+            again = y.tocoo()
+            x[again.row, again.col] += (1 - norms[again.col]) * again.data
+        share = np.divide(inside, total, out=np.ones(m), where=total > 0)
+        report = Report(
+            np.sqrt(np.clip(1 - share, 0, 1)),
+            np.zeros(m, np.int64),
+            np.ones(m, bool),
+            work.astype(np.int64),
+            np.zeros(m, bool),
+        )
+        return Solution(x, report)
+
+    # --- diffusion as a dot-product search -------------------------------------------------------
+
+    @property
+    def embedding_(self) -> NDArray[np.float32]:
+        """U h(Λ)^1/2, shape (n, r'), nodes in the user's order; computed with every use.
+
+        The columns are, for each piece of the basis (one, or each large component with
+        `per_component`), its known eigenvectors and its `rank` others. Rows of isolated nodes and
+        of small components are 0: they have no place among the columns, which would have to be as
+        many as those components, and no large component's observation reaches them.
+        """
+        out = np.zeros((self._graph.n_nodes, self._width()), np.float32)
+        first = 0
+        for part, at_one, roots in self._roots():
+            stop = first + part.n_components + len(roots)
+            out[part.nodes, first + part.label] = at_one * part.known
+            for rows in part.blocks():
+                out[part.nodes[rows], stop - len(roots) : stop] = part.rows(rows) * roots
+            first = stop
+        return out
+
+    def embed(self, observations: Any) -> NDArray[np.float32]:
+        """Embed observations, h(Λ)^1/2 Uᵀ y: their products with `embedding_` are the scores.
+
+        Parameters
+        ----------
+        observations : sparse array or array_like, shape (m, n) or (n,)
+
+        Returns
+        -------
+        ndarray, shape (m, r'), float32
+            What an observation says of isolated nodes and of small components is not in it.
+
+        Raises
+        ------
+        DiffusionError
+            If the transfer function is negative at an eigenvalue.
+        """
+        y = as_observations(observations, self._graph.n_nodes)
+        columns = [np.empty((y.shape[0], 0))]
+        for part, at_one, roots in self._roots():
+            means, spectrum = part.analyse(part.select(y))
+            columns += [at_one * means, spectrum * roots]
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def _width(self) -> int:
+        return sum(part.n_components + len(part.values) for part in self._parts())
+
+    def _roots(self) -> Iterator[tuple[_Part, float, NDArray[np.float64]]]:
+        for part in self._parts():
+            values = self._transfer(np.concatenate([[1.0], part.values]))
+            if values.min() < 0:
+                raise DiffusionError(
+                    f"transfer: expected a non-negative function for an embedding, got "
+                    f"{self._transfer!r}, which is {values.min():.3g} at an eigenvalue"
+                )
+            yield part, float(np.sqrt(values[0])), np.sqrt(values[1:])
+
+
+class _Part:
+    """Some large components and their part of the basis."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        known: NDArray[np.float64],
+        nodes: NDArray[np.int32],
+        values: NDArray[np.float64],
+        basis: Any,
+    ) -> None:
+        self.nodes = nodes
+        self.values = np.clip(values, -1.0, 1.0)
+        self.known = known[nodes]
+        labels, self.label = np.unique(graph.components[nodes], return_inverse=True)
+        self.n_components = len(labels)
+        self._everything = len(nodes) == graph.n_nodes
+        self._scale = np.float32(1 / np.sqrt(max(1, len(nodes))))
+        self._sparse = isinstance(basis, tuple)
+        self._basis = basis
+        self.entries = len(basis[2]) if self._sparse else basis.size
+
+    def select(self, y: sparse.csr_array) -> sparse.csr_array:
+        """Return the columns of y (m, n) that are of this part."""
+        return y if self._everything else y[:, self.nodes]
+
+    def rows(self, which: Any) -> NDArray[np.float32]:
+        """Rows of U, dense."""
+        if not self._sparse:
+            return self._basis[which].astype(np.float32) * self._scale
+        return self._matrix()[which].toarray() * self._scale
+
+    def _matrix(self) -> sparse.csr_array:
+        indptr, columns, values = self._basis
+        return sparse.csr_array(
+            (values.astype(np.float32), columns, indptr), shape=(len(self.nodes), len(self.values))
+        )
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices of the rows whose dense form is of moderate size."""
+        step = max(1, _BLOCK_VALUES // max(1, len(self.values)))
+        for start in range(0, len(self.nodes), step):
+            yield slice(start, min(len(self.nodes), start + step))
+
+    @cached_property
+    def row_norms(self) -> NDArray[np.float64]:
+        """Norm of each row of U, the known vectors included."""
+        norms = self.known**2
+        for rows in self.blocks():
+            norms[rows] += (self.rows(rows).astype(np.float64) ** 2).sum(axis=1)
+        return np.sqrt(norms)
+
+    def analyse(self, y: sparse.csr_array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Multiply y (m, s) with the known vectors (m, components) and the others (m, r)."""
+        m, components = y.shape[0], self.n_components
+        entry = y.tocoo()
+        means = np.zeros((m, components))
+        np.add.at(means, (entry.row, self.label[entry.col]), entry.data * self.known[entry.col])
+        spectrum = np.zeros((m, len(self.values)))
+        observed = np.unique(entry.col)
+        step = max(1, _BLOCK_VALUES // max(1, len(self.values)))
+        for start in range(0, len(observed), step):
+            some = observed[start : start + step]
+            spectrum += y[:, some] @ self.rows(some).astype(np.float64)
+        return means, spectrum
+
+    def synthesise(
+        self,
+        means: NDArray[np.float64],
+        spectrum: NDArray[np.float64],
+        x: NDArray[np.float32],
+        queries: NDArray[np.int64],
+    ) -> None:
+        """Write the sum of the eigenvectors with these coefficients to rows of x (m, n)."""
+        coefficients = (spectrum * self._scale).astype(np.float32)
+        whole = self._everything and len(queries) == len(x)
+        answer = x if whole else np.empty((len(queries), len(self.nodes)), np.float32)
+        if self._sparse:
+            answer[:] = (self._matrix() @ coefficients.T).T
+        elif self._basis.dtype == np.float32:
+            np.matmul(coefficients, self._basis.T, out=answer)
+        else:
+            for rows in self.blocks():
+                answer[:, rows] = coefficients @ self._basis[rows].astype(np.float32).T
+        for row, mean in zip(answer, means.astype(np.float32), strict=True):
+            row += mean[self.label] * self.known.astype(np.float32)
+        if not whole:
+            x[np.ix_(queries, self.nodes)] = answer
+
+
+def _known(graph: Graph) -> NDArray[np.float64]:
+    """D^1/2 1, of norm 1 in each component, in the user's order."""
+    return known_vector(graph)[graph.position].astype(np.float64)
+
+
+def _largest(U: NDArray[np.float32], sparsity: float) -> sparse.csr_array:
+    """U without the given share of its entries, the smallest in magnitude."""
+    count = int(sparsity * U.size)
+    magnitude = np.abs(U)
+    least = np.partition(magnitude, count, axis=None)[count] if count else 0
+    return sparse.csr_array(np.where(magnitude >= least, U, np.float32(0)))
