@@ -14,9 +14,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("benchmark", choices=("quality", "speed"))
     parser.add_argument("--json", metavar="FILE", help="write the same figures here")
+    parser.add_argument(
+        "--long", action="store_true", help="speed: the large eigenproblem too, ten minutes more"
+    )
     options = parser.parse_args()
     benchmark = importlib.import_module(f"bench.{options.benchmark}")
-    tables = benchmark.run()
+    tables = benchmark.run(long=options.long)
     if options.json:
         write_json(options.json, tables)
     return 0

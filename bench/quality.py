@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import diffusion
 from diffusion import expansion, metrics
+from diffusion.solvers import Solver
 
 from .datasets import Collection, digits, grocery
 from .table import Table
@@ -17,16 +22,80 @@ from .table import Table
 Ids = NDArray[np.int64]
 
 
-def run() -> list[Table]:
-    """Measure every collection at hand."""
+def run(*, long: bool = False) -> list[Table]:
+    """Measure every collection at hand, method by method and then solver by solver."""
+    found = (digits(), grocery(packages_only=True), grocery(packages_only=False))
+    collections = [collection for collection in found if collection is not None]
+    if len(collections) < len(found):
+        print("grocery: skipped, its descriptors are not in DIFFUSION_DATA\n")
     tables = []
-    for collection in (digits(), grocery(packages_only=True), grocery(packages_only=False)):
-        if collection is None:
-            print("grocery: skipped, its descriptors are not in DIFFUSION_DATA\n")
-            continue
+    for collection in collections:
         tables.append(measure(collection))
         print(tables[-1], end="\n\n", flush=True)
+    tables.append(solvers(collections))
+    print(tables[-1], end="\n\n", flush=True)
     return tables
+
+
+def solvers(collections: Sequence[Collection]) -> Table:
+    """Rank every collection by each solver, as far as it reaches."""
+    table = Table(
+        "**Solvers**, k = 50, α = 0.99, query_k = 10",
+        (
+            "solver",
+            *(f"{collection.name}: mAP" for collection in collections),
+            "ms/query",
+            "offline, s",
+            "index, MB",
+        ),
+        notes=[
+            "ms/query, offline and index are those of the last collection, "
+            f"{len(collections[-1].gallery)} items; online time is of the first 100 results, the "
+            "index holds vectors, graph and what the solver prepared."
+        ],
+    )
+    for solver in (
+        diffusion.CG(),
+        diffusion.Spectral(rank=100),
+        diffusion.Spectral(rank=400),
+        diffusion.Hybrid(rank=100),
+        diffusion.Columns(),
+        diffusion.Truncated(size=300),
+        diffusion.Truncated(size=1000),
+        diffusion.Local(),
+        diffusion.Local(certify=0),
+        diffusion.Chebyshev(),
+    ):
+        figures = []
+        for collection in collections:
+            X, Q = (
+                expansion.normalize(collection.gallery),
+                expansion.normalize(collection.queries),
+            )
+            ranker = diffusion.Reranker(solver=solver)
+            ranker.fit(X[:200]).search(Q[:40], 100)  # compiles
+            start = time.perf_counter()
+            ranker.fit(X)
+            offline = time.perf_counter() - start
+            start = time.perf_counter()
+            ranker.search(Q, 100)
+            online = 1000 * (time.perf_counter() - start) / len(Q)
+            hits = metrics.hits_from_labels(
+                ranker.search(Q, len(X))[1], collection.gallery_labels, collection.query_labels
+            )
+            figures.append(round(100 * float(np.nanmean(metrics.average_precision(*hits))), 1))
+        with tempfile.TemporaryDirectory() as folder:
+            ranker.save(f"{folder}/index")
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / 1e6
+        table.rows.append([_short(solver), *figures, online, offline, size])
+    return table
+
+
+def _short(solver: Solver) -> str:
+    """Name a solver with the settings that are not its defaults."""
+    settings, default = asdict(cast(Any, solver)), asdict(cast(Any, type(solver)()))
+    changed = (f"{name}={value}" for name, value in settings.items() if value != default[name])
+    return f"{type(solver).__name__}({', '.join(changed)})"
 
 
 def measure(collection: Collection) -> Table:

@@ -29,6 +29,7 @@ from diffusion.neighbors import Exact, NeighborIndex
 from diffusion.solvers.cg import CG
 from diffusion.transfer import RegularizedLaplacian
 
+from . import speed_solvers
 from .datasets import lattice_lists, manifold
 from .table import Table
 
@@ -36,8 +37,8 @@ N, D, K, QUERIES, ALPHA, TOL = 100_000, 128, 50, 64, 0.99, 1e-6
 SIDES = (22, 100)  # of the lattices: 10,648 and 1,000,000 nodes
 
 
-def run() -> list[Table]:
-    """Measure graph construction, the solver, memory and loading."""
+def run(*, long: bool = False) -> list[Table]:
+    """Measure graph construction, the solvers, memory and loading."""
     print(f"{numba.get_num_threads()} threads; kernels are compiled before they are timed\n")
     warm_up()
     machine = machine_limits()
@@ -50,7 +51,7 @@ def run() -> list[Table]:
     tables.append(_show(conjugate_gradient(graph, index, queries, machine)))
     del graph, index
     tables.append(_show(memory_and_loading()))
-    return tables
+    return tables + speed_solvers.run(long)
 
 
 def _show(table: Table) -> Table:

@@ -19,7 +19,7 @@ from .checkpoint import discard
 from .errors import DiffusionError
 from .graph import Graph
 from .neighbors import METHODS, Method, NeighborIndex, check_metric, make_method, tidy_lists
-from .solvers import SOLVERS, Report, Solver, make_solver
+from .solvers import SOLVERS, Solver, Spectral, make_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_lists, as_vectors, check_integer
 
@@ -162,8 +162,9 @@ class Reranker:
             One row an item, finite, any real dtype; kept as float32, for `metric="cosine"`
             L2-normalised. Item ids are row numbers.
         checkpoint : path-like, optional
-            A directory that keeps the neighbour lists while they are computed (8 n k bytes), and
-            is removed at the end. Where a fit was killed, the same call goes on from there.
+            A directory that keeps the neighbour lists while they are computed (8 n k bytes), with
+            another beside it, named so plus ".solver", for the work of a solver that takes long.
+            Both are removed at the end. Where a fit was killed, the same call goes on from there.
 
         Returns
         -------
@@ -180,9 +181,11 @@ class Reranker:
         vectors = as_vectors(X, "X", metric=self.metric)
         index = NeighborIndex(vectors, self.metric, method, progress=self.progress)
         scores, ids = index.neighbors(self.k, progress=self.progress, checkpoint=checkpoint)
-        self._fit_lists(affinity, scores, ids, index)
-        if checkpoint is not None:
-            discard(checkpoint)
+        columns = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
+        self._fit_lists(affinity, scores, ids, index, columns)
+        for part in (checkpoint, columns):
+            if part is not None:
+                discard(part)
         return self
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
@@ -247,10 +250,11 @@ class Reranker:
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
         index: NeighborIndex | None,
+        checkpoint: str | None = None,
     ) -> Self:
         affinity.fit(scores)
         graph = Graph.from_neighbors(ids, affinity.weights(scores), progress=self.progress)
-        return self._assemble(affinity, graph, index)
+        return self._assemble(affinity, graph, index, checkpoint=checkpoint)
 
     def _assemble(
         self,
@@ -258,6 +262,7 @@ class Reranker:
         graph: Graph,
         index: NeighborIndex | None,
         prepared: dict[str, NDArray[Any]] | None = None,
+        checkpoint: str | None = None,
     ) -> Self:
         """Set the fitted state; `prepared` is what a solver stored of its offline work."""
         transfer = self._make_transfer()
@@ -270,7 +275,7 @@ class Reranker:
             "neighbors": _settings(make_method(self.neighbors)),
         }
         if prepared is None:
-            solver = solver.prepare(graph, transfer, progress=self.progress)
+            solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=checkpoint)
         else:
             solver = solver.restore(graph, transfer, prepared)
         self._affinity = affinity
@@ -307,20 +312,8 @@ class Reranker:
         DiffusionError
             If the queries do not fit the index, or it holds no vectors.
         """
-        index = self._fitted()._index
-        if index is None:
-            raise DiffusionError(
-                "search: this index was fitted from neighbour lists and holds no vectors; "
-                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
-            )
         k = check_integer(k, "k", low=1)
-        single = np.ndim(Q) == 1
-        queries = as_vectors(
-            np.asarray(Q)[None] if single else Q,
-            "Q",
-            metric=index.metric,
-            dimension=index.dimension,
-        )
+        index, queries, single = self._queries(Q)
         with kernels.guarded():
             depth = max(k, self.query_k, self.solver_.shortlist)
             first = index.search(queries, depth, progress=self.progress)
@@ -376,11 +369,70 @@ class Reranker:
         with kernels.guarded():
             return self._diffuse(scores, ids, k, restrict=restrict_to_candidates, single=single)
 
+    @property
+    def embedding_(self) -> NDArray[np.float32]:
+        """Spectral embedding of the items, U h(Λ)^½, shape (n, r), float32; solver "spectral" only.
+
+        The inner product of an item's embedding and a query's (`embed`) is the query's diffused
+        score of the item, so that any engine for inner products can serve diffusion.
+        """
+        return self._spectral().embedding_
+
+    def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
+        """Embed queries for an inner-product search among `embedding_`.
+
+        Parameters
+        ----------
+        Q : array_like, shape (nq, d) or (d,)
+            As `search` takes them.
+
+        Returns
+        -------
+        ndarray, shape (nq, r) or (r,), float32
+            h(Λ)^½ Uᵀ y, with y the observation that the first-stage neighbours make.
+
+        Raises
+        ------
+        DiffusionError
+            If the solver is not "spectral", or as `search` does.
+        """
+        solver = self._spectral()
+        index, queries, single = self._queries(Q)
+        with kernels.guarded():
+            first = index.search(queries, self.query_k, progress=self.progress)
+            embedded = solver.embed(self._observations(*first))
+        return embedded[0] if single else embedded
+
+    def _spectral(self) -> Spectral:
+        solver = self._fitted().solver_
+        if not isinstance(solver, Spectral):
+            raise DiffusionError(
+                f"solver: {solver.name!r} has no embedding; expected a Reranker with 'spectral'"
+            )
+        return solver
+
     def _fitted(self) -> Self:
         if not hasattr(self, "graph_"):
             raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
         check_integer(self.query_k, "query_k", low=1)
         return self
+
+    def _queries(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32], bool]:
+        """Check queries; return the index to search, them, and whether they were one vector."""
+        index = self._fitted()._index
+        if index is None:
+            raise DiffusionError(
+                "search: this index was fitted from neighbour lists and holds no vectors; "
+                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
+            )
+        single = np.ndim(Q) == 1
+        queries = as_vectors(
+            np.asarray(Q)[None] if single else Q,
+            "Q",
+            metric=index.metric,
+            dimension=index.dimension,
+        )
+        return index, queries, single
 
     def _observations(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64]
@@ -425,7 +477,7 @@ class Reranker:
                 )
                 reports.append(solution.report)
                 bar.update(part.stop - part.start)
-        self.report_ = Report.concatenate(reports)
+        self.report_ = type(reports[0]).concatenate(reports)
         return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
 
     # --- storage ---------------------------------------------------------------------------------

@@ -2,46 +2,37 @@
 
 import faiss
 import numpy as np
-from scipy import sparse
 from sklearn.datasets import load_digits
 
 import diffusion
 from diffusion import metrics
-from diffusion.solvers.spectral import Spectral
 
 X, labels = load_digits(return_X_y=True)
 X = X.astype(np.float32)
 faiss.normalize_L2(X)
 queries, gallery = X[:100], X[100:]
-ranker = diffusion.Reranker(k=50).fit(gallery)
+ranker = diffusion.Reranker(k=50, solver=diffusion.Spectral(rank=127, dense_nodes=0)).fit(gallery)
 
 # Offline: U h(Λ)^1/2, a vector for each item. They are all that has to be served.
-solver = Spectral(rank=127, dense_nodes=0)
-solver.prepare(ranker.graph_, diffusion.RegularizedLaplacian(0.99))
-items = solver.embedding_
-print(f"{items.shape[1]} dimensions, eigenvalues down to {solver.eigenvalues_[-1]:.3f}")
+items = ranker.embedding_
+print(f"{items.shape[1]} dimensions")
 
 flat = faiss.IndexFlatIP(items.shape[1])
 flat.add(items)
 
-# Product quantisation to 64 bytes an item; 64 parts of equal width.
+# Product quantisation to 32 bytes an item: 64 parts of equal width, 4 bits each.
 padded = np.pad(items, ((0, 0), (0, -items.shape[1] % 64)))
 quantised = faiss.IndexPQ(padded.shape[1], 64, 4, faiss.METRIC_INNER_PRODUCT)
 quantised.train(padded)
 quantised.add(padded)
 
 # Online: a query is the observation that its first-stage neighbours make, embedded.
-similarity, nearest = faiss.knn(queries, gallery, 10, metric=faiss.METRIC_INNER_PRODUCT)
-y = sparse.csr_array(
-    (np.maximum(similarity, 0).ravel() ** 3, nearest.ravel(), np.arange(0, 1001, 10)),
-    shape=(len(queries), len(gallery)),
-)
-embedded = solver.embed(y)
+embedded = ranker.embed(queries)
 padded_queries = np.pad(embedded, ((0, 0), (0, -embedded.shape[1] % 64)))
 
 answers = {
     "first stage": faiss.knn(queries, gallery, 100, metric=faiss.METRIC_INNER_PRODUCT)[1],
-    "CG": ranker.search(queries, k=100)[1],
+    "diffusion": ranker.search(queries, k=100)[1],
     "embedding": flat.search(embedded, 100)[1],
     "quantised": quantised.search(padded_queries, 100)[1],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
@@ -88,8 +89,18 @@ class Solver(ABC):
     shortlist: int = 0
 
     @abstractmethod
-    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+    def prepare(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Do the offline work; return the solver, ready to solve.
+
+        `progress` shows bars on standard error. `checkpoint` is a directory in which offline work
+        that can go on after a kill keeps what it has; the caller discards it.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -44,7 +45,14 @@ class BlockCG(Solver):
         check_integer(self.max_iter, "max_iter", low=1)
         check_integer(self.block_size, "block_size", low=1)
 
-    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+    def prepare(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Take the graph and the transfer function; there is nothing else to do offline.
 
         Raises

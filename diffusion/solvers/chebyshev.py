@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -81,7 +82,14 @@ class Chebyshev(Solver):
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.block_size, "block_size", low=1)
 
-    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+    def prepare(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Compute the coefficients.
 
         Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -83,7 +84,14 @@ class Hybrid(BlockCG):
         check_integer(self.min_nodes, "min_nodes", low=0)
         check_integer(self.seed, "seed", low=0)
 
-    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+    def prepare(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Compute the eigenpairs.
 
         Raises

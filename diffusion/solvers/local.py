@@ -133,7 +133,14 @@ class Local(Solver):
         if self.threads is not None:
             check_integer(self.threads, "threads", low=1)
 
-    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+    def prepare(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Take the graph and the transfer function, and the square roots of the degrees.
 
         Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -71,7 +72,14 @@ class Truncated(Solver):
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.max_iter, "max_iter", low=1)
 
-    def prepare(self, graph: Graph, transfer: Transfer, *, progress: bool = False) -> Self:
+    def prepare(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Take the graph and the transfer function; there is nothing else to do offline.
 
         Raises
