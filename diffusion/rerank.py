@@ -47,8 +47,14 @@ class Reranker:
         Edge weight of a neighbour: `"cosine"` is max(s, 0)^γ of a cosine or inner product s,
         `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
         distance in the lists.
-    solver : {"cg"} or solver object, default "cg"
-        How x is computed; `CG(tol=1e-6, max_iter=200)` to set its numerics.
+    solver : str or solver object, default "cg"
+        How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
+        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact:
+        "cg" (any size), "hybrid" (fewer iterations for a basis made offline), "chebyshev" (any
+        transfer function). Approximate: "spectral" (a dot product online), "columns" (fastest
+        online, offline work and 8 n keep bytes), "truncated" (the shortlist alone), "local" (a
+        neighbourhood alone, whatever n; says which rankings are certainly exact). The README has
+        a table with measured figures.
     alpha : float in [0, 1), default 0.99
         Short for ``transfer=RegularizedLaplacian(alpha)``; not used where `transfer` is given.
     transfer : transfer function, optional
