@@ -31,6 +31,22 @@ class Affinity(Protocol):
     def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map scores of any shape to weights >= 0, 0 where padded (-inf)."""
 
+    def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map a query's scores (m, k) to its observation, `weights` in float64.
+
+        A row whose largest weight is outside [1e-18, 1e18] is multiplied by what brings it
+        there, so that neither it nor what is made of it leaves the range of float32.
+        """
+
+
+_LEAST, _MOST = -18 * np.log(10), 18 * np.log(10)
+
+
+def _from_logarithms(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
+    largest = logarithms.max(axis=1, keepdims=True, initial=-np.inf)
+    shift = np.where(np.isfinite(largest), np.clip(largest, _LEAST, _MOST) - largest, 0.0)
+    return np.exp(logarithms + shift)
+
 
 @dataclass
 class PowerAffinity:
@@ -57,35 +73,44 @@ class PowerAffinity:
         similarity = np.maximum(scores, np.float32(0))
         if self.scale != 1.0:
             similarity /= np.float32(self.scale)
-        # Well below float32's limit even where a query outscores every pair of the collection.
-        np.minimum(similarity, np.float32(1e38 ** (1 / max(self.gamma, 1.0))), out=similarity)
         return np.power(similarity, np.float32(self.gamma), out=similarity)
+
+    def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map a query's scores (m, k) to its observation, in float64."""
+        similarity = np.maximum(scores.astype(np.float64), 0) / self.scale
+        with np.errstate(divide="ignore"):
+            return _from_logarithms(self.gamma * np.log(similarity))
 
 
 @dataclass
 class GaussianAffinity:
     """w = exp(-γ d² / (2 σ²)) of a distance d, whose score is -d².
 
-    σ² is the median squared distance in the neighbour lists. For unit vectors and σ = 1 this is
-    the cosine's power to first order: cos^γ = (1 - d²/2)^γ.
+    σ² is the median squared distance in the neighbour lists, exact duplicates left out. For unit
+    vectors and σ = 1 this is the cosine's power to first order: cos^γ = (1 - d²/2)^γ.
     """
 
     gamma: float = 3.0
     scale: float = field(default=1.0)
 
     def fit(self, scores: NDArray[np.float32]) -> None:
-        """Set σ² to the median squared distance of (a sample of) the lists, 1 if that is 0."""
+        """Set σ² to the median positive squared distance of (a sample of) the lists, or else 1."""
         rows = max(1, _SAMPLE // scores.shape[1])
         sample = scores[:: max(1, len(scores) // rows)]
-        sample = sample[sample > -np.inf]
+        sample = sample[(sample > -np.inf) & (sample < 0)]
         self.scale = float(-np.median(sample)) if len(sample) else 1.0
-        if self.scale <= 0:
-            self.scale = 1.0
 
     def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map negative squared distances of any shape to weights in [0, 1]."""
-        exponent = np.minimum(scores, np.float32(0)) * np.float32(self.gamma / (2 * self.scale))
+        factor = np.float32(min(self.gamma / (2 * self.scale), 1e38))
+        with np.errstate(over="ignore"):  # to -inf, a weight of 0
+            exponent = np.minimum(scores, np.float32(0)) * factor
         return np.exp(exponent, out=exponent)
+
+    def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map a query's negative squared distances (m, k) to its observation, in float64."""
+        distances = np.minimum(scores.astype(np.float64), 0)
+        return _from_logarithms(distances * (self.gamma / (2 * self.scale)))
 
 
 AFFINITIES = ("cosine", "gaussian")

@@ -21,7 +21,7 @@ from .errors import ConvergenceWarning, DiffusionError
 from .neighbors import METHODS
 from .rerank import Reranker, load
 from .solvers import SOLVERS
-from .validation import METRICS
+from .validation import METRICS, check_integer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
+    except MemoryError:
+        _say("error: not enough memory; a smaller -k, or vectors in parts, needs less")
+        return 2
+    except (OSError, UnicodeError, OverflowError) as error:
+        _say(f"error: {error}")
+        return 2
     return 0
 
 
@@ -172,8 +178,12 @@ def _rerank(options: argparse.Namespace) -> None:
 
 def _check_output(options: argparse.Namespace) -> None:
     """Complain before the work about what would only fail after it."""
-    if options.output is not None and not Path(options.output).absolute().parent.is_dir():
-        raise DiffusionError(f"{options.output}: expected its directory to exist")
+    if options.output is not None:
+        path = Path(options.output).absolute()
+        if not options.output or path.is_dir() or not path.parent.is_dir():
+            raise DiffusionError(
+                f"-o {options.output!r}: expected a file in a directory that exists"
+            )
 
 
 def _write(options: argparse.Namespace, scores: Any, ids: Any) -> None:
@@ -186,12 +196,12 @@ def _write(options: argparse.Namespace, scores: Any, ids: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     labels = (options.gallery_labels, options.query_labels)
-    if (options.qrels is None) == (None in labels) or (options.qrels and any(labels)):
+    if (options.qrels is None) == (None in labels) or (options.qrels is not None and any(labels)):
         raise DiffusionError(
             "--qrels, or --gallery-labels and --query-labels: expected one of them"
         )
     _, ids = runs.read_results(options.results)
-    if options.qrels:
+    if options.qrels is not None:
         with _named(ids=options.results):
             hits, relevant = metrics.hits_from_lists(ids, *runs.read_qrels(options.qrels, len(ids)))
     else:
@@ -204,8 +214,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "mAP (trapezoidal)": metrics.trapezoidal_average_precision(hits, relevant),
     }
     for k in options.at:
-        if k < 1:
-            raise DiffusionError(f"--at: expected integers of at least 1, got {k}")
+        check_integer(k, "--at", low=1)
         figures[f"mP@{k}"] = metrics.precision_at(hits, relevant, k)
         figures[f"recall@{k}"] = metrics.recall_at(hits, relevant, k)
     means = {name: float(np.nanmean(values)) for name, values in figures.items()}

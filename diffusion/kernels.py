@@ -9,20 +9,37 @@ so that a result does not depend on how many threads made it.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 
+from .errors import DiffusionError
+
 # Nodes a chunk: small enough to share out among many cores, large enough to amortise the task.
 CHUNK = 512
 
+
+def _compiled(**options: Any) -> Callable[[Any], Any]:
+    """numba.njit, cached on disk where there is a place to write to."""
+
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:
+            return numba.njit(nogil=True, **options)(function)
+
+    return decorate
+
+
 # "contract" alone: a fused multiply-add is faster and more accurate; reassociation is only faster.
-_parallel = numba.njit(parallel=True, cache=True, nogil=True, fastmath={"contract"})
-_serial = numba.njit(cache=True, nogil=True)
+parallel = _compiled(parallel=True, fastmath={"contract"})
+serial = _compiled()
+contracting = _compiled(fastmath={"contract"})
 
 
 def chunks(n: int) -> int:
@@ -30,26 +47,53 @@ def chunks(n: int) -> int:
     return -(-n // CHUNK)
 
 
+_lock = threading.RLock()
+_state = {"used": False, "forked": False}
+
+
 @cache
+def _layer() -> str:
+    block = np.zeros((1, 1), np.float32)
+    direction_block(np.zeros(1), block, block)  # the layer is chosen with the first launch
+    return str(numba.threading_layer())
+
+
 def concurrent() -> bool:
     """Whether kernels may run from several Python threads at once.
 
     They may on numba's OpenMP and TBB layers. Its own "workqueue", the last resort where neither
     is installed, aborts the process.
     """
-    block = np.zeros((1, 1), np.float32)
-    direction_block(np.zeros(1), block, block)  # the layer is chosen with the first launch
-    return bool(numba.threading_layer() != "workqueue")
+    with _lock:
+        return _layer() != "workqueue"
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Hold the kernels for this thread alone where they must not run concurrently."""
+    """Hold the kernels for this thread alone where they must not run concurrently.
+
+    Raises
+    ------
+    DiffusionError
+        In a process that was forked from one that had used them: the threads that OpenMP keeps
+        do not survive a fork, and a kernel would wait for them or abort.
+    """
+    if _state["forked"]:
+        raise DiffusionError(
+            "process: forked from one that had already searched or fitted, which the threads of "
+            "OpenMP do not survive; expected the start method 'spawn', or a fork before first use"
+        )
+    _state["used"] = True
     with contextlib.nullcontext() if concurrent() else _lock:
         yield
 
 
-_lock = threading.RLock()
+def _after_fork() -> None:
+    _state["forked"] = _state["used"]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
@@ -66,15 +110,12 @@ def using_cores(cores: int) -> Iterator[None]:
 # --- neighbour lists -----------------------------------------------------------------------------
 
 
-@_parallel
-def tidy_lists(
-    scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any, repeated: Any
-) -> None:
+@parallel
+def tidy_lists(scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any) -> None:
     """Copy neighbour lists without the node itself, equal scores in ascending order of id.
 
     Row i of `scores`, `ids` (m, w) lists the neighbours of node first + i, best first, -1 padded.
     Its best k others go to row i of `out_scores`, `out_ids` (m, k), padded with -inf and -1.
-    `repeated[i]` is set where a row lists an item twice.
     """
     m, width = ids.shape
     k = out_ids.shape[1]
@@ -86,9 +127,6 @@ def tidy_lists(
             j, s = ids[i, a], scores[i, a]
             if j < 0 or j == first + i:
                 continue
-            for t in range(size):
-                if row_ids[t] == j:
-                    repeated[i] = True
             t = size
             while t > 0 and row_scores[t - 1] == s and row_ids[t - 1] > j:
                 row_scores[t], row_ids[t] = row_scores[t - 1], row_ids[t - 1]
@@ -105,7 +143,7 @@ def tidy_lists(
 # --- graph construction --------------------------------------------------------------------------
 
 
-@_parallel
+@parallel
 def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: Any) -> None:
     """Reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a], else 0.
 
@@ -135,7 +173,7 @@ def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: An
         counts[i] = count
 
 
-@_serial
+@serial
 def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any, Any]:
     """Breadth-first order that visits the neighbours of a node in ascending degree.
 
@@ -174,7 +212,7 @@ def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any,
     return order, component
 
 
-@_parallel
+@parallel
 def normalized_rows(
     ids: Any,
     mutual: Any,
@@ -208,7 +246,7 @@ def normalized_rows(
 # --- conjugate gradient --------------------------------------------------------------------------
 
 
-@_parallel
+@parallel
 def laplacian_block(
     indptr: Any, indices: Any, weights: Any, alpha: Any, P: Any, Q: Any, dots: Any
 ) -> None:
@@ -234,7 +272,7 @@ def laplacian_block(
                     e += 1
                 q = P[i, 0] - alpha * ((t0 + t1) + (t2 + t3))
                 Q[i, 0] = q
-                dot[0] += P[i, 0] * q
+                dot[0] += np.float64(P[i, 0]) * q
                 continue
             total[:] = 0
             # Four edges a pass: the running total is loaded and stored once for the four.
@@ -254,10 +292,10 @@ def laplacian_block(
             for c in range(b):
                 q = P[i, c] - alpha * total[c]
                 Q[i, c] = q
-                dot[c] += P[i, c] * q
+                dot[c] += np.float64(P[i, c]) * q
 
 
-@_parallel
+@parallel
 def residual_block(
     indptr: Any,
     indices: Any,
@@ -297,7 +335,7 @@ def residual_block(
                 square[c] += residual[c] * residual[c]
 
 
-@_parallel
+@parallel
 def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
     """X += step P (float64) and R -= step Q (float32); squares[chunk, c] = Σ R[:, c]² over it."""
     n, b = P.shape
@@ -309,10 +347,10 @@ def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
                 X[i, c] += step[c] * P[i, c]
                 r = np.float32(R[i, c] - step[c] * Q[i, c])
                 R[i, c] = r
-                square[c] += r * r
+                square[c] += np.float64(r) * r
 
 
-@_parallel
+@parallel
 def direction_block(beta: Any, R: Any, P: Any) -> None:
     """P = R + β P, column by column."""
     n, b = P.shape
@@ -321,9 +359,9 @@ def direction_block(beta: Any, R: Any, P: Any) -> None:
             P[i, c] = R[i, c] + beta[c] * P[i, c]
 
 
-@_parallel
-def columns_to_rows(X: Any, position: Any, out: Any) -> None:
-    """out[c, i] = X[position[i], c]: from a block in storage order to rows in the user's.
+@parallel
+def columns_to_rows(X: Any, position: Any, scale: Any, out: Any) -> None:
+    """out[c, i] = scale[c] X[position[i], c]: from a block in storage order to rows in the user's.
 
     As many columns as `out` has rows; X may have more.
     """
@@ -332,19 +370,19 @@ def columns_to_rows(X: Any, position: Any, out: Any) -> None:
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             p = position[i]
             for c in range(b):
-                out[c, i] = X[p, c]
+                out[c, i] = scale[c] * X[p, c]
 
 
 # --- ranking -------------------------------------------------------------------------------------
 
 
-@_serial
+@serial
 def _before(value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
     """Whether a ranks before b: a larger value, or an equal one and a smaller id."""
     return value_a > value_b or (value_a == value_b and id_a < id_b)
 
 
-@_serial
+@serial
 def _sift_down(values: Any, ids: Any, size: int) -> None:
     """Restore the heap whose root is the entry that ranks last, after its root was replaced."""
     root = 0
@@ -363,7 +401,7 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
         root = child
 
 
-@_parallel
+@parallel
 def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
     """Write the k largest positive entries of each row of x (m, n), equal ones by ascending id.
 
@@ -387,7 +425,7 @@ def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
             _sift_down(values, ids, size)
 
 
-@_parallel
+@parallel
 def largest_positive_sparse(
     indptr: Any, indices: Any, data: Any, out_values: Any, out_ids: Any
 ) -> None:
@@ -407,7 +445,7 @@ def largest_positive_sparse(
             _sift_down(values, ids, size)
 
 
-@_parallel
+@parallel
 def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> None:
     """out[row, a] = the entry of a CSR row, indices ascending, at ids[row, a]; 0 for none."""
     m, c = ids.shape

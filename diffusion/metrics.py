@@ -4,7 +4,7 @@ Every metric takes `hits`, a boolean array (nq, k) that says whether the item at
 relevant, and `n_relevant` (nq,), how many relevant items the collection holds for each query. It
 returns a value for each query, NaN where a query has nothing relevant to find; a mean over
 queries is `numpy.nanmean`. Junk (items that are neither right nor wrong) is taken out of the
-ranking first, by `remove_junk` or through the `junk` argument of `hits_from_lists`.
+ranking first, through the `junk` argument of `hits_from_lists`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import DiffusionError
+from .validation import check_integer
 
 Values = NDArray[np.float64]
 
@@ -58,6 +59,7 @@ def hits_from_labels(
             f"ids: expected values in [-1, {len(gallery)}), the number of gallery_labels; got "
             f"[{ids.min()}, {ids.max()}]"
         )
+    _refuse_repeats(ids)
     hits = (gallery[ids] == queries[:, None]) & (ids >= 0)
     names, counts = np.unique(gallery, return_counts=True)
     where = np.minimum(np.searchsorted(names, queries), len(names) - 1)
@@ -91,6 +93,9 @@ def hits_from_lists(
             f"ids: expected shape ({len(relevant)}, k), a row for each list of relevant items, "
             f"got {ids.shape}"
         )
+    _refuse_repeats(ids)
+    if junk is not None and len(junk) != len(ids):
+        raise DiffusionError(f"junk: expected {len(ids)} collections, got {len(junk)}")
     hits = np.zeros(ids.shape, bool)
     for row, wanted in enumerate(relevant):
         ranked = ids[row]
@@ -101,10 +106,21 @@ def hits_from_lists(
     return hits, np.array([len(set(wanted)) for wanted in relevant], dtype=np.int64)
 
 
+def _refuse_repeats(ids: NDArray[np.integer]) -> None:
+    """Raise where an item stands twice in a ranking, for it would count twice."""
+    ordered = np.sort(ids, axis=1)
+    repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+    if repeated.any():
+        row = int(np.argmax(repeated))
+        raise DiffusionError(
+            f"ids: expected each item at most once in a row, row {row} repeats one"
+        )
+
+
 def _at_hits(hits: ArrayLike, n_relevant: ArrayLike) -> tuple[NDArray[np.bool_], Values, Values]:
     hits = np.asarray(hits, dtype=bool)
     n_relevant = np.asarray(n_relevant, dtype=np.float64)
-    if hits.ndim != 2 or n_relevant.shape != hits.shape[:1]:
+    if hits.ndim != 2 or not hits.shape[1] or n_relevant.shape != hits.shape[:1]:
         raise DiffusionError(
             f"hits, n_relevant: expected shapes (nq, k) and (nq,), got {hits.shape} and "
             f"{n_relevant.shape}"
@@ -180,6 +196,7 @@ def precision_at(
     [1.0]
     """
     hits, n_relevant, found = _at_hits(hits, n_relevant)
+    k = check_integer(k, "k", low=1)
     top = found[:, min(k, hits.shape[1]) - 1]
     depth = np.full(len(hits), float(k))
     if revisited:
@@ -198,4 +215,5 @@ def recall_at(hits: ArrayLike, n_relevant: ArrayLike, k: int) -> Values:
     [0.25]
     """
     hits, n_relevant, found = _at_hits(hits, n_relevant)
+    k = check_integer(k, "k", low=1)
     return _divide(found[:, min(k, hits.shape[1]) - 1], n_relevant)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from . import kernels
 from .checkpoint import ListsCheckpoint
 from .errors import DiffusionError
-from .validation import METRICS, as_vectors, check_choice, check_integer
+from .validation import METRICS, as_vectors, center_of, check_choice, check_integer
 
 # Queries searched between two updates of the progress bar.
 _BLOCK = 1024
@@ -51,8 +51,8 @@ class IVF:
 
     def __post_init__(self) -> None:
         if self.nlist is not None:
-            check_integer(self.nlist, "nlist", low=1)
-        check_integer(self.nprobe, "nprobe", low=1)
+            object.__setattr__(self, "nlist", check_integer(self.nlist, "nlist", low=1))
+        object.__setattr__(self, "nprobe", check_integer(self.nprobe, "nprobe", low=1))
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ class HNSW:
     name: ClassVar[str] = "hnsw"
 
     def __post_init__(self) -> None:
-        check_integer(self.m, "m", low=2)
-        check_integer(self.ef_construction, "ef_construction", low=1)
-        check_integer(self.ef_search, "ef_search", low=1)
+        for name, low in (("m", 2), ("ef_construction", 1), ("ef_search", 1)):
+            object.__setattr__(self, name, check_integer(getattr(self, name), name, low=low))
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class NNDescent:
     def __post_init__(self) -> None:
         for name in ("n_trees", "n_iters"):
             if getattr(self, name) is not None:
-                check_integer(getattr(self, name), name, low=1)
-        check_integer(self.seed, "seed", low=0)
+                object.__setattr__(self, name, check_integer(getattr(self, name), name, low=1))
+        object.__setattr__(self, "seed", check_integer(self.seed, "seed", low=0))
 
 
 Method = Exact | IVF | HNSW | NNDescent
@@ -133,6 +132,9 @@ class NeighborIndex:
         As `validation.as_vectors` returns them: unit rows for the cosine.
     metric : {"cosine", "inner_product", "euclidean"}
     method : Exact, IVF, HNSW or NNDescent
+    center : ndarray, shape (d,), optional
+        What was subtracted from the vectors, to be subtracted from queries: for `"euclidean"`,
+        distances are computed as ||x||² + ||y||² - 2<x, y>, which loses all digits far from 0.
     progress : bool, default False
         Show bars on standard error.
 
@@ -147,10 +149,12 @@ class NeighborIndex:
         metric: str,
         method: Method,
         *,
+        center: NDArray[np.float64] | None = None,
         progress: bool = False,
     ) -> None:
         self.metric = metric
         self.method = method
+        self.center = center
         self.size, self.dimension = vectors.shape
         self.vectors: NDArray[np.float32] | None = vectors
         self._serialized: NDArray[np.uint8] | None = None
@@ -161,28 +165,33 @@ class NeighborIndex:
     @classmethod
     def restore(
         cls,
-        vectors: NDArray[np.float32] | None,
-        serialized: NDArray[np.uint8] | None,
+        arrays: dict[str, NDArray[Any]],
         metric: str,
         method: Method,
         shape: tuple[int, int],
     ) -> NeighborIndex:
         """Wrap what `arrays` returned, without reading it."""
         index = cls.__new__(cls)
-        index.metric, index.method, index.vectors = metric, method, vectors
+        index.metric, index.method = metric, method
+        index.vectors, index._serialized = arrays.get("vectors"), arrays.get("faiss")
+        index.center = arrays.get("center")
         index.size, index.dimension = shape
-        index._serialized = serialized
+        if index.vectors is not None and index.vectors.shape != shape:
+            raise ValueError(f"vectors of shape {index.vectors.shape}, expected {shape}")
+        if index.vectors is None and index._serialized is None:
+            raise KeyError("vectors")
         return index
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what has to be stored: the vectors, or the faiss index that holds them."""
+        center = {} if self.center is None else {"center": self.center}
         if self.vectors is not None:
-            return {"vectors": self.vectors}
+            return {"vectors": self.vectors, **center}
         if self._serialized is not None:
-            return {"faiss": self._serialized}
+            return {"faiss": self._serialized, **center}
         import faiss
 
-        return {"faiss": faiss.serialize_index(self._faiss)}
+        return {"faiss": faiss.serialize_index(self._faiss), **center}
 
     @cached_property
     def _faiss(self) -> Any:
@@ -276,7 +285,9 @@ class NeighborIndex:
         for start in _blocks(begin, len(queries), progress, f"{self.method.name} search"):
             stop = min(len(queries), start + _BLOCK)
             scores, ids = self._search_block(queries[start:stop], width)
-            _tidy(scores, ids, first + start, out_scores[start:stop], out_ids[start:stop])
+            kernels.tidy_lists(
+                scores, ids, first + start, out_scores[start:stop], out_ids[start:stop]
+            )
             if checkpoint is not None:
                 checkpoint.done(stop)
 
@@ -337,7 +348,7 @@ class NeighborIndex:
                 scores = np.minimum(np.einsum("iad,id->ia", others, own), np.float32(1))
             scores[listed < 0] = -np.inf
             by_score = np.argsort(-scores, axis=1, kind="stable")
-            _tidy(
+            kernels.tidy_lists(
                 np.take_along_axis(scores, by_score, axis=1),
                 np.take_along_axis(listed, by_score, axis=1),
                 start,
@@ -386,8 +397,11 @@ def nearest_neighbors(
     """
     k = check_integer(k, "k", low=1)
     metric = check_metric(metric, method := make_method(method))
-    index = NeighborIndex(as_vectors(X, "X", metric=metric), metric, method, progress=progress)
-    return index.neighbors(k, progress=progress)
+    center = center_of(X, "X") if metric == "euclidean" else None
+    vectors = as_vectors(X, "X", metric=metric, center=center)
+    with kernels.guarded():
+        index = NeighborIndex(vectors, metric, method, center=center, progress=progress)
+        return index.neighbors(k, progress=progress)
 
 
 def check_metric(metric: object, method: Method) -> str:
@@ -404,33 +418,11 @@ def check_metric(metric: object, method: Method) -> str:
 def tidy_lists(
     scores: NDArray[np.float32], ids: NDArray[Any], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Bring given neighbour lists (n, w) to the form of `NeighborIndex.neighbors`, k wide.
-
-    Raises
-    ------
-    DiffusionError
-        If a row lists an item twice.
-    """
+    """Bring given neighbour lists (n, w) to the form of `NeighborIndex.neighbors`, k wide."""
     out_scores = np.empty((len(ids), k), np.float32)
     out_ids = np.empty((len(ids), k), np.int32)
-    _tidy(scores, ids, 0, out_scores, out_ids)
+    kernels.tidy_lists(scores, ids, 0, out_scores, out_ids)
     return out_scores, out_ids
-
-
-def _tidy(
-    scores: NDArray[np.float32],
-    ids: NDArray[Any],
-    first: int,
-    out_scores: NDArray[np.float32],
-    out_ids: NDArray[Any],
-) -> None:
-    repeated = np.zeros(len(ids), bool)
-    kernels.tidy_lists(scores, ids, first, out_scores, out_ids, repeated)
-    if repeated.any():
-        row = int(np.argmax(repeated))
-        raise DiffusionError(
-            f"ids: expected each item at most once in a row, row {row} repeats one"
-        )
 
 
 def _blocks(begin: int, n: int, progress: bool, description: str) -> Iterator[int]:

@@ -21,12 +21,15 @@ from .graph import Graph
 from .neighbors import METHODS, Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .solvers import SOLVERS, Solver, Spectral, make_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
-from .validation import as_lists, as_vectors, check_integer
+from .validation import as_lists, as_vectors, center_of, check_integer
 
 Results = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 # Diffused scores held at a time, in values: 256 MiB of float32.
 _BATCH_VALUES = 1 << 26
+
+# How far a list is widened to hold every item that ties for the last place in an observation.
+_WIDEST_TIE = 4096
 
 
 class Reranker:
@@ -183,16 +186,12 @@ class Reranker:
             If a parameter or X is not as described; the message names it, and the row.
         """
         affinity = self._check_parameters()
-        method = make_method(self.neighbors)
-        vectors = as_vectors(X, "X", metric=self.metric)
-        index = NeighborIndex(vectors, self.metric, method, progress=self.progress)
-        scores, ids = index.neighbors(self.k, progress=self.progress, checkpoint=checkpoint)
-        columns = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
-        self._fit_lists(affinity, scores, ids, index, columns)
-        for part in (checkpoint, columns):
-            if part is not None:
-                discard(part)
-        return self
+        with kernels.guarded():
+            index = self._index_of(X)
+            # Wider lists would be padding: nothing has more neighbours than there are others.
+            k = min(int(self.k), max(1, index.size - 1))
+            scores, ids = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
+            return self._fit_lists(affinity, scores, ids, index, checkpoint)
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
@@ -220,17 +219,27 @@ class Reranker:
         """
         affinity = self._check_parameters()
         scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
-        index = None
-        if X is not None:
-            vectors = as_vectors(X, "X", metric=self.metric)
-            if len(vectors) != len(ids):
-                raise DiffusionError(
-                    f"X: expected {len(ids)} rows, one for each neighbour list, got {len(vectors)}"
-                )
-            index = NeighborIndex(
-                vectors, self.metric, make_method(self.neighbors), progress=self.progress
-            )
-        return self._fit_lists(affinity, *tidy_lists(scores, ids, self.k), index)
+        with kernels.guarded():
+            index = None
+            if X is not None:
+                index = self._index_of(X)
+                if index.size != len(ids):
+                    raise DiffusionError(
+                        f"X: expected {len(ids)} rows, one for each neighbour list, "
+                        f"got {index.size}"
+                    )
+            k = min(int(self.k), ids.shape[1])
+            return self._fit_lists(affinity, *tidy_lists(scores, ids, k), index)
+
+    def _index_of(self, X: ArrayLike) -> NeighborIndex:
+        center = center_of(X, "X") if self.metric == "euclidean" else None
+        return NeighborIndex(
+            as_vectors(X, "X", metric=self.metric, center=center),
+            self.metric,
+            make_method(self.neighbors),
+            center=center,
+            progress=self.progress,
+        )
 
     def _check_parameters(self) -> Affinity:
         check_integer(self.k, "k", low=1)
@@ -256,11 +265,17 @@ class Reranker:
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
         index: NeighborIndex | None,
-        checkpoint: str | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         affinity.fit(scores)
         graph = Graph.from_neighbors(ids, affinity.weights(scores), progress=self.progress)
-        return self._assemble(affinity, graph, index, checkpoint=checkpoint)
+        if checkpoint is None:
+            return self._assemble(affinity, graph, index)
+        of_solver = f"{os.fspath(checkpoint)}.solver"
+        self._assemble(affinity, graph, index, checkpoint=of_solver)
+        discard(checkpoint)
+        discard(of_solver)
+        return self
 
     def _assemble(
         self,
@@ -321,9 +336,10 @@ class Reranker:
         k = check_integer(k, "k", low=1)
         index, queries, single = self._queries(Q)
         with kernels.guarded():
-            depth = max(k, self.query_k, self.solver_.shortlist)
-            first = index.search(queries, depth, progress=self.progress)
-            return self._diffuse(*first, k, restrict=False, single=single)
+            depth = int(min(max(k, self.query_k + 1, self.solver_.shortlist), self.n_items_))
+            scores, ids = index.search(queries, depth, progress=self.progress)
+            observed = self._observed(index, queries, scores, ids)
+            return self._diffuse(scores, ids, observed, k, restrict=False, single=single)
 
     def rerank(
         self,
@@ -370,10 +386,12 @@ class Reranker:
             metric=self._fitted_parameters["metric"],
         )
         scores, ids = _padding_last(scores, ids.astype(np.int64, copy=False))
-        _refuse_repeats(ids)
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         with kernels.guarded():
-            return self._diffuse(scores, ids, k, restrict=restrict_to_candidates, single=single)
+            observed = scores[:, : self.query_k], ids[:, : self.query_k]
+            return self._diffuse(
+                scores, ids, observed, k, restrict=restrict_to_candidates, single=single
+            )
 
     @property
     def embedding_(self) -> NDArray[np.float32]:
@@ -405,8 +423,10 @@ class Reranker:
         solver = self._spectral()
         index, queries, single = self._queries(Q)
         with kernels.guarded():
-            first = index.search(queries, self.query_k, progress=self.progress)
-            embedded = solver.embed(self._observations(*first))
+            depth = int(min(self.query_k + 1, self.n_items_))
+            first = index.search(queries, depth, progress=self.progress)
+            observed = self._observed(index, queries, *first)
+            embedded = solver.embed(self._observations(*observed))
         return embedded[0] if single else embedded
 
     def _spectral(self) -> Spectral:
@@ -437,25 +457,51 @@ class Reranker:
             "Q",
             metric=index.metric,
             dimension=index.dimension,
+            center=index.center,
         )
         return index, queries, single
+
+    def _observed(
+        self,
+        index: NeighborIndex,
+        queries: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+    ) -> Results:
+        """Take the query_k best of lists at least one longer, the same whatever their length.
+
+        Where several tie for the last place, those of the lowest ids are taken; which ones a
+        list holds is an engine's choice, so that it is widened until it holds them all, up to a
+        limit.
+        """
+        query_k = int(self.query_k)
+        if scores.shape[1] <= query_k:
+            return scores, ids
+        best_scores, best_ids = scores[:, :query_k].copy(), ids[:, :query_k].copy()
+        width = scores.shape[1]
+        last = scores[:, query_k - 1]
+        rows = np.flatnonzero((ids[:, -1] >= 0) & (last == scores[:, -1]))
+        while len(rows) and width < min(_WIDEST_TIE, index.size):
+            width = min(2 * width, index.size)
+            scores, ids = index.search(queries[rows], width)
+            best_scores[rows], best_ids[rows] = scores[:, :query_k], ids[:, :query_k]
+            rows = rows[(ids[:, -1] >= 0) & (scores[:, query_k - 1] == scores[:, -1])]
+        return best_scores, best_ids
 
     def _observations(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64]
     ) -> sparse.csr_array:
-        """Weights of the query_k best candidates of each query, shape (nq, n)."""
-        best = ids[:, : self.query_k]
-        real = best >= 0
-        weights = self._affinity.weights(scores[:, : self.query_k])
+        """Turn query_k candidates of each query into observations, shape (nq, n)."""
+        real = ids >= 0
+        weights = self._affinity.observation(scores)
         indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-        return sparse.csr_array(
-            (weights[real].astype(np.float64), best[real], indptr), shape=(len(ids), self.n_items_)
-        )
+        return sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), self.n_items_))
 
     def _diffuse(
         self,
         scores: NDArray[np.float32],
         ids: NDArray[np.int64],
+        observed: Results,
         k: int,
         *,
         restrict: bool,
@@ -470,9 +516,8 @@ class Reranker:
         with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
             for start in range(0, nq, batch):
                 part = slice(start, min(nq, start + batch))
-                solution = self.solver_.solve(
-                    self._observations(scores[part], ids[part]), candidates=ids[part]
-                )
+                y = self._observations(observed[0][part], observed[1][part])
+                solution = self.solver_.solve(y, candidates=ids[part])
                 _rank(
                     solution.x,
                     scores[part],
@@ -511,7 +556,7 @@ class Reranker:
             )
         content = {
             "library": __version__,
-            "parameters": self._fitted_parameters,
+            "parameters": {**self._fitted_parameters, "query_k": self.query_k},
             "affinity_scale": self._affinity.scale,
             "sizes": {
                 "items": graph.n_nodes,
@@ -547,16 +592,19 @@ class Reranker:
                 for name, array in arrays.items()
                 if name.startswith(_SOLVER)
             }
+            ranker._check_parameters()
+            stored_graph = {name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS}
+            for name, array in stored_graph.items():
+                _check_stored(name, array, sizes)
             graph = Graph(
-                **{name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS},
+                **stored_graph,
                 n_components=sizes["components"],
                 n_isolated=sizes["isolated"],
             )
             index = None
             if sizes["dimension"] is not None:
                 index = NeighborIndex.restore(
-                    arrays.get("vectors"),
-                    arrays.get("faiss"),
+                    arrays,
                     ranker.metric,
                     make_method(ranker.neighbors),
                     (sizes["items"], sizes["dimension"]),
@@ -599,15 +647,23 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
 
 _PLAIN_PARAMETERS = ("k", "affinity", "query_k", "gamma", "metric")
 _SOLVER = "solver_"
-_GRAPH_ARRAYS = (
-    "indptr",
-    "indices",
-    "weights",
-    "order",
-    "position",
-    "degrees",
-    "components",
-)
+_GRAPH_ARRAYS = {
+    "indptr": np.int64,
+    "indices": np.int32,
+    "weights": np.float32,
+    "order": np.int32,
+    "position": np.int32,
+    "degrees": np.float64,
+    "components": np.int32,
+}
+
+
+def _check_stored(name: str, array: NDArray[Any], sizes: dict[str, int]) -> None:
+    """Raise unless an array of the graph has the shape and type that the sizes say."""
+    length = {"indptr": sizes["items"] + 1, "indices": 2 * sizes["edges"]}
+    length["weights"] = length["indices"]
+    if array.shape != (length.get(name, sizes["items"]),) or array.dtype != _GRAPH_ARRAYS[name]:
+        raise ValueError(f"graph_{name}: {array.dtype} of shape {array.shape}")
 
 
 def _settings(settings: Any) -> dict[str, Any]:
@@ -631,16 +687,6 @@ def _padding_last(
         scores = np.take_along_axis(np.where(padded, np.float32(-np.inf), scores), order, axis=1)
         ids = np.take_along_axis(ids, order, axis=1)
     return scores, ids
-
-
-def _refuse_repeats(ids: NDArray[np.int64]) -> None:
-    ordered = np.sort(ids, axis=1)
-    repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-    if repeated.any():
-        row = int(np.argmax(repeated))
-        raise DiffusionError(
-            f"ids0: expected each item at most once in a row, row {row} repeats one"
-        )
 
 
 def _rank(

@@ -29,7 +29,10 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file cannot be read or is no .npy file; it is named.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("this is an archive of arrays")
+        return array
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -56,7 +59,10 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
         return _read_run(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            return file["scores"], file["ids"]
+            scores, ids = file["scores"], file["ids"]
+            if ids.ndim != 2 or scores.shape != ids.shape:
+                raise ValueError(f"of one shape (nq, k), got {scores.shape} and {ids.shape}")
+            return scores, ids
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
@@ -106,7 +112,10 @@ def _fields(path: str | os.PathLike[str], count: int) -> Any:
 
 def _number(path: object, number: int, name: str, text: str, kind: type = int) -> Any:
     try:
-        return kind(text)
+        value = kind(text)
+        if abs(value) >= (1 << 62 if kind is int else 3e38):
+            raise ValueError
+        return value
     except ValueError:
         expected = "a row number" if kind is int else "a number"
         raise DiffusionError(
@@ -132,6 +141,10 @@ def _read_run(path: str | os.PathLike[str]) -> Lists:
         )
     if not rows:
         raise DiffusionError(f"{path}: expected a TREC run, found no line")
+    if max(rows) >= 100 * len(rows) + 1000:
+        raise DiffusionError(
+            f"{path}: query: expected row numbers, got {max(rows)} among {len(rows)} queries"
+        )
     shape = (max(rows) + 1, max(map(len, rows.values())))
     scores = np.full(shape, -np.inf, np.float32)
     ids = np.full(shape, -1, np.int64)

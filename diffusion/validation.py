@@ -16,11 +16,15 @@ METRICS = ("cosine", "inner_product", "euclidean")
 # Rows converted and checked at a time: bounds the float64 temporaries to a few MiB.
 _BLOCK_VALUES = 1 << 20
 
+_LARGEST = 2**31 - 1
+
 
 def check_integer(value: object, name: str, *, low: int) -> int:
-    """Return `value` as an int of at least `low`, or raise naming the argument."""
+    """Return `value` as an int from `low` to 2^31 - 1, or raise naming the argument."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise DiffusionError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    if int(value) > _LARGEST:
+        raise DiffusionError(f"{name}: expected an integer of at most {_LARGEST}, got {value!r}")
     return int(value)
 
 
@@ -58,8 +62,26 @@ def _as_numeric(values: ArrayLike, name: str, kinds: str = "fiub") -> NDArray[An
     return array
 
 
+def center_of(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return the mean (d,) of vectors (n, d); of what is not finite, 0."""
+    array = _as_numeric(values, name)
+    if array.ndim != 2 or 0 in array.shape:
+        raise DiffusionError(f"{name}: expected shape (n, d), n and d >= 1, got {array.shape}")
+    total = np.zeros(array.shape[1])
+    rows = max(1, _BLOCK_VALUES // array.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(array), rows):
+            total += array[start : start + rows].sum(axis=0, dtype=np.float64)
+    return np.nan_to_num(total / len(array), posinf=0.0, neginf=0.0)
+
+
 def as_vectors(
-    values: ArrayLike, name: str, *, metric: str, dimension: int | None = None
+    values: ArrayLike,
+    name: str,
+    *,
+    metric: str,
+    dimension: int | None = None,
+    center: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Check vectors and copy them to float32, L2-normalised where the metric is the cosine.
 
@@ -74,6 +96,8 @@ def as_vectors(
         similarity to everything is 0.
     dimension : int, optional
         The d to insist on.
+    center : ndarray, shape (d,), optional
+        Subtracted in float64, before the rounding to float32.
 
     Returns
     -------
@@ -102,6 +126,8 @@ def as_vectors(
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise DiffusionError(f"{name}: expected finite values, row {row} holds NaN or infinity")
+        if center is not None:
+            block -= center
         # A division by the largest entry first: the square of a large float64 overflows too.
         largest = np.abs(block).max(axis=1, keepdims=True)
         scaled = np.divide(block, largest, out=np.zeros_like(block), where=largest > 0)
@@ -153,6 +179,8 @@ def as_lists(
     score_name, id_name = names
     scores = _as_numeric(scores, score_name)
     ids = _as_numeric(ids, id_name, kinds="iu")
+    if ids.dtype == np.uint64 and ids.size and ids.max() > _LARGEST:
+        raise DiffusionError(f"{id_name}: expected ids below 2^31, got {ids.max()}")
     if ids.ndim != 2 or 0 in ids.shape:
         raise DiffusionError(f"{id_name}: expected shape (m, k), m and k >= 1, got {ids.shape}")
     if scores.shape != ids.shape:
@@ -174,6 +202,12 @@ def as_lists(
             start,
             f"{score_name}: expected finite float32 values",
         )
+        ordered = np.sort(block_ids, axis=1)
+        _refuse(
+            (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0),
+            start,
+            f"{id_name}: expected each item at most once in a row",
+        )
         # A running minimum steps over the padding, whatever its score.
         block[~real] = np.inf
         lowest = np.minimum.accumulate(block, axis=1)[:, :-1]
@@ -190,7 +224,8 @@ def as_lists(
                 f"{score_name}: metric='euclidean' expects negative squared distances "
                 "(faiss's L2 results D are passed as -D)",
             )
-    return np.ascontiguousarray(scores, dtype=np.float32), np.ascontiguousarray(ids)
+    with np.errstate(over="ignore", invalid="ignore"):  # what stands beside -1 is not a score
+        return np.ascontiguousarray(scores, dtype=np.float32), np.ascontiguousarray(ids)
 
 
 def _refuse(bad: NDArray[np.bool_], start: int, message: str) -> None:

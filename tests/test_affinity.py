@@ -20,8 +20,18 @@ def test_inner_products_are_scaled_by_the_largest():
     scores = np.array([[4e18, 1e18], [2e18, -np.inf]], np.float32)
     affinity.fit(scores)
     np.testing.assert_allclose(affinity.weights(scores), [[1, 1 / 16], [0.25, 0]], rtol=1e-6)
-    # A query may outscore every pair of the collection by far and stays finite.
-    assert np.isfinite(affinity.weights(np.array([3e38], np.float32))).all()
+
+
+def test_observations_stay_in_the_range_of_float32():
+    affinity = make_affinity("cosine", "cosine", 3.0)
+    usual = affinity.observation(np.array([[0.5, 0.25, -np.inf]], np.float32))
+    np.testing.assert_allclose(usual, [[0.125, 1 / 64, 0]])
+    extreme = affinity.observation(np.array([[3e38, 1.5e38], [2e-30, 1e-30]], np.float32))
+    np.testing.assert_allclose(extreme, [[1e18, 1e18 / 8], [1e-18, 1e-18 / 8]], rtol=1e-5)
+    assert not affinity.observation(np.array([[-1.0, -np.inf]], np.float32)).any()
+    gaussian = make_affinity("gaussian", "euclidean", 2.0)
+    far = gaussian.observation(np.array([[-9000.0, -9001.0]], np.float32))
+    np.testing.assert_allclose(far, [[1e-18, 1e-18 / np.e]], rtol=1e-6)
 
 
 def test_gaussian_by_hand():
@@ -31,6 +41,19 @@ def test_gaussian_by_hand():
     assert affinity.scale == 4.0
     expected = np.exp(-1.5 * np.array([[0.25, 1], [1, 2.25], [np.inf, np.inf]]))
     np.testing.assert_allclose(affinity.weights(scores), expected, rtol=1e-6)
+
+
+def test_gaussian_scale_leaves_duplicates_out():
+    affinity = make_affinity("gaussian", "euclidean", 3.0)
+    affinity.fit(-np.array([[0, 0, 0, 4.0], [0, 0, 0, 4.0]], np.float32))
+    assert affinity.scale == 4.0
+
+
+def test_gaussian_of_tiny_distances():
+    affinity = make_affinity("gaussian", "euclidean", 3.0)
+    scores = -np.array([[1e-40, 4e-40], [4e-40, 0]], np.float32)
+    affinity.fit(scores)
+    assert np.isfinite(affinity.weights(scores)).all()
 
 
 def test_gaussian_of_nothing_but_duplicates():

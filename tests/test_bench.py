@@ -63,10 +63,20 @@ def test_speed_prints_every_table(monkeypatch, capsys):
     monkeypatch.setattr(speed, "QUERIES", 16)
     monkeypatch.setattr(speed, "SIDES", (8, 10))
     monkeypatch.setattr(speed, "machine_limits", lambda: {"bytes": 1e10, "operations": 1e11})
-    tables = speed.run()
+    monkeypatch.setattr(speed.speed_solvers, "LOCAL_NODES", (3000,))
+    monkeypatch.setattr(speed.speed_solvers, "LOCAL_QUERIES", 5)
+    monkeypatch.setattr(speed.speed_solvers, "EXACT_QUERIES", 3)
+    monkeypatch.setattr(speed.speed_solvers, "SPECTRAL", (3000, 20))
+    monkeypatch.setattr(speed.speed_solvers, "SPECTRAL_LONG", (3000, 400))
+    monkeypatch.setattr(speed.speed_solvers, "LIMIT", 0.01)
+    monkeypatch.setattr(speed.speed_solvers, "COLUMNS_NODES", 3000)
+    monkeypatch.setattr(speed.speed_solvers, "COLUMNS_SIZE", 100)
+    monkeypatch.setattr(speed.speed_solvers, "COLUMNS_SAMPLE", 4)
+    tables = speed.run(long=True)
     printed = capsys.readouterr().out
-    assert [table.title.split(",")[0] for table in tables] == [
-        "**Graph construction**", "**Conjugate gradient**", "**Memory and loading**"
+    assert [table.title.split("**")[1] for table in tables] == [
+        "Graph construction", "Conjugate gradient", "Memory and loading", "Columns, offline",
+        "Spectral, offline", "Local solver", "Spectral, offline",
     ]  # fmt: skip
     assert all(str(table) in printed for table in tables)
     worst = {row[0]: row[3] for row in tables[1].rows}
@@ -78,7 +88,7 @@ def test_command_writes_the_same_figures_as_json(monkeypatch, tmp_path, capsys):
     target = tmp_path / "figures.json"
     monkeypatch.setattr(sys, "argv", ["bench", "quality", "--json", str(target)])
     assert command.main() == 0
-    (written,) = json.loads(target.read_text())
+    written, _ = json.loads(target.read_text())
     printed = capsys.readouterr().out
     assert "skipped" in printed
     for row in written["rows"]:

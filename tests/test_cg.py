@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -166,3 +168,41 @@ def test_alpha_is_checked():
     for alpha in (1.0, -0.1, float("nan"), "high", True):
         with pytest.raises(diffusion.DiffusionError, match="alpha: expected a number in"):
             RegularizedLaplacian(alpha)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e-30, 1e-15, 1e15])
+def test_the_scale_of_an_observation_does_not_matter(vectors, scale):
+    graph = diffusion.Reranker(k=10).fit(vectors).graph_
+    y = np.eye(120)[:5] + 0.5 * np.eye(120)[5:10]
+    solver = CG(tol=1e-9).prepare(graph, RegularizedLaplacian())
+    solution = solver.solve(scale * y)
+    assert solution.report.converged.all()
+    expected = scale * dense_diffusion(graph.W.toarray(), y, 0.99)
+    # What float32 can hold of it.
+    tiny = np.finfo(np.float32).smallest_subnormal
+    np.testing.assert_allclose(solution.x, expected, rtol=1e-3, atol=1e-5 * expected.max() + tiny)
+
+
+@pytest.mark.parametrize(("alpha", "tol"), [(0.9999, 1e-13), (0.999999, 1e-8), (0.99, 1e-20)])
+@pytest.mark.parametrize("shape", ["star", "complete", "ring"])
+def test_out_of_reach_tolerances_end_close_to_the_answer(shape, alpha, tol):
+    n = 40
+    A = np.zeros((n, n))
+    if shape == "star":
+        A[0, 1:] = A[1:, 0] = 1
+    elif shape == "complete":
+        A[:] = 1 - np.eye(n)
+    else:
+        A[np.arange(n), np.arange(n) - 1] = A[np.arange(n) - 1, np.arange(n)] = 1
+    ids = np.full((n, n - 1), -1, np.int32)
+    for i in range(n):
+        others = np.flatnonzero(A[i])
+        ids[i, : len(others)] = others
+    graph = Graph.from_neighbors(ids, (ids >= 0).astype(np.float32))
+    solver = CG(tol=tol, max_iter=3000).prepare(graph, RegularizedLaplacian(alpha))
+    y = np.eye(n)[:3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", diffusion.ConvergenceWarning)
+        solution = solver.solve(y)
+    assert relative_error(solution.x, dense_diffusion(graph.W.toarray(), y, alpha)) < 1e-4
+    assert solution.report.iterations.max() < 3000

@@ -169,7 +169,7 @@ def test_info(index, capsys):
         (["search", "nothing", "queries.npy", "-o", "new"], "nothing: expected an index"),
         (["search", "index", "labels.npy", "-o", "new"], "labels.npy: expected vectors of dimens"),
         (["search", "index", "nan.npy", "-o", "new"], "nan.npy: expected vectors of dimension 12"),
-        (["search", "index", "queries.npy", "-o", "no/new"], "expected its directory to exist"),
+        (["search", "index", "queries.npy", "-o", "no/new"], "expected a file in a directory"),
         (["rerank", "index", "text.npy", "-o", "new"], "text.npy: line 1: expected 6 fields"),
         (["rerank", "index", "far.run", "-o", "new"], "far.run: expected ids in [-1, 120)"),
         (["rerank", "index", "words.run", "-o", "new"], "words.run: line 1: item: expected a row"),

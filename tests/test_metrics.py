@@ -103,6 +103,13 @@ def test_a_perfect_and_a_worst_ranking():
         (lambda: metrics.hits_from_labels([[0]], [[1]], [1]), "gallery_labels: expected shape"),
         (lambda: metrics.hits_from_lists([[0]], [[1], [2]]), r"ids: expected shape \(2, k\)"),
         (lambda: metrics.average_precision([True], [1]), "hits, n_relevant: expected shapes"),
+        (
+            lambda: metrics.hits_from_labels([[0, 0]], [1, 2], [1]),
+            "ids: expected each item",
+        ),
+        (lambda: metrics.hits_from_lists([[3, 3]], [[3]]), "ids: expected each item"),
+        (lambda: metrics.hits_from_lists([[3]], [[3]], []), "junk: expected 1 collections"),
+        (lambda: metrics.precision_at([[True]], [1], 0), "k: expected an integer"),
     ],
 )
 def test_bad_input(call, message):

@@ -7,12 +7,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from ..kernels import CHUNK
-
-_parallel = numba.njit(parallel=True, cache=True, nogil=True, fastmath={"contract"})
+from ..kernels import CHUNK, parallel
 
 
-@_parallel
+@parallel
 def recurrence_block(
     indptr: Any, indices: Any, weights: Any, scale: Any, shift: Any, P: Any, Q: Any
 ) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ._subgraph_kernels import add, clean, cut, grow, serial, workspace
+from ..kernels import contracting
+from ._subgraph_kernels import add, clean, cut, grow, workspace
 
 # Columns solved side by side: float32 values in the widest vector register.
 LANES = 16
@@ -21,7 +22,7 @@ _TINY = 1e-300
 _TRUSTED_DROP = 1e-3
 
 
-@serial
+@contracting
 def groups(indptr: Any, indices: Any, weights: Any, alpha: float, widest: int) -> Any:
     """Put nodes that lie together into groups of at most `widest`.
 
@@ -54,7 +55,7 @@ def groups(indptr: Any, indices: Any, weights: Any, alpha: float, widest: int) -
     return sequence, begins[: number + 1]
 
 
-@serial
+@contracting
 def _keep_largest(
     x: Any, score: Any, nodes: Any, count: int, out_ids: Any, out_values: Any
 ) -> None:
@@ -80,7 +81,7 @@ def _keep_largest(
     out_values[end:] = 0
 
 
-@serial
+@contracting
 def _unit_columns(
     work: Any,
     count: int,
@@ -181,7 +182,7 @@ def _unit_columns(
                 P[i, c] = R[i, c] + np.float32(beta[c]) * P[i, c]
 
 
-@serial
+@contracting
 def columns(
     indptr: Any,
     indices: Any,
@@ -233,7 +234,7 @@ def columns(
         clean(work, count)
 
 
-@serial
+@contracting
 def combine(
     ids: Any,
     values: Any,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._local_kernels import Rows, State, Touched, compiled, sweep
+from ..kernels import contracting
+from ._local_kernels import Rows, State, Touched, sweep
 
 # Row sums of D^-1/2 W D^1/2 are 1 but for the rounding of W and of the square roots to float32.
 ROW_SUM_SLACK = 2.0**-22
@@ -27,7 +28,7 @@ class Bounds(NamedTuple):
     below_inside: float
 
 
-@compiled
+@contracting
 def shield(
     T: Touched, R: Rows, state: State, alpha: float, omega: float, floor: float, max_work: int
 ) -> State:
@@ -47,7 +48,7 @@ def shield(
     return State(state.touched, state.rows, state.inside, state.beside, work, state.sweeps)
 
 
-@compiled
+@contracting
 def bounds(T: Touched, R: Rows, state: State, alpha: float) -> Bounds:
     """Bound the scaled error ε = D^-1/2 (x* - x) from the residual in T and the function φ.
 
@@ -99,7 +100,7 @@ def bounds(T: Touched, R: Rows, state: State, alpha: float) -> Bounds:
     return Bounds(eta, above_beside, above_inside + mend, below_beside, below_inside + mend)
 
 
-@compiled
+@contracting
 def certificate(
     T: Touched, state: State, order: Any, k: int, n: int, largest_root: float, B: Bounds
 ) -> tuple[bool, float]:

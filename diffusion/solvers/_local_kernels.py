@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-compiled = numba.njit(cache=True, nogil=True, fastmath={"contract"})
+from ..kernels import contracting
 
 # A round of growth takes in the nodes whose residual is at least this share of the largest one.
 _SHARE = 0.1
@@ -53,7 +52,7 @@ class State(NamedTuple):
     sweeps: int
 
 
-@compiled
+@contracting
 def empty_workspace(nodes: int, edges: int) -> tuple[Touched, Rows]:
     """Room for so many touched nodes and edges; it grows by itself."""
     touched = Touched(
@@ -74,7 +73,7 @@ def empty_workspace(nodes: int, edges: int) -> tuple[Touched, Rows]:
     return touched, rows
 
 
-@compiled
+@contracting
 def _more_room(T: Touched, R: Rows, nodes: int, edges: int) -> tuple[Touched, Rows]:
     new_t, new_r = empty_workspace(nodes, edges)
     size = T.node.shape[0]
@@ -92,7 +91,7 @@ def _more_room(T: Touched, R: Rows, nodes: int, edges: int) -> tuple[Touched, Ro
     return new_t, new_r
 
 
-@compiled
+@contracting
 def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
     T.node[t] = place
     T.root[t] = root
@@ -103,7 +102,7 @@ def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
     T.row[t] = -1
 
 
-@compiled
+@contracting
 def _take_in(
     indptr: Any,
     indices: Any,
@@ -148,7 +147,7 @@ def _take_in(
     return T, R, State(touched, rows, state.inside, state.beside, state.work, state.sweeps)
 
 
-@compiled
+@contracting
 def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, right: Any) -> float:
     """Relax each row once: x_i += ω (b - L x)_i. Returns the largest |(b - L x)_i| / √d_i met."""
     largest = 0.0
@@ -171,7 +170,7 @@ def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, ri
     return largest
 
 
-@compiled
+@contracting
 def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
     """T.residual = right - L x on all touched nodes; beyond them it is 0."""
     r = T.residual
@@ -193,7 +192,7 @@ def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: An
     return State(state.touched, state.rows, inside, beside, work, state.sweeps)
 
 
-@compiled
+@contracting
 def relax(
     T: Touched, R: Rows, state: State, alpha: float, omega: float, goal: float, max_work: int
 ) -> State:
@@ -220,7 +219,7 @@ def relax(
     return state
 
 
-@compiled
+@contracting
 def grow(
     indptr: Any,
     indices: Any,

@@ -15,8 +15,7 @@ import numba
 import numpy as np
 from scipy import sparse
 
-# "contract" alone: reassociation makes LLVM gather, which is slower than four sums side by side.
-serial = numba.njit(cache=True, nogil=True, fastmath={"contract"})
+from ..kernels import contracting
 
 # A push visits the residuals above a threshold that falls by this factor from sweep to sweep ...
 _THRESHOLD_FACTOR = 0.25
@@ -39,7 +38,7 @@ class Workspace(NamedTuple):
     q: Any
 
 
-@serial
+@contracting
 def workspace(place: Any, size: int) -> Any:
     """Allocate for parts of at most `size` nodes; `place` (n,) int32 comes filled with 0."""
     return Workspace(
@@ -56,7 +55,7 @@ def workspace(place: Any, size: int) -> Any:
     )
 
 
-@serial
+@contracting
 def add(work: Any, count: int, node: int) -> int:
     """Append a node to the part of `count` nodes unless it is there; return the new count."""
     if work.place[node] == 0:
@@ -66,14 +65,14 @@ def add(work: Any, count: int, node: int) -> int:
     return count
 
 
-@serial
+@contracting
 def clean(work: Any, count: int) -> None:
     """Empty the part."""
     for a in range(count):
         work.place[work.nodes[a]] = 0
 
 
-@serial
+@contracting
 def grow(
     indptr: Any, indices: Any, weights: Any, alpha: float, work: Any, count: int, size: int
 ) -> int:
@@ -119,7 +118,7 @@ def grow(
     return count
 
 
-@serial
+@contracting
 def cut(
     indptr: Any, indices: Any, weights: Any, work: Any, count: int, cols: Any, values: Any
 ) -> Any:
@@ -145,7 +144,7 @@ def cut(
     return cols, values
 
 
-@serial
+@contracting
 def normalize_again(root: Any, work: Any, count: int, cols: Any, values: Any) -> None:
     """From W[T, T] to D_T^-1/2 A[T, T] D_T^-1/2, D_T being the degrees within the part.
 
@@ -162,7 +161,7 @@ def normalize_again(root: Any, work: Any, count: int, cols: Any, values: Any) ->
             values[e] *= work.scale[a] * work.scale[cols[e]]
 
 
-@serial
+@contracting
 def _row_product(indptr: Any, cols: Any, values: Any, p: Any, i: int) -> float:
     """Return Σ_j W_ij p_j. Four edges at a time, each to a total of its own."""
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
@@ -179,7 +178,7 @@ def _row_product(indptr: Any, cols: Any, values: Any, p: Any, i: int) -> float:
     return (t0 + t1) + (t2 + t3)
 
 
-@serial
+@contracting
 def conjugate_gradient(
     work: Any, count: int, cols: Any, values: Any, alpha: float, tol: float, max_iter: int
 ) -> Any:
@@ -226,7 +225,7 @@ def conjugate_gradient(
             return iterations, np.sqrt(rho / square_b)
 
 
-@serial
+@contracting
 def truncated(
     indptr: Any,
     indices: Any,
@@ -298,7 +297,7 @@ def truncated(
         clean(work, count)
 
 
-@serial
+@contracting
 def solve_part(
     indptr: Any,
     indices: Any,
@@ -324,7 +323,7 @@ def solve_part(
     return work.x, iterations, residual, work.indptr[count]
 
 
-@serial
+@contracting
 def _compress(starts: Any, counts: Any, indptr: Any, ids: Any, values: Any) -> None:
     """Move the rows that begin at `starts` together, in place, to begin at `indptr`."""
     for row in range(len(counts)):

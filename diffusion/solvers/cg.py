@@ -131,7 +131,13 @@ class BlockCG(Solver):
         by_row = np.argsort(rows, kind="stable")
         rows = rows[by_row].astype(np.int64)
         columns = block.row[by_row].astype(np.int64)
-        values = (1.0 - self._alpha) * block.data[by_row]
+        # Columns of norm 1: what is computed in float32 then never leaves its range.
+        largest = np.zeros(b)
+        np.maximum.at(largest, columns, np.abs(block.data[by_row]))
+        values = block.data[by_row] / np.where(largest > 0, largest, 1)[columns]
+        norms = np.sqrt(np.bincount(columns, weights=values**2, minlength=b))
+        values /= np.where(norms > 0, norms, 1)[columns]
+        norm_b = (norms > 0).astype(np.float64)
         graph = self._graph
         n = graph.n_nodes
         matrix = (graph.indptr, graph.indices, graph.weights)
@@ -142,8 +148,7 @@ class BlockCG(Solver):
         r = np.zeros((n, b), np.float32)
         r[rows, columns] = values
         q = np.empty_like(r)
-        norm_b = np.sqrt(np.bincount(columns, weights=values**2, minlength=b))
-        rho = norm_b**2  # ||r||², as CG knows it
+        rho = norm_b.copy()  # ||r||², as CG knows it
         anchor = rho  # ||r||² when r was last the true residual
         iterations = np.zeros(b, np.int64)
         frozen = norm_b == 0  # stopped by the recurrence, or for good
@@ -171,7 +176,13 @@ class BlockCG(Solver):
                 extra = self._correct(x, r, ~done)
                 kernels.residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
                 r, q = q, r
-                rho_new = anchor = sums.sum(axis=0)
+                recurred, rho_new = rho_new, sums.sum(axis=0)
+                # Where the recurrence fell far and the true residual did not, float32 has given
+                # what it can; where the two have parted otherwise, the direction is worthless.
+                done |= (recurred < 0.01 * anchor) & (rho_new > 0.25 * anchor)
+                restart = frozen | (rho_new > 4 * recurred)
+                anchor = rho_new
+                frozen |= done
                 if frozen.all():
                     done = done | exhausted | (rho_new <= (self.tol * norm_b) ** 2)
                     frozen = done.copy()
@@ -182,7 +193,7 @@ class BlockCG(Solver):
             kernels.direction_block(beta, r, p)
             rho = rho_new
 
-        kernels.columns_to_rows(x, graph.position, out)
+        kernels.columns_to_rows(x, graph.position, (1.0 - self._alpha) * largest * norms, out)
         residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
         return Report(
             residual,
@@ -208,8 +219,9 @@ class CG(BlockCG):
     Parameters
     ----------
     tol : float > 0, default 1e-6
-        A column is converged when ||b - L x|| <= tol ||b||, computed in float64; it then stops
-        changing. Down to about 1e-12.
+        A column is converged when ||b - L x|| <= tol ||b||, computed in float64 before x is
+        rounded to float32; it then stops changing. Down to about 1e-12; a column that gets no
+        further stops too, with a `ConvergenceWarning`.
     max_iter : int >= 1, default 200
         Columns that are not converged by then are returned as they are, with a
         `ConvergenceWarning`. The papers stop at 20.

@@ -163,4 +163,4 @@ class Chebyshev(Solver):
                 recurrence_block(*matrix, kind(2 if s else 1), kind(0), P, Q)
             Q[where] += (self._coefficients[s] * entry.data).astype(kind)
             P, Q = Q, P
-        kernels.columns_to_rows(P, graph.position, out)
+        kernels.columns_to_rows(P, graph.position, np.ones(m), out)

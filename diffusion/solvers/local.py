@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..graph import Graph
+from ..kernels import contracting
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
 from ._local_bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
-from ._local_kernels import Rows, State, Touched, compiled, empty_workspace, grow, relax, touch
+from ._local_kernels import Rows, State, Touched, empty_workspace, grow, relax, touch
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
 
 # Room that a workspace starts with: touched nodes, edges.
@@ -277,7 +278,7 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-@compiled
+@contracting
 def _solve(
     indptr: Any,
     indices: Any,
