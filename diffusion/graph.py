@@ -65,7 +65,8 @@ class Graph:
         Parameters
         ----------
         ids : ndarray, shape (n, k), int32
-            Neighbours of each node, without itself and without repetition, -1 padded.
+            Neighbours of each node in [-1, n), without itself and without repetition, -1 padded;
+            not checked, `Reranker.fit_neighbors` does.
         weights : ndarray, shape (n, k), float32
             Their weights, finite and >= 0; a weight of 0 is no edge.
         progress : bool, default False

@@ -186,6 +186,8 @@ class Reranker:
             If a parameter or X is not as described; the message names it, and the row.
         """
         affinity = self._check_parameters()
+        if checkpoint is not None:
+            checkpoint = storage.as_path(checkpoint, "checkpoint")
         with kernels.guarded():
             index = self._index_of(X)
             # Wider lists would be padding: nothing has more neighbours than there are others.

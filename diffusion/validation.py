@@ -18,6 +18,9 @@ _BLOCK_VALUES = 1 << 20
 
 _LARGEST = 2**31 - 1
 
+# A squared distance reaches 16 times the square of this, from a centre as far out, in float32.
+_LONGEST = 4e18
+
 
 def check_integer(value: object, name: str, *, low: int) -> int:
     """Return `value` as an int from `low` to 2^31 - 1, or raise naming the argument."""
@@ -126,8 +129,6 @@ def as_vectors(
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise DiffusionError(f"{name}: expected finite values, row {row} holds NaN or infinity")
-        if center is not None:
-            block -= center
         # A division by the largest entry first: the square of a large float64 overflows too.
         largest = np.abs(block).max(axis=1, keepdims=True)
         scaled = np.divide(block, largest, out=np.zeros_like(block), where=largest > 0)
@@ -135,14 +136,15 @@ def as_vectors(
         if metric == "cosine":
             block = np.divide(scaled, norms, out=scaled, where=norms > 0)
         else:
-            # Squared distances reach four times the squared norm and must fit float32.
-            too_large = (norms * largest)[:, 0] > 0.5 * math.sqrt(float(np.finfo(np.float32).max))
+            too_large = (norms * largest)[:, 0] > _LONGEST
             if too_large.any():
                 row = start + int(np.argmax(too_large))
                 raise DiffusionError(
-                    f"{name}: expected norms below 9e18, whose squares fit float32; "
-                    f"row {row} has a larger one"
+                    f"{name}: expected norms up to {_LONGEST:g}, for squared distances that fit "
+                    f"float32; row {row} has a larger one"
                 )
+            if center is not None:
+                block -= center
         vectors[start : start + rows] = block
     return vectors
 

@@ -203,6 +203,20 @@ def test_bad_settings(settings):
         settings()
 
 
+def test_a_cosine_is_at_most_one(rng):
+    X = np.repeat(rng.standard_normal((40, 77)), 2, axis=0)
+    scores, _ = nearest_neighbors(X, 3)
+    assert scores.max() <= 1
+
+
+def test_norms_near_the_limit_stay_finite():
+    X = 3.9e18 * np.array([[1.0, 0], [-1, 0], [0, 1]])
+    for metric in ("euclidean", "inner_product"):
+        scores, ids = nearest_neighbors(X, 2, metric=metric)
+        assert np.isfinite(scores).all()
+        assert (ids >= 0).all()
+
+
 def test_huge_float64_values_keep_their_direction():
     vectors = as_vectors([[1e300, 1e300], [3e-300, 4e-300]], "X", metric="cosine")
     np.testing.assert_allclose(vectors, [[0.5**0.5] * 2, [0.6, 0.8]], rtol=1e-6)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -135,13 +136,13 @@ def test_a_save_interrupted_anywhere_leaves_the_old_index_whole(
 
 def test_a_killed_process_leaves_the_old_index_whole(ranker, index, vectors):
     # What a kill leaves: a new folder, half of its arrays, and a manifest written aside.
-    (index / "arrays-dead").mkdir()
-    (index / "arrays-dead" / "vectors.npy").write_bytes(b"half")
+    (index / "arrays-deadbeef").mkdir()
+    (index / "arrays-deadbeef" / "vectors.npy").write_bytes(b"half")
     assert (
         diffusion.load(index, verify=True).search(vectors)[1] == ranker.search(vectors)[1]
     ).all()
     ranker.save(index)
-    assert not (index / "arrays-dead").exists()
+    assert not (index / "arrays-deadbeef").exists()
 
 
 def test_settings_changed_after_fitting_are_not_saved(ranker, tmp_path):
@@ -286,3 +287,165 @@ def test_replacing_writes_whole_or_not_at_all(tmp_path):
         write_half()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_replacing_writes_what_a_link_points_to(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    with storage.replacing(tmp_path / "link.txt", "w") as file:
+        file.write("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_replacing_writes_to_a_pipe_and_not_over_a_directory(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(
+        target=lambda: got.append((tmp_path / "pipe").read_text()), daemon=True
+    )
+    reader.start()
+    with storage.replacing(tmp_path / "pipe", "w") as file:
+        file.write("through")
+    reader.join(10)
+    assert got == ["through"]
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError), storage.replacing(tmp_path / "folder"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+def test_saves_and_loads_of_one_path_at_once(tmp_path):
+    path = tmp_path / "index"
+    storage.save(path, {"who": 0}, {"a": np.zeros(1)})
+    errors, running = [], threading.Event()
+    running.set()
+
+    def guarded(step):
+        try:
+            while running.is_set():
+                step()
+        except BaseException as error:
+            errors.append(error)
+
+    def saver(who):
+        arrays = {name: np.full(10 * who, who) for name in "abc"}
+        return lambda: storage.save(path, {"who": who}, arrays)
+
+    def read():
+        stored = storage.load(path, verify=True)
+        assert all((array == stored.manifest["who"]).all() for array in stored.arrays.values())
+
+    steps = (saver(1), saver(2), saver(3), read)
+    threads = [threading.Thread(target=guarded, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    threads[0].join(1.5)
+    running.clear()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    storage.load(path, verify=True)
+    assert len(os.listdir(path)) == 2  # one folder and the manifest, no lock file
+
+
+def test_load_follows_a_save_that_comes_between(tmp_path, monkeypatch):
+    storage.save(tmp_path / "index", {}, {"a": np.zeros(3)})
+    open_arrays = storage._open_arrays
+
+    def late(*arguments):
+        monkeypatch.undo()
+        storage.save(tmp_path / "index", {}, {"a": np.ones(4)})
+        return open_arrays(*arguments)
+
+    monkeypatch.setattr(storage, "_open_arrays", late)
+    assert storage.load(tmp_path / "index").arrays["a"].tolist() == [1] * 4
+
+
+def test_a_save_waits_for_another(tmp_path):
+    path = tmp_path / "index"
+    lock = storage.lock_directory(path)
+    other = threading.Thread(target=storage.save, args=(path, {}, {"a": np.ones(2)}))
+    other.start()
+    other.join(0.2)
+    assert other.is_alive()
+    path.rmdir()  # as a failed first save does
+    storage.unlock(lock)
+    other.join(10)
+    assert storage.load(path, verify=True).arrays["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["arrays-of-mine", "arrays-deadbeef", "arrays-DEADBEEF"])
+def test_a_save_keeps_foreign_folders(ranker, index, tmp_path, name):
+    for path in (index, tmp_path / "other"):
+        (path / name).mkdir(parents=True)
+        (path / name / "thesis.txt").write_text("precious")
+    ranker.save(index)
+    assert (index / name / "thesis.txt").read_text() == "precious"
+    with pytest.raises(DiffusionError, match="found other files"):
+        ranker.save(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", '["diffusion-rerank index"]', "{}", "{ // mine", "", "[" * 10**5]
+)
+@pytest.mark.parametrize("beside", [None, "app.js"])
+def test_a_save_never_replaces_a_foreign_manifest(tmp_path, text, beside):
+    (tmp_path / "manifest.json").write_text(text)
+    if beside:
+        (tmp_path / beside).write_text("mine")
+    with pytest.raises(DiffusionError, match="found other files"):
+        storage.save(tmp_path, {}, {"a": np.ones(2)})
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_a_save_mends_a_cut_manifest_beside_other_files(index, ranker):
+    (index / "notes.txt").write_text("mine")
+    manifest = index / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    ranker.save(index)
+    diffusion.load(index, verify=True)
+    assert (index / "notes.txt").read_text() == "mine"
+
+
+def test_a_save_clears_what_a_killed_first_save_left(tmp_path):
+    (tmp_path / ".manifest.json.0123abcd.tmp").write_text('{"form')
+    (tmp_path / "arrays-0123abcd").mkdir()
+    (tmp_path / "arrays-0123abcd" / "a.npy").write_bytes(b"half")
+    storage.save(tmp_path, {}, {"a": np.ones(2)})
+    assert len(os.listdir(tmp_path)) == 2
+    storage.load(tmp_path, verify=True)
+
+
+def test_a_failed_first_save_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays"):
+        storage.save(tmp_path / "a" / "index", {}, {"a": np.array([{}])})
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="Object arrays"):
+        storage.save(tmp_path / "mine", {}, {"a": np.array([{}])})
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_refuses_a_deeply_nested_manifest(index):
+    (index / "manifest.json").write_text("[" * 10**5)
+    with pytest.raises(DiffusionError, match="truncated or altered"):
+        diffusion.load(index)
+
+
+@pytest.mark.parametrize("path", [3, None, 2.5])
+def test_refuses_what_is_no_path(path):
+    with pytest.raises(DiffusionError, match="path: expected"):
+        storage.load(path)
+    with pytest.raises(DiffusionError, match="path: expected"):
+        storage.save(path, {}, {})
+
+
+def test_numpy_scalars_are_stored_as_numbers(tmp_path):
+    content = {"k": np.int64(3), "alpha": np.float32(0.5), "more": [np.bool_(True)]}
+    storage.save(tmp_path, content, {"a": np.ones(2)})
+    manifest = storage.load(tmp_path, verify=True).manifest
+    assert (manifest["k"], manifest["alpha"], manifest["more"]) == (3, 0.5, [True])
+    with pytest.raises(TypeError, match="no JSON value"):
+        storage.save(tmp_path, {"k": object()}, {})
