@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from .. import kernels
@@ -26,6 +28,9 @@ _SLAB = 16
 
 # Below this many nodes a kernel is over before it pays to share it among cores.
 _SHARED_NODES = 20_000
+
+# Nodes whose share of a dense product is one task.
+_PART = 2048
 
 # A piece of at most this many nodes, or whose rank is half of its nodes, is solved densely.
 _DENSE_NODES = 1200
@@ -135,8 +140,28 @@ def leading_eigenpairs(
         return Eigenpairs(nodes, empty, np.empty((len(nodes), 0), np.float32), empty)
     if piece.size <= _DENSE_NODES or 2 * rank >= available:
         return _dense(piece, rank)
-    with tqdm(total=rank, desc="eigenpairs", unit="pair", disable=not progress) as bar:
+    # BLAS waits for its next call by spinning on the cores that the kernels then have to share,
+    # which doubles their time: one thread for each call, and the calls side by side.
+    with (
+        _blas().limit(limits=1, user_api="blas"),
+        tqdm(total=rank, desc="eigenpairs", unit="pair", disable=not progress) as bar,
+    ):
         return _lanczos(piece, rank, max(tol, 2e-6), np.random.default_rng(seed), bar)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _by_parts(size: int, apply: Callable[[slice], Any]) -> list[Any]:
+    """Apply a function that is a BLAS call to parts of the nodes, side by side."""
+    parts = [slice(start, start + _PART) for start in range(0, size, _PART)]
+    workers = min(numba.get_num_threads(), len(parts))
+    if workers == 1:
+        return [apply(part) for part in parts]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(apply, parts))
 
 
 class _Piece:
@@ -286,9 +311,23 @@ class _Basis:
     def project(self, Z: Float32, begin: int = 0) -> Float64:
         """Make the columns of Z orthogonal to the vectors from `begin`; return the products."""
         V = self.V[begin : self.size]
-        products = V @ Z
-        Z -= V.T @ products
-        return products.astype(np.float64)
+        products = sum(_by_parts(len(Z), lambda part: V[:, part] @ Z[part]))
+
+        def subtract(part: slice) -> None:
+            Z[part] -= V[:, part].T @ products
+
+        _by_parts(len(Z), subtract)
+        return np.asarray(products, np.float64)
+
+    def combine(self, S: Float32) -> Float32:
+        """Return Vᵀ S, with the first vectors of the basis as S (m, r) has rows."""
+        U = np.empty((self.V.shape[1], S.shape[1]), np.float32)
+
+        def multiply(part: slice) -> None:
+            U[part] = self.V[: len(S), part].T @ S
+
+        _by_parts(len(U), multiply)
+        return U
 
     def append(self, Z: Float32) -> None:
         """Add the columns of Z (s, b), made orthonormal; random ones take a dependent one's place.
@@ -307,7 +346,12 @@ class _Basis:
             # What cancelled has left its rounding errors in the span of the basis: once more.
             safe = bool(kept.all() and (_norms(Z) > 0.5).all())
         Z, _ = _orthonormal(Z)
-        self.V[self.size : self.size + Z.shape[1]] = Z.T
+        V = self.V[self.size : self.size + Z.shape[1]]
+
+        def store(part: slice) -> None:
+            V[:, part] = Z[part].T
+
+        _by_parts(len(Z), store)
         self.size += Z.shape[1]
 
 
@@ -422,7 +466,7 @@ def _attempt(
             bar.n = int(np.count_nonzero(left <= tol))
             bar.refresh()
             if left.max() <= tol or not complete or full:
-                U = np.ascontiguousarray((S.T.astype(np.float32) @ basis.V[:end]).T)
+                U = basis.combine(S.astype(np.float32))
                 values, residuals = piece.quotients(U)
                 missed = None
                 if complete and basis.size < capacity and residuals.max() <= tol:
