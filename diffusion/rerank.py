@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -13,13 +12,14 @@ from scipy import sparse
 from tqdm import tqdm
 
 from . import kernels, storage
-from ._version import __version__
 from .affinity import Affinity, make_affinity
 from .checkpoint import discard
 from .errors import DiffusionError
 from .graph import Graph
-from .neighbors import METHODS, Method, NeighborIndex, check_metric, make_method, tidy_lists
-from .solvers import SOLVERS, Solver, Spectral, make_solver
+from .neighbors import Method, NeighborIndex, check_metric, make_method, tidy_lists
+from .packing import PLAIN_PARAMETERS, pack, settings_of, unpack
+from .ranking import padding_last, rank
+from .solvers import Solver, Spectral, make_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_lists, as_vectors, center_of, check_integer
 
@@ -292,10 +292,10 @@ class Reranker:
         solver = make_solver(self.solver)
         # What the fitted state was made with, whatever is set later.
         parameters = {
-            **{name: getattr(self, name) for name in _PLAIN_PARAMETERS},
-            "solver": _settings(solver),
-            "transfer": None if isinstance(transfer, CustomTransfer) else _settings(transfer),
-            "neighbors": _settings(make_method(self.neighbors)),
+            **{name: getattr(self, name) for name in PLAIN_PARAMETERS},
+            "solver": settings_of(solver),
+            "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
+            "neighbors": settings_of(make_method(self.neighbors)),
         }
         if prepared is None:
             solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=checkpoint)
@@ -387,7 +387,7 @@ class Reranker:
             names=("scores0", "ids0"),
             metric=self._fitted_parameters["metric"],
         )
-        scores, ids = _padding_last(scores, ids.astype(np.int64, copy=False))
+        scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         with kernels.guarded():
             observed = scores[:, : self.query_k], ids[:, : self.query_k]
@@ -520,7 +520,7 @@ class Reranker:
                 part = slice(start, min(nq, start + batch))
                 y = self._observations(observed[0][part], observed[1][part])
                 solution = self.solver_.solve(y, candidates=ids[part])
-                _rank(
+                rank(
                     solution.x,
                     scores[part],
                     ids[part],
@@ -549,76 +549,7 @@ class Reranker:
         DiffusionError
             If `path` holds anything else.
         """
-        graph = self._fitted().graph_
-        index = self._index
-        if self._fitted_parameters["transfer"] is None:
-            raise DiffusionError(
-                "transfer: a CustomTransfer holds a function, which no index can store; expected "
-                "one of the named transfer functions"
-            )
-        content = {
-            "library": __version__,
-            "parameters": {**self._fitted_parameters, "query_k": self.query_k},
-            "affinity_scale": self._affinity.scale,
-            "sizes": {
-                "items": graph.n_nodes,
-                "dimension": None if index is None else index.dimension,
-                "edges": graph.n_edges,
-                "components": graph.n_components,
-                "isolated": graph.n_isolated,
-            },
-        }
-        arrays = {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
-        arrays |= {} if index is None else index.arrays()
-        arrays |= {_SOLVER + name: array for name, array in self.solver_.arrays().items()}
-        storage.save(path, content, arrays)
-
-    @classmethod
-    def _load(cls, stored: storage.Stored) -> Self:
-        """Assemble a Reranker from an opened index, reading none of its arrays."""
-        manifest, arrays = stored.manifest, stored.arrays
-        try:
-            parameters, sizes = manifest["parameters"], manifest["sizes"]
-            ranker = cls(
-                **{name: parameters[name] for name in _PLAIN_PARAMETERS},
-                solver=_from_settings(SOLVERS, parameters["solver"]),
-                neighbors=_from_settings(METHODS, parameters["neighbors"]),
-            )
-            transfer = _from_settings(TRANSFERS, parameters["transfer"], by_name=False)
-            if isinstance(transfer, RegularizedLaplacian):
-                ranker.alpha = transfer.alpha
-            else:
-                ranker.transfer = transfer
-            prepared = {
-                name.removeprefix(_SOLVER): array
-                for name, array in arrays.items()
-                if name.startswith(_SOLVER)
-            }
-            ranker._check_parameters()
-            stored_graph = {name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS}
-            for name, array in stored_graph.items():
-                _check_stored(name, array, sizes)
-            graph = Graph(
-                **stored_graph,
-                n_components=sizes["components"],
-                n_isolated=sizes["isolated"],
-            )
-            index = None
-            if sizes["dimension"] is not None:
-                index = NeighborIndex.restore(
-                    arrays,
-                    ranker.metric,
-                    make_method(ranker.neighbors),
-                    (sizes["items"], sizes["dimension"]),
-                )
-            affinity = make_affinity(
-                ranker.affinity, ranker.metric, ranker.gamma, manifest["affinity_scale"]
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DiffusionError(
-                f"{stored.path}: altered, its manifest does not describe an index ({error!r})"
-            ) from None
-        return ranker._assemble(affinity, graph, index, prepared)
+        storage.save(path, *pack(self))
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
@@ -644,91 +575,4 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, foreign or of a newer version.
     """
-    return Reranker._load(storage.load(path, verify=verify))
-
-
-_PLAIN_PARAMETERS = ("k", "affinity", "query_k", "gamma", "metric")
-_SOLVER = "solver_"
-_GRAPH_ARRAYS = {
-    "indptr": np.int64,
-    "indices": np.int32,
-    "weights": np.float32,
-    "order": np.int32,
-    "position": np.int32,
-    "degrees": np.float64,
-    "components": np.int32,
-}
-
-
-def _check_stored(name: str, array: NDArray[Any], sizes: dict[str, int]) -> None:
-    """Raise unless an array of the graph has the shape and type that the sizes say."""
-    length = {"indptr": sizes["items"] + 1, "indices": 2 * sizes["edges"]}
-    length["weights"] = length["indices"]
-    if array.shape != (length.get(name, sizes["items"]),) or array.dtype != _GRAPH_ARRAYS[name]:
-        raise ValueError(f"graph_{name}: {array.dtype} of shape {array.shape}")
-
-
-def _settings(settings: Any) -> dict[str, Any]:
-    return {"name": settings.name, **asdict(settings)}
-
-
-def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
-    """Return the object that `_settings` described, or its bare name if all is as by default."""
-    name = settings["name"]
-    restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
-    return name if by_name and restored == kinds[name]() else restored
-
-
-def _padding_last(
-    scores: NDArray[np.float32], ids: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Move -1 ids behind the others, with score -inf; the order is kept otherwise."""
-    padded = ids < 0
-    if padded.any():
-        order = np.argsort(padded, axis=1, kind="stable")
-        scores = np.take_along_axis(np.where(padded, np.float32(-np.inf), scores), order, axis=1)
-        ids = np.take_along_axis(ids, order, axis=1)
-    return scores, ids
-
-
-def _rank(
-    x: NDArray[np.float32] | sparse.csr_array,
-    scores: NDArray[np.float32],
-    ids: NDArray[np.int64],
-    out_scores: NDArray[np.float32],
-    out_ids: NDArray[np.int64],
-    *,
-    restrict: bool,
-) -> None:
-    """Rank by diffused score x (m, n), then by first-stage score what diffusion did not reach.
-
-    The candidates `scores`, `ids` (m, c) come best first, padding last.
-    """
-    real = ids >= 0
-    if isinstance(x, np.ndarray):
-        diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
-    else:
-        diffused = np.empty(ids.shape, np.float32)
-        kernels.entries_sparse(x.indptr, x.indices, x.data, ids, diffused)
-    reached = diffused > 0
-    best = np.where(real[:, :1], scores[:, :1], 0)
-    behind = np.where(real, scores - best, np.float32(-np.inf))
-    if restrict:
-        merged = np.where(reached, diffused, behind)
-        width = min(ids.shape[1], out_ids.shape[1])
-        order = np.argsort(-merged, axis=1, kind="stable")[:, :width]
-        out_scores[:] = -np.inf
-        out_ids[:] = -1
-        out_scores[:, :width] = np.take_along_axis(merged, order, axis=1)
-        out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)
-        return
-    if isinstance(x, np.ndarray):
-        kernels.largest_positive(x, out_scores, out_ids)
-    else:
-        kernels.largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
-    for row in np.flatnonzero(out_ids[:, -1] < 0):
-        rest = np.flatnonzero(real[row] & ~reached[row])
-        filled = int(np.count_nonzero(out_ids[row] >= 0))
-        rest = rest[: out_ids.shape[1] - filled]
-        out_scores[row, filled : filled + len(rest)] = behind[row, rest]
-        out_ids[row, filled : filled + len(rest)] = ids[row, rest]
+    return unpack(Reranker, storage.load(path, verify=verify))
