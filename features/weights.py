@@ -141,7 +141,8 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     wrong = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
     if any(wrong.values()):
         listed = "; ".join(f"{len(v)} {kind}: {_some(v)}" for kind, v in wrong.items() if v)
-        raise DiffusionError(f"{source}: expected the parameters of {network!r:.80}; {listed}")
+        name = getattr(network, "name", type(network).__name__)
+        raise DiffusionError(f"{source}: expected the parameters of {name}; {listed}")
     converted = {}
     for name, value in expected.items():
         given = state.get(name, torch.zeros((), dtype=value.dtype))
