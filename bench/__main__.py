@@ -1,4 +1,4 @@
-"""`python -m bench quality` and `python -m bench speed`."""
+"""`python -m bench quality`, `python -m bench speed` and `python -m bench features`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .table import write_json
 def main() -> int:
     """Run a benchmark, print its tables and, asked for, write them as JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("benchmark", choices=("quality", "speed"))
+    parser.add_argument("benchmark", choices=("quality", "speed", "features"))
     parser.add_argument("--json", metavar="FILE", help="write the same figures here")
     parser.add_argument(
         "--long", action="store_true", help="speed: the large eigenproblem too, ten minutes more"
