@@ -116,12 +116,16 @@ def local() -> Table:
                 ]
             table.rows.append(
                 [f"{n:,}", name, 1000 * float(np.median(seconds)),
-                 f"1/{reference / np.median(seconds):.0f}", agreement, *shares,
+                 _share(float(np.median(seconds)) / reference), agreement, *shares,
                  float(report.work.mean()) / 1e6]
             )  # fmt: skip
         table.notes.append(f"{n:,} nodes: {graph}")
         del L, exact, graph
     return table
+
+
+def _share(part: float) -> str:
+    return f"1/{1 / part:.0f}" if part < 0.7 else f"{part:.1f}"
 
 
 def _agree(x: sparse.csr_array, exact: NDArray[np.float32], row: int, k: int = 100) -> float:
