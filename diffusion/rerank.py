@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 from tqdm import tqdm
 
 from . import kernels, storage
-from .affinity import Affinity, make_affinity
+from .affinity import Affinity, Context, make_affinity
 from .checkpoint import discard
 from .errors import DiffusionError
+from .fusion import Fusion, make_score
 from .graph import Graph
 from .neighbors import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .packing import PLAIN_PARAMETERS, pack, settings_of, unpack
@@ -46,10 +46,16 @@ class Reranker:
     ----------
     k : int >= 1, default 50
         Neighbours an item in the graph. 50 suits collections with tens of images an object.
-    affinity : {"cosine", "gaussian"}, default "cosine"
-        Edge weight of a neighbour: `"cosine"` is max(s, 0)^γ of a cosine or inner product s,
+    affinity : {"context", "cosine", "gaussian"} or Context, default "context"
+        What makes an edge and its weight. `"context"` compares the neighbourhoods of items at
+        several scales, up to `k`, for any metric; a `Context` has its settings. Of the score
+        alone: `"cosine"` is max(s, 0)^γ of a cosine or inner product s, as in the papers,
         `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
         distance in the lists.
+    score : {"fusion", "diffusion"} or Fusion, optional
+        What lists are ranked by: `"diffusion"` is x alone, `"fusion"` puts it together with the
+        similarity of neighbourhoods and with the first stage's score. By default the fusion for
+        the contextual affinity and x for the others.
     solver : str or solver object, default "cg"
         How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
         "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact:
@@ -115,7 +121,8 @@ class Reranker:
         self,
         *,
         k: int = 50,
-        affinity: str = "cosine",
+        affinity: str | Context = "context",
+        score: str | Fusion | None = None,
         solver: str | Solver = "cg",
         alpha: float = 0.99,
         transfer: Transfer | None = None,
@@ -127,6 +134,7 @@ class Reranker:
     ) -> None:
         self.k = k
         self.affinity = affinity
+        self.score = score
         self.solver = solver
         self.alpha = alpha
         self.transfer = transfer
@@ -249,7 +257,9 @@ class Reranker:
         make_solver(self.solver)
         self._make_transfer()
         check_metric(self.metric, make_method(self.neighbors))
-        return make_affinity(self.affinity, self.metric, self.gamma)
+        affinity = make_affinity(self.affinity, self.metric, self.gamma)
+        make_score(self.score, affinity)
+        return affinity
 
     def _make_transfer(self) -> Transfer:
         if self.transfer is None:
@@ -269,8 +279,7 @@ class Reranker:
         index: NeighborIndex | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        affinity.fit(scores)
-        graph = Graph.from_neighbors(ids, affinity.weights(scores), progress=self.progress)
+        graph = Graph.from_neighbors(*affinity.edges(scores, ids), progress=self.progress)
         if checkpoint is None:
             return self._assemble(affinity, graph, index)
         of_solver = f"{os.fspath(checkpoint)}.solver"
@@ -293,6 +302,8 @@ class Reranker:
         # What the fitted state was made with, whatever is set later.
         parameters = {
             **{name: getattr(self, name) for name in PLAIN_PARAMETERS},
+            "affinity": settings_of(affinity) if isinstance(affinity, Context) else self.affinity,
+            "score": None if self.score is None else settings_of(make_score(self.score, affinity)),
             "solver": settings_of(solver),
             "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
             "neighbors": settings_of(make_method(self.neighbors)),
@@ -302,6 +313,7 @@ class Reranker:
         else:
             solver = solver.restore(graph, transfer, prepared)
         self._affinity = affinity
+        self._score = make_score(self.score, affinity)
         self._index = index
         self._fitted_parameters = parameters
         self.graph_ = graph
@@ -338,8 +350,8 @@ class Reranker:
         k = check_integer(k, "k", low=1)
         index, queries, single = self._queries(Q)
         with kernels.guarded():
-            depth = int(min(max(k, self.query_k + 1, self.solver_.shortlist), self.n_items_))
-            scores, ids = index.search(queries, depth, progress=self.progress)
+            depth = max(k, self._depth() + 1, self.solver_.shortlist, self._score.depth)
+            scores, ids = index.search(queries, min(depth, self.n_items_), progress=self.progress)
             observed = self._observed(index, queries, scores, ids)
             return self._diffuse(scores, ids, observed, k, restrict=False, single=single)
 
@@ -390,7 +402,7 @@ class Reranker:
         scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         with kernels.guarded():
-            observed = scores[:, : self.query_k], ids[:, : self.query_k]
+            observed = scores[:, : self._depth()], ids[:, : self._depth()]
             return self._diffuse(
                 scores, ids, observed, k, restrict=restrict_to_candidates, single=single
             )
@@ -402,7 +414,9 @@ class Reranker:
         The inner product of an item's embedding and a query's (`embed`) is the query's diffused
         score of the item, so that any engine for inner products can serve diffusion.
         """
-        return self._spectral().embedding_
+        embedding = self._spectral().embedding_
+        weights = self._score.weights(self.graph_)
+        return embedding if weights is None else embedding * weights[:, None]
 
     def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
         """Embed queries for an inner-product search among `embedding_`.
@@ -425,10 +439,10 @@ class Reranker:
         solver = self._spectral()
         index, queries, single = self._queries(Q)
         with kernels.guarded():
-            depth = int(min(self.query_k + 1, self.n_items_))
+            depth = min(self._depth() + 1, self.n_items_)
             first = index.search(queries, depth, progress=self.progress)
             observed = self._observed(index, queries, *first)
-            embedded = solver.embed(self._observations(*observed))
+            embedded = solver.embed(self._affinity.observe(*observed, self.query_k).y)
         return embedded[0] if single else embedded
 
     def _spectral(self) -> Spectral:
@@ -463,6 +477,10 @@ class Reranker:
         )
         return index, queries, single
 
+    def _depth(self) -> int:
+        """First-stage neighbours that make the observation of a query."""
+        return self._affinity.depth or int(self.query_k)
+
     def _observed(
         self,
         index: NeighborIndex,
@@ -470,34 +488,25 @@ class Reranker:
         scores: NDArray[np.float32],
         ids: NDArray[np.int64],
     ) -> Results:
-        """Take the query_k best of lists at least one longer, the same whatever their length.
+        """Take the best of lists at least one longer, the same whatever their length.
 
         Where several tie for the last place, those of the lowest ids are taken; which ones a
         list holds is an engine's choice, so that it is widened until it holds them all, up to a
         limit.
         """
-        query_k = int(self.query_k)
-        if scores.shape[1] <= query_k:
+        depth = self._depth()
+        if scores.shape[1] <= depth:
             return scores, ids
-        best_scores, best_ids = scores[:, :query_k].copy(), ids[:, :query_k].copy()
+        best_scores, best_ids = scores[:, :depth].copy(), ids[:, :depth].copy()
         width = scores.shape[1]
-        last = scores[:, query_k - 1]
+        last = scores[:, depth - 1]
         rows = np.flatnonzero((ids[:, -1] >= 0) & (last == scores[:, -1]))
         while len(rows) and width < min(_WIDEST_TIE, index.size):
             width = min(2 * width, index.size)
             scores, ids = index.search(queries[rows], width)
-            best_scores[rows], best_ids[rows] = scores[:, :query_k], ids[:, :query_k]
-            rows = rows[(ids[:, -1] >= 0) & (scores[:, query_k - 1] == scores[:, -1])]
+            best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
+            rows = rows[(ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])]
         return best_scores, best_ids
-
-    def _observations(
-        self, scores: NDArray[np.float32], ids: NDArray[np.int64]
-    ) -> sparse.csr_array:
-        """Turn query_k candidates of each query into observations, shape (nq, n)."""
-        real = ids >= 0
-        weights = self._affinity.observation(scores)
-        indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-        return sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), self.n_items_))
 
     def _diffuse(
         self,
@@ -518,10 +527,13 @@ class Reranker:
         with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
             for start in range(0, nq, batch):
                 part = slice(start, min(nq, start + batch))
-                y = self._observations(observed[0][part], observed[1][part])
-                solution = self.solver_.solve(y, candidates=ids[part])
+                observation = self._affinity.observe(
+                    observed[0][part], observed[1][part], int(self.query_k)
+                )
+                solution = self.solver_.solve(observation.y, candidates=ids[part])
+                first = scores[part], ids[part]
                 rank(
-                    solution.x,
+                    self._score.combine(solution.x, observation, *first, self.graph_),
                     scores[part],
                     ids[part],
                     out_scores[part],
