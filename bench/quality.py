@@ -72,7 +72,7 @@ def solvers(collections: Sequence[Collection]) -> Table:
                 expansion.normalize(collection.gallery),
                 expansion.normalize(collection.queries),
             )
-            ranker = diffusion.Reranker(solver=solver)
+            ranker = diffusion.Reranker(affinity="cosine", solver=solver)
             ranker.fit(X[:200]).search(Q[:40], 100)  # compiles
             start = time.perf_counter()
             ranker.fit(X)
@@ -143,7 +143,7 @@ def _rankings(collection: Collection) -> Iterator[tuple[str, Ids, float]]:
         return expansion.search(normals, X, n)[1]
 
     augmented = expansion.augment_database(X, 10, alpha=3.0)
-    ranker = diffusion.Reranker(k=50, gamma=3.0, alpha=0.99, query_k=10).fit(X)
+    ranker = diffusion.Reranker(affinity="cosine").fit(X)
     methods: dict[str, Callable[[], Ids]] = {
         "cosine": lambda: expansion.search(Q, X, n)[1],
         "AQE (n = 10)": lambda: expand(Q, X, 10, 0.0),

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -225,6 +226,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     stored = storage.load(options.index, verify=options.verify)
     manifest = stored.manifest
+    diagnosis = load(options.index).diagnose()
     size = sum(entry["bytes"] for entry in manifest["arrays"].values())
     facts = {
         "format version": manifest["version"],
@@ -232,6 +234,7 @@ def _info(options: argparse.Namespace) -> None:
         **manifest["sizes"],
         **manifest["parameters"],
         "bytes": size,
+        "graph": asdict(diagnosis) if options.json else str(diagnosis),
         "arrays": {name: f"{a.dtype} {a.shape}" for name, a in stored.arrays.items()},
         "checksums": "verified" if options.verify else "not read (--verify reads them)",
     }
@@ -247,6 +250,7 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        text = text.replace("\n", "\n" + " " * (width + 2))
         print(f"{name:<{width}}  {text}")
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from . import kernels, storage
 from .affinity import Affinity, Context, make_affinity
 from .checkpoint import discard
+from .diagnosis import Diagnosis, diagnose
 from .errors import DiffusionError
 from .fusion import Fusion, make_score
 from .graph import Graph
@@ -544,6 +545,12 @@ class Reranker:
                 bar.update(part.stop - part.start)
         self.report_ = type(reports[0]).concatenate(reports)
         return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
+
+    def diagnose(self) -> Diagnosis:
+        """Describe the graph of the collection in numbers, and in words where printed."""
+        self._fitted()
+        with kernels.guarded():
+            return diagnose(self.graph_, self._affinity)
 
     # --- storage ---------------------------------------------------------------------------------
 

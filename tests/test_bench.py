@@ -51,7 +51,7 @@ def test_lattice_lists_are_reciprocal_and_sorted():
     assert ids.shape == (512, 50)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert all(len(set(row)) == 50 for row in ids)
-    graph = diffusion.Reranker(k=50).fit_neighbors(scores, ids).graph_
+    graph = diffusion.Reranker(k=50, affinity="cosine").fit_neighbors(scores, ids).graph_
     assert graph.n_edges == 512 * 50 // 2
     assert graph.n_components == 1
 

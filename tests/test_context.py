@@ -149,7 +149,7 @@ def test_items_against_the_naive_encoding(X, k, scales):
             entries[i, a], values[i, a] = item, round(65535 * weight)
     jaccard = np.empty(best.shape, np.float32)
     again = np.empty(best.shape, np.int32)
-    loops.jaccard_lists(entries, values, *affinity._lists, again, jaccard)
+    loops.jaccard_lists(np.arange(len(X)), entries, values, *affinity._lists, again, jaccard)
     for i in range(len(X)):
         listed = best[i][best[i] >= 0]
         assert i not in listed
@@ -212,7 +212,7 @@ def test_weights_are_the_jaccard_times_the_share_of_the_scales(X, k, scales):
             expected = 0.0
             if j >= 0 and i in ranks[j]:
                 m = max(ranks[i][int(j)], ranks[j][i])
-                expected = jaccard[i, a] * np.mean([m <= s for s in cut])
+                expected = jaccard[i, a] ** 2 * np.mean([m <= s for s in cut])
             assert found[i, a] == pytest.approx(expected, rel=1e-6)
     assert (weights >= 0).all()
     assert (weights <= 1).all()

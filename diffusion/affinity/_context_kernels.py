@@ -186,7 +186,7 @@ def _add_sets(
 
 @parallel
 def encode(
-    first: int,
+    items: Any,
     own_ids: Any,
     own_mutual: Any,
     ids: Any,
@@ -196,7 +196,7 @@ def encode(
     out_ids: Any,
     out_values: Any,
 ) -> None:
-    """Encode items from `first` on, or queries where `first` is negative.
+    """Encode items, by their numbers, and queries, whose number is -1.
 
     `own_ids`, `own_mutual` (m, k) are the neighbours of what is encoded, `ids`, `mutual` (n, k)
     those of the collection. `out_ids` (m, size) int32, `out_values` (m, size) uint16 receive the
@@ -212,7 +212,7 @@ def encode(
         sums = np.empty(slots, np.int64)
         used = np.empty(slots, np.int64)
         count = _add_sets(
-            keys, sums, used, 0, first + q if first >= 0 else -1,
+            keys, sums, used, 0, items[q],
             own_ids[q], own_mutual[q], scales, spread, 0, members,
         )  # fmt: skip
         for place in range(1, members):
@@ -280,6 +280,7 @@ def _jaccard(overlap: int) -> float:
 
 @parallel
 def jaccard_lists(
+    items: Any,
     encoding_ids: Any,
     encoding_values: Any,
     indptr: Any,
@@ -288,20 +289,29 @@ def jaccard_lists(
     out_ids: Any,
     out_scores: Any,
 ) -> None:
-    """List the items of the highest Jaccard similarity to each item, itself left out.
+    """List what has the highest Jaccard similarity to each of some items, itself left out.
 
-    `encoding_*` (n, size); `indptr`, `indices`, `values` are the inverted lists. `out_ids`,
-    `out_scores` (n, k) descend, equal ones by ascending id, padded with -1 and -inf.
+    `items` (m,) are their numbers, `encoding_*` (m, size) their encodings; `indptr`, `indices`,
+    `values` are the inverted lists. `out_ids`, `out_scores` (m, k) descend, equal ones by
+    ascending id, padded with -1 and -inf.
     """
-    n = encoding_ids.shape[0]
+    n = len(indptr) - 1
     k = out_ids.shape[1]
-    for i in numba.prange(n):
+    for i in numba.prange(encoding_ids.shape[0]):
         slots = _slots(_entries(encoding_ids[i], indptr), n)
         keys = np.full(slots, -1, np.int64)
         sums = np.empty(slots, np.int64)
         used = np.empty(slots, np.int64)
         count = _overlaps(
-            keys, sums, used, i, encoding_ids[i], encoding_values[i], indptr, indices, values
+            keys,
+            sums,
+            used,
+            items[i],
+            encoding_ids[i],
+            encoding_values[i],
+            indptr,
+            indices,
+            values,
         )
         best = np.empty(k, np.int64)
         filled = _largest(keys, sums, used, count, out_ids[i], best)

@@ -32,7 +32,7 @@ class Context(Affinity):
         V_s(i) = 1[m_ij <= s] / Σ_j 1[m_ij <= s]                             for every scale s
         V_i    = mean over s of the mean of V_s over i and its s/3 - 1 nearest neighbours
         J_ij   = Σ_l min(V_il, V_jl) / Σ_l max(V_il, V_jl)
-        A_ij   = J_ij (share of the scales s with i and j among each other's s best by J)
+        A_ij   = J_ij² (share of the scales s with i and j among each other's s best by J)
 
     V_i keeps its `size` largest entries, divided by their sum. A query is encoded in the same
     way against the collection, which does not change: it has ranks among the lists, and no entry
@@ -98,25 +98,24 @@ class Context(Affinity):
         self, scores: NDArray[np.float32], ids: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Encode the items; return for each the others most like it, and their weights A."""
-        n, k = len(ids), min(self.scales[-1], ids.shape[1])
+        k = min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         scores = np.ascontiguousarray(scores[:, :k])
         mutual = _mutual_ranks(scores, ids)
         self._state = {"ids": ids, "scores": scores, "mutual": mutual}
-        entries, values = self._encode(0, ids, mutual)
-        self._state |= _inverted(entries, values)
-
-        best = np.empty((n, k), np.int32)
-        weights = np.empty((n, k), np.float32)
-        loops.jaccard_lists(entries, values, *self._lists, best, weights)
-        return best, self._weigh(weights, best)
+        items = np.arange(len(ids), dtype=np.int32)
+        encoding = self._encode(items, ids, mutual)
+        self._state |= _inverted(*encoding)
+        best, jaccard = self._jaccard_lists(items, *encoding, k)
+        return best, self._weigh(jaccard, best)
 
     def _weigh(self, jaccard: NDArray[np.float32], best: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Multiply J, in place, with the share of the scales that the mutual rank by J is in."""
+        """Turn J, in place, into J² times the share of scales that hold the mutual rank by J."""
         share = (np.arange(256)[:, None] <= self._cut).mean(axis=1, dtype=np.float32)
         share[0] = 0  # stands for no mutual rank
         rank = _mutual_ranks(jaccard, best)
         np.maximum(jaccard, 0, out=jaccard)
+        np.square(jaccard, out=jaccard)
         jaccard *= share[rank]
         return jaccard
 
@@ -136,7 +135,7 @@ class Context(Affinity):
         scores = np.ascontiguousarray(scores[:, : self.depth])
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
-        entries, values = self._encode(-1, own, mutual)
+        entries, values = self._encode(np.full(len(own), -1), own, mutual)
         bounds = np.empty(len(own), np.int64)
         loops.jaccard_bounds(entries, state["indptr"], n, bounds)
         parts = []
@@ -156,19 +155,41 @@ class Context(Affinity):
         return sparse.csr_array(sparse.vstack(parts, format="csr"))
 
     @property
+    def lists(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """The neighbour lists that `edges` was given and their mutual ranks, 0 for none, (n, k)."""
+        return self._state["ids"], self._state["mutual"]
+
+    def departure(self, items: NDArray[np.int64], k: int) -> float:
+        """Return the share of the items' k nearest that are not among their k largest J."""
+        ids = self._state["ids"][items]
+        encoding = self._encode(items, ids, self._state["mutual"][items])
+        best, _ = self._jaccard_lists(items, *encoding, k)
+        found = (best[:, :, None] == ids[:, None, :k]) & (best[:, :, None] >= 0)
+        listed = int(np.count_nonzero(ids[:, :k] >= 0))
+        return 1 - int(np.count_nonzero(found)) / max(1, listed)
+
+    def _jaccard_lists(
+        self, items: NDArray[Any], entries: NDArray[np.int32], values: NDArray[np.uint16], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        best = np.empty((len(items), k), np.int32)
+        jaccard = np.empty((len(items), k), np.float32)
+        loops.jaccard_lists(items, entries, values, *self._lists, best, jaccard)
+        return best, jaccard
+
+    @property
     def _lists(self) -> tuple[NDArray[Any], ...]:
         return tuple(self._state[name] for name in ("indptr", "indices", "values"))
 
     def _encode(
-        self, first: int, ids: NDArray[np.int32], mutual: NDArray[np.uint8]
+        self, items: NDArray[Any], ids: NDArray[np.int32], mutual: NDArray[np.uint8]
     ) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-        """Encode items from `first` on, or queries if that is negative."""
+        """Encode items by their numbers, or queries, whose number is -1."""
         scales = np.array(self._cut, np.int64)
         entries = np.empty((len(ids), self.size), np.int32)
         values = np.empty((len(ids), self.size), np.uint16)
         spread = np.maximum(1, scales // 3)
         of_items = self._state["ids"], self._state["mutual"]
-        loops.encode(first, ids, mutual, *of_items, scales, spread, entries, values)
+        loops.encode(items, ids, mutual, *of_items, scales, spread, entries, values)
         return entries, values
 
     def arrays(self) -> dict[str, NDArray[Any]]:
