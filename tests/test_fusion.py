@@ -119,7 +119,7 @@ def test_sparse_answers_are_fused_as_dense_ones(parts, solver):
     X, Q = parts
     ranker = Reranker(solver=solver).fit(X)
     expected = dense_scores(ranker, Q, X)
-    scores, ids = ranker.search(Q, 30)
+    _scores, ids = ranker.search(Q, 30)
     top = np.argsort(-expected, axis=1, kind="stable")[:, :30]
     overlap = np.mean([len(set(a) & set(b)) / 30 for a, b in zip(ids, top, strict=True)])
     assert overlap > 0.8
