@@ -109,7 +109,7 @@ def diagnose(graph: Graph, affinity: Affinity) -> Diagnosis:
         places = max(1, int(counts.sum()))
         compared = np.arange(0, n, -(-n // _COMPARED))
         lists = {
-            "reciprocal": np.count_nonzero(mutual) / max(1, int(np.count_nonzero(ids >= 0))),
+            "reciprocal": float(np.mean(mutual[ids >= 0] > 0)) if (ids >= 0).any() else 1.0,
             "listed_by_none": float(np.mean(counts == 0)),
             "hub_places": float(int(counts[: -(-n // 100)].sum()) / places),
             "largest_hub": int(counts[0]) / len(ids),

@@ -36,17 +36,21 @@ _WIDEST_TIE = 4096
 class Reranker:
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
-    Offline, `fit` lists the k nearest neighbours of every item, keeps the reciprocal ones as
-    edges of a graph with weights ``A_ij = min(w_i(j), w_j(i))``, ``w = max(s, 0)^γ``, and
-    normalises it, ``W = D^-1/2 A D^-1/2``. Online, the weights of a query's `query_k` nearest
-    items are its observation y, and the ranking is by ``x = h(W) y``, with
-    ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart from the query's neighbours.
-    A query is never part of the graph.
+    Offline, `fit` lists the k nearest neighbours of every item and makes a graph of them: by
+    default items whose neighbourhoods are alike at several scales are joined (`Context`), with
+    `affinity="cosine"` those that list each other, ``A_ij = min(w_i(j), w_j(i))``,
+    ``w = max(s, 0)^γ``. It is normalised, ``W = D^-1/2 A D^-1/2``. Online, the weights of the
+    `query_k` items that a query is most like are its observation y, and diffusion is
+    ``x = h(W) y``, with ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart. Lists are
+    ranked by x together with what it started from (`Fusion`), or by x alone. A query is never
+    part of the graph.
 
     Parameters
     ----------
     k : int >= 1, default 50
-        Neighbours an item in the graph. 50 suits collections with tens of images an object.
+        Neighbours an item in the lists. The contextual affinity looks at the first 48 of them,
+        and needs no other choice. With `affinity="cosine"` 50 suits collections with tens of
+        images an object.
     affinity : {"context", "cosine", "gaussian"} or Context, default "context"
         What makes an edge and its weight. `"context"` compares the neighbourhoods of items at
         several scales, up to `k`, for any metric; a `Context` has its settings. Of the score
@@ -71,9 +75,10 @@ class Reranker:
         The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
         with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
     query_k : int >= 1, default 10
-        First-stage neighbours that make a query's observation.
+        Items that make a query's observation: those of the most similar neighbourhoods with
+        `affinity="context"`, else the first stage's best.
     gamma : float > 0, default 3.0
-        The exponent γ of the affinity.
+        The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
         Similarity of vectors. `"euclidean"` scores are negative squared distances.
     neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
@@ -96,7 +101,8 @@ class Reranker:
     Notes
     -----
     Memory: the vectors (4 n d bytes), 8 bytes an entry of W (at most 8 n k in all) and 28 bytes
-    an item. Building takes at most 12 n k bytes beyond the neighbour lists.
+    an item, with the contextual affinity another 740 bytes an item. Building takes at most
+    12 n k bytes beyond the neighbour lists, with the contextual affinity 2,000 bytes an item.
 
     Zero vectors have similarity 0 with everything and become isolated nodes. Where k >= n, every
     item neighbours every other. Groups of more than k + 1 identical vectors cannot all list each
@@ -105,6 +111,8 @@ class Reranker:
     References
     ----------
     Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Zhong, Zheng, Cao, Li. Re-ranking Person Re-identification with k-reciprocal Encoding.
+    CVPR 2017.
     Zhou, Weston, Gretton, Bousquet, Schölkopf. Ranking on Data Manifolds. NIPS 2003.
 
     Examples
@@ -337,8 +345,8 @@ class Reranker:
         Returns
         -------
         scores : ndarray, shape (nq, k) or (k,), float32
-            Descending, -inf where padded. Positive: the diffused score. Zero or negative:
-            diffusion did not reach the item, which follows in the order of its first-stage
+            Descending, -inf where padded. Positive: the fused or diffused score. Zero or
+            negative: nothing reached the item, which follows in the order of its first-stage
             score, written as its distance below the query's best.
         ids : ndarray, shape (nq, k) or (k,), int64
             Row numbers of X; equal scores by ascending id; -1 where padded (k > n).
@@ -370,9 +378,11 @@ class Reranker:
         ----------
         scores0 : array_like, shape (nq, m) or (m,), float
             First-stage scores, best first: the similarities of the metric that the graph was
-            built with (negative squared distances for `"euclidean"`).
+            built with (negative squared distances for `"euclidean"`). The contextual affinity
+            ranks them among the scores of the collection's own lists.
         ids0 : array_like, shape (nq, m) or (m,), int
-            Their ids in [0, n), -1 padded. The best `query_k` make the observation.
+            Their ids in [0, n), -1 padded. The best `query_k` make the observation, with the
+            contextual affinity the best 48; it fuses the scores of the best 100.
         k : int >= 1 or None, default 100
             Length of the result lists; None is m.
         restrict_to_candidates : bool, default False

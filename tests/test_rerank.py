@@ -131,7 +131,7 @@ def test_what_diffusion_does_not_reach_follows_in_first_stage_order():
 
 
 def test_a_query_without_a_positive_similarity_keeps_its_first_stage(vectors):
-    ranker = Reranker(k=5).fit(vectors)
+    ranker = Reranker(affinity="cosine", k=5).fit(vectors)
     scores, ids = ranker.rerank([[-0.1, -0.2, -0.3]], [[7, 3, 90]], k=5)
     assert ids.tolist() == [[7, 3, 90, -1, -1]]
     np.testing.assert_allclose(scores[0, :3], [0, -0.1, -0.2], atol=1e-7)

@@ -53,9 +53,9 @@ class Context(Affinity):
     Encodings are kept in units of 1/65535.
 
     Memory: for the largest scale k, 9 k bytes an item for the lists and 6 `size` for the
-    encodings, 732 by default, beside the graph. Building takes 30 k + 12 `size` bytes an item
-    beyond the lists. Time is linear in the items where no item is among the nearest neighbours
-    of a constant share of all.
+    encodings, 740 with what is around, beside the graph. Building takes 2,000 bytes an item
+    beyond the lists. Time grows with the square of the number of encodings that hold an item,
+    about `size` for most; it is linear in the items unless some are near to a share of all.
 
     References
     ----------
