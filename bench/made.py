@@ -1,7 +1,8 @@
 """Collections of many kinds and class sizes: made ones, and subsets with few items a class.
 
-A generator returns vectors (n, d) and the class of each; `split` and `few_each` make gallery and
-queries of them. Everything is drawn by a seed: the same arguments make the same collection.
+A generator returns vectors, float32 (n, d), and the class of each, int64 (n,), class after class;
+`split` and `few_each` make gallery and queries of them. Everything is drawn by a seed: the same
+arguments make the same collection.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .datasets import Collection, digits, grocery
 
 Labelled: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-# The most queries of a collection.
+# The most queries that are drawn.
 QUERIES = 400
 
 
@@ -42,7 +43,9 @@ def everything() -> list[Callable[[], Collection]]:
         lambda: split("curves 30 × 50", *curves(30, 50)),
         lambda: split("walks 12 × 120", *walks(12, 120)),
         lambda: split("swiss roll 10 × 150", *swiss_roll(10, 150)),
-        lambda: split("clusters 2 to 500", *clusters([500, 400, 200, 100, 50, 20, 10, 5, 3, 2])),
+        lambda: split(
+            "clusters 2 to 500", *clusters([500, 400, 200, 100, 50, 20, 10, 5, 3, 2], d=24)
+        ),
         lambda: split("clusters 2 to 300, Zipf", *clusters(zipf_sizes(120, 300), seed=1)),
         lambda: split("clusters 150 × 8", *clusters([8] * 150, seed=2)),
         lambda: split("clusters 300 × 4", *clusters([4] * 300, seed=3)),
@@ -177,9 +180,10 @@ def few_each(
 def bursts(
     name: str, collection: Collection, share: float, most: int, noise: float = 0.0
 ) -> Collection:
-    """Repeat a share of the gallery up to `most` times more, exactly or with noise a value.
+    """Repeat a share of the gallery's items, each 1 to `most` times more; queries stay.
 
-    The photos of a burst, or the same file under several names.
+    The same file under several names or, with Gaussian noise of that standard deviation on every
+    value of theirs, the photos of a burst.
     """
     rng = np.random.default_rng(0)
     n = len(collection.gallery)
