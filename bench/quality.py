@@ -20,6 +20,7 @@ from diffusion.solvers import Solver
 
 from . import rivals
 from .datasets import Collection, digits, grocery
+from .survey import survey
 from .table import Table
 
 Vectors = NDArray[np.float32]
@@ -52,6 +53,8 @@ def run(*, long: bool = False) -> list[Table]:
     for affinity in ("context", "cosine"):
         tables.append(solvers(collections, affinity))
         print(tables[-1], end="\n\n", flush=True)
+    tables.append(survey())
+    print(tables[-1], end="\n\n", flush=True)
     return tables
 
 

@@ -129,6 +129,7 @@ def test_command_writes_the_same_figures_as_json(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(quality, "grocery", lambda packages_only: None)
     monkeypatch.setattr(quality, "METHODS", QUICK)
     monkeypatch.setattr(quality, "SOLVERS", (diffusion.CG(), diffusion.Columns()))
+    monkeypatch.setattr(quality, "survey", lambda: Table("**Survey**", ("a",), [["b"]]))
     target = tmp_path / "figures.json"
     monkeypatch.setattr(sys, "argv", ["bench", "quality", "--json", str(target)])
     assert command.main() == 0
