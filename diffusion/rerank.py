@@ -288,7 +288,8 @@ class Reranker:
         index: NeighborIndex | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        graph = Graph.from_neighbors(*affinity.edges(scores, ids), progress=self.progress)
+        edges = affinity.edges(scores, ids, progress=self.progress)
+        graph = Graph.from_neighbors(*edges, progress=self.progress)
         if checkpoint is None:
             return self._assemble(affinity, graph, index)
         of_solver = f"{os.fspath(checkpoint)}.solver"

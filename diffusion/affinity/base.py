@@ -40,7 +40,7 @@ class Affinity(ABC):
 
     @abstractmethod
     def edges(
-        self, scores: NDArray[np.float32], ids: NDArray[np.int32]
+        self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Turn neighbour lists (n, k), -inf and -1 where padded, into (ids, weights >= 0)."""
 

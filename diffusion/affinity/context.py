@@ -10,12 +10,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from tqdm import tqdm
 
 from .. import kernels
 from ..errors import DiffusionError
 from ..validation import check_integer
 from . import _context_kernels as loops
 from .base import Affinity, Observation, observations
+
+# Items encoded or compared between two updates of a progress bar.
+_PART = 1 << 16
 
 # Entries of the inverted lists that queries are compared with at a time: 256 MiB.
 _BATCH_ENTRIES = 1 << 25
@@ -95,7 +99,7 @@ class Context(Affinity):
         return tuple(sorted({min(s, width) for s in self.scales}))
 
     def edges(
-        self, scores: NDArray[np.float32], ids: NDArray[np.int32]
+        self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Encode the items; return for each the others most like it, and their weights A."""
         k = min(self.scales[-1], ids.shape[1])
@@ -103,10 +107,21 @@ class Context(Affinity):
         scores = np.ascontiguousarray(scores[:, :k])
         mutual = _mutual_ranks(scores, ids)
         self._state = {"ids": ids, "scores": scores, "mutual": mutual}
-        items = np.arange(len(ids), dtype=np.int32)
-        encoding = self._encode(items, ids, mutual)
-        self._state |= _inverted(*encoding)
-        best, jaccard = self._jaccard_lists(items, *encoding, k)
+        n = len(ids)
+        parts = [slice(start, start + _PART) for start in range(0, n, _PART)]
+        entries, values = np.empty((n, self.size), np.int32), np.empty((n, self.size), np.uint16)
+        best, jaccard = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        with tqdm(total=2 * n, desc="context", unit="item", disable=not progress) as bar:
+            for part in parts:
+                items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
+                entries[part], values[part] = self._encode(items, ids[part], mutual[part])
+                bar.update(len(items))
+            self._state |= _inverted(entries, values)
+            for part in parts:
+                items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
+                encoding = entries[part], values[part]
+                best[part], jaccard[part] = self._jaccard_lists(items, *encoding, k)
+                bar.update(len(items))
         return best, self._weigh(jaccard, best)
 
     def _weigh(self, jaccard: NDArray[np.float32], best: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -45,7 +45,7 @@ class Pointwise(Affinity):
         """
 
     def edges(
-        self, scores: NDArray[np.float32], ids: NDArray[np.int32]
+        self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Give every listed neighbour the weight of its score."""
         self.fit(scores)
