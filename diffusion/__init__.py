@@ -9,8 +9,10 @@
 """
 
 from ._version import __version__
+from .affinity import Context
 from .centrality import degree, katz
 from .errors import ConvergenceWarning, DiffusionError
+from .fusion import Fusion
 from .graph import Graph
 from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
 from .rerank import Reranker, load
@@ -33,10 +35,12 @@ __all__ = [
     "IVF",
     "Chebyshev",
     "Columns",
+    "Context",
     "ConvergenceWarning",
     "CustomTransfer",
     "DiffusionError",
     "Exact",
+    "Fusion",
     "Graph",
     "HeatKernel",
     "Hybrid",
