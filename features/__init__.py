@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .collection import Descriptors, open_descriptors
     from .extract import describe
     from .folder import extract_folder
-    from .learn import contrastive_loss, train_contrastive
+    from .learn import train_contrastive
+    from .losses import contrastive_loss
     from .network import MULTI_SCALE, RetrievalNetwork
     from .retrieval import load_retrieval
     from .whitening import Whitening, learn_pca, learn_supervised, load_whitening
@@ -48,7 +49,7 @@ _HOMES = {
     "RetrievalNetwork": "network",
     "Whitening": "whitening",
     "backbone": "backbones",
-    "contrastive_loss": "learn",
+    "contrastive_loss": "losses",
     "describe": "extract",
     "extract_folder": "folder",
     "learn_pca": "whitening",
