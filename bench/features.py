@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import features
-from diffusion import expansion, metrics
+from features.evaluation import leave_one_out
 from features.images import find_images, fitted_size, quiet, read_image, read_size
 from features.whitening import pairs_of
 
@@ -164,8 +164,8 @@ def retrieval(weights: Path, photos: Path) -> Table:
         truth = np.array([labels[file] for file in files])
         packages = np.array([file.startswith("Packages/") for file in files])
         figures = [
-            round(mean_precision(X, truth), 1),
-            round(mean_precision(X[packages], truth[packages]), 1),
+            _mean_precision(X, truth),
+            _mean_precision(X[packages], truth[packages]),
         ]
         table.rows.append([name, X.shape[1], *figures])
         print(table.rows[-1], flush=True)
@@ -208,12 +208,5 @@ def retrieval(weights: Path, photos: Path) -> Table:
     return table
 
 
-def mean_precision(X: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Search vectors for each of themselves, itself left out; return the mAP in percent."""
-    X = expansion.normalize(X)
-    ids = expansion.search(X, X, len(X))[1]
-    rows = np.arange(len(X))
-    others = ids[ids != rows[:, None]].reshape(len(X), -1)
-    hits = labels[others] == labels[:, None]
-    precision = metrics.average_precision(hits, hits.sum(axis=1))
-    return 100 * float(np.nanmean(precision))
+def _mean_precision(X: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    return round(100 * float(np.nanmean(leave_one_out(X, labels))), 1)

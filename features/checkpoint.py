@@ -43,13 +43,11 @@ def save_trained(
     """
     if Path(path).suffix != ".safetensors":
         raise DiffusionError(f"{os.fspath(path)}: expected a name that ends in .safetensors")
-    names = [name for name, kind in POOLINGS.items() if type(network.pool) is kind]
-    if not names:
-        raise DiffusionError("network: expected a pooling that has a name, to be stored")
+    pooling = check_stored(network)
     trunk = network.backbone
     content = {
         "backbone": trunk.name,
-        "pooling": names[0],
+        "pooling": pooling,
         "exponents": len(network.pool.p) if isinstance(network.pool, GeM) else 0,
         "whiten": None if network.whiten is None else network.whiten.out_features,
         "mean": list(trunk.mean),
@@ -63,6 +61,14 @@ def save_trained(
         if not name.startswith(("backbone.classifier.", "backbone.fc."))
     }
     safetensors.write(path, state, {_KEY: json.dumps(content, sort_keys=True)})
+
+
+def check_stored(network: RetrievalNetwork) -> str:
+    """Return the name of a network's pooling, or raise where the network cannot be stored."""
+    names = [name for name, kind in POOLINGS.items() if type(network.pool) is kind]
+    if not names:
+        raise DiffusionError(f"pooling: expected one of {', '.join(POOLINGS)}, to be stored")
+    return names[0]
 
 
 def load_trained(

@@ -12,6 +12,8 @@ from diffusion import command
 from diffusion._version import __version__
 from diffusion.errors import DiffusionError
 
+# Those of `features.training`, which imports torch.
+LOSSES = ("softmax", "contrastive", "triplet")
 # Skipped images that are named; the manifest names them all.
 _NAMED = 20
 
@@ -30,18 +32,7 @@ def _parser() -> command.Parser:
     extract = verb("extract", _extract, "Describe every JPEG and PNG image of a folder.")
     extract.add_argument("folder", metavar="FOLDER", help="of images; read with its folders")
     extract.add_argument("out", metavar="OUT", help="folder to write, for `diffusion build`")
-    extract.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="alexnet, vgg16, resnet18, resnet50, resnet101, mobilenet_v2, torchvision:NAME or "
-        "hf:DIRECTORY-or-NAME; not needed where the weights' file says it",
-    )
-    extract.add_argument(
-        "--weights", metavar="FILE", help="a state dict or a checkpoint, .safetensors or .pth"
-    )
-    extract.add_argument(
-        "--pooling", metavar="NAME", help="mac, spoc, crow, gem, rmac, or a layer such as fc7"
-    )
+    _add_network(extract)
     extract.add_argument(
         "--size", type=int, default=512, help="longer side of larger images (%(default)s)"
     )
@@ -55,10 +46,7 @@ def _parser() -> command.Parser:
         "--regions", choices=("rmac", "grid"), help="describe these regions of each image too"
     )
     extract.add_argument("--whitening", metavar="FILE", help="that `features whiten` wrote")
-    extract.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
-    extract.add_argument("--workers", type=int, help="threads that decode (one a core, at most 8)")
-    extract.add_argument("--device", help="such as cpu or cuda:1 (a GPU where there is one)")
-    extract.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    _add_machine(extract)
 
     whiten = verb("whiten", _whiten, "Learn a whitening from descriptors.")
     whiten.add_argument("descriptors", metavar="DESCRIPTORS", help="that `features extract` wrote")
@@ -72,7 +60,53 @@ def _parser() -> command.Parser:
     whiten.add_argument(
         "--shrinkage", type=float, help="of the covariance, 0 to 1 (estimated from the data)"
     )
+
+    train = verb("train", _train, "Learn a network's descriptors from a folder of photos.")
+    train.add_argument("folder", metavar="FOLDER", help="with a folder for each class")
+    train.add_argument("out", metavar="OUT", help="folder to write; gone on with, if interrupted")
+    _add_network(train)
+    train.add_argument("--loss", choices=LOSSES, default="contrastive", help="(%(default)s)")
+    train.add_argument("--pairs", metavar="FILE", help="lines of two matching files, a tab between")
+    train.add_argument(
+        "--manifold", action="store_true", help="without labels: mine pairs by diffusion"
+    )
+    train.add_argument(
+        "--validation", metavar="FOLDER", help="with a folder for each class, for the mAP"
+    )
+    train.add_argument("--epochs", type=int, default=10, help="(%(default)s)")
+    train.add_argument("--size", type=int, help="side of the images (the network's own)")
+    train.add_argument("--learning-rate", type=float, default=1e-4, help="(%(default)g)")
+    train.add_argument("--margin", type=float, help="(contrastive 0.7, triplet 0.1)")
+    train.add_argument("--negatives", type=int, default=3, help="of an anchor (%(default)s)")
+    train.add_argument("--anchors", type=int, default=2000, help="an epoch (%(default)s)")
+    train.add_argument(
+        "--neighbors", type=int, default=20, help="that mining looks at (%(default)s)"
+    )
+    train.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    _add_machine(train)
     return parser
+
+
+def _add_network(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="alexnet, vgg16, resnet18, resnet50, resnet101, mobilenet_v2, torchvision:NAME or "
+        "hf:DIRECTORY-or-NAME; not needed where the weights' file says it",
+    )
+    verb.add_argument(
+        "--weights", metavar="FILE", help="a state dict or a checkpoint, .safetensors or .pth"
+    )
+    verb.add_argument(
+        "--pooling", metavar="NAME", help="mac, spoc, crow, gem, rmac, or a layer such as fc7"
+    )
+
+
+def _add_machine(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
+    verb.add_argument("--workers", type=int, help="threads that decode (one a core, at most 8)")
+    verb.add_argument("--device", help="such as cpu or cuda:1 (a GPU where there is one)")
+    verb.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
 
 def _extract(options: argparse.Namespace) -> None:
@@ -125,6 +159,27 @@ def _whiten(options: argparse.Namespace) -> None:
         learned = learn_pca(descriptors.vectors, **settings)
     learned.save(options.whitening)
     print(f"{options.whitening}: {len(learned.mean)} -> {learned.dimension} dimensions")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .training import train_folder
+
+    names = (
+        "backbone", "weights", "pooling", "loss", "pairs", "manifold", "validation", "epochs",
+        "size", "batch_size", "learning_rate", "margin", "negatives", "anchors", "neighbors",
+        "seed", "workers", "device",
+    )  # fmt: skip
+    trained = train_folder(
+        options.folder,
+        options.out,
+        **{name: getattr(options, name) for name in names},
+        progress=not options.quiet,
+    )
+    first, last = trained.history[0], trained.history[-1]
+    figures = f"loss {last['loss']:.4f} after {last['epoch']} epochs"
+    if last["map"] is not None:
+        figures += f", mAP {first['map']:.1f} -> {last['map']:.1f}"
+    print(f"{trained.path}: {figures}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ _AHEAD = 4
 _MOST_WORKERS = 8
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Item(NamedTuple):
@@ -80,58 +82,66 @@ class Decoded(NamedTuple):
 def decode(
     folder: str, items: Sequence[Item], batches: Sequence[Batch], workers: int
 ) -> Generator[Decoded, None, None]:
-    """Decode batches with threads, in order, a little ahead of the consumer.
+    """Decode batches with threads, in order, a little ahead of the consumer."""
 
-    Threads, since Pillow decodes and resizes without the interpreter's lock.
-    """
-
-    def read(number: int, height: int, width: int) -> NDArray[np.uint8] | str:
+    def read(task: tuple[int, int, int]) -> NDArray[np.uint8] | str:
+        number, *size = task
         path = os.path.join(folder, items[number].file)
         try:
-            return read_image(path, (height, width))
+            return read_image(path, (size[0], size[1]))
         except UnreadableImageError as error:
             return str(error).removeprefix(f"{path}: ")
 
+    tasks = ([(n, b.height, b.width) for n in b.numbers] for b in batches)
+    with closing(ahead(read, tasks, workers)) as results:
+        for batch, decoded in zip(batches, results, strict=True):
+            arrays = [result for result in decoded if not isinstance(result, str)]
+            failed = {
+                number: result
+                for number, result in zip(batch.numbers, decoded, strict=True)
+                if isinstance(result, str)
+            }
+            yield Decoded(batch, torch.from_numpy(np.stack(arrays)) if arrays else None, failed)
+
+
+def ahead(
+    call: Callable[[T], R], batches: Iterable[Sequence[T]], workers: int
+) -> Generator[list[R], None, None]:
+    """Call a function on every task of every batch with threads, ahead of the consumer.
+
+    Threads, since Pillow decodes and resizes without the interpreter's lock.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[Batch, list[Future[NDArray[np.uint8] | str]]]] = deque()
+        waiting: deque[list[Future[R]]] = deque()
         coming = iter(batches)
-        ahead = 0
+        left = 0  # tasks that wait
 
         def submit() -> bool:
-            nonlocal ahead
+            nonlocal left
             batch = next(coming, None)
             if batch is None:
                 return False
-            futures = [pool.submit(read, n, batch.height, batch.width) for n in batch.numbers]
-            waiting.append((batch, futures))
-            ahead += len(futures)
+            waiting.append([pool.submit(call, task) for task in batch])
+            left += len(waiting[-1])
             return True
 
         try:
-            while ahead < _AHEAD * workers and submit():
+            while left < _AHEAD * workers and submit():
                 pass
             while waiting:
-                batch, futures = waiting.popleft()
-                results = [future.result() for future in futures]
-                ahead -= len(futures)
+                results = [future.result() for future in waiting.popleft()]
+                left -= len(results)
                 # One batch more than the one that the consumer is about to work on, at least.
-                while (not waiting or ahead < _AHEAD * workers) and submit():
+                while (not waiting or left < _AHEAD * workers) and submit():
                     pass
-                arrays = [result for result in results if not isinstance(result, str)]
-                failed = {
-                    number: result
-                    for number, result in zip(batch.numbers, results, strict=True)
-                    if isinstance(result, str)
-                }
-                images = torch.from_numpy(np.stack(arrays)) if arrays else None
-                yield Decoded(batch, images, failed)
+                yield results
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_order(
-    call: Callable[[str], T], values: Sequence[str], workers: int, *, at_once: int = 1024
-) -> Iterator[T]:
+    call: Callable[[T], R], values: Sequence[T], workers: int, *, at_once: int = 1024
+) -> Iterator[R]:
     """Call a function with threads, yielding the results in order."""
     with ThreadPoolExecutor(workers) as pool:
         coming = iter(values)

@@ -18,6 +18,7 @@ from diffusion.errors import DiffusionError
 from diffusion.storage import as_path
 from diffusion.validation import check_choice, check_integer
 
+from .backbones import Sides
 from .backbones import backbone as make_backbone
 from .checkpoint import load_trained
 from .images import fitted_size, quiet, read_image, read_size
@@ -130,6 +131,8 @@ def load_network(
     backbone: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
+    *,
+    seed: int = 0,
 ) -> RetrievalNetwork:
     """Make a network from a trunk's name and weights, or from a checkpoint that says both.
 
@@ -141,6 +144,8 @@ def load_network(
     weights : path-like, optional
     pooling : str, optional
         In place of the checkpoint's, without its whitening; of a trunk alone, "gem" by default.
+    seed : int >= 0, default 0
+        Of random weights, where there are no others.
 
     Returns
     -------
@@ -153,7 +158,7 @@ def load_network(
         If the file does not fit.
     """
     if backbone is not None:
-        network = make_backbone(backbone, weights, head=_is_code(pooling))
+        network = make_backbone(backbone, weights, head=_is_code(pooling), seed=seed)
         return RetrievalNetwork(network, "gem" if pooling is None else pooling).eval()
     if weights is None:
         raise DiffusionError("backbone: expected a network's name, or weights that say it")
@@ -225,8 +230,12 @@ class Describer:
 
     def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that an image of a height and width is resized to."""
-        sides = self.network.backbone.sides
-        return fitted_size(size, self.recipe.size, sides, square=self.recipe.square)
+        return self.fit_to(size, self.recipe, self.network.backbone.sides)
+
+    @staticmethod
+    def fit_to(size: tuple[int, int], recipe: Recipe, sides: Sides) -> tuple[int, int]:
+        """Return what a recipe resizes a height and a width to."""
+        return fitted_size(size, recipe.size, sides, square=recipe.square)
 
     @torch.inference_mode()
     def raw(self, images: Tensor) -> tuple[NDArray[np.float32], Any, Any]:
