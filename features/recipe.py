@@ -21,6 +21,7 @@ from diffusion.validation import check_choice, check_integer
 from .backbones import Sides
 from .backbones import backbone as make_backbone
 from .checkpoint import load_trained
+from .fusing import fused
 from .images import fitted_size, quiet, read_image, read_size
 from .network import RetrievalNetwork, check_scales
 from .pooling import REGIONS
@@ -214,7 +215,7 @@ class Describer:
                     f"{recipe.weights}: expected the weights that made the descriptors, these are "
                     "others"
                 )
-            network = load_network(recipe.backbone, recipe.weights, recipe.pooling)
+            network = fused(load_network(recipe.backbone, recipe.weights, recipe.pooling))
         self.network = network.to(self.device).eval()
         self.whitening = whitening
         if whitening is not None and len(whitening.mean) != network.dimension:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from bench.datasets import data_folder
 from diffusion import DiffusionError
-from features import safetensors
+from features import RetrievalNetwork, safetensors
 from features.backbones import (
     BACKBONES,
     IMAGENET_MEAN,
@@ -26,6 +27,7 @@ from features.backbones import (
     Sides,
     backbone,
 )
+from features.fusing import fused
 from features.weights import load_into, read_file
 
 SMALL = ("resnet18", "mobilenet_v2")
@@ -252,6 +254,19 @@ def test_vgg_equals_its_equations():
             torch.testing.assert_close(network(x, f"pool{block}"), y)
             number += 1
         torch.testing.assert_close(network(x), network(x, "conv5_3"))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_folding_batch_normalisation_changes_nothing_but_rounding(name):
+    network = RetrievalNetwork(disturbed(backbone(name, head=False, seed=6)))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    once = fused(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in once.modules())
+    x = torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        torch.testing.assert_close(once(x), network(x), rtol=1e-4, atol=1e-5)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key])
 
 
 def test_networks_equal_those_of_torchvision():
