@@ -13,6 +13,8 @@ from .centrality import degree, katz
 from .errors import ConvergenceWarning, DiffusionError
 from .graph import Graph
 from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+from .regional import RegionalReranker
+from .regions import generalized_max_pooling, r_match
 from .rerank import Reranker, load
 from .solvers import (
     CG,
@@ -42,6 +44,7 @@ __all__ = [
     "Hybrid",
     "Local",
     "NNDescent",
+    "RegionalReranker",
     "RegularizedLaplacian",
     "Report",
     "Reranker",
@@ -51,7 +54,9 @@ __all__ = [
     "TruncatedRandomWalk",
     "__version__",
     "degree",
+    "generalized_max_pooling",
     "katz",
     "load",
     "nearest_neighbors",
+    "r_match",
 ]

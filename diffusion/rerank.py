@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from .errors import DiffusionError
 from .graph import Graph
 from .neighbors import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .packing import PLAIN_PARAMETERS, pack, settings_of, unpack
+from .parameters import Parameters
 from .ranking import padding_last, rank
 from .solvers import Solver, Spectral, make_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
@@ -32,7 +32,7 @@ _BATCH_VALUES = 1 << 26
 _WIDEST_TIE = 4096
 
 
-class Reranker:
+class Reranker(Parameters):
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
     Offline, `fit` lists the k nearest neighbours of every item, keeps the reciprocal ones as
@@ -64,7 +64,8 @@ class Reranker:
         The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
         with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
     query_k : int >= 1, default 10
-        First-stage neighbours that make a query's observation.
+        First-stage neighbours that make a query's observation. Set on a fitted Reranker, it acts
+        at once.
     gamma : float > 0, default 3.0
         The exponent γ of the affinity.
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
@@ -135,30 +136,6 @@ class Reranker:
         self.metric = metric
         self.neighbors = neighbors
         self.progress = progress
-
-    # --- parameters ------------------------------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters by name; `deep` is accepted as scikit-learn passes it."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self, **parameters: Any) -> Self:
-        """Set parameters; `query_k` and `progress` act at once, the others with the next fit."""
-        known = self.get_params()
-        for name, value in parameters.items():
-            if name not in known:
-                raise DiffusionError(f"{name}: no such parameter; expected one of {list(known)}")
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
-        changed = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.get_params().items()
-            if value != defaults[name].default
-        )
-        return f"Reranker({changed})"
 
     # --- offline ---------------------------------------------------------------------------------
 
@@ -575,4 +552,9 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, foreign or of a newer version.
     """
-    return unpack(Reranker, storage.load(path, verify=verify))
+    stored = storage.load(path, verify=verify)
+    if stored.manifest.get("kind") == "regional":
+        raise DiffusionError(
+            f"{path}: an index of images by their regions; expected RegionalReranker.load"
+        )
+    return unpack(Reranker, stored)
