@@ -149,9 +149,10 @@ def read_extraction(folder: Path) -> Descriptors:
         If a file is not there or not as described.
     """
     try:
-        files = (folder / "files.txt").read_text().splitlines()
+        text = (folder / "files.txt").read_text("utf-8", "surrogateescape")
     except OSError as error:
         raise DiffusionError(f"{folder / 'files.txt'}: cannot be read ({error.strerror})") from None
+    files = text.removesuffix("\n").split("\n")
     found = [folder / f"{name}.npy" for name in ("descriptors", "regions", "region_images")]
     vectors, regions, images = map(_array, found)
     return _checked(folder, vectors, regions, images, files)

@@ -71,18 +71,18 @@ def of_vectors(dataset: str) -> tuple[tuple[str, ...], dict[str, Row]]:
     """Return the columns, and the figures by method, for one vector an image."""
     if dataset in _REVISITED:
         return REVISITED_COLUMNS, _REVISITED[dataset]
-    return GLOBAL_COLUMNS, _pick(_GLOBAL, dataset)
+    return _pick(GLOBAL_COLUMNS, _GLOBAL, dataset)
 
 
 def of_regions(dataset: str) -> tuple[tuple[str, ...], dict[str, Row]]:
     """Return the columns, and the figures by method, for several vectors an image."""
-    if dataset in _REVISITED:
-        return (), {}
-    return REGIONAL_COLUMNS, _pick(_REGIONAL, dataset)
+    return _pick(REGIONAL_COLUMNS, _REGIONAL, dataset)
 
 
-def _pick(table: Mapping[str, tuple[Row, ...]], dataset: str) -> dict[str, Row]:
+def _pick(
+    columns: tuple[str, ...], table: Mapping[str, tuple[Row, ...]], dataset: str
+) -> tuple[tuple[str, ...], dict[str, Row]]:
     if dataset not in DATASETS:
-        return {}
+        return (), {}
     at = DATASETS.index(dataset)
-    return {method: tuple(column[at] for column in columns) for method, columns in table.items()}
+    return columns, {name: tuple(row[at] for row in rows) for name, rows in table.items()}

@@ -84,16 +84,15 @@ def _truth(dataset: str, folder: Path, gallery: Descriptors) -> GroundTruth:
     folders = [folder if folder.is_dir() else folder.parent, data_folder() / of]
     folders.append(data_folder() / "revisitop")
     names = [f"gnd_{of}.pkl", f"gnd_{of}.mat", f"gnd_{of.upper()}.mat", "groundtruth"]
-    for place in folders:
-        for name in names:
-            if (place / name).exists():
-                images = None
-                if gallery.files is not None:
-                    images = [stem(file) for file in gallery.files]
-                return read(place / name, images)
-    raise DiffusionError(
-        f"{of}: no ground truth; expected one of {', '.join(names)} in {folder} or {folders[1]}"
-    )
+    found = [place / name for place in folders for name in names if (place / name).exists()]
+    # Text files may lie there without a folder of their own.
+    found += [place for place in folders if any(place.glob("*_query.txt"))]
+    if not found:
+        raise DiffusionError(
+            f"{of}: no ground truth; expected one of {', '.join(names)} in {folder} or {folders[1]}"
+        )
+    images = None if gallery.files is None else [stem(file) for file in gallery.files]
+    return read(found[0], images)
 
 
 def grocery(folder: Path) -> Task:
