@@ -1,4 +1,4 @@
-"""`python -m bench quality` and `python -m bench speed`.
+"""`python -m bench quality`, `python -m bench speed` and `python -m bench features`.
 
 `python -m bench quality --dataset NAME --descriptors DIR` measures descriptors of your own on a
 data set of the field: bench/descriptors.py says what DIR may hold.
@@ -23,7 +23,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("benchmark", choices=("quality", "speed"))
+    parser.add_argument("benchmark", choices=("quality", "speed", "features"))
     parser.add_argument("--json", metavar="FILE", help="write the same figures here")
     parser.add_argument(
         "--long", action="store_true", help="the large eigenproblems too, minutes more"

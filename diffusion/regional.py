@@ -19,6 +19,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from . import kernels, storage
+from .affinity import Pointwise
 from .errors import DiffusionError
 from .packing import pack, unpack
 from .parameters import Parameters
@@ -294,6 +295,7 @@ class RegionalReranker(Parameters):
         real = ids >= 0
         indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
         # All regions of a query together: what keeps a row within float32 then scales it as one.
+        assert isinstance(ranker._affinity, Pointwise)  # fit has checked it
         weights = ranker._affinity.observation(scores)
         y = sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), m))
         y.sum_duplicates()
