@@ -138,7 +138,7 @@ def fit_points(
     Memory: six n x n arrays of float64 at the start, while each point is a component.
     """
     X, w = _as_points(points, weights)
-    X, w = X[w > 0], np.asarray(w[w > 0] / w.sum(), np.float64)
+    X, w = X[w > 0], w[w > 0] / float(w.sum())
     variances = np.full_like(X, check_real(sigma, "sigma", low=0.0, strict=True) ** 2)
     settings = _settings(expansion, purge, max_iter)
     return _fit(X, w, w, variances, 0.0, *settings, isotropic=True)
@@ -212,7 +212,7 @@ def fit_map(
             f"saliency: expected at most {_MOST_POINTS} positions above the threshold, got "
             f"{len(xs)}; pool the map or raise the threshold"
         )
-    X = np.stack([xs, ys], axis=1) + 0.5
+    X = np.stack([xs, ys], axis=1).astype(np.float64) + 0.5
     pi = S[ys, xs] / S.sum()
     mixture = _fit(
         X,
