@@ -14,16 +14,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbones import LeNet
+    from .backbones import LeNet, backbone
     from .extract import describe
     from .learn import contrastive_loss, train_contrastive
+    from .network import MULTI_SCALE, RetrievalNetwork
+    from .retrieval import load_retrieval
+    from .whitening import Whitening, learn_pca, learn_supervised, load_whitening
 
-__all__ = ["LeNet", "contrastive_loss", "describe", "train_contrastive"]
+__all__ = [
+    "MULTI_SCALE",
+    "LeNet",
+    "RetrievalNetwork",
+    "Whitening",
+    "backbone",
+    "contrastive_loss",
+    "describe",
+    "learn_pca",
+    "learn_supervised",
+    "load_retrieval",
+    "load_whitening",
+    "train_contrastive",
+]
 
 _HOMES = {
+    "MULTI_SCALE": "network",
     "LeNet": "backbones",
+    "RetrievalNetwork": "network",
+    "Whitening": "whitening",
+    "backbone": "backbones",
     "contrastive_loss": "learn",
     "describe": "extract",
+    "learn_pca": "whitening",
+    "learn_supervised": "whitening",
+    "load_retrieval": "retrieval",
+    "load_whitening": "whitening",
     "train_contrastive": "learn",
 }
 

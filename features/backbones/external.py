@@ -1,0 +1,146 @@
+"""Trunks of torchvision and transformers, where they are installed."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.errors import DiffusionError
+from diffusion.validation import check_choice
+
+from ..weights import load_into, read_file
+from .base import Backbone, Stage, check_images, check_triple
+
+# Side of the image that shows channels and strides.
+_PROBE = 224
+# Children of a torchvision network from which on there are vectors, no maps.
+_ENDS = ("avgpool", "classifier", "fc", "head", "heads", "dropout", "flatten", "permute")
+
+
+def make(source: str, name: str, weights: str | os.PathLike[str] | None, seed: int) -> Backbone:
+    """Make the trunk "torchvision:NAME" or "hf:NAME"; see `backbones.backbone`."""
+    if not name:
+        raise DiffusionError(f"name: expected a network's name after '{source}:'")
+    return _torchvision(name, weights, seed) if source == "torchvision" else _hf(name, weights)
+
+
+class _External(Backbone):
+    """A trunk that runs another library's modules; its stages are found by asking for one map."""
+
+    def __init__(self, name: str, run: nn.Module, stages: dict[str, Stage]) -> None:
+        super().__init__()
+        self.name = name
+        self.run = run
+        self.stages = stages
+        self.last = list(stages)[-1]
+
+    def _head_steps(self) -> Iterable[tuple[str | None, nn.Module]]:
+        return ()
+
+
+class _Children(_External):
+    """The children of a torchvision network, one after the other."""
+
+    run: nn.Sequential
+
+    def _steps(self) -> Iterable[tuple[str | None, nn.Module]]:
+        return ((name if name in self.stages else None, m) for name, m in self.run.named_children())
+
+
+class _Hub(_External):
+    """A backbone of transformers', which gives the maps of its stages all at once."""
+
+    def maps(self, images: Tensor, stages: Any) -> dict[str, Tensor]:
+        for stage in stages:
+            check_choice(stage, "stage", tuple(self.stages))
+        check_images(images, self)
+        found = self.run(pixel_values=images).feature_maps
+        maps = dict(zip(self.stages, found, strict=True))
+        return {stage: maps[stage] for stage in stages}
+
+
+def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -> Backbone:
+    models = _need("torchvision.models", "torchvision")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network = models.get_model(name, weights=None)
+    except (ValueError, TypeError) as error:
+        raise DiffusionError(f"name: torchvision has no network {name!r} ({error})") from None
+    if weights is not None:
+        load_into(network, read_file(weights)[0], os.fspath(weights))
+    # Networks of one kind keep their trunk in `features`, the others among their children.
+    inside = network.features if hasattr(network, "features") else network
+    children = OrderedDict[str, nn.Module]()
+    for child, module in inside.named_children():
+        if child in _ENDS:
+            break
+        children[child] = module
+    trunk = nn.Sequential(children).eval()
+
+    def probe(images: Tensor) -> dict[str, Tensor]:
+        maps = {}
+        for child, module in trunk.named_children():
+            images = maps[child] = module(images)
+        return maps
+
+    return _Children(f"torchvision:{name}", trunk, _stages(name, probe))
+
+
+def _hf(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
+    transformers = _need("transformers", "transformers")
+    if weights is not None:
+        raise DiffusionError("weights: expected None, a backbone of transformers' has its own")
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        names = list(config.stage_names)
+        # Every stage but the stem's, which many networks give no channels for.
+        model = transformers.AutoBackbone.from_pretrained(name, out_features=names[1:]).eval()
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise DiffusionError(f"name: {name!r} is no backbone of transformers' ({reason})") from None
+
+    def probe(images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(names[1:], model(pixel_values=images).feature_maps, strict=True))
+
+    network = _Hub(f"hf:{name}", model, _stages(name, probe))
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+        network.mean = check_triple(list(processor.image_mean), "mean")
+        network.std = check_triple(list(processor.image_std), "std", positive=True)
+    except (OSError, ValueError, AttributeError, TypeError, ImportError):
+        pass  # a model without a description of its images: ImageNet's statistics stay
+    return network
+
+
+def _need(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise DiffusionError(
+            f"name: expected {package} to be installed (pip install {package})"
+        ) from None
+
+
+def _stages(name: str, probe: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Stage]:
+    """Ask a trunk for the maps of an image of zeros; return what their shapes say."""
+    try:
+        with torch.no_grad():
+            maps = probe(torch.zeros(1, 3, _PROBE, _PROBE))
+        stages = {
+            stage: Stage(found.shape[1], round(_PROBE / found.shape[2]))
+            for stage, found in maps.items()
+            if found.ndim == 4
+        }
+    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise DiffusionError(f"name: {name!r} gives no feature maps ({reason})") from None
+    if len(stages) < len(maps) or not stages:
+        raise DiffusionError(f"name: {name!r} gives no feature maps of shape (b, c, h, w)")
+    return stages
