@@ -83,13 +83,14 @@ class Regions:
         return len(self.boxes)
 
     def cells(self) -> NDArray[np.int64]:
-        """Return the ranges of positions that the boxes hold, (k, 4): left, top, right, bottom.
+        """Return the boxes in whole positions, (k, 4): top, left, height and width.
 
         A position belongs to a box that holds its centre; every box has at least one.
         """
         low = np.ceil(self.boxes[:, :2] - 0.5).astype(np.int64)
         high = np.ceil(self.boxes[:, 2:] - 0.5).astype(np.int64)
-        return np.concatenate([low, np.maximum(high, low + 1)], axis=1)
+        size = np.maximum(high - low, 1)
+        return np.concatenate([low[:, ::-1], size[:, ::-1]], axis=1)
 
 
 def fit_points(
@@ -144,18 +145,9 @@ def fit_points(
     return _fit(X, w, w, variances, 0.0, *settings, isotropic=True)
 
 
-def fit_map(
-    saliency: ArrayLike,
-    *,
-    exponent: float = 1.0,
-    threshold: float = 0.0,
-    sigma: float = 0.7,
-    m_step: str = "weighted",
-    expansion: float = 0.0,
-    purge: float = 0.55,
-    max_iter: int = 15,
-) -> Regions:
-    """Find the regions of a saliency map.
+@dataclass(frozen=True)
+class EGM:
+    """Settings of the expanding Gaussian mixture by which a map's regions are found.
 
     The map is divided by its maximum, what is below `threshold` is set to 0, and the rest is
     raised to `exponent`, which gives S. Each position p of S > 0 is a Gaussian N(p, σ² I). The
@@ -167,8 +159,6 @@ def fit_map(
 
     Parameters
     ----------
-    saliency : array_like, shape (h, w), >= 0
-        Of at most 4096 positions above the threshold.
     exponent : float > 0, default 1
         ρ.
     threshold : float in [0, 1), default 0
@@ -185,50 +175,79 @@ def fit_map(
         τ of the purge, see `fit_points`.
     max_iter : int >= 1, default 15
 
-    Returns
-    -------
-    Regions
-        Boxes are μ ± 2 standard deviations, cut to the map. A map of one value is one region or
-        a regular few; one of zeros has none.
-
     Raises
     ------
     DiffusionError
-        If an argument is not as described.
-    """
-    S = as_saliency(saliency)
-    exponent = check_real(exponent, "exponent", low=0.0, strict=True)
-    threshold = check_real(threshold, "threshold", low=0.0, high=1.0)
-    variance = check_real(sigma, "sigma", low=0.0, strict=True) ** 2
-    m_step = check_choice(m_step, "m_step", M_STEPS)
-    settings = _settings(expansion, purge, max_iter)
+        If a setting is not as described.
 
-    S = sharpen(S, exponent, threshold)
-    ys, xs = np.nonzero(S)
-    if not len(xs):
-        return Regions(np.empty((0, 4)), np.empty(0))
-    if len(xs) > _MOST_POINTS:
-        raise DiffusionError(
-            f"saliency: expected at most {_MOST_POINTS} positions above the threshold, got "
-            f"{len(xs)}; pool the map or raise the threshold"
+    Examples
+    --------
+    >>> EGM(threshold=0.1).regions([[0, 9, 0, 0, 0, 5]]).cells().tolist()
+    [[0, 0, 1, 3], [0, 4, 1, 2]]
+    """
+
+    exponent: float = 1.0
+    threshold: float = 0.0
+    sigma: float = 0.7
+    m_step: str = "weighted"
+    expansion: float = 0.0
+    purge: float = 0.55
+    max_iter: int = 15
+
+    def __post_init__(self) -> None:
+        check_real(self.exponent, "exponent", low=0.0, strict=True)
+        check_real(self.threshold, "threshold", low=0.0, high=1.0)
+        check_real(self.sigma, "sigma", low=0.0, strict=True)
+        check_choice(self.m_step, "m_step", M_STEPS)
+        _settings(self.expansion, self.purge, self.max_iter)
+
+    def regions(self, saliency: ArrayLike) -> Regions:
+        """Find the regions of a saliency map.
+
+        Parameters
+        ----------
+        saliency : array_like, shape (h, w), >= 0
+            Of at most 4096 positions above the threshold.
+
+        Returns
+        -------
+        Regions
+            Boxes are μ ± 2 standard deviations, cut to the map. A map of one value is one region
+            or a regular few; one of zeros has none.
+
+        Raises
+        ------
+        DiffusionError
+            If the map is not as described.
+        """
+        S = sharpen(as_saliency(saliency), self.exponent, self.threshold)
+        ys, xs = np.nonzero(S)
+        if not len(xs):
+            return Regions(np.empty((0, 4)), np.empty(0))
+        if len(xs) > _MOST_POINTS:
+            raise DiffusionError(
+                f"saliency: expected at most {_MOST_POINTS} positions above the threshold, got "
+                f"{len(xs)}; pool the map or raise the threshold"
+            )
+        X = np.stack([xs, ys], axis=1).astype(np.float64) + 0.5
+        pi = S[ys, xs] / S.sum()
+        mixture = _fit(
+            X,
+            pi,
+            pi if self.m_step == "weighted" else np.full(len(X), 1 / len(X)),
+            np.full_like(X, self.sigma**2),
+            self.sigma**2,
+            self.expansion,
+            self.purge,
+            self.max_iter,
+            isotropic=False,
         )
-    X = np.stack([xs, ys], axis=1).astype(np.float64) + 0.5
-    pi = S[ys, xs] / S.sum()
-    mixture = _fit(
-        X,
-        pi,
-        pi if m_step == "weighted" else np.full(len(X), 1 / len(X)),
-        np.full_like(X, variance),
-        variance,
-        *settings,
-        isotropic=False,
-    )
-    reach = 2 * np.sqrt(mixture.variances)
-    size = np.array(S.shape[::-1], float)
-    # A whole cell at least, whatever the border cuts off.
-    low = np.clip(mixture.means - reach, 0, size - 1)
-    high = np.clip(np.maximum(mixture.means + reach, low + 1), 1, size)
-    return Regions(np.concatenate([low, high], axis=1), mixture.weights, mixture)
+        reach = 2 * np.sqrt(mixture.variances)
+        size = np.array(S.shape[::-1], float)
+        # A whole cell at least, whatever the border cuts off.
+        low = np.clip(mixture.means - reach, 0, size - 1)
+        high = np.clip(np.maximum(mixture.means + reach, low + 1), 1, size)
+        return Regions(np.concatenate([low, high], axis=1), mixture.weights, mixture)
 
 
 def sharpen(saliency: Array, exponent: float, threshold: float) -> Array:

@@ -111,9 +111,7 @@ def small_map(seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_maps_equal_the_reference(seed, m_step, expansion):
     S = small_map(seed)
-    regions = egm.fit_map(
-        S, exponent=1.5, threshold=0.1, sigma=0.7, m_step=m_step, expansion=expansion, max_iter=4
-    )
+    regions = egm.EGM(1.5, 0.1, 0.7, m_step, expansion, max_iter=4).regions(S)
     sharp = np.where(S / S.max() >= 0.1, (S / S.max()) ** 1.5, 0)
     ys, xs = np.nonzero(sharp)
     X = [(x + 0.5, y + 0.5) for y, x in zip(ys, xs, strict=True)]
@@ -137,20 +135,20 @@ def test_regions_of_any_map(seed, m_step, expansion, exponent):
     h, w = rng.integers(1, 9, 2)
     S = rng.random((h, w)) ** rng.integers(0, 9) * (rng.random((h, w)) < rng.random())
     S *= 10.0 ** rng.integers(-30, 30)
-    regions = egm.fit_map(S, m_step=m_step, expansion=expansion, exponent=exponent)
+    regions = egm.EGM(exponent, m_step=m_step, expansion=expansion).regions(S)
     assert (len(regions) == 0) == (not S.any())
     if not len(regions):
         assert regions.cells().shape == (0, 4)
         return
     assert regions.weights.sum() == pytest.approx(1)
     assert (np.diff(regions.weights) <= 0).all()
-    left, top, right, bottom = regions.cells().T
+    top, left, height, width = regions.cells().T
     assert (left >= 0).all()
     assert (top >= 0).all()
-    assert (right <= w).all()
-    assert (bottom <= h).all()
-    assert (right > left).all()
-    assert (bottom > top).all()
+    assert (left + width <= w).all()
+    assert (top + height <= h).all()
+    assert (width > 0).all()
+    assert (height > 0).all()
     assert (np.diff(regions.mixture.counts) <= 0).all()
     gamma = regions.mixture.responsibilities(rng.uniform(-9, 19, (20, 2)))
     assert (gamma >= 0).all()
@@ -161,11 +159,11 @@ def test_two_blobs_are_two_regions():
     y, x = np.mgrid[0:17, 0:17] + 0.5
     first = np.exp(-((x - 4) ** 2 + (y - 5) ** 2) / 2)
     second = 0.8 * np.exp(-((x - 12) ** 2 / 4 + (y - 11) ** 2) / 2)
-    regions = egm.fit_map(first + second, threshold=0.05)
+    regions = egm.EGM(threshold=0.05).regions(first + second)
     np.testing.assert_allclose(regions.mixture.means, [[12, 11], [4, 5]], atol=0.1)
     # Their mass is 2π σ_x σ_y times their height: 1.6 to 1.
     np.testing.assert_allclose(regions.weights, [1.6 / 2.6, 1 / 2.6], atol=0.02)
-    assert regions.cells().tolist() == [[8, 9, 16, 13], [2, 3, 6, 7]]
+    assert regions.cells().tolist() == [[9, 8, 4, 8], [3, 2, 4, 4]]
 
 
 def test_weighted_regions_follow_the_saliency_and_printed_ones_the_support():
@@ -173,7 +171,7 @@ def test_weighted_regions_follow_the_saliency_and_printed_ones_the_support():
     S = np.linspace(0.1, 1, 6)[None]
     centre = (S[0] * (np.arange(6) + 0.5)).sum() / S.sum()
     weighted, printed = (
-        egm.fit_map(S, m_step=m_step, sigma=3, max_iter=30).mixture for m_step in egm.M_STEPS
+        egm.EGM(m_step=m_step, sigma=3, max_iter=30).regions(S).mixture for m_step in egm.M_STEPS
     )
     assert len(weighted.weights) == len(printed.weights) == 1
     assert weighted.means[0, 0] == pytest.approx(centre)
@@ -202,18 +200,18 @@ def test_expansion_merges_what_plain_em_leaves_apart():
 
 
 def test_degenerate_input_is_sensible():
-    constant = egm.fit_map(np.full((17, 17), 3.0))
+    constant = egm.EGM().regions(np.full((17, 17), 3.0))
     assert 1 <= len(constant) <= 9
     held = np.zeros((17, 17), bool)
-    for left, top, right, bottom in constant.cells():
-        held[top:bottom, left:right] = True
+    for top, left, height, width in constant.cells():
+        held[top : top + height, left : left + width] = True
     assert held.mean() > 0.9
-    assert egm.fit_map([[7.0]]).cells().tolist() == [[0, 0, 1, 1]]
+    assert egm.EGM().regions([[7.0]]).cells().tolist() == [[0, 0, 1, 1]]
     corner = np.zeros((4, 6))
     corner[3, 5] = 1e-30
-    region = egm.fit_map(corner)
-    assert region.cells()[0, 2:].tolist() == [6, 4]
-    assert len(egm.fit_map(np.zeros((4, 6)))) == 0
+    region = egm.EGM().regions(corner)
+    assert (region.cells()[0, :2] + region.cells()[0, 2:]).tolist() == [4, 6]
+    assert len(egm.EGM().regions(np.zeros((4, 6)))) == 0
     assert len(egm.fit_points([[1.0, 2.0]] * 3, sigma=1).weights) == 1
     assert len(egm.fit_points([[1.0, 2.0], [3.0, 4.0]], [0, 1], sigma=1).weights) == 1
     assert len(egm.fit_points(blobs(0), sigma=1e-9, max_iter=3).weights) == 14
@@ -222,19 +220,19 @@ def test_degenerate_input_is_sensible():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: egm.fit_map(np.zeros((0, 3))), "saliency: expected shape"),
-        (lambda: egm.fit_map([1.0, 2.0]), "saliency: expected shape"),
-        (lambda: egm.fit_map([[np.nan]]), "finite"),
-        (lambda: egm.fit_map([[-1.0]]), ">= 0"),
-        (lambda: egm.fit_map([["a"]]), "saliency"),
-        (lambda: egm.fit_map(np.ones((65, 64))), "at most 4096"),
-        (lambda: egm.fit_map([[1.0]], threshold=1), "threshold"),
-        (lambda: egm.fit_map([[1.0]], exponent=0), "exponent"),
-        (lambda: egm.fit_map([[1.0]], sigma=0), "sigma"),
-        (lambda: egm.fit_map([[1.0]], m_step="em"), "m_step"),
-        (lambda: egm.fit_map([[1.0]], expansion=1), "expansion"),
-        (lambda: egm.fit_map([[1.0]], purge=1.1), "purge"),
-        (lambda: egm.fit_map([[1.0]], max_iter=0), "max_iter"),
+        (lambda: egm.EGM().regions(np.zeros((0, 3))), "saliency: expected shape"),
+        (lambda: egm.EGM().regions([1.0, 2.0]), "saliency: expected shape"),
+        (lambda: egm.EGM().regions([[np.nan]]), "finite"),
+        (lambda: egm.EGM().regions([[-1.0]]), ">= 0"),
+        (lambda: egm.EGM().regions([["a"]]), "saliency"),
+        (lambda: egm.EGM().regions(np.ones((65, 64))), "at most 4096"),
+        (lambda: egm.EGM(threshold=1), "threshold"),
+        (lambda: egm.EGM(exponent=0), "exponent"),
+        (lambda: egm.EGM(sigma=0), "sigma"),
+        (lambda: egm.EGM(m_step="em"), "m_step"),
+        (lambda: egm.EGM(expansion=1), "expansion"),
+        (lambda: egm.EGM(purge=1.1), "purge"),
+        (lambda: egm.EGM(max_iter=0), "max_iter"),
         (lambda: egm.fit_points(np.empty((0, 2)), sigma=1), "points"),
         (lambda: egm.fit_points([[1.0], [np.inf]], sigma=1), "points"),
         (lambda: egm.fit_points("x", sigma=1), "points"),
