@@ -193,8 +193,8 @@ class ObjectDiscovery:
         patch: int = 3,
         progress: bool = False,
     ) -> None:
-        self.feature_egm = feature_egm
-        self.object_egm = object_egm
+        self.feature_egm = _check_egm(feature_egm, "feature_egm")
+        self.object_egm = _check_egm(object_egm, "object_egm")
         self.dimension = check_integer(dimension, "dimension", low=1)
         self.k = check_integer(k, "k", low=1)
         self.beta = check_real(beta, "beta", low=0.0, strict=True)
@@ -225,8 +225,13 @@ class ObjectDiscovery:
         ObjectDiscovery
             Itself.
         """
-        bar = tqdm(maps, desc="regions", unit="image", disable=not self.progress)
-        return self.fit_regions([find_regions(A, self.feature_egm) for A in bar])
+        regions: list[ImageRegions] = []
+        for A in tqdm(maps, desc="regions", unit="image", disable=not self.progress):
+            try:
+                regions.append(find_regions(A, self.feature_egm))
+            except DiffusionError as error:
+                raise DiffusionError(f"map {len(regions)}: {error}") from None
+        return self.fit_regions(regions)
 
     def fit_regions(self, regions: Sequence[ImageRegions]) -> Self:
         """Learn what recurs from the regions of images, as `find_regions` returns them.
@@ -242,6 +247,13 @@ class ObjectDiscovery:
                 "regions: expected at least two images with something salient, got "
                 f"{np.count_nonzero(counts)}"
             )
+        channels = regions[0].vectors.shape[1]
+        for number, image in enumerate(regions):
+            if image.vectors.shape[1] != channels:
+                raise DiffusionError(
+                    f"map {number}: expected {channels} channels, as the first has, got "
+                    f"{image.vectors.shape[1]}"
+                )
         vectors = np.concatenate([image.vectors for image in regions])
         whitening = learn_pca(vectors)
         if whitening.dimension > self.dimension:
@@ -439,6 +451,12 @@ class ObjectDiscovery:
         ids = np.take_along_axis(ids, order, axis=1)
         scores = np.take_along_axis(scores, order, axis=1)
         return np.where(ids < 0, np.float32(-np.inf), scores), ids
+
+
+def _check_egm(egm: EGM, name: str) -> EGM:
+    if not isinstance(egm, EGM):
+        raise DiffusionError(f"{name}: expected an EGM, got {egm!r}")
+    return egm
 
 
 def _check_contrast(contrast: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -62,7 +62,7 @@ def sum_of_regions(
         shares = np.repeat(shares, [len(part) for part in inside])
         cells = np.concatenate(
             [
-                part + [top, left, 0, 0]
+                part + np.array([top, left, 0, 0])
                 for part, (top, left, _, _) in zip(inside, cells, strict=True)
             ]
         )
