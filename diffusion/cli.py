@@ -7,18 +7,18 @@ import contextlib
 import json
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from . import metrics, runs, storage
+from . import command, metrics, runs, storage
 from ._version import __version__
 from .affinity import AFFINITIES
-from .errors import ConvergenceWarning, DiffusionError
+from .errors import DiffusionError
 from .neighbors import METHODS
+from .packing import pack
 from .rerank import Reranker, load
 from .solvers import SOLVERS
 from .validation import METRICS, check_integer
@@ -26,59 +26,27 @@ from .validation import METRICS, check_integer
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
-    try:
-        with warnings.catch_warnings():
-            # A warning is for people here: its text, on a line of its own.
-            warnings.simplefilter("always", ConvergenceWarning)
-            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-            options.run(options)
-        sys.stdout.flush()
-    except DiffusionError as error:
-        _say(f"error: {error}")
-        return 2
-    except BrokenPipeError:
-        # The reader of our output has seen enough; nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
-    except MemoryError:
-        _say("error: not enough memory; a smaller -k, or vectors in parts, needs less")
-        return 2
-    except (OSError, UnicodeError, OverflowError) as error:
-        _say(f"error: {error}")
-        return 2
-    return 0
+    return command.run(_parser(), arguments)
 
 
-def _say(message: str) -> None:
-    print(f"diffusion: {' '.join(message.split())}", file=sys.stderr)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        _say(f"error: {message} (see {self.prog} --help)")
-        raise SystemExit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="diffusion", description="Re-rank nearest-neighbour search by diffusion.")
+def _parser() -> command.Parser:
+    parser = command.Parser(
+        prog="diffusion", description="Re-rank nearest-neighbour search by diffusion."
+    )
     parser.add_argument("--version", action="version", version=f"diffusion-rerank {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-
-    def verb(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
-        sub = verbs.add_parser(name, help=text[0].lower() + text[1:], description=text)
-        sub.set_defaults(run=run)
-        return sub
+    parser.set_defaults(smaller="; a smaller -k, or vectors in parts, needs less")
+    verb = command.Verbs(parser).add
 
     demo = verb("demo", _demo, "Train a small network on digits, index them, re-rank, report.")
     demo.add_argument("--folder", default="demo", help="where the index and the page go (demo)")
 
     build = verb("build", _build, "Build an index from vectors, or from neighbour lists.")
-    build.add_argument("vectors", nargs="?", metavar="VECTORS.npy", help="(n, d) array")
+    build.add_argument(
+        "vectors",
+        nargs="?",
+        metavar="VECTORS",
+        help="(n, d) array in .npy, or a folder that `features extract` wrote",
+    )
     build.add_argument("index", metavar="INDEX", help="directory to write")
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
@@ -94,9 +62,19 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--neighbors", choices=tuple(METHODS), default=default["neighbors"])
     build.add_argument("--solver", choices=tuple(SOLVERS), default=default["solver"])
 
-    search = verb("search", _search, "Search an index for query vectors.")
+    search = verb("search", _search, "Search an index for query vectors, or for images.")
     search.add_argument("index", metavar="INDEX")
-    search.add_argument("queries", metavar="QUERIES.npy", help="(nq, d) or (d,) array")
+    search.add_argument("queries", nargs="?", metavar="QUERIES.npy", help="(nq, d) or (d,) array")
+    search.add_argument(
+        "--image",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="search an index of images for these, and print the names of what is found",
+    )
+    search.add_argument(
+        "--weights", metavar="FILE", help="where the network's weights are, if they were moved"
+    )
 
     rerank = verb("rerank", _rerank, "Re-rank first-stage results of any engine.")
     rerank.add_argument("index", metavar="INDEX")
@@ -145,7 +123,14 @@ def _build(options: argparse.Namespace) -> None:
     if lists[0] is None and options.vectors is None:
         raise DiffusionError("VECTORS.npy: expected a file, or --neighbor-scores, --neighbor-ids")
     storage.check_target(options.index)
-    X: Any = None if options.vectors is None else runs.read_array(options.vectors)
+    X: Any = None
+    images: Any = None
+    if options.vectors is not None and Path(options.vectors).is_dir():
+        from features.indexing import pack_images
+
+        X, images = pack_images(options.vectors)
+    elif options.vectors is not None:
+        X = runs.read_array(options.vectors)
     if lists[0] is None:
         with _named(X=options.vectors), _writing(options.index):
             # Beside the index, so that a killed build goes on where it was.
@@ -154,13 +139,29 @@ def _build(options: argparse.Namespace) -> None:
         with _named(X=options.vectors, scores=lists[0], ids=lists[1]):
             ranker.fit_neighbors(runs.read_array(lists[0]), runs.read_array(lists[1]), X)
     with _writing(options.index):
-        ranker.save(options.index)
+        content, arrays = pack(ranker)
+        if images is not None:
+            content, arrays = content | images[0], arrays | images[1]
+        storage.save(options.index, content, arrays)
     print(f"{options.index}: {ranker.graph_}")
 
 
 def _search(options: argparse.Namespace) -> None:
     _check_output(options)
+    if (options.queries is None) == (not options.image):
+        raise DiffusionError("QUERIES.npy, --image: expected one of them")
     ranker = load(options.index).set_params(progress=not options.quiet)
+    if options.image:
+        from features.indexing import describe_queries, write_names
+
+        stored = storage.load(options.index)
+        Q = describe_queries(stored, options.image, weights=options.weights)
+        scores, ids = ranker.search(Q, options.k)
+        if options.output is None:
+            write_names(sys.stdout, stored, options.image, scores, ids)
+        else:
+            _write(options, scores, ids)
+        return
     with _named(Q=options.queries):
         _write(options, *ranker.search(runs.read_array(options.queries), options.k))
 

@@ -184,7 +184,7 @@ def test_info(index, capsys):
           "labels.npy"], "labels.npy: expected shape (1,)"),
         (["info", "nothing"], "nothing: expected an index"),
         (["frobnicate"], "invalid choice"),
-        (["search", "index"], "required: QUERIES.npy"),
+        (["search", "index"], "QUERIES.npy, --image: expected one"),
         ([], "required: VERB"),
     ],
 )  # fmt: skip
