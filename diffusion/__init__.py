@@ -15,6 +15,8 @@ from .errors import ConvergenceWarning, DiffusionError
 from .fusion import Fusion
 from .graph import Graph
 from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+from .regional import RegionalReranker
+from .regions import generalized_max_pooling, r_match
 from .rerank import Reranker, load
 from .solvers import (
     CG,
@@ -46,6 +48,7 @@ __all__ = [
     "Hybrid",
     "Local",
     "NNDescent",
+    "RegionalReranker",
     "RegularizedLaplacian",
     "Report",
     "Reranker",
@@ -55,7 +58,9 @@ __all__ = [
     "TruncatedRandomWalk",
     "__version__",
     "degree",
+    "generalized_max_pooling",
     "katz",
     "load",
     "nearest_neighbors",
+    "r_match",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from .fusion import Fusion, make_score
 from .graph import Graph
 from .neighbors import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .packing import PLAIN_PARAMETERS, pack, settings_of, unpack
+from .parameters import Parameters
 from .ranking import padding_last, rank
 from .solvers import Solver, Spectral, make_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
@@ -33,7 +33,7 @@ _BATCH_VALUES = 1 << 26
 _WIDEST_TIE = 4096
 
 
-class Reranker:
+class Reranker(Parameters):
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
     Offline, `fit` lists the k nearest neighbours of every item and makes a graph of them: by
@@ -76,7 +76,8 @@ class Reranker:
         with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
     query_k : int >= 1, default 10
         Items that make a query's observation: those of the most similar neighbourhoods with
-        `affinity="context"`, else the first stage's best.
+        `affinity="context"`, else the first stage's best. Set on a fitted Reranker, it acts at
+        once.
     gamma : float > 0, default 3.0
         The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
@@ -152,30 +153,6 @@ class Reranker:
         self.metric = metric
         self.neighbors = neighbors
         self.progress = progress
-
-    # --- parameters ------------------------------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters by name; `deep` is accepted as scikit-learn passes it."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self, **parameters: Any) -> Self:
-        """Set parameters; `query_k` and `progress` act at once, the others with the next fit."""
-        known = self.get_params()
-        for name, value in parameters.items():
-            if name not in known:
-                raise DiffusionError(f"{name}: no such parameter; expected one of {list(known)}")
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
-        changed = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.get_params().items()
-            if value != defaults[name].default
-        )
-        return f"Reranker({changed})"
 
     # --- offline ---------------------------------------------------------------------------------
 
@@ -605,4 +582,9 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, foreign or of a newer version.
     """
-    return unpack(Reranker, storage.load(path, verify=verify))
+    stored = storage.load(path, verify=verify)
+    if stored.manifest.get("kind") == "regional":
+        raise DiffusionError(
+            f"{path}: an index of images by their regions; expected RegionalReranker.load"
+        )
+    return unpack(Reranker, stored)

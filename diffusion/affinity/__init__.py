@@ -10,7 +10,7 @@ from ..errors import DiffusionError
 from ..validation import check_real
 from .base import Affinity, Observation
 from .context import Context
-from .pointwise import GaussianAffinity, PowerAffinity
+from .pointwise import GaussianAffinity, Pointwise, PowerAffinity
 
 AFFINITIES = ("context", "cosine", "gaussian")
 
@@ -20,6 +20,7 @@ __all__ = [
     "Context",
     "GaussianAffinity",
     "Observation",
+    "Pointwise",
     "PowerAffinity",
     "make_affinity",
 ]
