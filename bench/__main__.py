@@ -26,7 +26,9 @@ def main() -> int:
     parser.add_argument("benchmark", choices=("quality", "speed", "features"))
     parser.add_argument("--json", metavar="FILE", help="write the same figures here")
     parser.add_argument(
-        "--long", action="store_true", help="the large eigenproblems too, minutes more"
+        "--long",
+        action="store_true",
+        help="speed: the large eigenproblems too; features: trainings too; minutes more",
     )
     parser.add_argument("--dataset", choices=retrieval.DATASETS, help="quality: on this data set")
     parser.add_argument("--descriptors", metavar="DIR", help="with --dataset: its descriptors")

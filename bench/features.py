@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ import features
 from features.evaluation import leave_one_out
 from features.fusing import fused
 from features.images import find_images, fitted_size, quiet, read_image, read_size
+from features.samples import labels_of_folders
 from features.whitening import pairs_of
 
 from .datasets import data_folder
@@ -43,21 +46,34 @@ ICONIC = {
 OVERHEAD_IMAGES, ROUNDS = 192, 5
 
 
+# How each training of train/Packages differs from the defaults.
+TRAININGS: dict[str, dict[str, Any]] = {
+    "labels, softmax": {"loss": "softmax", "epochs": 12, "learning_rate": 3e-4},
+    "no labels, manifold": {"manifold": True, "epochs": 2},
+}
+
+
 def run(*, long: bool = False) -> list[Table]:
-    """Measure classification, retrieval and the overhead of extraction, where the data are."""
+    """Measure classification, retrieval and the overhead of extraction, where the data are.
+
+    With `long`, trainings too.
+    """
     weights = data_folder() / "weights" / "mobilenet_v2.safetensors"
     photos = data_folder() / "grocery"
     if not weights.exists() or not photos.exists():
         print("features: skipped, grocery and MobileNetV2's weights are not in DIFFUSION_DATA")
         return []
     tables = []
-    for table in (
-        classification(weights, photos / "iconic"),
-        overhead(weights, photos / "test" / "Packages"),
-        retrieval(weights, photos),
-    ):
-        print(table, end="\n\n", flush=True)
-        tables.append(table)
+    parts: list[Callable[[], Table]] = [
+        lambda: classification(weights, photos / "iconic"),
+        lambda: overhead(weights, photos / "test" / "Packages"),
+        lambda: retrieval(weights, photos),
+    ]
+    if long:
+        parts.append(lambda: learning(weights, photos))
+    for part in parts:
+        tables.append(part())
+        print(tables[-1], end="\n\n", flush=True)
     return tables
 
 
@@ -195,7 +211,7 @@ def retrieval(weights: Path, photos: Path) -> Table:
         names = (given.parent / "grocery_test_files.txt").read_text().split("\n")
         X = np.load(given)
         add("given, GeM, squashed to 224", X, [n.removeprefix("test/") for n in names[: len(X)]])
-    settings: dict[str, dict[str, object]] = {
+    settings: dict[str, dict[str, Any]] = {
         f"GeM, squashed to {SQUARE}": {"size": SQUARE, "square": True},
         f"GeM, aspect kept, {LONGEST}": {"size": LONGEST},
         f"GeM, aspect kept, {LONGEST}, three scales": {
@@ -212,7 +228,7 @@ def retrieval(weights: Path, photos: Path) -> Table:
                     backbone=BACKBONE,
                     weights=weights,
                     progress=True,
-                    **chosen,  # type: ignore[arg-type]
+                    **chosen,
                 )
                 for part in ("test", "train/Packages")
             )
@@ -225,6 +241,50 @@ def retrieval(weights: Path, photos: Path) -> Table:
                 for dimension in (whitening.dimension, 256):
                     white = whitening.reduced(dimension).apply(X)
                     add(f"{name}, {kind} whitening", white, out.files)
+    return table
+
+
+def learning(weights: Path, photos: Path) -> Table:
+    """Train on the photos of train/Packages; search test/Packages with each of its photos."""
+    table = Table(
+        "**Learning** from train/Packages, MobileNetV2, GeM: test/Packages searched with each of "
+        f"its photos, cosine, {torch.get_num_threads()} threads",
+        ("training", "epochs", "minutes", "mAP before", "mAP after", "gain"),
+        notes=[
+            "Settings but for those in bench/features.py are the defaults of `features train`; "
+            f"squares of {SQUARE} are learned from, whole photos at {LONGEST} are searched."
+        ],
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def judge(name: str, file: Path, backbone: str | None) -> float:
+            found = features.extract_folder(
+                photos / "test" / "Packages",
+                Path(scratch) / f"described {name}",
+                backbone=backbone,
+                weights=file,
+                size=LONGEST,
+                progress=True,
+            )
+            return _mean_precision(found.vectors, labels_of_folders(found.files))
+
+        before = judge("before", weights, BACKBONE)
+        for name, settings in TRAININGS.items():
+            start = time.perf_counter()
+            trained = features.train_folder(
+                photos / "train" / "Packages",
+                Path(scratch) / name,
+                backbone=BACKBONE,
+                weights=weights,
+                size=SQUARE,
+                progress=True,
+                **settings,
+            )
+            minutes = (time.perf_counter() - start) / 60
+            after = judge(name, trained.path, None)
+            epochs = settings["epochs"]
+            table.rows.append([name, epochs, minutes, before, after, round(after - before, 1)])
+            print(table.rows[-1], flush=True)
     return table
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .folder import extract_folder
     from .learn import train_contrastive
     from .losses import contrastive_loss
+    from .mining import mine_manifold
     from .network import MULTI_SCALE, RetrievalNetwork
     from .retrieval import load_retrieval
+    from .training import train_folder
     from .whitening import Whitening, learn_pca, learn_supervised, load_whitening
 
 __all__ = [
@@ -38,8 +40,10 @@ __all__ = [
     "learn_supervised",
     "load_retrieval",
     "load_whitening",
+    "mine_manifold",
     "open_descriptors",
     "train_contrastive",
+    "train_folder",
 ]
 
 _HOMES = {
@@ -56,8 +60,10 @@ _HOMES = {
     "learn_supervised": "whitening",
     "load_retrieval": "retrieval",
     "load_whitening": "whitening",
+    "mine_manifold": "mining",
     "open_descriptors": "collection",
     "train_contrastive": "learn",
+    "train_folder": "training",
 }
 
 

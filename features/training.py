@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from diffusion.errors import DiffusionError
@@ -298,6 +299,7 @@ class _Training:
         """Go on to the last epoch."""
         start = self._restore(out)
         if start is None:
+            self._imprint()
             self._record(0, None)
             start = 0
         with tqdm(
@@ -318,6 +320,21 @@ class _Training:
         (out / STATE).unlink(missing_ok=True)
         return Trained(out / NETWORK, self.network.eval(), self.history)
 
+    def _imprint(self) -> None:
+        """Begin with the classes' mean descriptors as the classifier's weights.
+
+        Random weights would first pull the descriptors apart to suit themselves. Source: Qi,
+        Brown, Lowe. Low-Shot Learning with Imprinted Weights. CVPR 2018.
+        """
+        if self.classifier is None:
+            return
+        assert self.known.labels is not None
+        X = torch.from_numpy(self._describe(self.photos)).to(self.device)
+        labels = torch.from_numpy(self.known.labels).to(self.device)
+        with torch.no_grad():
+            self.classifier.weight.zero_().index_add_(0, labels, X)
+            self.classifier.weight.copy_(functional.normalize(self.classifier.weight))
+
     # --- an epoch --------------------------------------------------------------------------------
 
     def _epoch(self, epoch: int) -> float:
@@ -328,7 +345,7 @@ class _Training:
             order = rng.permutation(len(self.photos.items))
             batches = np.array_split(order, math.ceil(len(order) / settings.batch_size))
         else:
-            X = self.photos.describe(self.network, self.device)
+            X = self._describe(self.photos)
             mined = mine(self.known, X, settings.negatives, settings.neighbors)
             tuples = draw_tuples(mined, settings.anchors, settings.negatives, rng)
             count = max(1, settings.batch_size // tuples.shape[1])
@@ -354,7 +371,7 @@ class _Training:
                 loss = self._loss(batch, images, views[seen : seen + len(batch)])
                 loss.backward()
                 self.optimizer.step()
-                total += loss.item()
+                total += self._finite(loss.item(), "loss")
                 seen += len(batch)
                 bar.update()
         self.network.eval()
@@ -387,18 +404,27 @@ class _Training:
         compare = triplet_loss if self.settings.loss == "triplet" else tuple_contrastive_loss
         return compare(y[:, 0], y[:, 1], y[:, 2:], margin=self.settings.margin)
 
+    def _describe(self, photos: Photos) -> NDArray[np.float32]:
+        X = photos.describe(self.network, self.device)
+        self._finite(float(np.abs(X).max()), "largest value of a descriptor")
+        return X
+
+    def _finite(self, value: float, name: str) -> float:
+        """Return what a training that runs away makes infinite or NaN, or raise."""
+        if not math.isfinite(value):
+            raise DiffusionError(
+                f"learning_rate: the {name} is {value} after {len(self.history)} epochs; expected "
+                f"a smaller rate than {self.settings.learning_rate:g}"
+            )
+        return value
+
     def _record(self, epoch: int, loss: float | None) -> None:
         precision = None
         if self.validation is not None:
-            X = self.validation.describe(self.network, self.device)
+            X = self._describe(self.validation)
             found = leave_one_out(X, labels_of_folders(self.validation.files))
             if not np.isnan(found).all():
                 precision = 100 * float(np.nanmean(found))
-        if loss is not None and not math.isfinite(loss):
-            raise DiffusionError(
-                f"learning_rate: the loss of epoch {epoch} is {loss}; expected a smaller one than "
-                f"{self.settings.learning_rate:g}"
-            )
         self.history.append({"epoch": epoch, "loss": loss, "map": precision})
 
     # --- on disk ---------------------------------------------------------------------------------
