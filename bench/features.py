@@ -43,7 +43,7 @@ ICONIC = {
     "Yellow-Bell-Pepper": 945,
     "Brown-Cap-Mushroom": 947,
 }
-OVERHEAD_IMAGES, ROUNDS = 192, 5
+OVERHEAD_IMAGES, ROUNDS = 128, 3
 
 
 # How each training of train/Packages differs from the defaults.
