@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from html import escape
@@ -13,6 +14,7 @@ WIDTH, HEIGHT = 640, 360
 # Left, right, top and bottom of what the axes enclose.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, WIDTH - 60, 40, HEIGHT - 50
 _LOSS, _PRECISION = "#b04a00", "#0057a8"
+# Steps of an axis at most.
 _TICKS = 5
 
 
@@ -58,8 +60,7 @@ def draw(title: str, losses: Sequence[float | None], precisions: Sequence[float 
         'fill="none" stroke="#888"/>',
         f'<text x="{(_LEFT + _RIGHT) / 2:g}" y="{HEIGHT - 12}" text-anchor="middle">epoch</text>',
     ]
-    step = max(1, -(-last // 10))
-    for epoch in range(0, last + 1, step):
+    for epoch in range(0, last + 1, max(1, -(-last // 10))):
         x = _across(epoch, last)
         parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 18}" text-anchor="middle">{epoch}</text>')
     for values, name, colour, at_left in (
@@ -69,14 +70,14 @@ def draw(title: str, losses: Sequence[float | None], precisions: Sequence[float 
         known = [(epoch, value) for epoch, value in enumerate(values) if value is not None]
         if not known:
             continue
-        low, high = _range([value for _, value in known], from_zero=at_left)
+        low, high, step = _scale([value for _, value in known], from_zero=at_left)
         x, anchor = (_LEFT - 8, "end") if at_left else (_RIGHT + 8, "start")
-        for tick in range(_TICKS + 1):
-            value = low + (high - low) * tick / _TICKS
+        for tick in range(round((high - low) / step) + 1):
+            value = low + step * tick
             y = _up(value, low, high)
             parts.append(
                 f'<text x="{x}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="{colour}">'
-                f"{value:.3g}</text>"
+                f"{value:.4g}</text>"
             )
         parts.append(
             f'<text x="{x}" y="{_TOP - 12}" text-anchor="{anchor}" fill="{colour}">{name}</text>'
@@ -103,8 +104,17 @@ def _up(value: float, low: float, high: float) -> float:
     return _BOTTOM - (_BOTTOM - _TOP) * (value - low) / (high - low)
 
 
-def _range(values: Sequence[float], *, from_zero: bool) -> tuple[float, float]:
-    """Return the ends of an axis, a little beyond the values."""
+def _scale(values: Sequence[float], *, from_zero: bool) -> tuple[float, float, float]:
+    """Return the ends of an axis and the step of its ticks, round numbers all."""
     low, high = min(values), max(values)
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return (min(0.0, low) if from_zero else low - margin), high + margin
+    if from_zero:
+        low = min(0.0, low)
+    step = _round_up((high - low) / _TICKS or abs(high) / _TICKS or 1.0)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return first * step, max(last, first + 1) * step, step
+
+
+def _round_up(value: float) -> float:
+    """Return the least of 1, 2 and 5 times a power of ten that is not below a positive value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((m * power for m in (1, 2, 5) if m * power >= value), 10 * power)
