@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,11 +190,20 @@ def _pillow() -> Any:
         ) from None
 
 
+def decoder() -> str:
+    """Return the version of what decodes: others may give pixels that differ a little."""
+    _pillow()
+    return str(import_module("PIL").__version__)
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Open an image file, and turn whatever a decoder raises into one error."""
     module = _pillow()
     try:
+        # Opening a pipe would wait for whoever writes to it, which may be no one.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UnreadableImageError("no file, but a directory, a pipe or a device")
         with open(path, "rb") as file, module.open(file, formats=("JPEG", "PNG")) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise UnreadableImageError(f"{image.size[0]} x {image.size[1]} pixels are too many")
@@ -231,7 +241,7 @@ def _upright(image: Any, orientation: int, module: Any) -> Any:
 
 def _as_rgb(image: Any, module: Any) -> Any:
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        values = np.asarray(image).astype(np.int64) >> 8
+        values = np.asarray(image) >> 8
         image = module.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

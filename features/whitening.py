@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import linalg
 
 from diffusion.errors import DiffusionError
 from diffusion.expansion import normalize
-from diffusion.storage import as_path, replacing
+from diffusion.storage import DAMAGED, as_path, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
 # Directions of less than this share of the largest variance are rounding.
@@ -114,7 +113,7 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
         return Whitening(mean.astype(np.float64), projection.astype(np.float64))
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise DiffusionError(f"{path}: expected a whitening of this library ({error})") from None
 
 

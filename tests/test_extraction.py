@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -23,8 +24,9 @@ import diffusion
 import features
 from diffusion import DiffusionError
 from diffusion import cli as diffusion_cli
-from features import cli, folder, safetensors
+from features import cli, folder, loading, safetensors
 from features.collection import open_descriptors
+from features.images import UnreadableImageError
 from features.loading import Item, plan
 
 from .photos import CHINA, pattern, png, with_exif
@@ -319,6 +321,48 @@ def test_a_damaged_shard_is_described_again(extract, tmp_path, monkeypatch):
     shards[1].write_bytes(b"")
     np.savez(shards[2], descriptors=np.zeros((1, 3)))
     (tmp_path / "out" / "partial" / ".0123.npz.89abcdef.tmp").touch()
+    extract()
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_old_extraction(extract, tmp_path, monkeypatch):
+    extract()
+    before = contents(tmp_path / "out")
+
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DiffusionError, match=r"out: cannot be written \(No space left"):
+            extract(pooling="mac")
+    assert before.items() <= contents(tmp_path / "out").items()
+    open_descriptors(tmp_path / "out", verify=True)
+    extract(pooling="mac")
+    extract("undisturbed", pooling="mac")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_image_that_was_out_of_reach_is_tried_again(extract, tmp_path, monkeypatch, complete):
+    extract("undisturbed")
+    read = loading.read_image
+
+    def failing(path, size):
+        if path.endswith("04.png"):
+            raise UnreadableImageError(f"{path}: Input/output error")
+        return read(path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "read_image", failing)
+        if complete:
+            (entry,) = extract().manifest["skipped"]
+            assert entry == {"file": "b/04.png", "reason": "Input/output error"}
+            assert len(extract().files) == 19
+        else:
+            patch.setattr(folder._Work, "_assemble", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                extract()
     extract()
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 

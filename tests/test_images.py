@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,6 +143,19 @@ def test_damage_and_bombs_are_one_error_that_names_the_file(write, name, content
     path = write(content, name)
     with quiet(), pytest.raises(UnreadableImageError, match=f"^{path}: .*{reason}"):
         read_image(path, (9, 9))
+
+
+def test_a_pipe_is_refused_unopened(tmp_path):
+    path = tmp_path / "a.jpg"
+    os.mkfifo(path)
+    # So that whoever opens it would read what is no image, rather than wait.
+    pipe = os.open(path, os.O_RDWR)
+    os.write(pipe, b"no image" * 100)
+    try:
+        with pytest.raises(UnreadableImageError, match=f"^{path}: no file, but"):
+            read_size(path)
+    finally:
+        os.close(pipe)
 
 
 def test_absent_files_and_folders_are_named(tmp_path):

@@ -181,6 +181,20 @@ def test_what_is_no_whitening_is_refused(write, tmp_path):
         load_whitening(tmp_path / "w.npz")
 
 
+def test_whatever_byte_is_damaged_it_is_one_error(tmp_path):
+    path = tmp_path / "w.npz"
+    Whitening(np.arange(3.0), np.eye(3)[:2]).save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            load_whitening(path)
+        except DiffusionError:
+            refused += 1
+    assert refused > len(whole) // 2
+
+
 def test_missing_files_are_named(X, tmp_path):
     with pytest.raises(DiffusionError, match="cannot be read"):
         load_whitening(tmp_path / "absent.npz")
