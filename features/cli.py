@@ -14,6 +14,8 @@ from diffusion.errors import DiffusionError
 
 # Skipped images that are named; the manifest names them all.
 _NAMED = 20
+# Matching pairs that a whitening is learned from at most: plenty for some thousand dimensions.
+_PAIRS = 1 << 18
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +122,7 @@ def _whiten(options: argparse.Namespace) -> None:
     settings = {"dimension": options.dimension, "shrinkage": options.shrinkage}
     if options.supervised:
         folders = [os.path.dirname(file) for file in descriptors.files]
-        learned = learn_supervised(descriptors.vectors, pairs_of(folders), **settings)
+        learned = learn_supervised(descriptors.vectors, pairs_of(folders, most=_PAIRS), **settings)
     else:
         learned = learn_pca(descriptors.vectors, **settings)
     learned.save(options.whitening)
