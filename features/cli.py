@@ -56,6 +56,14 @@ def _parser() -> command.Parser:
     extract.add_argument(
         "--regions", choices=("rmac", "grid"), help="describe these regions of each image too"
     )
+    for name in ("--mean", "--std"):
+        extract.add_argument(
+            name,
+            type=float,
+            nargs=3,
+            metavar=("RED", "GREEN", "BLUE"),
+            help="of the images in 0 to 1, where the weights want others than the network's",
+        )
     extract.add_argument("--whitening", metavar="FILE", help="that `features whiten` wrote")
     extract.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
     extract.add_argument("--workers", type=int, help="threads that decode (one a core, at most 8)")
@@ -91,6 +99,8 @@ def _extract(options: argparse.Namespace) -> None:
         square=options.square,
         scales=MULTI_SCALE if options.multi_scale else (1.0,),
         regions=options.regions,
+        mean=options.mean,
+        std=options.std,
         whitening=options.whitening,
         batch_size=options.batch_size,
         workers=options.workers,

@@ -74,6 +74,8 @@ def extract_folder(
     square: bool = False,
     scales: Sequence[float] = (1.0,),
     regions: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     whitening: str | os.PathLike[str] | Whitening | None = None,
     batch_size: int = 32,
     workers: int | None = None,
@@ -110,6 +112,9 @@ def extract_folder(
         `features.MULTI_SCALE` are the usual three.
     regions : {"rmac", "grid"}, optional
         Describe these regions of each image too.
+    mean, std : three float, optional
+        Of the images in [0, 1], by channel, in place of the network's: MobileNetV2 as torchvision
+        trained it wants `features.backbones.IMAGENET_MEAN` and `IMAGENET_STD`.
     whitening : path-like or Whitening, optional
         Applied to all descriptors.
     batch_size : int >= 1, default 32
@@ -138,6 +143,8 @@ def extract_folder(
         square=square,
         scales=scales,
         regions=regions,
+        mean=mean,
+        std=std,
     )
     batch_size = check_integer(batch_size, "batch_size", low=1)
     workers = check_workers(workers)
