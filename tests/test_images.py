@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.datasets import data_folder
 from diffusion import DiffusionError
-from features import backbone
+from features import backbone, images
 from features.backbones import Sides
 from features.images import (
     UnreadableImageError,
@@ -156,6 +158,27 @@ def test_a_pipe_is_refused_unopened(tmp_path):
             read_size(path)
     finally:
         os.close(pipe)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1000, 1), (4000, 4)])
+def test_large_images_are_decoded_one_at_a_time(write, monkeypatch, limit, most):
+    monkeypatch.setattr(images, "_LARGE_PIXELS", limit)
+    path = write(png(pattern(50, 60, seed=0)))
+    convert, inside, seen = images._as_rgb, [], []
+    together = threading.Barrier(most)
+
+    def watched(*arguments):
+        inside.append(None)
+        together.wait(60)
+        seen.append(len(inside))
+        inside.pop()
+        return convert(*arguments)
+
+    monkeypatch.setattr(images, "_as_rgb", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_image(path, (9, 9)), range(8)))
+    assert len(seen) == 8
+    assert max(seen) <= most
 
 
 def test_absent_files_and_folders_are_named(tmp_path):
