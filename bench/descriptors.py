@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffusion import expansion
 from diffusion.errors import DiffusionError
+from diffusion.storage import DAMAGED
 
 from . import matlab
 
@@ -169,7 +170,7 @@ def _array(file: Path) -> NDArray[Any] | None:
         return None
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, *DAMAGED) as error:
         raise DiffusionError(f"{file}: expected an .npy file ({error})") from None
 
 

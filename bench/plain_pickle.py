@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,12 @@ from diffusion.errors import DiffusionError
 # Numbers, truth values and text; no objects, no records.
 _KINDS = "biufUS"
 
+# A tuple holds others, and whoever hashes it goes down through all of them: deeper than this ends
+# the process. Pickled arrays take four each.
+_MOST_TUPLES = 50_000
+
+_CODES = {code.code.encode("latin1"): code for code in pickletools.opcodes}
+
 _BROKEN = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -28,6 +37,7 @@ _BROKEN = (
     ImportError,
     LookupError,
     MemoryError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -57,11 +67,31 @@ def load(path: str | Path) -> Any:
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror})") from None
     try:
+        _check_size(content)
         return _Reader(io.BytesIO(content), encoding="latin1").load()
     except _BROKEN as error:
         raise DiffusionError(
             f"{path}: expected a pickle of plain types and numpy arrays ({error})"
         ) from None
+
+
+def _check_size(content: bytes) -> None:
+    """Raise where reading would take memory or a stack beyond all proportion to the file."""
+    stream, tuples = io.BytesIO(content), 0
+    while letter := stream.read(1):
+        code = _CODES.get(letter)
+        if code is None or code.name == "STOP":
+            return  # whatever is wrong, the reader says
+        if code.name == "STRING":  # Python 2's, whose bytes pickletools takes for ASCII
+            stream.readline()
+            continue
+        argument: Any = None if code.arg is None else code.arg.reader(stream)
+        # Unpickling makes a table as long as the largest place that is named.
+        if code.name in ("PUT", "LONG_BINPUT") and argument > len(content):
+            raise ValueError(f"it numbers an object {argument}")
+        tuples += code.name.startswith("TUPLE")
+        if tuples > _MOST_TUPLES:
+            raise ValueError(f"it holds more than {_MOST_TUPLES} tuples")
 
 
 class _Reader(pickle.Unpickler):
@@ -72,7 +102,8 @@ class _Reader(pickle.Unpickler):
         known = _KNOWN.get((where, name))
         if known is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither")
-        return known
+        # Each time another function: a pickle may set attributes of what it is given.
+        return known if isinstance(known, type) else partial(known)
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse what lies outside the pickle."""
@@ -142,7 +173,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-_KNOWN = {
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("builtins", "bytes"): _no_bytes,
     ("numpy", "dtype"): _Kind,

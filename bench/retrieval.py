@@ -154,6 +154,8 @@ def rankings(task: Task, *, long: bool = False) -> Iterator[tuple[str, str, Ids,
         rank = min(5000, n)
         ranker.set_params(solver=diffusion.Spectral(rank=rank)).fit(X)
         yield "spectral", f"spectral, rank {rank}", *_timed(lambda: ranker.search(Q, n)[1])
+    ranker = diffusion.Reranker().fit(X)
+    yield "default", "diffusion, as by default", *_timed(lambda: ranker.search(Q, n)[1])
 
 
 def regional_rankings(task: Task) -> Iterator[tuple[str, str, Ids, float]]:

@@ -1,4 +1,8 @@
-"""Compiled loops of k-reciprocal re-ranking: mutual neighbours, expansion, the Jaccard sum."""
+"""Compiled loops of k-reciprocal re-ranking: expansion, the Jaccard sum.
+
+`ids` (n, k) int32 lists the neighbours of each item without itself, -1 padded. `mutual` (n, k) has,
+of the places of two items in each other's lists, the later one, from 1; 0 where one is not there.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,6 @@ import numba
 import numpy as np
 
 from .kernels import parallel, serial
-
-
-@parallel
-def mutual_neighbors(ids: Any, k: int, half: int, out: Any) -> None:
-    """out[i, a] = 2 where i and ids[i, a] are in each other's first `half`, 1 first k, else 0.
-
-    `ids` (n, w) int32 lists the neighbours of each item without itself, -1 padded; `out` (n, k)
-    is int8.
-    """
-    n = ids.shape[0]
-    for i in numba.prange(n):
-        for a in range(k):
-            out[i, a] = 0
-            j = ids[i, a]
-            if j < 0:
-                continue
-            for b in range(k):
-                if ids[j, b] == i:
-                    out[i, a] = 2 if a < half and b < half else 1
-                    break
 
 
 @serial
@@ -44,7 +28,7 @@ def _expand(i: int, ids: Any, mutual: Any, half: int, members: Any) -> int:
         g = members[p]
         listed = shared = 1  # g itself is in both sets
         for b in range(half):
-            if mutual[g, b] == 2:
+            if 0 < mutual[g, b] <= half:
                 listed += 1
                 for q in range(own):
                     if members[q] == ids[g, b]:
@@ -52,7 +36,7 @@ def _expand(i: int, ids: Any, mutual: Any, half: int, members: Any) -> int:
                         break
         if 3 * shared > 2 * listed:
             for b in range(half):
-                if mutual[g, b] == 2:
+                if 0 < mutual[g, b] <= half:
                     members[size] = ids[g, b]
                     size += 1
     ordered = np.sort(members[:size])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DiffusionError
-from .storage import as_path, lock_directory, replacing, unlock
+from .storage import DAMAGED, as_path, create_array, lock_directory, replacing, unlock
 
 # Seconds of work that a kill may cost.
 _INTERVAL = 5.0
@@ -141,16 +140,7 @@ class RowsCheckpoint:
         file = self._path / f"{name}.npy"
         # Another file, not the old one emptied, which may still be mapped.
         file.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            # A full disk is an error now, and not a fatal signal when the mapping is written to.
-            with open(file, "r+b") as stream:
-                try:
-                    os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
-                except OSError as error:
-                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                        raise
-        return array
+        return create_array(file, dtype, shape)
 
     def _is_whole(self, name: str, dtype: type, shape: tuple[int, int]) -> bool:
         """Whether an array's file is as it was created; mapped for writing, it would be mended."""
@@ -158,7 +148,7 @@ class RowsCheckpoint:
         try:
             array = np.lib.format.open_memmap(file, mode="r")
             size = file.stat().st_size
-        except (OSError, ValueError, EOFError):
+        except (OSError, *DAMAGED):
             return False
         return (
             array.dtype == np.dtype(dtype)

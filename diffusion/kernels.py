@@ -173,6 +173,22 @@ def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: An
         counts[i] = count
 
 
+@parallel
+def mutual_ranks(ids: Any, ranks: Any, out: Any) -> None:
+    """out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a], i = ids[j, b]; 0 without b."""
+    n, k = ids.shape
+    for i in numba.prange(n):
+        for a in range(k):
+            out[i, a] = 0
+            j = ids[i, a]
+            if j < 0:
+                continue
+            for b in range(k):
+                if ids[j, b] == i:
+                    out[i, a] = max(ranks[i, a], ranks[j, b])
+                    break
+
+
 @serial
 def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any, Any]:
     """Breadth-first order that visits the neighbours of a node in ascending degree.

@@ -157,8 +157,10 @@ def _encode(
 ) -> sparse.csr_array:
     """Encode each of n items by the weights of its expanded reciprocal set, CSR (n, n)."""
     n, half = len(ids), round(k1 / 2)
-    mutual = np.empty((n, k1), np.int8)
-    _reciprocal_kernels.mutual_neighbors(ids, k1, half, mutual)
+    ids = ids[:, :k1]
+    mutual = np.empty(ids.shape, np.min_scalar_type(k1))
+    places = np.broadcast_to(np.arange(1, ids.shape[1] + 1, dtype=mutual.dtype), ids.shape)
+    kernels.mutual_ranks(ids, places, mutual)
     indptr = np.zeros(n + 1, np.int64)
     _reciprocal_kernels.expanded_sizes(ids, mutual, half, indptr[1:])
     np.cumsum(indptr, out=indptr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DiffusionError
-from .storage import replacing
+from .storage import DAMAGED, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -35,8 +34,8 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         return array
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
+    except DAMAGED as error:
+        reason = (str(error) or "damaged").splitlines()[0]
         raise DiffusionError(f"{path}: expected a .npy file without pickles ({reason})") from None
 
 
@@ -65,7 +64,7 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
             return scores, ids
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+    except DAMAGED as error:
         raise DiffusionError(f"{path}: expected arrays 'scores' and 'ids' ({error})") from None
 
 

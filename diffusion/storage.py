@@ -10,12 +10,16 @@ before it is used. No pickle anywhere.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +41,19 @@ MANIFEST = "manifest.json"
 
 _FOLDER = re.compile(r"arrays-[0-9a-f]{8}")
 _TEMPORARY = re.compile(r"\.manifest\.json\.[0-9a-f]{8}\.tmp")
+# What numpy raises on a damaged .npy or .npz file, beside what the system does. RuntimeError: of an
+# archive that says to be packed or encrypted as numpy packs none.
+DAMAGED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # How often `load` starts again because a save has replaced the index under it.
 _TRIES = 10
 
@@ -82,6 +99,26 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def create_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Make an .npy file, mapped for writing, on a disk that has room for all of it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made; where the disk is full, now, and not by a fatal signal when the
+        mapping is written to.
+    """
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+    return array
 
 
 def lock_directory(path: Path, *, wait: bool = True) -> int | None:
@@ -350,7 +387,7 @@ def _map_array(file: Path, entry: dict[str, Any]) -> NDArray[Any]:
         # Copy-on-write, so that the array has the type of an ordinary one and a stray assignment
         # cannot reach the disk.
         array = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, *DAMAGED) as error:
         raise DiffusionError(f"{file}: altered, not a .npy file ({error})") from None
     if array.dtype.str != entry["dtype"] or list(array.shape) != entry["shape"]:
         raise DiffusionError(

@@ -16,6 +16,8 @@ from diffusion.errors import DiffusionError
 LOSSES = ("softmax", "contrastive", "triplet")
 # Skipped images that are named; the manifest names them all.
 _NAMED = 20
+# Matching pairs that a whitening is learned from at most: plenty for some thousand dimensions.
+_PAIRS = 1 << 18
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +47,14 @@ def _parser() -> command.Parser:
     extract.add_argument(
         "--regions", choices=("rmac", "grid"), help="describe these regions of each image too"
     )
+    for name in ("--mean", "--std"):
+        extract.add_argument(
+            name,
+            type=float,
+            nargs=3,
+            metavar=("RED", "GREEN", "BLUE"),
+            help="of the images in 0 to 1, where the weights want others than the network's",
+        )
     extract.add_argument("--whitening", metavar="FILE", help="that `features whiten` wrote")
     _add_machine(extract)
 
@@ -123,6 +133,8 @@ def _extract(options: argparse.Namespace) -> None:
         square=options.square,
         scales=MULTI_SCALE if options.multi_scale else (1.0,),
         regions=options.regions,
+        mean=options.mean,
+        std=options.std,
         whitening=options.whitening,
         batch_size=options.batch_size,
         workers=options.workers,
@@ -154,7 +166,7 @@ def _whiten(options: argparse.Namespace) -> None:
     settings = {"dimension": options.dimension, "shrinkage": options.shrinkage}
     if options.supervised:
         folders = [os.path.dirname(file) for file in descriptors.files]
-        learned = learn_supervised(descriptors.vectors, pairs_of(folders), **settings)
+        learned = learn_supervised(descriptors.vectors, pairs_of(folders, most=_PAIRS), **settings)
     else:
         learned = learn_pca(descriptors.vectors, **settings)
     learned.save(options.whitening)

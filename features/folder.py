@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,8 +26,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from diffusion._version import __version__
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path, lock_directory, replacing, unlock
+from diffusion.storage import (
+    DAMAGED,
+    as_path,
+    create_array,
+    lock_directory,
+    replacing,
+    unlock,
+)
 from diffusion.validation import check_integer
 
 from . import collection
@@ -45,7 +52,7 @@ from .collection import (
     Descriptors,
     open_descriptors,
 )
-from .images import UnreadableImageError, find_images, quiet, read_size
+from .images import UnreadableImageError, decoder, find_images, quiet, read_size
 from .loading import Batch, Item, check_workers, decode, in_order, plan
 from .recipe import DEFAULT_SIZE, Describer, make_recipe
 from .whitening import Whitening, load_whitening
@@ -67,6 +74,8 @@ def extract_folder(
     square: bool = False,
     scales: Sequence[float] = (1.0,),
     regions: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     whitening: str | os.PathLike[str] | Whitening | None = None,
     batch_size: int = 32,
     workers: int | None = None,
@@ -77,7 +86,8 @@ def extract_folder(
 
     An image that cannot be read is skipped; the manifest's `skipped` names it with the reason.
     Interrupted, at whatever moment, the same call goes on where it was and writes what it would
-    have written undisturbed. A complete extraction of the same files is not repeated.
+    have written undisturbed. A complete extraction of the same files is not repeated, unless an
+    image that it skipped can be read now.
 
     Parameters
     ----------
@@ -102,6 +112,9 @@ def extract_folder(
         `features.MULTI_SCALE` are the usual three.
     regions : {"rmac", "grid"}, optional
         Describe these regions of each image too.
+    mean, std : three float, optional
+        Of the images in [0, 1], by channel, in place of the network's: MobileNetV2 as torchvision
+        trained it wants `features.backbones.IMAGENET_MEAN` and `IMAGENET_STD`.
     whitening : path-like or Whitening, optional
         Applied to all descriptors.
     batch_size : int >= 1, default 32
@@ -130,6 +143,8 @@ def extract_folder(
         square=square,
         scales=scales,
         regions=regions,
+        mean=mean,
+        std=std,
     )
     batch_size = check_integer(batch_size, "batch_size", low=1)
     workers = check_workers(workers)
@@ -209,7 +224,7 @@ class _Work:
             "weights": None,
             "batch_size": batch_size,
             "device": describer.device.type,
-            "torch": torch.__version__,
+            "versions": [__version__, torch.__version__, decoder()],
         }
 
     def scan(self, files: Sequence[str]) -> None:
@@ -246,11 +261,14 @@ class _Work:
         with contextlib.suppress(DiffusionError):
             complete = open_descriptors(self.out)
             if complete.manifest.get("fingerprint") == fingerprint:
-                shutil.rmtree(partial, ignore_errors=True)
-                return complete
+                before = {entry["file"] for entry in complete.manifest["skipped"]}
+                failed = [n for n, item in enumerate(self.items) if _text(item.file) in before]
+                if not self._can_read(failed):
+                    shutil.rmtree(partial, ignore_errors=True)
+                    return complete
         self._refuse_nothing()
         partial.mkdir(exist_ok=True)
-        missing = [shard for shard in shards if self._read(shard) is None]
+        missing = [shard for shard in shards if not self._is_finished(shard)]
         left = sum(len(batch.numbers) for shard in missing for batch in shard.batches)
         with tqdm(
             total=len(self.items),
@@ -263,6 +281,12 @@ class _Work:
         self._assemble(shards, fingerprint)
         shutil.rmtree(partial, ignore_errors=True)
         return open_descriptors(self.out)
+
+    def _can_read(self, numbers: Sequence[int]) -> bool:
+        """Whether one of some images can be read: what failed may have been the disk's fault."""
+        batches = [Batch(*self.items[n][3:], (n,)) for n in numbers]
+        with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
+            return any(not part.failed for part in decoded)
 
     def _refuse_nothing(self) -> None:
         if not self.items:
@@ -327,6 +351,10 @@ class _Work:
         with replacing(self._path(shard)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
+    def _is_finished(self, shard: _Shard) -> bool:
+        content = self._read(shard)
+        return content is not None and not self._can_read([int(n) for n in content["failed"]])
+
     def _read(self, shard: _Shard) -> dict[str, Any] | None:
         """Return the images that a finished shard describes and failed at; None without it."""
         try:
@@ -340,7 +368,7 @@ class _Work:
                 arrays = {name: file[name] for name in file.files if name != "failed"}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, *DAMAGED):
             return None  # damaged after it was written: computed again
         if len(arrays.get("descriptors", ())) != len(described):
             return None
@@ -360,8 +388,6 @@ class _Work:
         if not len(kept):
             self.items, self.skipped = [], skipped
             self._refuse_nothing()
-        # Readers see the old extraction whole, none, or the new one whole.
-        (self.out / MANIFEST).unlink(missing_ok=True)
         row = np.cumsum(counts >= 0) - 1
         first = np.concatenate([[0], np.cumsum(counts[kept])])
         d = self.describer.dimension
@@ -391,6 +417,8 @@ class _Work:
                     arrays[REGIONAL][places] = self._whitened(content["regional"])
                     arrays[REGION_IMAGES][places] = np.repeat(rows, content["counts"])
                     arrays[REGION_BOXES][places] = content["boxes"]
+            # Readers see the old extraction whole, none, or the new one whole.
+            (self.out / MANIFEST).unlink(missing_ok=True)
         names = [self.items[number].file for number in kept]
         with replacing(self.out / FILES) as file:
             file.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
@@ -441,8 +469,8 @@ class _Work:
 def _writing(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[NDArray[Any]]:
     """Open an .npy for writing row by row, which takes its place once it is whole."""
     aside = path.with_name(f".{path.name}.tmp")
-    array = np.lib.format.open_memmap(aside, mode="w+", dtype=dtype, shape=shape)
     try:
+        array = create_array(aside, dtype, shape)
         yield array
         array.flush()
         with open(aside, "rb") as file:

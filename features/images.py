@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from math import ceil
 from pathlib import Path
@@ -22,6 +24,10 @@ from .backbones.base import Sides
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # About 13,000 x 13,000: half a gigabyte as RGB. Where Pillow, too, refuses by default.
 MAX_PIXELS = 178_956_970
+# Of the images that decode to more than 128 MiB, one is decoded at a time, whatever the workers:
+# one of `MAX_PIXELS` takes 2 GiB on its way.
+_LARGE_PIXELS = 1 << 25
+_one_large = threading.Lock()
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -146,26 +152,31 @@ def read_image(
     with _opened(path) as image:
         orientation = _orientation(image)
         if size is None:
-            image = _upright(_as_rgb(image, module), orientation, module)
-            return np.array(image)
+            with _alone(image):
+                return np.array(_upright(_as_rgb(image, module), orientation, module))
         height, width = size
         top, left, bottom, right = box
         # JPEG decodes to 1/2, 1/4 or 1/8 for less; twice the size wanted loses nothing seen.
         least = (ceil(2 * width / (right - left)), ceil(2 * height / (bottom - top)))
         image.draft(None, least if orientation < 5 else least[::-1])
-        image = _as_rgb(image, module)
-        if box == WHOLE and orientation >= 5:  # turned when it is small
-            image = image.resize((height, width), module.Resampling.BICUBIC, reducing_gap=2.0)
-            return np.array(_upright(image, orientation, module))
-        image = _upright(image, orientation, module)
-        across, down = image.size
-        image = image.resize(
-            (width, height),
-            module.Resampling.BICUBIC,
-            box=(left * across, top * down, right * across, bottom * down),
-            reducing_gap=2.0,
-        )
-        return np.array(image)
+        with _alone(image):
+            image = _as_rgb(image, module)
+            if box == WHOLE and orientation >= 5:  # turned when it is small
+                image = image.resize((height, width), module.Resampling.BICUBIC, reducing_gap=2.0)
+                return np.array(_upright(image, orientation, module))
+            image = _upright(image, orientation, module)
+            across, down = image.size
+            image = image.resize(
+                (width, height),
+                module.Resampling.BICUBIC,
+                box=(left * across, top * down, right * across, bottom * down),
+                reducing_gap=2.0,
+            )
+            return np.array(image)
+
+
+def _alone(image: Any) -> AbstractContextManager[Any]:
+    return _one_large if image.size[0] * image.size[1] > _LARGE_PIXELS else nullcontext()
 
 
 @contextmanager
@@ -189,11 +200,20 @@ def _pillow() -> Any:
         ) from None
 
 
+def decoder() -> str:
+    """Return the version of what decodes: others may give pixels that differ a little."""
+    _pillow()
+    return str(import_module("PIL").__version__)
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Open an image file, and turn whatever a decoder raises into one error."""
     module = _pillow()
     try:
+        # Opening a pipe would wait for whoever writes to it, which may be no one.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UnreadableImageError("no file, but a directory, a pipe or a device")
         with open(path, "rb") as file, module.open(file, formats=("JPEG", "PNG")) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise UnreadableImageError(f"{image.size[0]} x {image.size[1]} pixels are too many")
@@ -231,10 +251,11 @@ def _upright(image: Any, orientation: int, module: Any) -> Any:
 
 def _as_rgb(image: Any, module: Any) -> Any:
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        values = np.asarray(image).astype(np.int64) >> 8
+        values = np.asarray(image) >> 8
         image = module.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = module.new("RGBA", image.size, (255, 255, 255, 255))
-        image = module.alpha_composite(white, image)
+        white = module.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image)
+        return white
     return image.convert("RGB")

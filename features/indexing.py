@@ -124,9 +124,10 @@ def write_names(
 ) -> None:
     """Write lines of query, rank, score and file, with tabs between; padding is left out."""
     names = image_names(stored)
+    encoding = getattr(file, "encoding", None) or "utf-8"
     for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
             if item >= 0:
                 line = f"{query}\t{rank}\t{score:.6g}\t{names[item]}\n"
                 # What a terminal cannot show of a name must not end the list.
-                file.write(line.encode("utf-8", "replace").decode("utf-8"))
+                file.write(line.encode(encoding, "replace").decode(encoding))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from diffusion.validation import check_choice, check_integer
 
 from .backbones import Sides
 from .backbones import backbone as make_backbone
+from .backbones.base import Triple, check_triple
 from .checkpoint import load_trained
 from .fusing import fused
 from .images import fitted_size, quiet, read_image, read_size
@@ -52,6 +53,8 @@ class Recipe:
         Images are squashed to a square of that side, in place of keeping their aspect ratio.
     scales : tuple of float
     regions : {"rmac", "grid"} or None
+    mean, std : tuple of three float, or None
+        Of the images, by channel; None where they are the network's own.
     """
 
     backbone: str | None = None
@@ -62,22 +65,26 @@ class Recipe:
     square: bool = False
     scales: tuple[float, ...] = (1.0,)
     regions: str | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "scales": list(self.scales)}
+        fields = asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
     @classmethod
     def from_dict(cls, fields: Any, source: str) -> Recipe:
         """Return the recipe that `as_dict` wrote down; `source` is what the error calls it."""
         try:
-            given = dict(fields)
+            given = {"mean": None, "std": None, **fields}  # which early ones do not have
             texts = ("backbone", "weights", "weights_sha256", "pooling", "regions")
             if set(given) != set(cls.__dataclass_fields__) or not all(
                 given[name] is None or isinstance(given[name], str) for name in texts
             ):
                 raise TypeError(sorted(given))
-            recipe = cls(**{**given, "scales": check_scales(given["scales"])})
+            statistics = _statistics(given["mean"], given["std"])
+            recipe = cls(**{**given, "scales": check_scales(given["scales"]), **statistics})
             check_integer(recipe.size, "size", low=1)
             return recipe
         except (TypeError, ValueError) as error:
@@ -93,6 +100,8 @@ def make_recipe(
     square: bool = False,
     scales: Any = (1.0,),
     regions: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Recipe:
     """Check what a recipe is made of, and read the weights' checksum.
 
@@ -116,7 +125,15 @@ def make_recipe(
         bool(square),
         check_scales(scales),
         regions,
+        **_statistics(mean, std),
     )
+
+
+def _statistics(mean: Any, std: Any) -> dict[str, Triple | None]:
+    return {
+        "mean": None if mean is None else check_triple(mean, "mean"),
+        "std": None if std is None else check_triple(std, "std", positive=True),
+    }
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
@@ -217,6 +234,8 @@ class Describer:
                 )
             network = fused(load_network(recipe.backbone, recipe.weights, recipe.pooling))
         self.network = network.to(self.device).eval()
+        trunk = self.network.backbone
+        trunk.mean, trunk.std = recipe.mean or trunk.mean, recipe.std or trunk.std
         self.whitening = whitening
         if whitening is not None and len(whitening.mean) != network.dimension:
             raise DiffusionError(

@@ -169,6 +169,8 @@ def _tensor(
     buffer = bytearray(end - start)
     if file.readinto(buffer) != len(buffer):
         raise _foreign(path, "it became shorter while it was read")
-    if not buffer:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+    try:
+        values = torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
+        return values.reshape(shape)
+    except (RuntimeError, TypeError):  # a shape with a 0 may have any number beside it
+        raise _foreign(path, "a tensor has a shape that none can have") from None

@@ -56,13 +56,21 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     if (
         not isinstance(meta, Mapping)
         or not isinstance(content, Mapping)
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+        or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items())
     ):
-        raise DiffusionError(f"{path}: expected a state dict, tensors by name")
+        raise DiffusionError(f"{path}: expected a state dict, dense tensors of numbers by name")
     prefix = "module."
     if content and all(name.startswith(prefix) for name in content):
         content = {name.removeprefix(prefix): value for name, value in content.items()}
     return dict(content), dict(meta)
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_meta or value.is_complex())
+    )
 
 
 def _load(path: Path) -> Any:
@@ -146,7 +154,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     converted = {}
     for name, value in expected.items():
         given = state.get(name, torch.zeros((), dtype=value.dtype))
-        converted[name] = given.to(value.dtype)
+        converted[name] = given.to(value.dtype).contiguous()
         if value.is_floating_point() and not bool(torch.isfinite(converted[name]).all()):
             raise DiffusionError(f"{source}: expected finite values, {name} holds NaN or infinity")
     on_meta = any(value.is_meta for value in expected.values())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ from scipy import linalg
 
 from diffusion.errors import DiffusionError
 from diffusion.expansion import normalize
-from diffusion.storage import as_path, replacing
+from diffusion.storage import DAMAGED, as_path, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
 # Directions of less than this share of the largest variance are rounding.
@@ -114,7 +115,7 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
         return Whitening(mean.astype(np.float64), projection.astype(np.float64))
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise DiffusionError(f"{path}: expected a whitening of this library ({error})") from None
 
 
@@ -151,14 +152,13 @@ def learn_pca(
     Whitening. ECCV 2012. Ledoit, Wolf. A Well-Conditioned Estimator for Large-Dimensional
     Covariance Matrices. Journal of Multivariate Analysis, 2004.
     """
-    X = as_vectors(X, "X", metric="cosine").astype(np.float64)
-    if len(X) < 2:
-        raise DiffusionError(f"X: expected at least 2 descriptors, got {len(X)}")
-    mean = X.mean(axis=0)
-    variances, directions = _spectrum(X - mean)
-    shrunk = _shrink(variances, shrinkage, X - mean)
-    count = _count(variances, dimension, "X")
-    return Whitening(mean, _scaled(directions[:, :count], shrunk[:count]))
+    vectors = as_vectors(X, "X", metric="cosine")
+    if len(vectors) < 2:
+        raise DiffusionError(f"X: expected at least 2 descriptors, got {len(vectors)}")
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    spread = _spread(len(vectors), lambda part: vectors[part] - mean)
+    count = _count(spread.variances, dimension, "X")
+    return Whitening(mean, _scaled(spread.directions[:, :count], spread.shrunk(shrinkage)[:count]))
 
 
 def learn_supervised(
@@ -200,22 +200,28 @@ def learn_supervised(
     Mikolajczyk, Matas. Improving Descriptors for Fast Tree Matching by Optimal Linear Projection.
     ICCV 2007. Radenović, Tolias, Chum. CNN Image Retrieval Learns from BoW. ECCV 2016.
     """
-    X = as_vectors(X, "X", metric="cosine").astype(np.float64)
-    rows = as_pairs(pairs, len(X))
-    mean = X[rows[:, 0]].mean(axis=0)
-    differences = X[rows[:, 0]] - X[rows[:, 1]]
-    variances, directions = _spectrum(differences)
-    shrunk = _shrink(variances, shrinkage, differences)
+    vectors = as_vectors(X, "X", metric="cosine")
+    n, d = vectors.shape
+    rows = as_pairs(pairs, n)
+    often = np.bincount(rows[:, 0], minlength=n)
+    mean = np.einsum("n,nd->d", often, vectors, dtype=np.float64) / len(rows)
+
+    def differences(part: slice) -> NDArray[np.float64]:
+        first, second = rows[part].T
+        return vectors[first].astype(np.float64) - vectors[second]
+
+    spread = _spread(len(rows), differences)
+    shrunk = spread.shrunk(shrinkage)
     if shrunk[-1] <= _RANK * shrunk[0]:
         raise DiffusionError(
-            f"pairs: expected differences in all {X.shape[1]} directions, got {len(rows)} pairs "
+            f"pairs: expected differences in all {d} directions, got {len(rows)} pairs "
             "that leave some out; more pairs or a shrinkage above 0"
         )
-    inner = _scaled(directions, shrunk)  # L^-1 but for a rotation, which V takes up
-    count = X.shape[1] if dimension is None else check_integer(dimension, "dimension", low=1)
-    if count > X.shape[1]:
-        raise DiffusionError(f"dimension: expected at most {X.shape[1]}, got {count}")
-    _, outer = _spectrum((X - mean) @ inner.T)
+    inner = _scaled(spread.directions, shrunk)  # L^-1 but for a rotation, which V takes up
+    count = d if dimension is None else check_integer(dimension, "dimension", low=1)
+    if count > d:
+        raise DiffusionError(f"dimension: expected at most {d}, got {count}")
+    outer = _spread(n, lambda part: (vectors[part] - mean) @ inner.T).directions
     return Whitening(mean, _signed(outer[:, :count]).T @ inner)
 
 
@@ -257,38 +263,64 @@ def pairs_of(labels: ArrayLike, *, most: int | None = None, seed: int = 0) -> ND
     if labels.ndim != 1:
         raise DiffusionError(f"labels: expected shape (n,), got {labels.shape}")
     seed = check_integer(seed, "seed", low=0)
-    found = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        first, second = np.triu_indices(len(members), 1)
-        found.append(np.stack([members[first], members[second]], axis=1))
-    pairs = np.concatenate(found) if found else np.empty((0, 2), np.int64)
-    if not len(pairs):
+    _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(members, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    # Pairs are numbered, label by label, and only those that are taken are written out.
+    counts = sizes * (sizes - 1) // 2
+    ends = np.cumsum(counts)
+    total = int(counts.sum())
+    if not total:
         raise DiffusionError("labels: expected two of one label at least")
-    if most is not None and len(pairs) > check_integer(most, "most", low=1):
-        chosen = np.random.default_rng(seed).permutation(len(pairs))[:most]
-        pairs = pairs[np.sort(chosen)]
-    return pairs.astype(np.int64)
-
-
-def _spectrum(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return eigenvalues, descending, and eigenvectors, in columns, of the mean of r rᵀ."""
-    variances, directions = linalg.eigh(rows.T @ rows / len(rows))
-    return np.maximum(variances[::-1], 0), directions[:, ::-1]
-
-
-def _shrink(
-    variances: NDArray[np.float64], shrinkage: float | None, rows: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if shrinkage is None and len(rows) > 1:
-        from sklearn.covariance import ledoit_wolf_shrinkage
-
-        share = float(ledoit_wolf_shrinkage(rows, assume_centered=True))
-    elif shrinkage is None or shrinkage == 1:
-        share = 1.0  # of one sample the estimate is not defined
+    if most is None or total <= check_integer(most, "most", low=1):
+        numbers = np.arange(total)
     else:
-        share = check_real(shrinkage, "shrinkage", low=0.0, high=1.0)
-    return (1 - share) * variances + share * variances.mean()
+        rng = np.random.default_rng(seed)
+        numbers = np.sort(rng.choice(total, most, replace=False, shuffle=False))
+    label = np.searchsorted(ends, numbers, side="right")
+    within = numbers - (ends - counts)[label]
+    # Number j (j - 1) / 2 + i is that of the members i < j; the root may be off by its rounding.
+    second = ((1 + np.sqrt(1 + 8 * within)) / 2).astype(np.int64)
+    second -= second * (second - 1) // 2 > within
+    first = within - second * (second - 1) // 2
+    return order[starts[label, None] + np.stack([first, second], axis=1)]
+
+
+class _Spread(NamedTuple):
+    """How rows r spread: eigenvalues and eigenvectors of the mean of r rᵀ, and more of them."""
+
+    variances: NDArray[np.float64]  # descending
+    directions: NDArray[np.float64]  # in columns
+    fourth: float  # the mean of ||r||^4
+    rows: int
+
+    def shrunk(self, shrinkage: float | None) -> NDArray[np.float64]:
+        """Return the variances with a share of their mean mixed in."""
+        if shrinkage is None:
+            share = self._ledoit_wolf()
+        else:
+            share = 1.0 if shrinkage == 1 else check_real(shrinkage, "shrinkage", low=0, high=1)
+        return (1 - share) * self.variances + share * self.variances.mean()
+
+    def _ledoit_wolf(self) -> float:
+        if self.rows < 2:
+            return 1.0  # of one sample the estimate is not defined
+        squares = float(self.variances @ self.variances)
+        error = (self.fourth - squares) / self.rows
+        spread = squares - self.variances.sum() ** 2 / len(self.variances)
+        return min(1.0, max(0.0, error) / spread) if spread > 0 else 0.0
+
+
+def _spread(count: int, rows: Callable[[slice], NDArray[np.float64]]) -> _Spread:
+    """Measure `count` rows, of which `rows` returns a part, and never more at a time."""
+    total: Any = 0.0
+    fourth = 0.0
+    for start in range(0, count, _ROWS):
+        part = rows(slice(start, start + _ROWS))
+        total = total + part.T @ part
+        fourth += float((np.square(part).sum(axis=1) ** 2).sum())
+    variances, directions = linalg.eigh(total / count)
+    return _Spread(np.maximum(variances[::-1], 0), directions[:, ::-1], fourth / count, count)
 
 
 def _count(variances: NDArray[np.float64], dimension: int | None, name: str) -> int:

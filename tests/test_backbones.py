@@ -445,6 +445,31 @@ def test_what_is_no_state_dict_is_refused(content, tmp_path):
         read_file(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*(beta|prototype)")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.eye(3).to("meta"),
+        lambda: torch.eye(3, dtype=torch.complex64),
+    ],
+)
+def test_tensors_that_are_not_dense_numbers_are_refused(make, tmp_path):
+    torch.save({"conv1.weight": make()}, tmp_path / "w.pth")
+    with pytest.raises(DiffusionError, match=r"w\.pth: .*dense tensors of numbers"):
+        read_file(tmp_path / "w.pth")
+
+
+def test_a_repeated_value_gets_memory_of_its_own():
+    with torch.device("meta"):
+        network = torch.nn.Linear(4, 3, bias=False)
+    load_into(network, {"weight": torch.ones(1).expand(3, 4)}, "made")
+    with torch.no_grad():
+        network.weight[0, 0] = 2
+    assert network.weight.sum() == 13
+
+
 def test_a_truncated_checkpoint_is_refused(small, tmp_path):
     path = tmp_path / "w.pth"
     torch.save({"a": torch.arange(1000)}, path)
@@ -534,6 +559,7 @@ def test_safetensors_agree_with_the_package(tmp_path):
         packed({"a": {**ONE["a"], "data_offsets": [4, 12]}}, b"123456789012"),
         packed({"a": {**ONE["a"], "data_offsets": [0]}}, b"12345678"),
         packed({"a": ONE["a"], "b": ONE["a"]}, b"12345678"),
+        packed({"a": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}}),
     ],
 )
 def test_safetensors_refuse_what_departs_from_the_format(content, tmp_path):

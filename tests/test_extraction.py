@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -23,9 +24,11 @@ import diffusion
 import features
 from diffusion import DiffusionError
 from diffusion import cli as diffusion_cli
-from features import cli, folder, safetensors
+from features import cli, folder, loading, safetensors
 from features.collection import open_descriptors
+from features.images import UnreadableImageError
 from features.loading import Item, plan
+from features.recipe import describer_of
 
 from .photos import CHINA, pattern, png, with_exif
 
@@ -117,13 +120,14 @@ def test_batches_hold_every_image_once_by_size(sizes, batch_size):
 # --- what comes out ------------------------------------------------------------------------------
 
 
-def one_by_one(photos, weights, files, pooling="gem", scales=(1.0,)):
+def one_by_one(photos, weights, files, pooling="gem", scales=(1.0,), mean=None, std=None):
     """Describe files by the parts of the library, an image at a time."""
     from features.images import read_image
 
     network = features.RetrievalNetwork(features.backbone("alexnet", weights, head=False), pooling)
     mean, std = (
-        torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        torch.tensor(v).view(3, 1, 1)
+        for v in (mean or [0.485, 0.456, 0.406], std or [0.229, 0.224, 0.225])
     )
     rows = []
     for file in files:
@@ -148,6 +152,23 @@ def test_rows_are_those_of_the_images_described_alone(extract, photos, weights, 
     np.testing.assert_allclose(np.linalg.norm(out.vectors, axis=1), 1, rtol=1e-5)
     assert out.manifest["skipped"] == []
     assert out.regional is None
+
+
+def test_images_of_another_mean(extract, photos, weights):
+    statistics = {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.3, 0.2)}
+    out = extract(**statistics)
+    expected = one_by_one(photos, weights, out.files, **statistics)
+    np.testing.assert_allclose(out.vectors, expected, atol=2e-5)
+    # A query is described in the same way, and as before there were these settings.
+    recipe = out.manifest["recipe"]
+    query = describer_of(recipe, None, "out").describe_file(photos / out.files[7])
+    np.testing.assert_allclose(query, expected[7], atol=2e-5)
+    early = {name: value for name, value in recipe.items() if name not in statistics}
+    query = describer_of(early, None, "out").describe_file(photos / out.files[7])
+    expected = one_by_one(photos, weights, out.files[7:8])
+    np.testing.assert_allclose(query, expected[0], atol=2e-5)
+    with pytest.raises(DiffusionError, match="out: altered"):
+        describer_of({**recipe, "std": [1, 1, 0]}, None, "out")
 
 
 def test_workers_do_not_change_a_bit(extract, tmp_path):
@@ -323,6 +344,48 @@ def test_a_damaged_shard_is_described_again(extract, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+def test_a_full_disk_is_an_error_that_leaves_the_old_extraction(extract, tmp_path, monkeypatch):
+    extract()
+    before = contents(tmp_path / "out")
+
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DiffusionError, match=r"out: cannot be written \(No space left"):
+            extract(pooling="mac")
+    assert before.items() <= contents(tmp_path / "out").items()
+    open_descriptors(tmp_path / "out", verify=True)
+    extract(pooling="mac")
+    extract("undisturbed", pooling="mac")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_image_that_was_out_of_reach_is_tried_again(extract, tmp_path, monkeypatch, complete):
+    extract("undisturbed")
+    read = loading.read_image
+
+    def failing(path, size):
+        if path.endswith("04.png"):
+            raise UnreadableImageError(f"{path}: Input/output error")
+        return read(path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "read_image", failing)
+        if complete:
+            (entry,) = extract().manifest["skipped"]
+            assert entry == {"file": "b/04.png", "reason": "Input/output error"}
+            assert len(extract().files) == 19
+        else:
+            patch.setattr(folder._Work, "_assemble", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                extract()
+    extract()
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
 def test_two_extractions_do_not_share_a_folder(extract, tmp_path):
     from diffusion.storage import lock_directory, unlock
 
@@ -345,6 +408,8 @@ def test_two_extractions_do_not_share_a_folder(extract, tmp_path):
         ({"scales": ()}, "^scales:"),
         ({"pooling": "max"}, "^pooling:"),
         ({"regions": "all"}, "^regions:"),
+        ({"mean": (0.5, 0.5)}, "^mean:"),
+        ({"std": (0, 1, 1)}, "^std:"),
         ({"device": "cuda:99"}, "^device:"),
         ({"device": "nothing"}, "^device:"),
         ({"whitening": "absent.npz"}, "^absent.npz: cannot"),
@@ -477,6 +542,15 @@ def test_images_find_themselves_by_name(index, capsys):
     np.testing.assert_allclose([float(line[2]) for line in lines[:3]], scores, rtol=1e-3)
     assert diffusion_cli.main(["search", "index", "--image", *queries, "-o", "r.npz", "-q"]) == 0
     assert np.load("r.npz")["ids"].shape == (2, 100)
+
+
+def test_a_name_that_the_output_cannot_show_does_not_end_the_list(index):
+    shutil.copy("photos/00.png", "\u00e9.png")
+    arguments = ["search", "index", "--image", "\u00e9.png", "-k", "2", "-q"]
+    with io.TextIOWrapper(io.BytesIO(), "ascii") as out, contextlib.redirect_stdout(out):
+        assert diffusion_cli.main(arguments) == 0
+        lines = out.buffer.getvalue().splitlines()
+    assert [line.split(b"\t")[:2] for line in lines] == [[b"?.png", b"1"], [b"?.png", b"2"]]
 
 
 def test_a_rotated_query_is_turned_upright(index, capsys):

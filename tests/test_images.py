@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.datasets import data_folder
 from diffusion import DiffusionError
-from features import backbone
+from features import backbone, images
 from features.backbones import Sides
 from features.images import (
     UnreadableImageError,
@@ -141,6 +145,40 @@ def test_damage_and_bombs_are_one_error_that_names_the_file(write, name, content
     path = write(content, name)
     with quiet(), pytest.raises(UnreadableImageError, match=f"^{path}: .*{reason}"):
         read_image(path, (9, 9))
+
+
+def test_a_pipe_is_refused_unopened(tmp_path):
+    path = tmp_path / "a.jpg"
+    os.mkfifo(path)
+    # So that whoever opens it would read what is no image, rather than wait.
+    pipe = os.open(path, os.O_RDWR)
+    os.write(pipe, b"no image" * 100)
+    try:
+        with pytest.raises(UnreadableImageError, match=f"^{path}: no file, but"):
+            read_size(path)
+    finally:
+        os.close(pipe)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1000, 1), (4000, 4)])
+def test_large_images_are_decoded_one_at_a_time(write, monkeypatch, limit, most):
+    monkeypatch.setattr(images, "_LARGE_PIXELS", limit)
+    path = write(png(pattern(50, 60, seed=0)))
+    convert, inside, seen = images._as_rgb, [], []
+    together = threading.Barrier(most)
+
+    def watched(*arguments):
+        inside.append(None)
+        together.wait(60)
+        seen.append(len(inside))
+        inside.pop()
+        return convert(*arguments)
+
+    monkeypatch.setattr(images, "_as_rgb", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_image(path, (9, 9)), range(8)))
+    assert len(seen) == 8
+    assert max(seen) <= most
 
 
 def test_absent_files_and_folders_are_named(tmp_path):

@@ -353,6 +353,26 @@ def test_plain_types_and_arrays_are_read(tmp_path, protocol):
         assert len(array) == len(expected)
 
 
+def test_arrays_that_python_2_wrote_as_text_are_read(tmp_path):
+    text = pickle.dumps(np.array([1, 200], np.uint8), protocol=0)
+    # Its bytes are text that is encoded by a call; Python 2 wrote them as they are.
+    call = b"g3\n(V\x01\xc8\np17\ng5\ntp18\nRp19\n"
+    assert call in text
+    older = text.replace(call, b"S'\\x01\\xc8'\n")
+    (tmp_path / "array.pkl").write_bytes(older)
+    assert np.asarray(plain_pickle.load(tmp_path / "array.pkl")).tolist() == [1, 200]
+
+
+def test_a_pickle_does_not_change_what_reads_the_next(tmp_path):
+    path = tmp_path / "a.pkl"
+    # Sets __defaults__ of the function that it was given for _codecs.encode.
+    path.write_bytes(b"\x80\x02c_codecs\nencode\n(N}X\x0c\x00\x00\x00__defaults__Nstb.")
+    with pytest.raises(DiffusionError, match="expected a pickle of plain types"):
+        plain_pickle.load(path)
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00x\x85R.")
+    assert plain_pickle.load(path) == b"x"
+
+
 def test_arrays_that_numpy_1_wrote_are_read(tmp_path):
     written = pickle.dumps(np.arange(3), protocol=2)
     older = written.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
@@ -407,6 +427,13 @@ def test_a_pickle_that_asks_for_more_is_refused(tmp_path, monkeypatch, content, 
         b"\x80\x02X\x01\x00\x00\x00xQ.",  # persistent id
         b"\x80\x02\x82\x01.",  # a code of the extension registry
         b"(lp0\ng0\na0.",
+        # A place in the memo beyond all memory; tuples in tuples, the innermost hashed by way of
+        # all others, and in the name of a type.
+        b"\x80\x02Nr\xff\xff\xff\x3f.",
+        b"(lp1073741823\n.",
+        b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
+        b"\x80\x04\x8f()" + b"\x85" * 1_000_000 + b"\x90.",
+        b"\x80\x02cnumpy\ndtype\n" + b"]" * 100_000 + b"a" * 99_999 + b"\x85R.",
     ],
 )
 def test_a_broken_pickle_is_refused(tmp_path, content):

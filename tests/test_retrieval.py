@@ -80,6 +80,9 @@ def test_the_command_prints_and_writes_the_table(tmp_path, rng, monkeypatch, cap
     assert rows["cosine"]["mAP medium"] == rows["cosine"]["mP@10 hard"] == 100
     assert rows["cosine"]["published: R-GeM medium"] == 64.67
     assert rows["diffusion, CG (k = 50, α = 0.99)"]["published: R-GeM hard"] == 48.6
+    # The Reranker as it is by default is ours alone.
+    assert rows["diffusion, as by default"]["mAP medium"] == 100
+    assert rows["diffusion, as by default"]["published: R-GeM medium"] is None
     # Others' methods stand there with the figures they report.
     assert rows["GSS"]["published: R-GeM hard"] == 57.5
     assert rows["GSS"]["mAP medium"] is None

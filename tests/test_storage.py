@@ -178,9 +178,11 @@ def test_refuses_an_altered_header(index):
     file.write_bytes(file.read_bytes().replace(b"<f4", b"<i4"))
     with pytest.raises(DiffusionError, match="altered, expected <f4"):
         diffusion.load(index)
-    file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(DiffusionError, match=r"altered, not a \.npy file"):
-        diffusion.load(index)
+    whole = file.read_bytes()
+    for damaged in (bytes(len(whole)), whole.replace(b"}", b"{", 1)):
+        file.write_bytes(damaged)
+        with pytest.raises(DiffusionError, match=r"altered, not a \.npy file"):
+            diffusion.load(index)
 
 
 def test_refuses_pickles(index):

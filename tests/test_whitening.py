@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import features.whitening
 from diffusion import DiffusionError, expansion
 from features import Whitening, learn_pca, learn_supervised, load_whitening
 from features.whitening import pairs_of
@@ -82,6 +83,31 @@ def test_supervised_makes_differences_white_and_sorts_by_variance(rng):
     np.testing.assert_allclose(whitening.mean, X[pairs[:, 0]].mean(axis=0), rtol=1e-5)
 
 
+def test_supervised_in_blocks_is_that_of_all_at_once(rng, monkeypatch):
+    X = expansion.normalize(rng.standard_normal((50, 4)) + 1)
+    pairs = pairs_of(rng.integers(5, size=50))
+    whole = [learn_supervised(X, pairs), learn_pca(X)]
+    monkeypatch.setattr(features.whitening, "_ROWS", 7)
+    for expected, found in zip(whole, (learn_supervised(X, pairs), learn_pca(X)), strict=True):
+        np.testing.assert_allclose(found.projection, expected.projection, rtol=1e-8)
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+
+
+def test_supervised_shrinkage_is_ledoit_and_wolfs_of_the_differences(rng):
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    X = expansion.normalize(rng.standard_normal((30, 12))).astype(np.float64)
+    pairs = pairs_of(np.arange(30) % 10)
+    differences = X[pairs[:, 0]] - X[pairs[:, 1]]
+    share = ledoit_wolf_shrinkage(differences, assume_centered=True)
+    assert 0.1 < share < 0.9
+    np.testing.assert_allclose(
+        learn_supervised(X, pairs).projection,
+        learn_supervised(X, pairs, shrinkage=share).projection,
+        rtol=1e-5,
+    )
+
+
 def test_supervised_finds_what_pairs_have_in_common(rng):
     # Identity is in the first six coordinates; the others, larger, differ within a pair.
     labels = np.repeat(np.arange(40), 4)
@@ -147,6 +173,17 @@ def test_pairs_of_labels(labels, most):
     np.testing.assert_array_equal(some, pairs_of(labels, most=most))
 
 
+def test_pairs_of_one_large_label_are_not_all_written_out():
+    labels = np.concatenate([[7, 7], np.zeros(300_000, int), [9]])  # 45,000 million pairs
+    pairs = pairs_of(labels, most=1000)
+    assert len(np.unique(pairs, axis=0)) == 1000
+    assert (pairs[:, 0] >= 2).all()
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert pairs[:, 1].max() < 300_002
+    # Uniform: the mean of the larger of two is two thirds of the way.
+    assert abs(pairs[:, 1].mean() / 300_000 - 2 / 3) < 0.03
+
+
 def test_file_gives_the_whitening_back(X, tmp_path):
     whitening = learn_pca(X, 4)
     whitening.save(tmp_path / "w.npz")
@@ -179,6 +216,20 @@ def test_what_is_no_whitening_is_refused(write, tmp_path):
     write(tmp_path / "w.npz")
     with pytest.raises(DiffusionError, match=r"w\.npz: expected a whitening"):
         load_whitening(tmp_path / "w.npz")
+
+
+def test_whatever_byte_is_damaged_it_is_one_error(tmp_path):
+    path = tmp_path / "w.npz"
+    Whitening(np.arange(3.0), np.eye(3)[:2]).save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            load_whitening(path)
+        except DiffusionError:
+            refused += 1
+    assert refused > len(whole) // 2
 
 
 def test_missing_files_are_named(X, tmp_path):

@@ -39,22 +39,6 @@ def ranks_in_lists(ids: Any, scores: Any, out: Any) -> None:
 
 
 @parallel
-def mutual_ranks(ids: Any, ranks: Any, out: Any) -> None:
-    """out[i, a] = max(rank_i(j), rank_j(i)), j = ids[i, a]; 0 where j does not list i."""
-    n, k = ids.shape
-    for i in numba.prange(n):
-        for a in range(k):
-            out[i, a] = 0
-            j = ids[i, a]
-            if j < 0:
-                continue
-            for b in range(k):
-                if ids[j, b] == i:
-                    out[i, a] = max(ranks[i, a], ranks[j, b])
-                    break
-
-
-@parallel
 def query_ranks(ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: Any) -> None:
     """Rank queries and their neighbours mutually, as if each query alone joined the lists.
 

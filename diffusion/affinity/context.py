@@ -239,7 +239,7 @@ def _mutual_ranks(scores: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArra
     ranks = np.empty(ids.shape, np.uint8)
     loops.ranks_in_lists(ids, scores, ranks)
     mutual = np.empty(ids.shape, np.uint8)
-    loops.mutual_ranks(ids, ranks, mutual)
+    kernels.mutual_ranks(ids, ranks, mutual)
     return mutual
 
 
