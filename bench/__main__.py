@@ -1,4 +1,8 @@
-"""`python -m bench quality` and `python -m bench speed`."""
+"""`python -m bench quality`, `python -m bench speed` and `python -m bench features`.
+
+`python -m bench quality --dataset NAME --descriptors DIR` measures descriptors of your own on a
+data set of the field: bench/descriptors.py says what DIR may hold.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,38 @@ import argparse
 import importlib
 import sys
 
+from diffusion.errors import DiffusionError
+
+from . import retrieval
 from .table import write_json
 
 
 def main() -> int:
     """Run a benchmark, print its tables and, asked for, write them as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("benchmark", choices=("quality", "speed"))
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("benchmark", choices=("quality", "speed", "features"))
     parser.add_argument("--json", metavar="FILE", help="write the same figures here")
     parser.add_argument(
-        "--long", action="store_true", help="speed: the large eigenproblem too, ten minutes more"
+        "--long", action="store_true", help="the large eigenproblems too, minutes more"
     )
+    parser.add_argument("--dataset", choices=retrieval.DATASETS, help="quality: on this data set")
+    parser.add_argument("--descriptors", metavar="DIR", help="with --dataset: its descriptors")
     options = parser.parse_args()
-    benchmark = importlib.import_module(f"bench.{options.benchmark}")
-    tables = benchmark.run(long=options.long)
+    named = [options.dataset, options.descriptors]
+    if any(named) and not (all(named) and options.benchmark == "quality"):
+        parser.error("--dataset, --descriptors: expected both, with quality")
+    if options.dataset:
+        try:
+            tables = retrieval.run(options.dataset, options.descriptors, long=options.long)
+        except DiffusionError as error:
+            parser.error(str(error))
+    else:
+        benchmark = importlib.import_module(f"bench.{options.benchmark}")
+        tables = benchmark.run(long=options.long)
     if options.json:
         write_json(options.json, tables)
     return 0

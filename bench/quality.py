@@ -1,25 +1,43 @@
-"""How good the rankings are: diffusion beside plain search and plain query expansion."""
+"""How good the rankings are: diffusion beside plain search, query expansion and its rivals."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import diffusion
-from diffusion import expansion, metrics
+from diffusion import expansion, metrics, reciprocal
 from diffusion.solvers import Solver
 
+from . import rivals
 from .datasets import Collection, digits, grocery
+from .survey import survey
 from .table import Table
 
+Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
+
+SOLVERS = (
+    diffusion.CG(),
+    diffusion.Spectral(rank=100),
+    diffusion.Spectral(rank=400),
+    diffusion.Hybrid(rank=100),
+    diffusion.Columns(),
+    diffusion.Truncated(size=300),
+    diffusion.Truncated(size=1000),
+    diffusion.Local(),
+    diffusion.Local(certify=0),
+    diffusion.Chebyshev(),
+)
 
 
 def run(*, long: bool = False) -> list[Table]:
@@ -30,17 +48,20 @@ def run(*, long: bool = False) -> list[Table]:
         print("grocery: skipped, its descriptors are not in DIFFUSION_DATA\n")
     tables = []
     for collection in collections:
-        tables.append(measure(collection))
+        tables.append(measure(collection, METHODS))
         print(tables[-1], end="\n\n", flush=True)
-    tables.append(solvers(collections))
+    for affinity in ("context", "cosine"):
+        tables.append(solvers(collections, affinity))
+        print(tables[-1], end="\n\n", flush=True)
+    tables.append(survey())
     print(tables[-1], end="\n\n", flush=True)
     return tables
 
 
-def solvers(collections: Sequence[Collection]) -> Table:
+def solvers(collections: Sequence[Collection], affinity: str) -> Table:
     """Rank every collection by each solver, as far as it reaches."""
     table = Table(
-        "**Solvers**, k = 50, α = 0.99, query_k = 10",
+        f"**Solvers**, affinity {affinity!r}, k = 50, α = 0.99, query_k = 10",
         (
             "solver",
             *(f"{collection.name}: mAP" for collection in collections),
@@ -54,25 +75,14 @@ def solvers(collections: Sequence[Collection]) -> Table:
             "index holds vectors, graph and what the solver prepared."
         ],
     )
-    for solver in (
-        diffusion.CG(),
-        diffusion.Spectral(rank=100),
-        diffusion.Spectral(rank=400),
-        diffusion.Hybrid(rank=100),
-        diffusion.Columns(),
-        diffusion.Truncated(size=300),
-        diffusion.Truncated(size=1000),
-        diffusion.Local(),
-        diffusion.Local(certify=0),
-        diffusion.Chebyshev(),
-    ):
+    for solver in SOLVERS:
         figures = []
         for collection in collections:
             X, Q = (
                 expansion.normalize(collection.gallery),
                 expansion.normalize(collection.queries),
             )
-            ranker = diffusion.Reranker(solver=solver)
+            ranker = diffusion.Reranker(affinity=affinity, solver=solver)
             ranker.fit(X[:200]).search(Q[:40], 100)  # compiles
             start = time.perf_counter()
             ranker.fit(X)
@@ -98,19 +108,81 @@ def _short(solver: Solver) -> str:
     return f"{type(solver).__name__}({', '.join(changed)})"
 
 
-def measure(collection: Collection) -> Table:
-    """Rank a collection's queries by each method."""
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: `prepare` sees the gallery and returns what ranks queries in full."""
+
+    name: str
+    prepare: Callable[[Vectors], Callable[[Vectors], Ids]]
+    queries_in_graph: bool = False
+
+
+def _cosine(X: Vectors) -> Callable[[Vectors], Ids]:
+    return lambda Q: expansion.search(Q, X, len(X))[1]
+
+
+def _expansion(k: int, alpha: float, dba: int = 0) -> Callable[[Vectors], Callable[[Vectors], Ids]]:
+    def prepare(X: Vectors) -> Callable[[Vectors], Ids]:
+        X = expansion.augment_database(X, dba, alpha=3.0) if dba else X
+        search = _cosine(X)
+        return lambda Q: search(expansion.average(Q, X, *expansion.search(Q, X, k), alpha=alpha))
+
+    return prepare
+
+
+def _discriminative(X: Vectors) -> Callable[[Vectors], Ids]:
+    search = _cosine(X)
+    return lambda Q: search(expansion.discriminative(Q, X, search(Q)))
+
+
+def _reciprocal(X: Vectors) -> Callable[[Vectors], Ids]:
+    return lambda Q: reciprocal.search(Q, X, len(X))[1]
+
+
+def _diffusion(**parameters: Any) -> Callable[[Vectors], Callable[[Vectors], Ids]]:
+    def prepare(X: Vectors) -> Callable[[Vectors], Ids]:
+        ranker = diffusion.Reranker(**parameters).fit(X)
+        return lambda Q: ranker.search(Q, len(X))[1]
+
+    return prepare
+
+
+def _rival(name: str, module: ModuleType) -> Method:
+    return Method(name, partial(partial, module.rank), module.QUERIES_IN_GRAPH)
+
+
+METHODS = (
+    Method("cosine", _cosine),
+    Method("AQE (n = 10)", _expansion(10, 0.0)),
+    Method("α-QE (α = 3, n = 50)", _expansion(50, 3.0)),
+    Method("DQE (5 up, 200 down)", _discriminative),
+    Method("DBA (k = 10) + α-QE", _expansion(50, 3.0, dba=10)),
+    _rival("SuperGlobal (M = 400, K = 9)", rivals.superglobal),
+    Method("k-reciprocal (k1 = 20, k2 = 6)", _reciprocal, queries_in_graph=True),
+    _rival("RDP (k = 30)", rivals.rdp),
+    _rival("GNN (k1 = 26, k2 = 7)", rivals.gnn),
+    _rival("CAS (k1 = 6, k2 = 60)", rivals.cas),
+    Method("diffusion, cosine affinity (k = 50, α = 0.99)", _diffusion(affinity="cosine")),
+    Method("diffusion, as by default", _diffusion()),
+    Method("diffusion, Fusion(weight=1)", _diffusion(score=diffusion.Fusion(1.0))),
+)
+
+
+def measure(collection: Collection, methods: Sequence[Method]) -> Table:
+    """Rank a collection's queries by each method, plain search first."""
     n, classes = len(collection.gallery), len(np.unique(collection.gallery_labels))
     table = Table(
         f"**{collection.name}**: {len(collection.queries)} queries, {n} items, {classes} classes",
         ("method", "mAP", "mP@10", "worse than cosine", "queries in graph", "ms/query"),
         notes=[
-            "worse than cosine: share of queries that lose more than one point of AP. ms/query: "
-            "online work, first-stage search included."
+            "worse than cosine: share of queries that lose more than one point of AP. Queries in "
+            "graph: they are ranked all at once, in one graph with the items and with each other, "
+            "so that they help one another and a query alone would cost as much as all. ms/query: "
+            "online work, first-stage search included, and that graph where queries are in it."
         ],
     )
     plain = None
-    for name, ids, seconds in _rankings(collection):
+    for method, ids, seconds in _rankings(collection, methods):
         hits, relevant = metrics.hits_from_labels(
             ids, collection.gallery_labels, collection.query_labels
         )
@@ -118,42 +190,25 @@ def measure(collection: Collection) -> Table:
         plain = precision if plain is None else plain
         table.rows.append(
             [
-                name,
+                method.name,
                 round(100 * float(np.nanmean(precision)), 1),
                 round(100 * float(np.nanmean(metrics.precision_at(hits, relevant, 10))), 1),
                 f"{100 * np.mean(precision < plain - 0.01):.0f} %",
-                "no",
+                "yes" if method.queries_in_graph else "no",
                 1000 * seconds / len(ids),
             ]
         )
     return table
 
 
-def _rankings(collection: Collection) -> Iterator[tuple[str, Ids, float]]:
-    """Yield (method, ids of the full ranking, seconds online) for each method."""
+def _rankings(
+    collection: Collection, methods: Sequence[Method]
+) -> Iterator[tuple[Method, Ids, float]]:
+    """Yield each method, the ids of its full rankings, and its seconds online."""
     X, Q = expansion.normalize(collection.gallery), expansion.normalize(collection.queries)
-    n = len(X)
-
-    def expand(Q: NDArray[np.float32], X: NDArray[np.float32], k: int, alpha: float) -> Ids:
-        first = expansion.search(Q, X, k)
-        return expansion.search(expansion.average(Q, X, *first, alpha=alpha), X, n)[1]
-
-    def learn() -> Ids:
-        normals = expansion.discriminative(Q, X, expansion.search(Q, X, n)[1])
-        return expansion.search(normals, X, n)[1]
-
-    augmented = expansion.augment_database(X, 10, alpha=3.0)
-    ranker = diffusion.Reranker(k=50, gamma=3.0, alpha=0.99, query_k=10).fit(X)
-    methods: dict[str, Callable[[], Ids]] = {
-        "cosine": lambda: expansion.search(Q, X, n)[1],
-        "AQE (n = 10)": lambda: expand(Q, X, 10, 0.0),
-        "α-QE (α = 3, n = 50)": lambda: expand(Q, X, 50, 3.0),
-        "DQE (5 up, 200 down)": learn,
-        "DBA (k = 10) + α-QE": lambda: expand(Q, augmented, 50, 3.0),
-        "diffusion, CG (k = 50, α = 0.99)": lambda: ranker.search(Q, n)[1],
-    }
-    for name, rank in methods.items():
-        rank()  # compiles kernels, fills caches
+    for method in methods:
+        method.prepare(X[:200])(Q[:20])  # compiles kernels, loads libraries
+        rank = method.prepare(X)
         start = time.perf_counter()
-        ids = rank()
-        yield name, ids, time.perf_counter() - start
+        ids = rank(Q)
+        yield method, ids, time.perf_counter() - start

@@ -5,12 +5,8 @@ Everything runs in this process, one thing after the other, on the same cores.
 
 from __future__ import annotations
 
-import gc
-import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +25,9 @@ from diffusion.neighbors import Exact, NeighborIndex
 from diffusion.solvers.cg import CG
 from diffusion.transfer import RegularizedLaplacian
 
-from . import speed_solvers
+from . import speed_context, speed_solvers
 from .datasets import lattice_lists, manifold
+from .measure import PeakMemory, seconds_of
 from .table import Table
 
 N, D, K, QUERIES, ALPHA, TOL = 100_000, 128, 50, 64, 0.99, 1e-6
@@ -46,12 +43,22 @@ def run(*, long: bool = False) -> list[Table]:
     assert index.vectors is not None
     queries, index.vectors, index.size = index.vectors[N:], index.vectors[:N], N
     tables = []
-    graph, table = construction(index)
-    tables.append(_show(table))
-    tables.append(_show(conjugate_gradient(graph, index, queries, machine)))
-    del graph, index
+    tables += _of_one_collection(index, queries, machine)
+    del index
     tables.append(_show(memory_and_loading()))
+    tables.append(_show(speed_context.growth()))
     return tables + speed_solvers.run(long)
+
+
+def _of_one_collection(
+    index: NeighborIndex, queries: NDArray[np.float32], machine: dict[str, float]
+) -> list[Table]:
+    lists: list[Any] = []
+    search = seconds_of(lambda: lists.extend(index.neighbors(K)))
+    scores, ids = lists
+    graph, table = construction(scores, ids, search)
+    context = speed_context.construction(scores, ids, search, *index.search(queries, K))
+    return [_show(table), _show(context), _show(conjugate_gradient(graph, index, queries, machine))]
 
 
 def _show(table: Table) -> Table:
@@ -59,20 +66,12 @@ def _show(table: Table) -> Table:
     return table
 
 
-def _seconds(work: Callable[[], Any], repeats: int = 1) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def warm_up() -> None:
     """Compile every kernel, by a search in more nodes than one core is given alone."""
     scores, ids = lattice_lists(30, K)
-    ranker = diffusion.Reranker(k=K).fit_neighbors(scores, ids)
-    ranker.rerank(scores[:33], ids[:33])
+    for affinity in ("context", "cosine"):
+        ranker = diffusion.Reranker(k=K, affinity=affinity).fit_neighbors(scores, ids)
+        ranker.rerank(scores[:33], ids[:33])
     NeighborIndex(manifold(2000), "cosine", Exact()).neighbors(K)
 
 
@@ -82,24 +81,22 @@ def machine_limits() -> dict[str, float]:
     target = np.empty_like(source)
     square = np.ones((4096, 4096), np.float32)
     square @ square
-    copy = _seconds(lambda: np.copyto(target, source), 5)
-    multiply = _seconds(lambda: square @ square, 3)
+    copy = seconds_of(lambda: np.copyto(target, source), 5)
+    multiply = seconds_of(lambda: square @ square, 3)
     return {"bytes": 2 * source.nbytes / copy, "operations": 2 * 4096**3 / multiply}
 
 
-def construction(index: NeighborIndex) -> tuple[Graph, Table]:
+def construction(
+    scores: NDArray[np.float32], ids: NDArray[np.int32], search: float
+) -> tuple[Graph, Table]:
     """Time everything of `fit` that is not the neighbour search, against that search."""
-    lists: list[Any] = []
-    search = _seconds(lambda: lists.extend(index.neighbors(K)))
-    scores, ids = lists
     graphs: list[Graph] = []
 
     def build() -> None:
-        affinity = PowerAffinity(3.0)
-        affinity.fit(scores)
-        graphs.append(Graph.from_neighbors(ids, affinity.weights(scores)))
+        edges = PowerAffinity(3.0).edges(scores, ids)
+        graphs.append(Graph.from_neighbors(*edges))
 
-    build_seconds = _seconds(build, 3)
+    build_seconds = seconds_of(build, 3)
     graph = graphs[-1]
     table = Table(
         f"**Graph construction**, n = {N:,}, d = {D}, k = {K}",
@@ -132,8 +129,8 @@ def conjugate_gradient(
     )
     solver = CG(tol=TOL).prepare(graph, RegularizedLaplacian(ALPHA))
     solutions: list[Any] = []
-    block = _seconds(lambda: solutions.append(solver.solve(y)), 3)
-    single = _seconds(lambda: solver.solve(y[[0]]), 3)
+    block = seconds_of(lambda: solutions.append(solver.solve(y)), 3)
+    single = seconds_of(lambda: solver.solve(y[[0]]), 3)
     report = solutions[-1].report
 
     dense = y.toarray().astype(np.float32) * np.float32(1 - ALPHA)
@@ -146,8 +143,8 @@ def conjugate_gradient(
     identity = sparse.eye_array(N, dtype=np.float32, format="csr")
     L = sparse.csr_array(identity - np.float32(ALPHA) * graph.W)
     reordered = sparse.csr_array(L[graph.order][:, graph.order])
-    ours_order = _seconds(lambda: loop(reordered, dense[:16][:, graph.order])) * QUERIES / 16
-    scipy_loop = _seconds(lambda: loop(L, dense))
+    ours_order = seconds_of(lambda: loop(reordered, dense[:16][:, graph.order])) * QUERIES / 16
+    scipy_loop = seconds_of(lambda: loop(L, dense))
     residual = np.linalg.norm(dense - (L.astype(np.float64) @ by_scipy.T).T, axis=1)
     residual /= np.linalg.norm(dense, axis=1)
 
@@ -157,7 +154,7 @@ def conjugate_gradient(
 
     P = np.ones((N, solver.block_size), np.float32)
     Q, sums = np.empty_like(P), np.empty((kernels.chunks(N), P.shape[1]))
-    product = _seconds(
+    product = seconds_of(
         lambda: kernels.laplacian_block(
             graph.indptr, graph.indices, graph.weights, np.float32(ALPHA), P, Q, sums
         ),
@@ -187,32 +184,6 @@ def conjugate_gradient(
     )
 
 
-class PeakMemory:
-    """Watches this process's resident memory; `peak` is the most above that at the start, bytes."""
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        self._stop = threading.Event()
-        self._start = self._resident()
-        self.peak = 0
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.005):
-            self.peak = max(self.peak, self._resident() - self._start)
-
-    @staticmethod
-    def _resident() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * 4096
-
-
 def memory_and_loading() -> Table:
     """Build from the neighbour lists of a small and a large lattice; save, load, answer."""
     table = Table(
@@ -232,14 +203,14 @@ def memory_and_loading() -> Table:
         scores, ids = lattice_lists(side, K)
         with PeakMemory() as memory:
             start = time.perf_counter()
-            ranker = diffusion.Reranker(k=K).fit_neighbors(scores, ids)
+            ranker = diffusion.Reranker(k=K, affinity="cosine").fit_neighbors(scores, ids)
             seconds = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index"
             ranker.save(path)
             size = sum(file.stat().st_size for file in path.rglob("*.npy"))
-            load = _seconds(partial(diffusion.load, path), 15)
-            query = _seconds(partial(diffusion.load(path).rerank, scores[0], ids[0]))
+            load = seconds_of(partial(diffusion.load, path), 15)
+            query = seconds_of(partial(diffusion.load(path).rerank, scores[0], ids[0]))
         table.rows.append(
             [
                 f"{len(ids):,}",

@@ -9,10 +9,14 @@
 """
 
 from ._version import __version__
+from .affinity import Context
 from .centrality import degree, katz
 from .errors import ConvergenceWarning, DiffusionError
+from .fusion import Fusion
 from .graph import Graph
 from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+from .regional import RegionalReranker
+from .regions import generalized_max_pooling, r_match
 from .rerank import Reranker, load
 from .solvers import (
     CG,
@@ -33,15 +37,18 @@ __all__ = [
     "IVF",
     "Chebyshev",
     "Columns",
+    "Context",
     "ConvergenceWarning",
     "CustomTransfer",
     "DiffusionError",
     "Exact",
+    "Fusion",
     "Graph",
     "HeatKernel",
     "Hybrid",
     "Local",
     "NNDescent",
+    "RegionalReranker",
     "RegularizedLaplacian",
     "Report",
     "Reranker",
@@ -51,7 +58,9 @@ __all__ = [
     "TruncatedRandomWalk",
     "__version__",
     "degree",
+    "generalized_max_pooling",
     "katz",
     "load",
     "nearest_neighbors",
+    "r_match",
 ]

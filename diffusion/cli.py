@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     stored = storage.load(options.index, verify=options.verify)
     manifest = stored.manifest
+    diagnosis = load(options.index).diagnose()
     size = sum(entry["bytes"] for entry in manifest["arrays"].values())
     facts = {
         "format version": manifest["version"],
@@ -233,6 +235,7 @@ def _info(options: argparse.Namespace) -> None:
         **manifest["sizes"],
         **manifest["parameters"],
         "bytes": size,
+        "graph": asdict(diagnosis) if options.json else str(diagnosis),
         "arrays": {name: f"{a.dtype} {a.shape}" for name, a in stored.arrays.items()},
         "checksums": "verified" if options.verify else "not read (--verify reads them)",
     }
@@ -248,6 +251,7 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        text = text.replace("\n", "\n" + " " * (width + 2))
         print(f"{name:<{width}}  {text}")
 
 

@@ -457,3 +457,12 @@ def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> 
             t = np.searchsorted(own, ids[row, a])
             if t < own.shape[0] and own[t] == ids[row, a]:
                 out[row, a] = data[begin + t]
+
+
+@parallel
+def pooled(x: Any, groups: Any, weights: Any, out: Any) -> None:
+    """out[row, groups[j]] += weights[j] x[row, j], for x (m, n); `out` comes filled with 0."""
+    m, n = x.shape
+    for row in numba.prange(m):
+        for j in range(n):
+            out[row, groups[j]] += weights[j] * x[row, j]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from . import storage
 from ._version import __version__
-from .affinity import make_affinity
+from .affinity import Context
 from .errors import DiffusionError
+from .fusion import SCORES
 from .graph import Graph
 from .neighbors import METHODS, NeighborIndex, make_method
 from .solvers import SOLVERS
@@ -20,8 +21,8 @@ from .transfer import TRANSFERS, RegularizedLaplacian
 if TYPE_CHECKING:
     from .rerank import Reranker
 
-PLAIN_PARAMETERS = ("k", "affinity", "query_k", "gamma", "metric")
-_SOLVER = "solver_"
+PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
+_AFFINITY, _SOLVER = "affinity_", "solver_"
 _GRAPH_ARRAYS = {
     "indptr": np.int64,
     "indices": np.int32,
@@ -51,7 +52,6 @@ def pack(ranker: Reranker) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     content = {
         "library": __version__,
         "parameters": {**ranker._fitted_parameters, "query_k": ranker.query_k},
-        "affinity_scale": ranker._affinity.scale,
         "sizes": {
             "items": graph.n_nodes,
             "dimension": None if index is None else index.dimension,
@@ -62,6 +62,7 @@ def pack(ranker: Reranker) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     }
     arrays = {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
     arrays |= {} if index is None else index.arrays()
+    arrays |= {_AFFINITY + name: array for name, array in ranker._affinity.arrays().items()}
     arrays |= {_SOLVER + name: array for name, array in ranker.solver_.arrays().items()}
     return content, arrays
 
@@ -73,6 +74,8 @@ def unpack(kind: type[Reranker], stored: storage.Stored) -> Reranker:
         parameters, sizes = manifest["parameters"], manifest["sizes"]
         ranker = kind(
             **{name: parameters[name] for name in PLAIN_PARAMETERS},
+            affinity=_affinity_from(parameters["affinity"]),
+            score=parameters["score"] and _from_settings(SCORES, parameters["score"]),
             solver=_from_settings(SOLVERS, parameters["solver"]),
             neighbors=_from_settings(METHODS, parameters["neighbors"]),
         )
@@ -81,12 +84,8 @@ def unpack(kind: type[Reranker], stored: storage.Stored) -> Reranker:
             ranker.alpha = transfer.alpha
         else:
             ranker.transfer = transfer
-        prepared = {
-            name.removeprefix(_SOLVER): array
-            for name, array in arrays.items()
-            if name.startswith(_SOLVER)
-        }
-        ranker._check_parameters()
+        affinity = ranker._check_parameters()
+        affinity.restore(_part(arrays, _AFFINITY), sizes["items"])
         stored_graph = {name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS}
         for name, array in stored_graph.items():
             _check_stored(name, array, sizes)
@@ -103,14 +102,19 @@ def unpack(kind: type[Reranker], stored: storage.Stored) -> Reranker:
                 make_method(ranker.neighbors),
                 (sizes["items"], sizes["dimension"]),
             )
-        affinity = make_affinity(
-            ranker.affinity, ranker.metric, ranker.gamma, manifest["affinity_scale"]
-        )
     except (KeyError, TypeError, ValueError) as error:
         raise DiffusionError(
             f"{stored.path}: altered, its manifest does not describe an index ({error!r})"
         ) from None
-    return ranker._assemble(affinity, graph, index, prepared)
+    return ranker._assemble(affinity, graph, index, _part(arrays, _SOLVER))
+
+
+def _part(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _check_stored(name: str, array: NDArray[Any], sizes: dict[str, int]) -> None:
@@ -123,7 +127,14 @@ def _check_stored(name: str, array: NDArray[Any], sizes: dict[str, int]) -> None
 
 def settings_of(settings: Any) -> dict[str, Any]:
     """Return the name and the fields of a solver, a method or a transfer function."""
-    return {"name": settings.name, **asdict(settings)}
+    own = {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
+    return {"name": settings.name, **own}
+
+
+def _affinity_from(stored: Any) -> str | Context:
+    if isinstance(stored, str):
+        return stored
+    return _from_settings({"context": Context}, stored)
 
 
 def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:

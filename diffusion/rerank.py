@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 from tqdm import tqdm
 
 from . import kernels, storage
-from .affinity import Affinity, make_affinity
+from .affinity import Affinity, Context, make_affinity
 from .checkpoint import discard
+from .diagnosis import Diagnosis, diagnose
 from .errors import DiffusionError
+from .fusion import Fusion, make_score
 from .graph import Graph
 from .neighbors import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .packing import PLAIN_PARAMETERS, pack, settings_of, unpack
+from .parameters import Parameters
 from .ranking import padding_last, rank
 from .solvers import Solver, Spectral, make_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
@@ -32,24 +33,34 @@ _BATCH_VALUES = 1 << 26
 _WIDEST_TIE = 4096
 
 
-class Reranker:
+class Reranker(Parameters):
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
-    Offline, `fit` lists the k nearest neighbours of every item, keeps the reciprocal ones as
-    edges of a graph with weights ``A_ij = min(w_i(j), w_j(i))``, ``w = max(s, 0)^γ``, and
-    normalises it, ``W = D^-1/2 A D^-1/2``. Online, the weights of a query's `query_k` nearest
-    items are its observation y, and the ranking is by ``x = h(W) y``, with
-    ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart from the query's neighbours.
-    A query is never part of the graph.
+    Offline, `fit` lists the k nearest neighbours of every item and makes a graph of them: by
+    default items whose neighbourhoods are alike at several scales are joined (`Context`), with
+    `affinity="cosine"` those that list each other, ``A_ij = min(w_i(j), w_j(i))``,
+    ``w = max(s, 0)^γ``. It is normalised, ``W = D^-1/2 A D^-1/2``. Online, the weights of the
+    `query_k` items that a query is most like are its observation y, and diffusion is
+    ``x = h(W) y``, with ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart. Lists are
+    ranked by x together with what it started from (`Fusion`), or by x alone. A query is never
+    part of the graph.
 
     Parameters
     ----------
     k : int >= 1, default 50
-        Neighbours an item in the graph. 50 suits collections with tens of images an object.
-    affinity : {"cosine", "gaussian"}, default "cosine"
-        Edge weight of a neighbour: `"cosine"` is max(s, 0)^γ of a cosine or inner product s,
+        Neighbours an item in the lists. The contextual affinity looks at the first 48 of them,
+        and needs no other choice. With `affinity="cosine"` 50 suits collections with tens of
+        images an object.
+    affinity : {"context", "cosine", "gaussian"} or Context, default "context"
+        What makes an edge and its weight. `"context"` compares the neighbourhoods of items at
+        several scales, up to `k`, for any metric; a `Context` has its settings. Of the score
+        alone: `"cosine"` is max(s, 0)^γ of a cosine or inner product s, as in the papers,
         `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
         distance in the lists.
+    score : {"fusion", "diffusion"} or Fusion, optional
+        What lists are ranked by: `"diffusion"` is x alone, `"fusion"` puts it together with the
+        similarity of neighbourhoods and with the first stage's score. By default the fusion for
+        the contextual affinity and x for the others.
     solver : str or solver object, default "cg"
         How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
         "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact:
@@ -64,9 +75,11 @@ class Reranker:
         The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
         with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
     query_k : int >= 1, default 10
-        First-stage neighbours that make a query's observation.
+        Items that make a query's observation: those of the most similar neighbourhoods with
+        `affinity="context"`, else the first stage's best. Set on a fitted Reranker, it acts at
+        once.
     gamma : float > 0, default 3.0
-        The exponent γ of the affinity.
+        The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
         Similarity of vectors. `"euclidean"` scores are negative squared distances.
     neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
@@ -89,7 +102,8 @@ class Reranker:
     Notes
     -----
     Memory: the vectors (4 n d bytes), 8 bytes an entry of W (at most 8 n k in all) and 28 bytes
-    an item. Building takes at most 12 n k bytes beyond the neighbour lists.
+    an item, with the contextual affinity another 740 bytes an item. Building takes at most
+    12 n k bytes beyond the neighbour lists, with the contextual affinity 2,000 bytes an item.
 
     Zero vectors have similarity 0 with everything and become isolated nodes. Where k >= n, every
     item neighbours every other. Groups of more than k + 1 identical vectors cannot all list each
@@ -98,6 +112,8 @@ class Reranker:
     References
     ----------
     Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Zhong, Zheng, Cao, Li. Re-ranking Person Re-identification with k-reciprocal Encoding.
+    CVPR 2017.
     Zhou, Weston, Gretton, Bousquet, Schölkopf. Ranking on Data Manifolds. NIPS 2003.
 
     Examples
@@ -115,7 +131,8 @@ class Reranker:
         self,
         *,
         k: int = 50,
-        affinity: str = "cosine",
+        affinity: str | Context = "context",
+        score: str | Fusion | None = None,
         solver: str | Solver = "cg",
         alpha: float = 0.99,
         transfer: Transfer | None = None,
@@ -127,6 +144,7 @@ class Reranker:
     ) -> None:
         self.k = k
         self.affinity = affinity
+        self.score = score
         self.solver = solver
         self.alpha = alpha
         self.transfer = transfer
@@ -135,30 +153,6 @@ class Reranker:
         self.metric = metric
         self.neighbors = neighbors
         self.progress = progress
-
-    # --- parameters ------------------------------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters by name; `deep` is accepted as scikit-learn passes it."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self, **parameters: Any) -> Self:
-        """Set parameters; `query_k` and `progress` act at once, the others with the next fit."""
-        known = self.get_params()
-        for name, value in parameters.items():
-            if name not in known:
-                raise DiffusionError(f"{name}: no such parameter; expected one of {list(known)}")
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
-        changed = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.get_params().items()
-            if value != defaults[name].default
-        )
-        return f"Reranker({changed})"
 
     # --- offline ---------------------------------------------------------------------------------
 
@@ -249,7 +243,9 @@ class Reranker:
         make_solver(self.solver)
         self._make_transfer()
         check_metric(self.metric, make_method(self.neighbors))
-        return make_affinity(self.affinity, self.metric, self.gamma)
+        affinity = make_affinity(self.affinity, self.metric, self.gamma)
+        make_score(self.score, affinity)
+        return affinity
 
     def _make_transfer(self) -> Transfer:
         if self.transfer is None:
@@ -269,8 +265,8 @@ class Reranker:
         index: NeighborIndex | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        affinity.fit(scores)
-        graph = Graph.from_neighbors(ids, affinity.weights(scores), progress=self.progress)
+        edges = affinity.edges(scores, ids, progress=self.progress)
+        graph = Graph.from_neighbors(*edges, progress=self.progress)
         if checkpoint is None:
             return self._assemble(affinity, graph, index)
         of_solver = f"{os.fspath(checkpoint)}.solver"
@@ -293,6 +289,8 @@ class Reranker:
         # What the fitted state was made with, whatever is set later.
         parameters = {
             **{name: getattr(self, name) for name in PLAIN_PARAMETERS},
+            "affinity": settings_of(affinity) if isinstance(affinity, Context) else self.affinity,
+            "score": None if self.score is None else settings_of(make_score(self.score, affinity)),
             "solver": settings_of(solver),
             "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
             "neighbors": settings_of(make_method(self.neighbors)),
@@ -302,6 +300,7 @@ class Reranker:
         else:
             solver = solver.restore(graph, transfer, prepared)
         self._affinity = affinity
+        self._score = make_score(self.score, affinity)
         self._index = index
         self._fitted_parameters = parameters
         self.graph_ = graph
@@ -324,8 +323,8 @@ class Reranker:
         Returns
         -------
         scores : ndarray, shape (nq, k) or (k,), float32
-            Descending, -inf where padded. Positive: the diffused score. Zero or negative:
-            diffusion did not reach the item, which follows in the order of its first-stage
+            Descending, -inf where padded. Positive: the fused or diffused score. Zero or
+            negative: nothing reached the item, which follows in the order of its first-stage
             score, written as its distance below the query's best.
         ids : ndarray, shape (nq, k) or (k,), int64
             Row numbers of X; equal scores by ascending id; -1 where padded (k > n).
@@ -338,8 +337,8 @@ class Reranker:
         k = check_integer(k, "k", low=1)
         index, queries, single = self._queries(Q)
         with kernels.guarded():
-            depth = int(min(max(k, self.query_k + 1, self.solver_.shortlist), self.n_items_))
-            scores, ids = index.search(queries, depth, progress=self.progress)
+            depth = max(k, self._depth() + 1, self.solver_.shortlist, self._score.depth)
+            scores, ids = index.search(queries, min(depth, self.n_items_), progress=self.progress)
             observed = self._observed(index, queries, scores, ids)
             return self._diffuse(scores, ids, observed, k, restrict=False, single=single)
 
@@ -357,9 +356,11 @@ class Reranker:
         ----------
         scores0 : array_like, shape (nq, m) or (m,), float
             First-stage scores, best first: the similarities of the metric that the graph was
-            built with (negative squared distances for `"euclidean"`).
+            built with (negative squared distances for `"euclidean"`). The contextual affinity
+            ranks them among the scores of the collection's own lists.
         ids0 : array_like, shape (nq, m) or (m,), int
-            Their ids in [0, n), -1 padded. The best `query_k` make the observation.
+            Their ids in [0, n), -1 padded. The best `query_k` make the observation, with the
+            contextual affinity the best 48; it fuses the scores of the best 100.
         k : int >= 1 or None, default 100
             Length of the result lists; None is m.
         restrict_to_candidates : bool, default False
@@ -390,7 +391,7 @@ class Reranker:
         scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         with kernels.guarded():
-            observed = scores[:, : self.query_k], ids[:, : self.query_k]
+            observed = scores[:, : self._depth()], ids[:, : self._depth()]
             return self._diffuse(
                 scores, ids, observed, k, restrict=restrict_to_candidates, single=single
             )
@@ -402,7 +403,9 @@ class Reranker:
         The inner product of an item's embedding and a query's (`embed`) is the query's diffused
         score of the item, so that any engine for inner products can serve diffusion.
         """
-        return self._spectral().embedding_
+        embedding = self._spectral().embedding_
+        weights = self._score.weights(self.graph_)
+        return embedding if weights is None else embedding * weights[:, None]
 
     def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
         """Embed queries for an inner-product search among `embedding_`.
@@ -425,10 +428,10 @@ class Reranker:
         solver = self._spectral()
         index, queries, single = self._queries(Q)
         with kernels.guarded():
-            depth = int(min(self.query_k + 1, self.n_items_))
+            depth = min(self._depth() + 1, self.n_items_)
             first = index.search(queries, depth, progress=self.progress)
             observed = self._observed(index, queries, *first)
-            embedded = solver.embed(self._observations(*observed))
+            embedded = solver.embed(self._affinity.observe(*observed, self.query_k).y)
         return embedded[0] if single else embedded
 
     def _spectral(self) -> Spectral:
@@ -463,6 +466,10 @@ class Reranker:
         )
         return index, queries, single
 
+    def _depth(self) -> int:
+        """First-stage neighbours that make the observation of a query."""
+        return self._affinity.depth or int(self.query_k)
+
     def _observed(
         self,
         index: NeighborIndex,
@@ -470,34 +477,25 @@ class Reranker:
         scores: NDArray[np.float32],
         ids: NDArray[np.int64],
     ) -> Results:
-        """Take the query_k best of lists at least one longer, the same whatever their length.
+        """Take the best of lists at least one longer, the same whatever their length.
 
         Where several tie for the last place, those of the lowest ids are taken; which ones a
         list holds is an engine's choice, so that it is widened until it holds them all, up to a
         limit.
         """
-        query_k = int(self.query_k)
-        if scores.shape[1] <= query_k:
+        depth = self._depth()
+        if scores.shape[1] <= depth:
             return scores, ids
-        best_scores, best_ids = scores[:, :query_k].copy(), ids[:, :query_k].copy()
+        best_scores, best_ids = scores[:, :depth].copy(), ids[:, :depth].copy()
         width = scores.shape[1]
-        last = scores[:, query_k - 1]
+        last = scores[:, depth - 1]
         rows = np.flatnonzero((ids[:, -1] >= 0) & (last == scores[:, -1]))
         while len(rows) and width < min(_WIDEST_TIE, index.size):
             width = min(2 * width, index.size)
             scores, ids = index.search(queries[rows], width)
-            best_scores[rows], best_ids[rows] = scores[:, :query_k], ids[:, :query_k]
-            rows = rows[(ids[:, -1] >= 0) & (scores[:, query_k - 1] == scores[:, -1])]
+            best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
+            rows = rows[(ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])]
         return best_scores, best_ids
-
-    def _observations(
-        self, scores: NDArray[np.float32], ids: NDArray[np.int64]
-    ) -> sparse.csr_array:
-        """Turn query_k candidates of each query into observations, shape (nq, n)."""
-        real = ids >= 0
-        weights = self._affinity.observation(scores)
-        indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-        return sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), self.n_items_))
 
     def _diffuse(
         self,
@@ -518,10 +516,13 @@ class Reranker:
         with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
             for start in range(0, nq, batch):
                 part = slice(start, min(nq, start + batch))
-                y = self._observations(observed[0][part], observed[1][part])
-                solution = self.solver_.solve(y, candidates=ids[part])
+                observation = self._affinity.observe(
+                    observed[0][part], observed[1][part], int(self.query_k)
+                )
+                solution = self.solver_.solve(observation.y, candidates=ids[part])
+                first = scores[part], ids[part]
                 rank(
-                    solution.x,
+                    self._score.combine(solution.x, observation, *first, self.graph_),
                     scores[part],
                     ids[part],
                     out_scores[part],
@@ -532,6 +533,12 @@ class Reranker:
                 bar.update(part.stop - part.start)
         self.report_ = type(reports[0]).concatenate(reports)
         return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
+
+    def diagnose(self) -> Diagnosis:
+        """Describe the graph of the collection in numbers, and in words where printed."""
+        self._fitted()
+        with kernels.guarded():
+            return diagnose(self.graph_, self._affinity)
 
     # --- storage ---------------------------------------------------------------------------------
 
@@ -575,4 +582,9 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, foreign or of a newer version.
     """
-    return unpack(Reranker, storage.load(path, verify=verify))
+    stored = storage.load(path, verify=verify)
+    if stored.manifest.get("kind") == "regional":
+        raise DiffusionError(
+            f"{path}: an index of images by their regions; expected RegionalReranker.load"
+        )
+    return unpack(Reranker, stored)

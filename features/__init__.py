@@ -15,39 +15,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backbones import LeNet, backbone
+    from .collection import Descriptors, open_descriptors
     from .extract import describe
-    from .learn import contrastive_loss, train_contrastive
+    from .folder import extract_folder
+    from .learn import train_contrastive
+    from .losses import contrastive_loss
     from .network import MULTI_SCALE, RetrievalNetwork
     from .retrieval import load_retrieval
     from .whitening import Whitening, learn_pca, learn_supervised, load_whitening
 
 __all__ = [
     "MULTI_SCALE",
+    "Descriptors",
     "LeNet",
     "RetrievalNetwork",
     "Whitening",
     "backbone",
     "contrastive_loss",
     "describe",
+    "extract_folder",
     "learn_pca",
     "learn_supervised",
     "load_retrieval",
     "load_whitening",
+    "open_descriptors",
     "train_contrastive",
 ]
 
 _HOMES = {
     "MULTI_SCALE": "network",
+    "Descriptors": "collection",
     "LeNet": "backbones",
     "RetrievalNetwork": "network",
     "Whitening": "whitening",
     "backbone": "backbones",
-    "contrastive_loss": "learn",
+    "contrastive_loss": "losses",
     "describe": "extract",
+    "extract_folder": "folder",
     "learn_pca": "whitening",
     "learn_supervised": "whitening",
     "load_retrieval": "retrieval",
     "load_whitening": "whitening",
+    "open_descriptors": "collection",
     "train_contrastive": "learn",
 }
 

@@ -330,7 +330,10 @@ class _Work:
     def _read(self, shard: _Shard) -> dict[str, Any] | None:
         """Return the images that a finished shard describes and failed at; None without it."""
         try:
-            with np.load(self._path(shard), allow_pickle=False) as file:
+            with (
+                open(self._path(shard), "rb") as stream,
+                np.load(stream, allow_pickle=False) as file,
+            ):
                 failed = json.loads(file["failed"].tobytes())
                 numbers = [n for batch in shard.batches for n in batch.numbers]
                 described = [n for n in numbers if str(n) not in failed]

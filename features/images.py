@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from .backbones.base import Sides
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # About 13,000 x 13,000: half a gigabyte as RGB. Where Pillow, too, refuses by default.
 MAX_PIXELS = 178_956_970
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 _ORIENTATION = 0x0112
 # What undoes an orientation of EXIF, by the names of Pillow's transpositions.
@@ -112,9 +115,11 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_image(
-    path: str | os.PathLike[str], size: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    box: tuple[float, float, float, float] = WHOLE,
 ) -> NDArray[np.uint8]:
-    """Decode an image, upright, and resize it.
+    """Decode an image, upright, and resize it or a part of it.
 
     EXIF's orientation is undone; transparency becomes white; grey and 16 bits become RGB of 8.
 
@@ -123,6 +128,8 @@ def read_image(
     path : path-like
     size : tuple of int, optional
         Height and width to resize to, with Pillow's bicubic filter.
+    box : tuple of float, default the whole
+        (top, left, bottom, right) of the part that is resized, in [0, 1] of the upright image.
 
     Returns
     -------
@@ -138,18 +145,26 @@ def read_image(
     module = _pillow()
     with _opened(path) as image:
         orientation = _orientation(image)
-        if size is not None:
-            width, height = size[1], size[0]
-            if orientation >= 5:
-                width, height = height, width
-            # JPEG decodes to 1/2, 1/4 or 1/8 for less; twice the size wanted loses nothing seen.
-            image.draft(None, (2 * width, 2 * height))
-            image = _as_rgb(image, module)
-            image = image.resize((width, height), module.Resampling.BICUBIC, reducing_gap=2.0)
-        else:
-            image = _as_rgb(image, module)
-        if orientation in _UPRIGHT:
-            image = image.transpose(getattr(module.Transpose, _UPRIGHT[orientation]))
+        if size is None:
+            image = _upright(_as_rgb(image, module), orientation, module)
+            return np.array(image)
+        height, width = size
+        top, left, bottom, right = box
+        # JPEG decodes to 1/2, 1/4 or 1/8 for less; twice the size wanted loses nothing seen.
+        least = (ceil(2 * width / (right - left)), ceil(2 * height / (bottom - top)))
+        image.draft(None, least if orientation < 5 else least[::-1])
+        image = _as_rgb(image, module)
+        if box == WHOLE and orientation >= 5:  # turned when it is small
+            image = image.resize((height, width), module.Resampling.BICUBIC, reducing_gap=2.0)
+            return np.array(_upright(image, orientation, module))
+        image = _upright(image, orientation, module)
+        across, down = image.size
+        image = image.resize(
+            (width, height),
+            module.Resampling.BICUBIC,
+            box=(left * across, top * down, right * across, bottom * down),
+            reducing_gap=2.0,
+        )
         return np.array(image)
 
 
@@ -206,6 +221,12 @@ def _orientation(image: Any) -> int:
     except Exception:  # damaged EXIF is no reason to lose the image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(image: Any, orientation: int, module: Any) -> Any:
+    if orientation not in _UPRIGHT:
+        return image
+    return image.transpose(getattr(module.Transpose, _UPRIGHT[orientation]))
 
 
 def _as_rgb(image: Any, module: Any) -> Any:

@@ -8,70 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from diffusion.errors import DiffusionError
 from diffusion.validation import check_integer, check_real
 
 from .extract import as_images, as_tensor, device_of, in_mode
-
-
-def contrastive_loss(descriptors: Tensor, labels: Tensor, *, margin: float = 0.7) -> Tensor:
-    """Contrastive loss, the mean over all pairs of a batch.
-
-    t ||y_i - y_j||² + (1 - t) [m - ||y_i - y_j||]_+², where t = 1 for a pair of equal labels and
-    0 else: it draws pairs of the same label together and pushes the others m apart.
-
-    Parameters
-    ----------
-    descriptors : Tensor, shape (b, d), floating point
-        The y, b >= 2.
-    labels : Tensor, shape (b,)
-    margin : float > 0, default 0.7
-        The distance m from which on a pair of different labels costs nothing. Unit vectors are
-        at most 2 apart.
-
-    Returns
-    -------
-    Tensor, shape ()
-        At distance 0, where the second term has no gradient, its gradient is taken as 0.
-
-    Raises
-    ------
-    DiffusionError
-        If the shapes do not go together or there is no pair.
-
-    References
-    ----------
-    Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping. CVPR 2006.
-
-    Examples
-    --------
-    Two of one label at distance 1, and a third at distance 0 and 1 from them: (1 + 0.25 + 0) / 3.
-
-    >>> y = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    >>> round(contrastive_loss(y, torch.tensor([0, 0, 1]), margin=0.5).item(), 4)
-    0.4167
-    """
-    margin = check_real(margin, "margin", low=0.0, strict=True)
-    if descriptors.ndim != 2 or len(descriptors) < 2:
-        raise DiffusionError(
-            f"descriptors: expected shape (b, d), b >= 2, got {tuple(descriptors.shape)}"
-        )
-    if labels.shape != descriptors.shape[:1]:
-        raise DiffusionError(
-            f"labels: expected shape ({len(descriptors)},), one for each descriptor, "
-            f"got {tuple(labels.shape)}"
-        )
-    first, second = torch.triu_indices(
-        len(labels), len(labels), offset=1, device=descriptors.device
-    )
-    squares = (descriptors[first] - descriptors[second]).square().sum(dim=1)
-    # The root's derivative is infinite at 0; the clamp's is 0 there, and their product is then 0.
-    distances = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
-    apart = (margin - distances).clamp(min=0).square()
-    return torch.where(labels[first] == labels[second], squares, apart).mean()
+from .losses import contrastive_loss
 
 
 def train_contrastive(
@@ -148,7 +92,7 @@ def train_contrastive(
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     losses = np.zeros(epochs)
     with (
-        _seeded(seed, device),
+        seeded(seed, device),
         in_mode(network, training=True),
         tqdm(total=epochs, desc="train", unit="epoch", disable=not progress) as bar,
     ):
@@ -168,7 +112,7 @@ def train_contrastive(
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global random states that work on a device draws from; restore them after."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):

@@ -101,6 +101,8 @@ def make_recipe(
     """
     if backbone is None and weights is None:
         raise DiffusionError("backbone: expected a network's name, or weights that say it")
+    if weights is None and not str(backbone).startswith("hf:"):
+        raise DiffusionError("weights: expected a file, random weights describe nothing")
     if regions is not None:
         check_choice(regions, "regions", tuple(REGIONS))
     return Recipe(

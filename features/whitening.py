@@ -104,7 +104,8 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
         If the file cannot be read or holds anything else.
     """
     try:
-        with np.load(as_path(path), allow_pickle=False) as file:
+        with open(as_path(path), "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
             mean, projection = (np.asarray(file[name]) for name in ("mean", "projection"))

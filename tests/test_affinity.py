@@ -65,9 +65,12 @@ def test_gaussian_of_nothing_but_duplicates():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("magic", "cosine", 3.0), "affinity: expected one of 'cosine', 'gaussian', got 'magic'"),
-        (("cosine", "euclidean", 3.0), "expected affinity='gaussian'"),
-        (("gaussian", "cosine", 3.0), "expected affinity='cosine'"),
+        (
+            ("magic", "cosine", 3.0),
+            "affinity: expected one of 'context', 'cosine', 'gaussian' or a Context, got 'magic'",
+        ),
+        (("cosine", "euclidean", 3.0), "expected affinity='context' or 'gaussian'"),
+        (("gaussian", "cosine", 3.0), "expected affinity='context' or 'cosine'"),
         (("cosine", "cosine", 0.0), "gamma: expected a number in"),
     ],
 )

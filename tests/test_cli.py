@@ -160,7 +160,10 @@ def test_info(index, capsys):
         (["build", "pickled.npy", "new"], "pickled.npy: expected a .npy file"),
         (["build", "vectors.npy", "new", "-k", "0"], "k: expected an integer of at least 1"),
         (["build", "vectors.npy", "new", "--alpha", "2"], "alpha: expected a number in"),
-        (["build", "vectors.npy", "new", "--metric", "euclidean"], "affinity='gaussian'"),
+        (
+            ["build", "vectors.npy", "new", "--metric", "euclidean", "--affinity", "cosine"],
+            "affinity='context' or 'gaussian'",
+        ),
         (["build", "vectors.npy", "text.npy"], "text.npy: expected a directory"),
         (["build", "new"], "VECTORS.npy: expected a file"),
         (["build", "new", "--neighbor-ids", "labels.npy"], "expected both or neither"),

@@ -25,7 +25,7 @@ SHARES = st.sampled_from([1, 3, 32]).map(
 
 @pytest.fixture
 def graph(vectors) -> Graph:
-    return diffusion.Reranker(k=10).fit(vectors).graph_
+    return diffusion.Reranker(affinity="cosine", k=10).fit(vectors).graph_
 
 
 @given(neighbor_lists(), ALPHAS, st.integers(1, 40), SHARES)

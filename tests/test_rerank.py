@@ -35,7 +35,9 @@ def dense_pipeline(X, Q, k, query_k, alpha, gamma):
 def test_search_equals_the_dense_pipeline(seed, n, k, query_k):
     rng = np.random.default_rng(seed)
     X, Q = rng.standard_normal((n, 4)), rng.standard_normal((3, 4))
-    ranker = Reranker(k=k, query_k=query_k, alpha=0.9, solver=diffusion.CG(tol=1e-10)).fit(X)
+    ranker = Reranker(
+        affinity="cosine", k=k, query_k=query_k, alpha=0.9, solver=diffusion.CG(tol=1e-10)
+    ).fit(X)
     scores, ids = ranker.search(Q, k=n)
     x, first = dense_pipeline(X, Q, k, query_k, 0.9, 3.0)
     for row in range(3):
@@ -55,7 +57,7 @@ def test_finds_the_far_end_of_a_manifold():
     first = np.stack([np.cos(t), np.sin(t), np.full_like(t, 0.3)], axis=1)
     second = np.stack([np.cos(t), np.sin(t), np.full_like(t, -0.3)], axis=1)
     X = np.concatenate([first, second])
-    ranker = Reranker(k=4, query_k=2).fit(X)
+    ranker = Reranker(affinity="cosine", k=4, query_k=2).fit(X)
     _, ids = ranker.search(first[0], k=80)
     assert set(ids) == set(range(80))
     plain = np.argsort(-similarity(first[:1], X, "cosine")[0])[:80]
@@ -107,7 +109,7 @@ def test_restricted_rerank_is_the_full_one_without_the_others(vectors):
 
 
 def test_padded_candidates(vectors):
-    ranker = Reranker(k=10).fit(vectors)
+    ranker = Reranker(affinity="cosine", k=10).fit(vectors)
     plain = ranker.rerank([[0.9, 0.8, 0.7]], [[4, 9, 2]], k=20)
     padded = ranker.rerank([[0.9, np.nan, 0.8, 0.7, 0]], [[4, -1, 9, 2, -1]], k=20)
     assert (plain[1] == padded[1]).all()
@@ -119,7 +121,7 @@ def test_padded_candidates(vectors):
 def test_what_diffusion_does_not_reach_follows_in_first_stage_order():
     # Two pairs and two isolated items.
     X = np.array([[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1], [0, 0, 1], [-1, -1, -1]])
-    ranker = Reranker(k=1, query_k=1).fit(X)
+    ranker = Reranker(affinity="cosine", k=1, query_k=1).fit(X)
     assert ranker.graph_.n_isolated == 2
     scores, ids = ranker.search([1, 0.02, 0.5], k=6)
     assert ids.tolist() == [0, 1, 4, 3, 2, 5]
@@ -129,7 +131,7 @@ def test_what_diffusion_does_not_reach_follows_in_first_stage_order():
 
 
 def test_a_query_without_a_positive_similarity_keeps_its_first_stage(vectors):
-    ranker = Reranker(k=5).fit(vectors)
+    ranker = Reranker(affinity="cosine", k=5).fit(vectors)
     scores, ids = ranker.rerank([[-0.1, -0.2, -0.3]], [[7, 3, 90]], k=5)
     assert ids.tolist() == [[7, 3, 90, -1, -1]]
     np.testing.assert_allclose(scores[0, :3], [0, -0.1, -0.2], atol=1e-7)
@@ -150,11 +152,11 @@ def test_duplicates_keep_each_other(vectors):
 
 
 def test_a_single_item_and_more_neighbours_than_items():
-    ranker = Reranker().fit([[1.0, 2.0]])
+    ranker = Reranker(affinity="cosine").fit([[1.0, 2.0]])
     scores, ids = ranker.search([[1.0, 2.0]], k=2)
     assert ids.tolist() == [[0, -1]]
     np.testing.assert_allclose(scores[0, 0], 0.01, rtol=1e-5)  # (1 - α) y, isolated
-    ranker = Reranker(k=100).fit(np.eye(4) + 0.5)
+    ranker = Reranker(affinity="cosine", k=100).fit(np.eye(4) + 0.5)
     assert ranker.graph_.n_edges == 6
 
 
@@ -302,13 +304,13 @@ def test_import_is_light():
 
 
 def test_a_query_however_weak_or_strong_is_ranked_alike(vectors):
-    ranker = Reranker(k=10, metric="inner_product").fit(vectors)
+    ranker = Reranker(affinity="cosine", k=10, metric="inner_product").fit(vectors)
     expected = ranker.search(vectors[:20], k=120)[1]
     for scale in (1e-14, 1e-6, 1e6, 1e12):
         scores, ids = ranker.search(vectors[:20] * scale, k=120)
         assert np.isfinite(scores).all()
         assert (ids[:, :10] == expected[:, :10]).mean() > 0.99
-    cosine = Reranker(k=10).fit(vectors)
+    cosine = Reranker(affinity="cosine", k=10).fit(vectors)
     weak = cosine.rerank([[1e-9, 0.9e-9]], [[3, 5]], k=10)[1]
     strong = cosine.rerank([[1.0, 0.9]], [[3, 5]], k=10)[1]
     assert (weak == strong).all()
@@ -390,7 +392,7 @@ def test_batches_do_not_change_the_answer(vectors, monkeypatch):
 
 
 def test_padding_before_candidates_is_passed_over(vectors):
-    ranker = Reranker(k=5, query_k=2).fit(vectors)
+    ranker = Reranker(affinity="cosine", k=5, query_k=2).fit(vectors)
     plain = ranker.rerank([[0.9, 0.8]], [[4, 9]], k=20)
     with_padding = ranker.rerank([[1e300, 0.9, 1e300, 0.8]], [[-1, 4, -1, 9]], k=20)
     assert (plain[1] == with_padding[1]).all()

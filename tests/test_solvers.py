@@ -81,9 +81,11 @@ def test_the_name_alone_will_do(vectors, tmp_path, name):
 
 @every
 def test_one_item_zero_observations_and_isolated_nodes(name):
-    ranker = Reranker(solver=EXACT[name]).fit([[1.0, 2.0]])
+    ranker = Reranker(affinity="cosine", solver=EXACT[name]).fit([[1.0, 2.0]])
     np.testing.assert_allclose(ranker.search([1.0, 2.0], k=2)[0][0], 0.01, rtol=1e-5)
-    ranker = Reranker(k=1, solver=EXACT[name]).fit([[1, 0, 0], [1, 0.1, 0], [0, 0, 1.0]])
+    ranker = Reranker(affinity="cosine", k=1, solver=EXACT[name]).fit(
+        [[1, 0, 0], [1, 0.1, 0], [0, 0, 1.0]]
+    )
     scores, ids = ranker.search([0.1, 0.1, 1.0], k=3)
     assert sorted(ids) == [0, 1, 2]
     assert (scores > 0).all()

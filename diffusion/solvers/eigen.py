@@ -22,7 +22,7 @@ from ..graph import Graph
 from ._block_kernels import recurrence_block
 from ._components import known_vector
 
-# Vectors filtered together, and the slabs that they are shared out in: one vector register wide.
+# Vectors filtered together; those of a small piece are shared out among cores in slabs.
 _BLOCK = 32
 _SLAB = 16
 
@@ -44,7 +44,7 @@ _DEPENDENT = 1e-10
 # The filter: where it begins to grow, in multiples of the rank, and by how much it has grown at
 # the smallest wanted eigenvalue.
 _SPARE = 1.3
-_GROWTH = 20.0
+_GROWTH = 50.0
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -192,14 +192,16 @@ class _Piece:
 
     def slabs(self, Z: Float32, apply: Callable[[Float32], Any]) -> list[Any]:
         """Apply a function to copies of slabs of the columns of Z, each in a thread."""
-        starts = range(0, Z.shape[1], _SLAB)
+        # An edge that is read serves all columns of a slab: wide ones where cores share the nodes.
+        width = _SLAB if self.size < _SHARED_NODES else _BLOCK
+        starts = range(0, Z.shape[1], width)
         cores = numba.get_num_threads()
         workers = min(cores, len(starts)) if kernels.concurrent() else 1
         cores = cores // workers if self.size >= _SHARED_NODES else 1
 
         def run(start: int) -> Any:
             with kernels.using_cores(cores):
-                return apply(Z[:, start : start + _SLAB].copy(order="C"))
+                return apply(Z[:, start : start + width].copy(order="C"))
 
         if workers == 1:
             return [run(start) for start in starts]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from diffusion.errors import DiffusionError
 from diffusion.validation import check_integer
@@ -124,7 +125,7 @@ def _own(
 ) -> Backbone:
     maker = _MAKERS[name]
     if weights is None:
-        return seeded(lambda: maker((1000 if classes is None else classes) if head else None), seed)
+        return _random(maker, (1000 if classes is None else classes) if head else None, seed)
     state, _ = read_file(weights)
     with torch.device("meta"):
         whole, network = maker(1000), maker(None)
@@ -140,8 +141,17 @@ def _own(
     return network
 
 
-def seeded(make: Callable[[], Backbone], seed: int) -> Backbone:
-    """Make a network of random weights that depend on the seed alone."""
+def _random(maker: Callable[..., Backbone], classes: int | None, seed: int) -> Backbone:
+    """Make a trunk whose activations neither vanish nor grow with depth (He et al., ICCV 2015)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return make()
+        network = maker(classes)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+    return network

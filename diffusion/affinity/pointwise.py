@@ -1,43 +1,18 @@
-"""Affinities: from the score of a neighbour to the weight of an edge.
-
-An affinity is fitted to the scores of the neighbour lists (which sets its scale), turns those
-scores into edge weights, and later the scores of a query's neighbours into its observation y.
-"""
+"""Affinities that are a function of the score alone: a power of the cosine, or a Gaussian."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DiffusionError
-from .validation import check_choice, check_real
+from .base import Affinity, Observation, observations
 
 # Scores looked at to fit a scale: the median of a million is as good as that of a billion.
 _SAMPLE = 1_000_000
-
-
-class Affinity(Protocol):
-    """What the graph and the observation need of an affinity."""
-
-    gamma: float
-    scale: float
-
-    def fit(self, scores: NDArray[np.float32]) -> None:
-        """Set `scale` from neighbour scores (n, k), -inf where padded."""
-
-    def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map scores of any shape to weights >= 0, 0 where padded (-inf)."""
-
-    def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Map a query's scores (m, k) to its observation, `weights` in float64.
-
-        A row whose largest weight is outside [1e-18, 1e18] is multiplied by what brings it
-        there, so that neither it nor what is made of it leaves the range of float32.
-        """
-
 
 _LEAST, _MOST = -18 * np.log(10), 18 * np.log(10)
 
@@ -48,8 +23,54 @@ def _from_logarithms(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.exp(logarithms + shift)
 
 
+class Pointwise(Affinity):
+    """An affinity that is a function of the score alone."""
+
+    scale: float
+
+    @abstractmethod
+    def fit(self, scores: NDArray[np.float32]) -> None:
+        """Set `scale` from neighbour scores (n, k), -inf where padded."""
+
+    @abstractmethod
+    def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map scores of any shape to weights >= 0, 0 where padded (-inf)."""
+
+    @abstractmethod
+    def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map a query's scores (m, k) to the values of y, `weights` in float64.
+
+        A row whose largest weight is outside [1e-18, 1e18] is multiplied by what brings it
+        there, so that neither it nor what is made of it leaves the range of float32.
+        """
+
+    def edges(
+        self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Give every listed neighbour the weight of its score."""
+        self.fit(scores)
+        self._n_items = len(ids)
+        return ids, self.weights(scores)
+
+    def observe(
+        self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
+    ) -> Observation:
+        """Observe the `query_k` best neighbours by the weights of their scores."""
+        best = scores[:, :query_k], ids[:, :query_k]
+        return Observation(observations(self.observation(best[0]), best[1], self._n_items))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the scale."""
+        return {"scale": np.array([self.scale])}
+
+    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
+        """Take the scale."""
+        self.scale = float(arrays["scale"][0])
+        self._n_items = n_items
+
+
 @dataclass
-class PowerAffinity:
+class PowerAffinity(Pointwise):
     """w = max(s / scale, 0)^γ of a similarity s.
 
     For cosines the scale is 1. For inner products it is the largest one in the lists, which
@@ -62,6 +83,8 @@ class PowerAffinity:
     gamma: float = 3.0
     bounded: bool = True
     scale: float = 1.0
+
+    name: ClassVar[str] = "cosine"
 
     def fit(self, scores: NDArray[np.float32]) -> None:
         """Set the scale: 1 for a bounded similarity, else the largest score."""
@@ -83,7 +106,7 @@ class PowerAffinity:
 
 
 @dataclass
-class GaussianAffinity:
+class GaussianAffinity(Pointwise):
     """w = exp(-γ d² / (2 σ²)) of a distance d, whose score is -d².
 
     σ² is the median squared distance in the neighbour lists, exact duplicates left out. For unit
@@ -91,7 +114,9 @@ class GaussianAffinity:
     """
 
     gamma: float = 3.0
-    scale: float = field(default=1.0)
+    scale: float = 1.0
+
+    name: ClassVar[str] = "gaussian"
 
     def fit(self, scores: NDArray[np.float32]) -> None:
         """Set σ² to the median positive squared distance of (a sample of) the lists, or else 1."""
@@ -111,31 +136,3 @@ class GaussianAffinity:
         """Map a query's negative squared distances (m, k) to its observation, in float64."""
         distances = np.minimum(scores.astype(np.float64), 0)
         return _from_logarithms(distances * (self.gamma / (2 * self.scale)))
-
-
-AFFINITIES = ("cosine", "gaussian")
-
-
-def make_affinity(name: object, metric: str, gamma: object, scale: float = 1.0) -> Affinity:
-    """Return the affinity of that name for the scores of `metric`.
-
-    Raises
-    ------
-    DiffusionError
-        If the name is unknown or does not go with the metric.
-    """
-    name = check_choice(name, "affinity", AFFINITIES)
-    gamma = check_real(gamma, "gamma", low=0.0, strict=True)
-    if name == "cosine":
-        if metric == "euclidean":
-            raise DiffusionError(
-                "affinity: 'cosine' is a power of a similarity and metric='euclidean' gives "
-                "distances; expected affinity='gaussian'"
-            )
-        return PowerAffinity(gamma, bounded=metric == "cosine", scale=scale)
-    if metric != "euclidean":
-        raise DiffusionError(
-            f"affinity: 'gaussian' is a function of a distance and metric={metric!r} gives "
-            "similarities; expected affinity='cosine' (or metric='euclidean')"
-        )
-    return GaussianAffinity(gamma, scale=scale)

@@ -1,0 +1,154 @@
+"""Pickles of strangers, read without running what they ask for.
+
+A pickle is a program. The ground truth that the field hands around in this format holds lists,
+dictionaries, numbers, strings and numpy arrays; the reader here knows these and nothing else. It
+builds the arrays itself, from their bytes: numpy's own way takes a state that can be forged.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion.errors import DiffusionError
+
+# Numbers, truth values and text; no objects, no records.
+_KINDS = "biufUS"
+
+_BROKEN = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
+
+
+def load(path: str | Path) -> Any:
+    """Read a pickle of plain types and numpy arrays.
+
+    Parameters
+    ----------
+    path : path-like
+        Written by any protocol, from Python 2 too.
+
+    Returns
+    -------
+    object
+        What was pickled; in the place of an array something that `numpy.asarray` takes.
+
+    Raises
+    ------
+    DiffusionError
+        If the file cannot be read, is no pickle, or asks for anything else: the message says what.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return _Reader(io.BytesIO(content), encoding="latin1").load()
+    except _BROKEN as error:
+        raise DiffusionError(
+            f"{path}: expected a pickle of plain types and numpy arrays ({error})"
+        ) from None
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for what numpy pickles as, or refuse."""
+        # As numpy 2 and Python 3 have it, where numpy 1 and Python 2 wrote other names.
+        where = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
+        known = _KNOWN.get((where, name))
+        if known is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither")
+        return known
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuse what lies outside the pickle."""
+        raise pickle.UnpicklingError("it refers to something outside itself")
+
+
+class _Kind:
+    """The type of an array's values: numpy.dtype, by name."""
+
+    def __init__(self, name: str, align: Any = False, copy: Any = False) -> None:
+        self.dtype = np.dtype(str(name))
+        if self.dtype.kind not in _KINDS:
+            raise ValueError(f"it holds an array of dtype {name}, expected numbers or text")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        # The rest of the state follows from the name, for the kinds that are known here.
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """An array in its bytes."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, column_major, values = state
+        self._set(values, kind, shape, "F" if column_major else "C")
+
+    def _set(self, values: Any, kind: Any, shape: Any, order: str) -> _Array:
+        if not isinstance(kind, _Kind):
+            raise TypeError("it holds an array without a dtype")
+        data = _encode(values) if isinstance(values, str) else bytes(values)
+        flat = np.frombuffer(data, kind.dtype)
+        self._array = flat.reshape(shape, order="F" if order == "F" else "C")
+        return self
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.array(self._array, dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    """Begin an array whose state follows."""
+    return _Array()
+
+
+def _from_buffer(values: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    """Make an array, as protocol 5 writes them."""
+    return _Array()._set(values, kind, shape, order)
+
+
+def _scalar(kind: Any, values: Any) -> Any:
+    """Make a number."""
+    return np.asarray(_Array()._set(values, kind, (), "C")).item()
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """Return bytes that an early protocol wrote as text."""
+    if encoding != "latin1":
+        raise ValueError(f"it encodes text as {encoding!r}")
+    return str(text).encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """Return what an early protocol writes as a call of bytes."""
+    return b""
+
+
+_KNOWN = {
+    ("builtins", "set"): set,
+    ("builtins", "bytes"): _no_bytes,
+    ("numpy", "dtype"): _Kind,
+    ("numpy", "ndarray"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _encode,
+}

@@ -1,0 +1,270 @@
+"""The field's retrieval protocols: ground truth in the files people have, and its figures.
+
+Three layouts are read: a pickle (revisited Oxford and Paris, and the classic ones as
+cnnimageretrieval-pytorch has them), a folder of text files (Oxford5k and Paris6k as their authors
+publish them), and a .mat (INSTRE, and the others, as the authors of diffusion have them).
+
+References
+----------
+Philbin, Chum, Isard, Sivic, Zisserman. Object Retrieval with Large Vocabularies and Fast Spatial
+Matching. CVPR 2007 (Oxford5k), and Lost in Quantization. CVPR 2008 (Paris6k).
+Wang, Jiang. INSTRE: A New Benchmark for Instance-Level Object Retrieval and Recognition. 2015.
+Radenović, Iscen, Tolias, Avrithis, Chum. Revisiting Oxford and Paris. CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffusion import metrics
+from diffusion.errors import DiffusionError
+
+from . import matlab, plain_pickle
+
+Lists = list[NDArray[np.int64]]
+
+# What counts as right and what is taken out of the ranking, by the kinds of a ground truth.
+_REVISITED = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
+_CLASSIC = {"": (("good", "ok"), ("junk",))}
+
+_CUTS = (1, 5, 10)
+
+# Photos of Paris6k that its authors list as corrupt, and that everyone leaves out.
+PARIS_CORRUPT = frozenset(
+    f"paris_{place}_{number:06d}"
+    for place, numbers in {
+        "louvre": (136, 146),
+        "moulinrouge": (422,),
+        "museedorsay": (1059,),
+        "notredame": (188,),
+        "pantheon": (284, 960, 974),
+        "pompidou": (195, 196, 201, 467, 640),
+        "sacrecoeur": (299, 330, 353),
+        "triomphe": (662, 833, 863, 867),
+    }.items()
+    for number in numbers
+)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Which images of a collection are right for each query, and which count neither way.
+
+    Attributes
+    ----------
+    images : list of str
+        Names of the collection's images; the lists hold positions in it.
+    queries : list of str
+        Names of the query images, nq of them.
+    kinds : dict of str to list of ndarray
+        Image positions by kind, an array a query. Revisited: "easy", "hard", "junk". Classic:
+        "good", "ok", "junk"; a kind that a file does not have is empty.
+    boxes : ndarray, shape (nq, 4), float64, or None
+        The part of the query image that is the query, as the file has it: left, top, right,
+        bottom in pixels, but for INSTRE, where the last two may be width and height.
+    """
+
+    images: list[str]
+    queries: list[str]
+    kinds: dict[str, Lists]
+    boxes: NDArray[np.float64] | None = None
+
+    @property
+    def revisited(self) -> bool:
+        """Whether this is of the revisited protocol, with its levels of difficulty."""
+        return "hard" in self.kinds
+
+    def levels(self) -> dict[str, tuple[Lists, Lists]]:
+        """Return (right, junk) by level of difficulty; the classic protocols have one, ""."""
+        table = _REVISITED if self.revisited else _CLASSIC
+        return {
+            level: (self._joined(right), self._joined(junk))
+            for level, (right, junk) in table.items()
+        }
+
+    def _joined(self, kinds: Sequence[str]) -> Lists:
+        return [
+            np.concatenate([self.kinds[kind][query] for kind in kinds])
+            for query in range(len(self.queries))
+        ]
+
+
+def evaluate(truth: GroundTruth, ids: ArrayLike) -> dict[str, float]:
+    """Judge rankings by a ground truth.
+
+    Parameters
+    ----------
+    truth : GroundTruth
+    ids : array_like, shape (nq, k), int
+        Ranked positions in `truth.images`, whole rankings, -1 padded. Other numbers are of other
+        images, such as distractors.
+
+    Returns
+    -------
+    dict
+        "mAP" by the trapezoidal rule, junk taken out first, in [0, 1]. Revisited: "mAP easy",
+        "mP@1 easy" and so on for each level; queries without a right image at a level do not
+        count there.
+    """
+    figures = {}
+    for level, (right, junk) in truth.levels().items():
+        hits, relevant = metrics.hits_from_lists(ids, right, junk)
+        precision = metrics.trapezoidal_average_precision(hits, relevant)
+        figures[f"mAP {level}".strip()] = float(np.nanmean(precision))
+        if truth.revisited:
+            for cut in _CUTS:
+                at = metrics.precision_at(hits, relevant, cut, revisited=True)
+                figures[f"mP@{cut} {level}"] = float(np.nanmean(at))
+    return figures
+
+
+def read(path: str | Path, images: Sequence[str] | None = None) -> GroundTruth:
+    """Read a ground truth.
+
+    Parameters
+    ----------
+    path : path-like
+        A pickle `*.pkl`, a MATLAB file `*.mat`, or a folder of Oxford's or Paris's text files.
+    images : sequence of str, optional
+        Names of the collection's images, for the text files alone, which do not list them.
+
+    Raises
+    ------
+    DiffusionError
+        If the file is not one of these or does not hang together; the message says what.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_text(path, images)
+    if path.suffix == ".mat":
+        return _from_mapping(path, matlab.read(path, ("imlist", "qimlist", "qidx", "gnd")), base=1)
+    if path.suffix == ".pkl":
+        return _from_mapping(path, plain_pickle.load(path), base=0)
+    raise DiffusionError(f"{path}: expected a .pkl, a .mat or a folder of *_query.txt")
+
+
+# --- pickle and .mat -----------------------------------------------------------------------------
+
+
+def _from_mapping(path: Path, content: Any, base: int) -> GroundTruth:
+    """Make a GroundTruth of `imlist`, `qimlist` (or positions `qidx`) and a `gnd` a query.
+
+    Positions in the file count from `base`.
+    """
+    try:
+        images = _names(content["imlist"])
+        truths = content["gnd"]
+        truths = [truths] if isinstance(truths, Mapping) else list(truths)
+        if "qimlist" in content:
+            queries = _names(content["qimlist"])
+        else:
+            queries = [images[at] for at in _positions(content["qidx"], len(images), base)]
+        names = ("easy", "hard", "junk") if "hard" in truths[0] else ("good", "ok", "junk")
+        kinds = {
+            kind: [
+                np.unique(_positions(truth.get(kind, ()), len(images), base)) for truth in truths
+            ]
+            for kind in names
+        }
+        boxes = None
+        if all("bbx" in truth for truth in truths):
+            boxes = np.stack([np.asarray(truth["bbx"], np.float64).ravel() for truth in truths])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DiffusionError(
+            f"{path}: expected a ground truth with imlist, qimlist and gnd, whose entries hold "
+            f"easy, hard, junk or ok, junk ({error})"
+        ) from None
+    return _checked(path, GroundTruth(images, queries, kinds, boxes), len(truths))
+
+
+def _names(values: Any) -> list[str]:
+    return [str(name).strip() for name in np.atleast_1d(np.asarray(values))]
+
+
+def _positions(values: Any, n: int, base: int) -> NDArray[np.int64]:
+    """Return positions from 0, in their order."""
+    array = np.atleast_1d(np.asarray(values)).ravel()
+    if not array.size:
+        return np.empty(0, np.int64)
+    whole = array.astype(np.int64)
+    if (whole != array).any() or whole.min() < base or whole.max() >= n + base:
+        raise ValueError(f"positions outside [{base}, {n + base})")
+    return whole - base
+
+
+def _checked(path: Path, truth: GroundTruth, n_truths: int) -> GroundTruth:
+    if not truth.images or not truth.queries or n_truths != len(truth.queries):
+        raise DiffusionError(
+            f"{path}: expected images and a ground truth for each query, got {len(truth.images)} "
+            f"images, {len(truth.queries)} queries and {n_truths} ground truths"
+        )
+    if truth.boxes is not None and truth.boxes.shape != (len(truth.queries), 4):
+        raise DiffusionError(f"{path}: expected boxes of four numbers, got {truth.boxes.shape}")
+    for level, (right, junk) in truth.levels().items():
+        for query, (wanted, ignored) in enumerate(zip(right, junk, strict=True)):
+            if np.intersect1d(wanted, ignored).size or len(np.unique(wanted)) != len(wanted):
+                raise DiffusionError(
+                    f"{path}: query {query} lists an image as two things"
+                    + f" at level {level}" * bool(level)
+                )
+    return truth
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _read_text(folder: Path, images: Sequence[str] | None) -> GroundTruth:
+    """Read NAME_query.txt, which holds an image and a box, and NAME_good, _ok and _junk.txt."""
+    files = sorted(folder.glob("*_query.txt"))
+    if not files:
+        raise DiffusionError(f"{folder}: expected files *_query.txt, found none")
+    if images is None:
+        raise DiffusionError(
+            f"{folder}: text ground truth does not list the collection's images; expected "
+            "descriptors with a list of file names"
+        )
+    images = list(images)
+    where = {name: position for position, name in enumerate(images)}
+    queries, boxes = [], []
+    kinds: dict[str, Lists] = {"good": [], "ok": [], "junk": []}
+    for file in files:
+        words = _lines(file)[0].split() if _lines(file) else []
+        try:
+            boxes.append([float(word) for word in words[1:]])
+            # Oxford's files name the image by a code of the first release as well.
+            queries.append(words[0].removeprefix("oxc1_"))
+        except (IndexError, ValueError):
+            boxes.append([])
+        if len(boxes[-1]) != 4:
+            raise DiffusionError(f"{file}: expected an image and the four numbers of a box")
+        for kind, lists in kinds.items():
+            listed = file.with_name(file.name.replace("_query.txt", f"_{kind}.txt"))
+            names = _lines(listed)
+            names = [name for name in names if name not in PARIS_CORRUPT]
+            missing = [name for name in names if name not in where]
+            if missing:
+                raise DiffusionError(
+                    f"{listed}: {len(missing)} of {len(names)} images are not in the collection, "
+                    f"the first is {missing[0]}"
+                )
+            lists.append(np.array([where[name] for name in names], np.int64))
+    return _checked(folder, GroundTruth(images, queries, kinds, np.array(boxes)), len(queries))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise DiffusionError(f"{file}: expected text") from None

@@ -1,0 +1,159 @@
+"""Cluster-aware similarity diffusion (CAS): a baseline.
+
+Luo, Yao, Xu. Cluster-Aware Similarity Diffusion for Instance Retrieval. ICML 2024. The order of
+the steps, the Markov expansion, the paths and the settings are those of the authors' program.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import dijkstra
+from scipy.special import rel_entr
+
+from .common import (
+    Ids,
+    Vectors,
+    listed,
+    nearest,
+    normalized_rows,
+    ranking,
+    symmetrically_normalized,
+)
+
+QUERIES_IN_GRAPH = True
+
+# The length of a path where there is none.
+_FAR = 50.0
+
+
+def rank(
+    gallery: Vectors,
+    queries: Vectors,
+    *,
+    k1: int = 6,
+    k2: int = 60,
+    k3: int = 70,
+    k4: int = 7,
+    k5: int = 80,
+    links: int = 100,
+    sigma: float = 0.3,
+    mu: float = 0.23,
+    boost: float = 2.0,
+    lambda_: float = 0.3,
+) -> Ids:
+    """Rank by similarities diffused within clusters, smoothed, and compared as distributions.
+
+    d_ij is the squared Euclidean distance divided by the largest in its row, w = exp(-d/σ²), and
+    an item is its own first neighbour.
+
+    1. Clusters: the confident ones C(i) are the mutual k1 nearest; the candidates E(i) the mutual
+       k2 + 1 nearest, expanded as in k-reciprocal re-ranking.
+    2. Bidirectional diffusion: F <- α/2 (F S + S F) + (1-α) I, ten times, α = 1 / (1 + μ), S the
+       normalised symmetric w of the k1 nearest, confident ones weighing `boost` as much.
+    3. Neighbour-guided smoothing of F over E(i): f_j = r_j F_ij + mean of (1 - r_l) F_il over E(i),
+       with r_j = 1 in C(i) and elsewhere, at most 1, how readily two steps among k3 neighbours
+       lead from j into C(i), beside how readily they return to where they began in C(i).
+    4. Markov expansion: rows averaged over the k4 nearest and, `boost` times as heavily, over
+       C(i); squared; cut to k5 entries; squared.
+    5. Distance: shortest paths whose steps, each to one of the `links` nearest, are as long as the
+       Jensen-Shannon divergence of the rows; (1-λ) of that and λ of d.
+
+    Queries and gallery make one graph; several matrices are dense.
+    """
+    nq = len(queries)
+    vectors = np.concatenate([queries, gallery]).astype(np.float64)
+    similarity = vectors @ vectors.T
+    distance = np.maximum(2 - 2 * similarity, 0)
+    distance /= distance.max(axis=1, keepdims=True)
+    weights = np.exp(-distance / sigma**2)
+    ids = nearest(similarity, max(k1, k2 + 1, k3, k4, links))
+
+    confident = _mutual(ids[:, :k1])
+    candidates = _expanded(_mutual(ids[:, : k2 + 1]), _mutual(ids[:, : k2 // 2 + 1]))
+    W = listed(ids[:, 1:k1], weights)
+    F = _diffuse(W + (boost - 1) * (W * confident), mu)
+    P = normalized_rows(listed(ids[:, 1:k3], weights))
+    V = normalized_rows(_smooth(candidates, F, confident, sparse.csr_array(P @ P)))
+
+    near = listed(ids[:, :k4], np.full_like(weights, 1 / k4))
+    V = normalized_rows(near @ V + boost * (normalized_rows(confident) @ V))
+    V = normalized_rows(_largest(V @ V, k5))
+    V = normalized_rows(V @ V)
+
+    lengths = _divergences(V.toarray(), ids[:, :links])
+    # Undirected: a step both ways, where either lists the other.
+    paths = dijkstra(lengths, directed=False, indices=np.arange(nq))
+    return ranking((lambda_ - 1) * np.minimum(paths, _FAR)[:, nq:] - lambda_ * distance[:nq, nq:])
+
+
+def _mutual(ids: Ids) -> sparse.csr_array:
+    """Mark, with 1, the pairs that are in each other's lists."""
+    directed = listed(ids, np.ones((len(ids), len(ids))))
+    return sparse.csr_array(directed * directed.T)
+
+
+def _expanded(mutual: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_array:
+    """Add the half set of each member of which more than two thirds are members already."""
+    shared = sparse.coo_array((mutual @ half) * mutual)
+    enough = 3 * shared.data > 2 * half.sum(axis=1)[shared.col]
+    chosen = sparse.csr_array(
+        (np.ones(enough.sum()), (shared.row[enough], shared.col[enough])), shape=shared.shape
+    )
+    return sparse.csr_array((mutual + chosen @ half).sign())
+
+
+def _diffuse(W: sparse.csr_array, mu: float) -> NDArray[np.float64]:
+    W = (W + W.T) / 2
+    S = symmetrically_normalized(W)
+    alpha = 1 / (1 + mu)
+    F = W.toarray()
+    for _ in range(10):
+        F = S @ F
+        F = alpha / 2 * (F + F.T)
+        F[np.diag_indices_from(F)] += 1 - alpha
+    return F
+
+
+def _smooth(
+    candidates: sparse.csr_array,
+    F: NDArray[np.float64],
+    confident: sparse.csr_array,
+    two_steps: sparse.csr_array,
+) -> sparse.csr_array:
+    """Step 3; rows with no more than one item in C(i), or beside it, keep F as it is."""
+    C = normalized_rows(confident)
+    into, back = (C @ two_steps.T).toarray(), C @ two_steps.diagonal()
+    size = np.diff(candidates.indptr)
+    row, column = np.repeat(np.arange(len(F)), size), candidates.indices
+    sure = confident.sum(axis=1)
+    whole = (sure <= 1) | (size - sure <= 1)
+    r = np.minimum(into[row, column] / np.where(whole, 1, back)[row], 1)
+    r[whole[row] | (confident.toarray()[row, column] > 0)] = 1
+    values = F[row, column]
+    rest = np.bincount(row, (1 - r) * values, minlength=len(F)) / size
+    smoothed = r * values + rest[row]
+    return sparse.csr_array((smoothed, column, candidates.indptr), shape=candidates.shape)
+
+
+def _largest(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
+    dense = matrix.toarray()
+    return listed(ranking(dense)[:, :k], dense)
+
+
+def _divergences(V: NDArray[Any], ids: Ids) -> sparse.csr_array:
+    """Jensen-Shannon divergences, in bits, of each row of V and those of its listed neighbours.
+
+    JS = 1 - ½ Σ [p log2((p+q)/p) + q log2((p+q)/q)] over what both have.
+    """
+    values = np.empty(ids.shape)
+    for i, row in enumerate(ids):
+        own = np.flatnonzero(V[i])
+        p, q = V[i, own], V[np.ix_(row, own)]
+        both = (rel_entr(p, p + q) + rel_entr(q, p + q)).sum(axis=1)
+        values[i] = np.maximum(1 + both / (2 * np.log(2)), 0)
+    indptr = np.arange(len(ids) + 1) * ids.shape[1]
+    return sparse.csr_array((values.ravel(), ids.ravel(), indptr), shape=(len(ids), len(ids)))

@@ -1,0 +1,40 @@
+"""Parameters by name, as scikit-learn's estimators have them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Self
+
+from .errors import DiffusionError
+
+
+class Parameters:
+    """An object whose parameters are the keyword arguments of its `__init__`, kept by name."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name; `deep` is accepted as scikit-learn passes it."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set parameters; those that belong to a query act at once, the others with a fit.
+
+        Raises
+        ------
+        DiffusionError
+            If there is no parameter of that name.
+        """
+        known = self.get_params()
+        for name, value in parameters.items():
+            if name not in known:
+                raise DiffusionError(f"{name}: no such parameter; expected one of {list(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = ", ".join(
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if value != defaults[name].default
+        )
+        return f"{type(self).__name__}({changed})"

@@ -1,0 +1,389 @@
+"""Images described by many vectors: diffusion over their regions, scores pooled to images.
+
+Regions of an image are rows of X, and `images` says whose each row is: any order, any number a
+region. The graph is one of regions, so that an object finds others like it whatever surrounds it.
+
+Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds: Recovering
+Small Objects with Compact CNN Representations. CVPR 2017.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from tqdm import tqdm
+
+from . import kernels, storage
+from .affinity import Pointwise
+from .errors import DiffusionError
+from .packing import pack, unpack
+from .parameters import Parameters
+from .ranking import rank
+from .regions import Groups, generalized_max_pooling
+from .rerank import Reranker, Results
+from .solvers import Solution, Solver
+from .transfer import Transfer
+from .validation import check_choice, check_integer, check_real
+
+POOLINGS = ("gmp", "sum")
+_OWN_PARAMETERS = ("pooling", "regularization")
+
+# Held at a time: diffused scores, 256 MiB of float32, and entries of lists, some 250 MiB in all.
+_BATCH_VALUES = 1 << 26
+_BATCH_ENTRIES = 1 << 22
+
+# Queries solved together are a multiple of the width of the solvers' blocks, where they can be.
+_BLOCK = 32
+
+
+class RegionalReranker(Parameters):
+    """Search images by diffusion over the graph of all their regions.
+
+    Offline, a `Reranker` is fitted to the regions. Online, each region of a query lists its
+    nearest regions of the collection, and the observation sums over the query's regions q,
+    ``y_i = Σ_q max(<x_i, q>, 0)^γ``, of which the `query_k` largest are kept. The diffused scores
+    x of the regions are pooled to the images': ``Σ_j w_j x_j`` over the regions j of an image,
+    with w = 1 for `"sum"`, and for `"gmp"` the weights of generalised max pooling, which let
+    regions that look alike count once (`generalized_max_pooling`).
+
+    Parameters
+    ----------
+    k : int >= 1, default 200
+        Neighbours a region in the graph. The paper takes 200 for the regions of R-MAC, 50 where
+        they were reduced to a few an image.
+    affinity : {"cosine", "gaussian"}, default "cosine"
+        As `Reranker` has it.
+    solver, alpha, transfer
+        As `Reranker` has them.
+    query_k : int >= 1, default 200
+        Regions of the collection that make a query's observation. Set on a fitted object, it acts
+        at once.
+    gamma, metric, neighbors
+        As `Reranker` has them.
+    pooling : {"gmp", "sum"}, default "gmp"
+        How the scores of regions become the score of their image; acts at once.
+    regularization : float > 0, default 1.0
+        The λ of generalised max pooling. Small, an image's regions share one vote however many
+        they are; large, the pooling is a sum.
+    progress : bool, default False
+        Show progress bars on standard error.
+
+    Attributes
+    ----------
+    ranker_ : Reranker
+        The fitted Reranker of the regions; its `graph_` is the graph of regions.
+    n_regions_, n_images_ : int
+        Number of regions, and of images that have any.
+    weights_ : ndarray, shape (m,), float32
+        The weight of each region in generalised max pooling.
+    report_ : Report
+        Residual, iterations and convergence of the last `search`, a value a query.
+
+    Notes
+    -----
+    Beside what the Reranker of m regions takes: 8 bytes a region and 8 an image.
+
+    A list of neighbours of a query's region is max(k, query_k) long: s_k(x|q) of the paper where
+    k >= query_k, and where every image and query has one region, all is as in `Reranker`.
+
+    References
+    ----------
+    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Murray, Jégou, Perronnin, Zisserman. Interferences in Match Kernels. TPAMI 2017.
+
+    Examples
+    --------
+    Images 0 and 1 share an object, images 1 and 2 another.
+
+    >>> import numpy as np, diffusion
+    >>> X = np.eye(6)[[0, 1, 0, 2, 3, 2]] + 0.1 * np.eye(6)
+    >>> ranker = diffusion.RegionalReranker(k=2, query_k=2).fit(X, [0, 0, 1, 1, 2, 2])
+    >>> scores, ids = ranker.search(np.eye(6)[[0, 5]], k=2)
+    >>> ids.tolist()
+    [0, 1]
+    """
+
+    def __init__(
+        self,
+        *,
+        k: int = 200,
+        affinity: str = "cosine",
+        solver: str | Solver = "cg",
+        alpha: float = 0.99,
+        transfer: Transfer | None = None,
+        query_k: int = 200,
+        gamma: float = 3.0,
+        metric: str = "cosine",
+        neighbors: Any = "exact",
+        pooling: str = "gmp",
+        regularization: float = 1.0,
+        progress: bool = False,
+    ) -> None:
+        self.k = k
+        self.affinity = affinity
+        self.solver = solver
+        self.alpha = alpha
+        self.transfer = transfer
+        self.query_k = query_k
+        self.gamma = gamma
+        self.metric = metric
+        self.neighbors = neighbors
+        self.pooling = pooling
+        self.regularization = regularization
+        self.progress = progress
+
+    def fit(
+        self,
+        X: ArrayLike,
+        images: ArrayLike,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Build the graph of a collection's regions, and weigh them for pooling.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, d)
+            One row a region, as `Reranker.fit` takes them.
+        images : array_like, shape (m,), int
+            The number of the image of each region, >= 0, in any order. Images without a region
+            are never found.
+        checkpoint : path-like, optional
+            As `Reranker.fit` takes it.
+
+        Returns
+        -------
+        RegionalReranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If a parameter or an argument is not as described; the message names it.
+        """
+        check_choice(self.affinity, "affinity", ("cosine", "gaussian"))
+        check_choice(self.pooling, "pooling", POOLINGS)
+        check_real(self.regularization, "regularization", low=0.0, strict=True)
+        groups = Groups.of(images, X, "images")
+        shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
+        ranker = Reranker(**shared)
+        ranker.fit(X, checkpoint=checkpoint)
+        weights = generalized_max_pooling(X, images, regularization=self.regularization)
+        return self._assemble(ranker, groups, weights)
+
+    def _assemble(self, ranker: Reranker, groups: Groups, weights: NDArray[np.float32]) -> Self:
+        self.ranker_ = ranker
+        self.weights_ = weights
+        self.n_regions_ = ranker.n_items_
+        self.n_images_ = len(groups.names)
+        self._groups = groups
+        return self
+
+    # --- online ----------------------------------------------------------------------------------
+
+    def search(self, Q: ArrayLike, queries: ArrayLike | None = None, k: int = 100) -> Results:
+        """Search the collection for query images that its graph has never seen.
+
+        Parameters
+        ----------
+        Q : array_like, shape (r, d) or (d,)
+            The regions of all queries, in the space of the collection's.
+        queries : array_like, shape (r,), int, optional
+            The query number of each region: from 0, none left out, in any order. None: all are
+            regions of one query.
+        k : int >= 1, default 100
+            Length of the result lists.
+
+        Returns
+        -------
+        scores : ndarray, shape (nq, k), or (k,) without `queries`, float32
+            Descending, -inf where padded. Positive: the pooled diffused score. Zero or negative:
+            diffusion did not reach the image, which follows in the order of its most similar
+            pair of regions, written as the distance below the query's best.
+        ids : ndarray, shape (nq, k) or (k,), int64
+            Image numbers as `fit` was given them; equal scores by ascending number; -1 where
+            padded.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described; the message names it.
+        """
+        k = check_integer(k, "k", low=1)
+        ranker = self._fitted()
+        vectors = ranker._queries(Q)[1]
+        asked = Groups.of_queries(queries, vectors)
+        nq, wanted = len(asked.names), min(k, self.n_images_)
+        weights = self.weights_
+        if self.pooling == "sum":
+            weights = np.ones(self.n_regions_, np.float32)
+        depth = max(ranker.k, ranker.query_k, ranker.solver_.shortlist)
+        # Lists that deep hold a region of at least k images for each region of a query.
+        deep = k * int(self._groups.sizes.max())
+        out_scores = np.empty((nq, k), np.float32)
+        out_ids = np.empty((nq, k), np.int64)
+        nothing = np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64)
+        reports = []
+        with (
+            kernels.guarded(),
+            tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar,
+        ):
+            for part in self._batches(np.arange(nq), asked, depth):
+                solution = self._diffuse(*self._lists(vectors, asked, part, depth))
+                reports.append(solution.report)
+                x = self._pool(solution.x, weights)
+                out = out_scores[part[0] : part[-1] + 1], out_ids[part[0] : part[-1] + 1]
+                rank(x, nothing[0][part], nothing[1][part], *out, restrict=False)
+                short = np.flatnonzero(out[1][:, wanted - 1] < 0)
+                for rows in self._batches(short, asked, deep):
+                    filled = out[0][rows], out[1][rows]
+                    pairs = self._best_pairs(*self._lists(vectors, asked, part[rows], deep))
+                    rank(x[rows], *pairs, *filled, restrict=False)
+                    out[0][rows], out[1][rows] = filled
+                bar.update(len(part))
+        np.copyto(out_ids, self._groups.names[out_ids], where=out_ids >= 0)
+        self.report_ = type(reports[0]).concatenate(reports)
+        return (out_scores[0], out_ids[0]) if queries is None else (out_scores, out_ids)
+
+    def _fitted(self) -> Reranker:
+        """Return the Reranker of the regions, with what acts at once."""
+        if not hasattr(self, "ranker_"):
+            raise DiffusionError(
+                "RegionalReranker: not fitted yet; expected a call of fit before this one"
+            )
+        check_integer(self.query_k, "query_k", low=1)
+        check_choice(self.pooling, "pooling", POOLINGS)
+        return self.ranker_.set_params(query_k=self.query_k, progress=self.progress)
+
+    def _batches(
+        self, rows: NDArray[np.int64], asked: Groups, depth: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Cut rows of queries into parts, such as memory allows with lists of that depth."""
+        entries = int(asked.sizes.max()) * min(depth, self.n_regions_)
+        size = min(_BATCH_VALUES // self.n_regions_, _BATCH_ENTRIES // entries)
+        size = size // _BLOCK * _BLOCK if size > _BLOCK else max(1, size)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+    def _lists(
+        self, vectors: NDArray[np.float32], asked: Groups, part: NDArray[np.int64], depth: int
+    ) -> Results:
+        """Return the lists of some queries' regions, those of a query side by side in a row.
+
+        A row is as long as the largest number of regions times `depth`, padded with -inf and -1.
+        """
+        depth = min(depth, self.n_regions_)
+        sizes = asked.sizes[part]
+        place = np.arange(sizes.max()) < sizes[:, None]
+        query, region = np.nonzero(place)
+        own = vectors[asked.order[asked.starts[part[query]] + region]]
+        scores = np.full((*place.shape, depth), -np.inf, np.float32)
+        ids = np.full((*place.shape, depth), -1, np.int64)
+        index = self.ranker_._index
+        assert index is not None  # fit has made it
+        scores[place], ids[place] = index.search(own, depth)
+        return scores.reshape(len(part), -1), ids.reshape(len(part), -1)
+
+    def _diffuse(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Solution:
+        """Diffuse the observations that queries' lists make."""
+        ranker, m = self.ranker_, self.n_regions_
+        real = ids >= 0
+        indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+        # All regions of a query together: what keeps a row within float32 then scales it as one.
+        assert isinstance(ranker._affinity, Pointwise)  # fit has checked it
+        weights = ranker._affinity.observation(scores)
+        y = sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), m))
+        y.sum_duplicates()
+        counts = np.diff(y.indptr)
+        row = np.repeat(np.arange(len(ids)), counts)
+        best_first = np.lexsort((y.indices, -y.data, row))
+        place = np.arange(len(row)) - np.repeat(y.indptr[:-1], counts)
+        shortlist = ranker.solver_.shortlist
+        candidates = np.full((len(ids), shortlist), -1, np.int64)
+        listed = place < shortlist
+        candidates[row[listed], place[listed]] = y.indices[best_first[listed]]
+        kept = place < ranker.query_k
+        chosen = best_first[kept]
+        y = sparse.csr_array((y.data[chosen], (row[kept], y.indices[chosen])), shape=y.shape)
+        return ranker.solver_.solve(y, candidates=candidates)
+
+    def _pool(
+        self, x: NDArray[np.float32] | sparse.csr_array, weights: NDArray[np.float32]
+    ) -> NDArray[np.float32] | sparse.csr_array:
+        """Pool the scores of regions (b, m) to those of images (b, n)."""
+        members, n = self._groups.members, self.n_images_
+        if isinstance(x, np.ndarray):
+            out = np.zeros((len(x), n), np.float32)
+            kernels.pooled(x, members, weights, out)
+            return out
+        rows = np.arange(self.n_regions_ + 1)
+        pooled = x @ sparse.csr_array((weights, members, rows), shape=(self.n_regions_, n))
+        pooled.sort_indices()
+        return pooled
+
+    def _best_pairs(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Results:
+        """Turn rows of lists of regions into lists of images, by the best score of a region."""
+        images = np.where(ids >= 0, self._groups.members[ids], np.int64(-1))
+        by_image = np.lexsort((-scores, images), axis=1)
+        scores = np.take_along_axis(scores, by_image, axis=1)
+        images = np.take_along_axis(images, by_image, axis=1)
+        repeated = np.zeros(images.shape, bool)
+        repeated[:, 1:] = images[:, 1:] == images[:, :-1]
+        scores[repeated], images[repeated] = -np.inf, -1
+        by_score = np.lexsort((images, -scores), axis=1)
+        return (
+            np.take_along_axis(scores, by_score, axis=1),
+            np.take_along_axis(images, by_score, axis=1),
+        )
+
+    # --- storage ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a directory, as `Reranker.save` does."""
+        ranker = self._fitted()
+        content, arrays = pack(ranker)
+        content["kind"] = "regional"
+        content["parameters"] |= {name: getattr(self, name) for name in _OWN_PARAMETERS}
+        content["sizes"] |= {"images": self.n_images_}
+        arrays |= {
+            "region_images": self._groups.members,
+            "region_weights": self.weights_,
+            "image_numbers": self._groups.names,
+        }
+        storage.save(path, content, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
+        """Open a saved index, as `diffusion.load` opens that of a Reranker.
+
+        Raises
+        ------
+        DiffusionError
+            If there is no index of regions, or it is truncated, altered or of a newer version.
+        """
+        stored = storage.load(path, verify=verify)
+        if stored.manifest.get("kind") != "regional":
+            raise DiffusionError(
+                f"{path}: an index of single vectors, not of regions; expected diffusion.load"
+            )
+        ranker = unpack(Reranker, stored)
+        try:
+            names = ("region_images", "region_weights", "image_numbers")
+            members, weights, numbers = (stored.arrays[name] for name in names)
+            shapes = (members.shape, weights.shape, numbers.shape)
+            expected = (ranker.n_items_,), (ranker.n_items_,), (stored.manifest["sizes"]["images"],)
+            if shapes != expected:
+                raise ValueError(f"arrays of shapes {shapes}")
+            own = {name: stored.manifest["parameters"][name] for name in _OWN_PARAMETERS}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DiffusionError(
+                f"{path}: altered, its manifest does not describe an index of regions ({error!r})"
+            ) from None
+        shared = {name: getattr(ranker, name) for name in cls().get_params() if name not in own}
+        regional = cls(**shared, **own)
+        return regional._assemble(ranker, Groups(numbers, members), weights)
