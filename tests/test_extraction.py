@@ -23,7 +23,7 @@ import diffusion
 import features
 from diffusion import DiffusionError
 from diffusion import cli as diffusion_cli
-from features import cli, folder, safetensors
+from features import cli, folder, safetensors, sweep
 from features.collection import open_descriptors
 from features.loading import Item, plan
 
@@ -71,7 +71,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def extract(photos, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_SHARD_IMAGES", 4)
+    monkeypatch.setattr(sweep, "SHARD_IMAGES", 4)
 
     def extract(out="out", **settings):
         settings = {"size": 90, "batch_size": 3, "workers": 2, **settings}
@@ -266,9 +266,9 @@ def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path)
     out = tmp_path / "killed"
     call = (
         "import sys, torch, features\n"
-        "from features import folder\n"
+        "from features import sweep\n"
         "torch.set_num_threads(1)\n"
-        "folder._SHARD_IMAGES = 4\n"
+        "sweep.SHARD_IMAGES = 4\n"
         "features.extract_folder(sys.argv[1], sys.argv[2], backbone='alexnet', "
         "weights=sys.argv[3], size=90, batch_size=3, workers=2)\n"
     )
@@ -311,7 +311,7 @@ def test_what_changed_is_described_again(extract, photos, tmp_path):
 def test_a_damaged_shard_is_described_again(extract, tmp_path, monkeypatch):
     extract("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(folder._Work, "_assemble", lambda *_: 1 / 0)
+        patch.setattr(folder, "_assemble", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             extract()
     shards = sorted((tmp_path / "out" / "partial").glob("*.npz"))
