@@ -6,14 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from diffusion import command
 from diffusion._version import __version__
 from diffusion.errors import DiffusionError
 
-# Skipped images that are named; the manifest names them all.
-_NAMED = 20
+from .object_cli import add_verbs, say_skipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +23,8 @@ def _parser() -> command.Parser:
     parser = command.Parser(prog="features", description="Describe images for search.")
     parser.add_argument("--version", action="version", version=f"diffusion-rerank {__version__}")
     parser.set_defaults(smaller="; a smaller --size or --batch-size needs less")
-    verb = command.Verbs(parser).add
+    verbs = command.Verbs(parser)
+    verb = verbs.add
 
     extract = verb("extract", _extract, "Describe every JPEG and PNG image of a folder.")
     extract.add_argument("folder", metavar="FOLDER", help="of images; read with its folders")
@@ -72,6 +71,8 @@ def _parser() -> command.Parser:
     whiten.add_argument(
         "--shrinkage", type=float, help="of the covariance, 0 to 1 (estimated from the data)"
     )
+
+    add_verbs(verbs)
     return parser
 
 
@@ -96,11 +97,7 @@ def _extract(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     skipped = written.manifest["skipped"]
-    for entry in skipped[:_NAMED]:
-        command.say("features", f"skipped {entry['file']}: {entry['reason']}")
-    if len(skipped) > _NAMED:
-        more = f"{len(skipped) - _NAMED} more; {Path(options.out) / 'manifest.json'} names all"
-        command.say("features", f"skipped {more}")
+    say_skipped(skipped, options.out)
     n, d = written.vectors.shape
     regions = "" if written.regional is None else f", {len(written.regional)} of regions"
     print(

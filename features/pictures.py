@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,14 @@ from torch.nn import functional
 
 from diffusion.storage import replacing
 
+from .discovery import ObjectDiscovery
 from .egm import Regions
 from .frame import Frame
-from .maps import Map
+from .maps import Map, as_activations, feature_saliency
 from .png import data_address
+
+# What the page's text says of its boxes.
+LEGEND = "Yellow boxes are regions, the brighter the heavier."
 
 # Photos are shown at this longer side.
 _SIDE = 360
@@ -59,6 +64,46 @@ class Picture:
     objects: Map
     object_regions: Regions
     truth: NDArray[np.float64] | None = None
+
+
+def make_picture(
+    caption: str,
+    image: NDArray[np.uint8],
+    activations: Any,
+    frame: Frame,
+    discovery: ObjectDiscovery,
+    number: int | None = None,
+    truth: NDArray[np.float64] | None = None,
+) -> Picture:
+    """Put an image's maps and regions beside it.
+
+    Parameters
+    ----------
+    caption : str
+    image : ndarray, shape (h, w, 3), uint8
+    activations : array_like or torch.Tensor, shape (c, h', w'), >= 0
+        Of this image, from the network that the discovery was fitted with.
+    frame : Frame
+        Where their cells lie in the image.
+    discovery : ObjectDiscovery
+        Fitted.
+    number : int, optional
+        Of the image in the collection, where it is in it.
+    truth : ndarray, shape (m, 4), optional
+        True boxes in pixels of the image: left, top, right, bottom.
+    """
+    A = as_activations(activations)
+    features, objects = feature_saliency(A), discovery.saliency(A, number)
+    return Picture(
+        caption,
+        image,
+        frame,
+        features,
+        discovery.feature_egm.regions(features),
+        objects,
+        discovery.regions(objects),
+        truth,
+    )
 
 
 def write_page(
@@ -100,14 +145,14 @@ def _row(picture: Picture, number: int) -> str:
         _figure(picture, "feature saliency", _heat(picture, picture.features), "Feature saliency"),
         _figure(
             picture,
-            f"{len(picture.feature_regions)} regions of it",
+            _counted(picture.feature_regions),
             use + _regions(picture, picture.feature_regions),
             "Regions of feature saliency",
         ),
         _figure(picture, "object saliency", _heat(picture, picture.objects), "Object saliency"),
         _figure(
             picture,
-            f"{len(picture.object_regions)} regions of it",
+            _counted(picture.object_regions),
             use + _regions(picture, picture.object_regions),
             "Regions of object saliency",
         ),
@@ -116,6 +161,10 @@ def _row(picture: Picture, number: int) -> str:
         f'<section class="row"><h2>{escape(picture.caption)}</h2>\n<div class="panels">\n'
         f"{''.join(figures)}</div></section>\n"
     )
+
+
+def _counted(regions: Regions) -> str:
+    return "1 region of it" if len(regions) == 1 else f"{len(regions)} regions of it"
 
 
 def _figure(picture: Picture, caption: str, content: str, alternative: str) -> str:

@@ -155,6 +155,7 @@ class Sweep:
         *,
         name: str,
         progress: bool,
+        whole: bool = False,
     ) -> None:
         """Compute and write the shards that are not there.
 
@@ -166,6 +167,8 @@ class Sweep:
         name : str
             Of the progress bar.
         progress : bool
+        whole : bool, default False
+            Raise where an image cannot be read, in place of noting it.
         """
         self.partial.mkdir(exist_ok=True)
         missing = [shard for shard in self.shards if self._read(shard) is None]
@@ -183,6 +186,11 @@ class Sweep:
                 failed: dict[int, str] = {}
                 for part in islice(decoded, len(shard.batches)):
                     failed.update(part.failed)
+                    if whole and failed:
+                        number, reason = next(iter(failed.items()))
+                        raise DiffusionError(
+                            f"{self.items[number].file}: altered while it was worked on ({reason})"
+                        )
                     if part.images is not None:
                         numbers = [n for n in part.batch.numbers if n not in part.failed]
                         parts.append(work(part.images, numbers))
@@ -358,7 +366,9 @@ def write_manifest(
         "format": FORMAT,
         "version": VERSION,
         **about,
-        "skipped": [{"file": _text(f), "reason": _text(r)} for f, r in sorted(skipped.items())],
+        "skipped": [
+            {"file": plain_text(f), "reason": plain_text(r)} for f, r in sorted(skipped.items())
+        ],
         "torch": torch.__version__,
         "device": describer.device.type,
         "files": {
@@ -392,6 +402,6 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return text without what stands for undecodable bytes of a file name."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
