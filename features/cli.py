@@ -6,16 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from diffusion import command
 from diffusion._version import __version__
 from diffusion.errors import DiffusionError
 
+from .arguments import add_machine, add_network, say_skipped
+from .object_cli import add_verbs
+
 # Those of `features.training`, which imports torch.
 LOSSES = ("softmax", "contrastive", "triplet")
-# Skipped images that are named; the manifest names them all.
-_NAMED = 20
 # Matching pairs that a whitening is learned from at most: plenty for some thousand dimensions.
 _PAIRS = 1 << 18
 
@@ -29,12 +29,13 @@ def _parser() -> command.Parser:
     parser = command.Parser(prog="features", description="Describe images for search.")
     parser.add_argument("--version", action="version", version=f"diffusion-rerank {__version__}")
     parser.set_defaults(smaller="; a smaller --size or --batch-size needs less")
-    verb = command.Verbs(parser).add
+    verbs = command.Verbs(parser)
+    verb = verbs.add
 
     extract = verb("extract", _extract, "Describe every JPEG and PNG image of a folder.")
     extract.add_argument("folder", metavar="FOLDER", help="of images; read with its folders")
     extract.add_argument("out", metavar="OUT", help="folder to write, for `diffusion build`")
-    _add_network(extract)
+    add_network(extract)
     extract.add_argument(
         "--size", type=int, default=512, help="longer side of larger images (%(default)s)"
     )
@@ -56,7 +57,7 @@ def _parser() -> command.Parser:
             help="of the images in 0 to 1, where the weights want others than the network's",
         )
     extract.add_argument("--whitening", metavar="FILE", help="that `features whiten` wrote")
-    _add_machine(extract)
+    add_machine(extract)
 
     whiten = verb("whiten", _whiten, "Learn a whitening from descriptors.")
     whiten.add_argument("descriptors", metavar="DESCRIPTORS", help="that `features extract` wrote")
@@ -74,7 +75,7 @@ def _parser() -> command.Parser:
     train = verb("train", _train, "Learn a network's descriptors from a folder of photos.")
     train.add_argument("folder", metavar="FOLDER", help="with a folder for each class")
     train.add_argument("out", metavar="OUT", help="folder to write; gone on with, if interrupted")
-    _add_network(train)
+    add_network(train)
     train.add_argument("--loss", choices=LOSSES, default="contrastive", help="(%(default)s)")
     train.add_argument("--pairs", metavar="FILE", help="lines of two matching files, a tab between")
     train.add_argument(
@@ -93,30 +94,9 @@ def _parser() -> command.Parser:
         "--neighbors", type=int, default=20, help="that mining looks at (%(default)s)"
     )
     train.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    _add_machine(train)
+    add_machine(train)
+    add_verbs(verbs)
     return parser
-
-
-def _add_network(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="alexnet, vgg16, resnet18, resnet50, resnet101, mobilenet_v2, torchvision:NAME or "
-        "hf:DIRECTORY-or-NAME; not needed where the weights' file says it",
-    )
-    verb.add_argument(
-        "--weights", metavar="FILE", help="a state dict or a checkpoint, .safetensors or .pth"
-    )
-    verb.add_argument(
-        "--pooling", metavar="NAME", help="mac, spoc, crow, gem, rmac, or a layer such as fc7"
-    )
-
-
-def _add_machine(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
-    verb.add_argument("--workers", type=int, help="threads that decode (one a core, at most 8)")
-    verb.add_argument("--device", help="such as cpu or cuda:1 (a GPU where there is one)")
-    verb.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
 
 def _extract(options: argparse.Namespace) -> None:
@@ -142,11 +122,7 @@ def _extract(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     skipped = written.manifest["skipped"]
-    for entry in skipped[:_NAMED]:
-        command.say("features", f"skipped {entry['file']}: {entry['reason']}")
-    if len(skipped) > _NAMED:
-        more = f"{len(skipped) - _NAMED} more; {Path(options.out) / 'manifest.json'} names all"
-        command.say("features", f"skipped {more}")
+    say_skipped(skipped, options.out)
     n, d = written.vectors.shape
     regions = "" if written.regional is None else f", {len(written.regional)} of regions"
     print(

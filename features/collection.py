@@ -24,6 +24,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 DESCRIPTORS, FILES, WHITENING = "descriptors.npy", "files.txt", "whitening.npz"
 REGIONAL, REGION_IMAGES, REGION_BOXES = "regions.npy", "region_images.npy", "region_boxes.npy"
+# What an object discovery holds beside; the key of its manifest that tells it from an extraction.
+MAPS, MAP_SHAPES, MAP_EXTENTS = "maps.npy", "map_shapes.npy", "map_extents.npy"
+BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes.npy", "box_images.npy", "box_weights.npy"
+OBJECTS = "objects"
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     entries = manifest.get("files")
     known = {DESCRIPTORS, FILES, WHITENING, REGIONAL, REGION_IMAGES, REGION_BOXES}
+    known |= {MAPS, MAP_SHAPES, MAP_EXTENTS, BOXES, BOX_IMAGES, BOX_WEIGHTS}
     if (
         not isinstance(entries, dict)
         or not {DESCRIPTORS, FILES} <= set(entries) <= known

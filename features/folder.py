@@ -1,66 +1,46 @@
 """A folder of photos into a folder of descriptors, resumable.
 
-Images are grouped by size into batches, batches into shards. A shard is written whole under a
-name that its content determines: the files with their sizes and times, and everything that the
-descriptors depend on. The same command after an interruption, even a kill, finds the shards that
-are there and computes the others; since batches do not depend on what was there before, the
-outcome is the same to the bit. At the end the shards become arrays, and the manifest is written
-last.
+The images are described in shards (see `features.sweep`). At the end the shards become arrays, and
+the manifest is written last.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
+from torch import Tensor
 
-from diffusion._version import __version__
 from diffusion.errors import DiffusionError
-from diffusion.storage import (
-    DAMAGED,
-    as_path,
-    create_array,
-    lock_directory,
-    replacing,
-    unlock,
-)
+from diffusion.storage import as_path
 from diffusion.validation import check_integer
 
-from . import collection
+from . import sweep
 from .collection import (
     DESCRIPTORS,
     FILES,
-    FORMAT,
     MANIFEST,
+    OBJECTS,
     REGION_BOXES,
     REGION_IMAGES,
     REGIONAL,
-    VERSION,
     WHITENING,
     Descriptors,
     open_descriptors,
 )
-from .images import UnreadableImageError, decoder, find_images, quiet, read_size
-from .loading import Batch, Item, check_workers, decode, in_order, plan
+from .images import find_images
+from .loading import check_workers
 from .recipe import DEFAULT_SIZE, Describer, make_recipe
+from .sweep import PARTIAL, Found, Sweep, claimed
 from .whitening import Whitening, load_whitening
 
-# Images a shard: what an interruption costs at most, and half of it on average.
-_SHARD_IMAGES = 128
-_PARTIAL = "partial"
-_OURS = {DESCRIPTORS, FILES, MANIFEST, REGIONAL, REGION_IMAGES, REGION_BOXES, WHITENING, _PARTIAL}
+_OURS = {DESCRIPTORS, FILES, MANIFEST, REGIONAL, REGION_IMAGES, REGION_BOXES, WHITENING, PARTIAL}
 
 
 def extract_folder(
@@ -150,346 +130,111 @@ def extract_folder(
     workers = check_workers(workers)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
-    out = as_path(out, "out")
-    _check_target(out)
+    folder, out = os.fspath(folder), as_path(out, "out")
+    sweep.check_target(out, _OURS, "descriptors", lambda manifest: OBJECTS not in manifest)
     describer = Describer(recipe, whitening=white, device=device)
-    try:
-        lock = lock_directory(out, wait=False)
-    except BlockingIOError:
-        raise DiffusionError(f"{out}: another extraction is writing here") from None
-    except OSError as error:
-        raise DiffusionError(f"{out}: cannot be written ({error.strerror})") from None
-    try:
-        with quiet():
-            work = _Work(os.fspath(folder), out, describer, batch_size, workers, progress)
-            work.scan(files)
-            return work.run()
-    except OSError as error:
-        raise DiffusionError(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        unlock(lock)
+    with claimed(out):
+        found = sweep.scan(folder, files, describer, workers, progress=progress)
+        return _extract(folder, out, found, describer, batch_size, workers, progress)
 
 
-def _check_target(out: Path) -> None:
-    """Raise unless `out` is an extraction, what is left of one, is empty or does not exist."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise DiffusionError(f"{out}: expected a directory, this is a file")
-    names = {entry.name for entry in out.iterdir()}
-    foreign = {name for name in names if name not in _OURS and not _is_aside(name)}
-    if MANIFEST in names:
-        with contextlib.suppress(ValueError, RecursionError):
-            manifest = json.loads((out / MANIFEST).read_text("utf-8", "replace"))
-            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-                foreign.add(MANIFEST)
-    if foreign:
-        raise DiffusionError(
-            f"{out}: expected descriptors or an empty directory, found {min(foreign)!r}"
-        )
+def _extract(
+    folder: str,
+    out: Path,
+    found: Found,
+    describer: Describer,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+) -> Descriptors:
+    """Describe what is not described yet, and put everything together."""
+    settings = sweep.settings_of(describer, batch_size)
+    partial = out / PARTIAL
+    described = Sweep(folder, found.items, partial, settings, batch_size, workers)
+    white = [] if describer.whitening is None else [sweep.digest_of(describer.whitening)]
+    fingerprint = sweep.fingerprint([settings, white, described.keys, found.skipped])
+    with contextlib.suppress(DiffusionError):
+        complete = open_descriptors(out)
+        if complete.manifest.get("fingerprint") == fingerprint and not described.can_read(
+            sweep.failed_before(complete.manifest, found)
+        ):
+            shutil.rmtree(partial, ignore_errors=True)
+            return complete
+    found.refuse_nothing(folder)
 
-
-def _is_aside(name: str) -> bool:
-    """Whether a name is that of a file that was being written."""
-    match = re.fullmatch(r"\.(.+?)(\.[0-9a-f]{8})?\.tmp", name)
-    return match is not None and match[1] in _OURS
-
-
-class _Shard(NamedTuple):
-    """Batches that are written together, and the name of their file."""
-
-    batches: list[Batch]
-    key: str
-
-
-class _Work:
-    """One extraction, from the files' sizes to the manifest."""
-
-    def __init__(
-        self,
-        folder: str,
-        out: Path,
-        describer: Describer,
-        batch_size: int,
-        workers: int,
-        progress: bool,
-    ) -> None:
-        self.folder, self.out, self.describer = folder, out, describer
-        self.batch_size, self.workers, self.progress = batch_size, workers, progress
-        self.items: list[Item] = []
-        self.skipped: dict[str, str] = {}
-        # What the numbers depend on beside the images. Where the weights lie is not part of it.
-        self.settings = {
-            **describer.recipe.as_dict(),
-            "weights": None,
-            "batch_size": batch_size,
-            "device": describer.device.type,
-            "versions": [__version__, torch.__version__, decoder()],
+    def work(images: Tensor, numbers: list[int]) -> dict[str, NDArray[Any]]:
+        descriptors, regional, boxes = describer.raw(images)
+        if regional is None:
+            return {"descriptors": descriptors}
+        # Of the images of a batch all have the same regions.
+        return {
+            "descriptors": descriptors,
+            "regional": regional.reshape(-1, regional.shape[2]),
+            "counts": np.full(len(numbers), len(boxes)),
+            "boxes": np.tile(boxes, (len(numbers), 1)),
         }
 
-    def scan(self, files: Sequence[str]) -> None:
-        """Read the size of every image, and note those that have none."""
+    described.run(work, name="extract", progress=progress)
+    _assemble(folder, out, found, describer, described, fingerprint)
+    shutil.rmtree(partial, ignore_errors=True)
+    return open_descriptors(out)
 
-        def measure(file: str) -> Item | str:
-            path = os.path.join(self.folder, file)
-            if "\n" in file or "\r" in file:
-                return "its name holds a line break"
-            try:
-                size = self.describer.fitted(read_size(path))
-                status = os.stat(path)
-                return Item(file, status.st_size, status.st_mtime_ns, *size)
-            except UnreadableImageError as error:
-                return str(error).removeprefix(f"{path}: ")
-            except OSError as error:
-                return error.strerror or str(error)
 
-        with tqdm(total=len(files), desc="scan", unit="image", disable=not self.progress) as bar:
-            for file, found in zip(files, in_order(measure, files, self.workers), strict=True):
-                if isinstance(found, str):
-                    self.skipped[file] = found
-                else:
-                    self.items.append(found)
-                bar.update()
-
-    def run(self) -> Descriptors:
-        """Describe what is not described yet, and put everything together."""
-        shards = list(self._shards())
-        whitening = self.describer.whitening
-        white = [] if whitening is None else [_digest_of(whitening)]
-        fingerprint = _hash([self.settings, white, [s.key for s in shards], self.skipped])
-        partial = self.out / _PARTIAL
-        with contextlib.suppress(DiffusionError):
-            complete = open_descriptors(self.out)
-            if complete.manifest.get("fingerprint") == fingerprint:
-                before = {entry["file"] for entry in complete.manifest["skipped"]}
-                failed = [n for n, item in enumerate(self.items) if _text(item.file) in before]
-                if not self._can_read(failed):
-                    shutil.rmtree(partial, ignore_errors=True)
-                    return complete
-        self._refuse_nothing()
-        partial.mkdir(exist_ok=True)
-        missing = [shard for shard in shards if not self._is_finished(shard)]
-        left = sum(len(batch.numbers) for shard in missing for batch in shard.batches)
-        with tqdm(
-            total=len(self.items),
-            initial=len(self.items) - left,
-            desc="extract",
-            unit="image",
-            disable=not self.progress,
-        ) as bar:
-            self._describe(missing, bar.update)
-        self._assemble(shards, fingerprint)
-        shutil.rmtree(partial, ignore_errors=True)
-        return open_descriptors(self.out)
-
-    def _can_read(self, numbers: Sequence[int]) -> bool:
-        """Whether one of some images can be read: what failed may have been the disk's fault."""
-        batches = [Batch(*self.items[n][3:], (n,)) for n in numbers]
-        with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
-            return any(not part.failed for part in decoded)
-
-    def _refuse_nothing(self) -> None:
-        if not self.items:
-            file, reason = next(iter(self.skipped.items()))
-            raise DiffusionError(
-                f"{self.folder}: expected an image that can be read; none of "
-                f"{len(self.skipped)} can, {file}: {reason}"
-            )
-
-    # --- shards ----------------------------------------------------------------------------------
-
-    def _shards(self) -> Iterator[_Shard]:
-        batches: list[Batch] = []
-        count = 0
-        planned = plan(self.items, self.batch_size)
-        for number, batch in enumerate(planned, 1):
-            batches.append(batch)
-            count += len(batch.numbers)
-            if count >= _SHARD_IMAGES or number == len(planned):
-                items = [[self.items[n] for n in batch.numbers] for batch in batches]
-                yield _Shard(batches, _hash([self.settings, items]))
-                batches, count = [], 0
-
-    def _path(self, shard: _Shard) -> Path:
-        return self.out / _PARTIAL / f"{shard.key}.npz"
-
-    def _describe(self, shards: list[_Shard], advance: Callable[[int], Any]) -> None:
-        batches = [batch for shard in shards for batch in shard.batches]
-        with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
-            for shard in shards:
-                parts: list[tuple[Any, ...]] = []
-                failed: dict[int, str] = {}
-                for part in islice(decoded, len(shard.batches)):
-                    failed.update(part.failed)
-                    if part.images is not None:
-                        parts.append(self.describer.raw(part.images))
-                    advance(len(part.batch.numbers))
-                self._write(shard, parts, failed)
-
-    def _write(self, shard: _Shard, parts: list[tuple[Any, ...]], failed: dict[int, str]) -> None:
-        d = self.describer.network.dimension
+def _assemble(
+    folder: str,
+    out: Path,
+    found: Found,
+    describer: Describer,
+    described: Sweep,
+    fingerprint: str,
+) -> None:
+    regional = describer.recipe.regions is not None
+    counts = np.full(len(found.items), -1, np.int64)  # regions of each image, -1 if it failed
+    skipped = dict(found.skipped)
+    for content in described.contents():
+        counts[content.numbers] = content.arrays.get("counts", 0)
+        for number, reason in content.failed.items():
+            skipped[found.items[number].file] = reason
+    kept = np.flatnonzero(counts >= 0)
+    if not len(kept):
+        Found([], [], skipped).refuse_nothing(folder)
+    row = np.cumsum(counts >= 0) - 1
+    first = np.concatenate([[0], np.cumsum(counts[kept])])
+    d = describer.dimension
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {DESCRIPTORS: ((len(kept), d), np.float32)}
+    if regional:
+        total = int(first[-1])
+        shapes[REGIONAL] = ((total, d), np.float32)
+        shapes[REGION_IMAGES] = ((total,), np.int64)
+        shapes[REGION_BOXES] = ((total, 4), np.float32)
+    with contextlib.ExitStack() as stack:
         arrays = {
-            "descriptors": np.concatenate([np.empty((0, d), np.float32), *(p[0] for p in parts)]),
-            "failed": np.frombuffer(json.dumps(failed).encode(), np.uint8),
+            name: stack.enter_context(sweep.writing(out / name, *shape))
+            for name, shape in shapes.items()
         }
-        if self.describer.recipe.regions is not None:
-            # Of the images of a batch all have the same regions.
-            arrays |= {
-                "regional": np.concatenate(
-                    [np.empty((0, d), np.float32), *(p[1].reshape(-1, d) for p in parts)]
-                ),
-                "counts": np.concatenate(
-                    [np.empty(0, np.int64), *(np.full(len(p[0]), len(p[2])) for p in parts)]
-                ),
-                "boxes": np.concatenate(
-                    [
-                        np.empty((0, 4), np.float32),
-                        *(np.tile(p[2], (len(p[0]), 1)) for p in parts),
-                    ]
-                ),
-            }
-        with replacing(self._path(shard)) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    def _is_finished(self, shard: _Shard) -> bool:
-        content = self._read(shard)
-        return content is not None and not self._can_read([int(n) for n in content["failed"]])
-
-    def _read(self, shard: _Shard) -> dict[str, Any] | None:
-        """Return the images that a finished shard describes and failed at; None without it."""
-        try:
-            with (
-                open(self._path(shard), "rb") as stream,
-                np.load(stream, allow_pickle=False) as file,
-            ):
-                failed = json.loads(file["failed"].tobytes())
-                numbers = [n for batch in shard.batches for n in batch.numbers]
-                described = [n for n in numbers if str(n) not in failed]
-                arrays = {name: file[name] for name in file.files if name != "failed"}
-        except FileNotFoundError:
-            return None
-        except (OSError, *DAMAGED):
-            return None  # damaged after it was written: computed again
-        if len(arrays.get("descriptors", ())) != len(described):
-            return None
-        return {"numbers": described, "failed": failed, **arrays}
-
-    # --- the whole -------------------------------------------------------------------------------
-
-    def _assemble(self, shards: list[_Shard], fingerprint: str) -> None:
-        regional = self.describer.recipe.regions is not None
-        counts = np.full(len(self.items), -1, np.int64)  # regions of each image, -1 if it failed
-        skipped = dict(self.skipped)
-        for content in self._contents(shards):
-            counts[content["numbers"]] = content["counts"] if regional else 0
-            for number, reason in content["failed"].items():
-                skipped[self.items[int(number)].file] = reason
-        kept = np.flatnonzero(counts >= 0)
-        if not len(kept):
-            self.items, self.skipped = [], skipped
-            self._refuse_nothing()
-        row = np.cumsum(counts >= 0) - 1
-        first = np.concatenate([[0], np.cumsum(counts[kept])])
-        d = self.describer.dimension
-        shapes: dict[str, tuple[tuple[int, ...], type]] = {
-            DESCRIPTORS: ((len(kept), d), np.float32)
-        }
-        if regional:
-            total = int(first[-1])
-            shapes[REGIONAL] = ((total, d), np.float32)
-            shapes[REGION_IMAGES] = ((total,), np.int64)
-            shapes[REGION_BOXES] = ((total, 4), np.float32)
-        with contextlib.ExitStack() as stack:
-            arrays = {
-                name: stack.enter_context(_writing(self.out / name, *shape))
-                for name, shape in shapes.items()
-            }
-            for content in self._contents(shards):
-                rows = row[content["numbers"]]
-                if len(rows):
-                    arrays[DESCRIPTORS][rows] = self._whitened(content["descriptors"])
-                if regional and len(rows):
-                    # The regions of an image stand together, as many as `counts` says.
-                    inside = np.arange(content["counts"].sum()) - np.repeat(
-                        np.cumsum(content["counts"]) - content["counts"], content["counts"]
-                    )
-                    places = np.repeat(first[rows], content["counts"]) + inside
-                    arrays[REGIONAL][places] = self._whitened(content["regional"])
-                    arrays[REGION_IMAGES][places] = np.repeat(rows, content["counts"])
-                    arrays[REGION_BOXES][places] = content["boxes"]
-            # Readers see the old extraction whole, none, or the new one whole.
-            (self.out / MANIFEST).unlink(missing_ok=True)
-        names = [self.items[number].file for number in kept]
-        with replacing(self.out / FILES) as file:
-            file.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
-        written = [*shapes, FILES]
-        if self.describer.whitening is not None:
-            self.describer.whitening.save(self.out / WHITENING)
-            written.append(WHITENING)
-        for name in _OURS - {*written, _PARTIAL}:
-            (self.out / name).unlink(missing_ok=True)
-        for entry in self.out.iterdir():
-            if _is_aside(entry.name):
-                entry.unlink()
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "recipe": self.describer.recipe.as_dict(),
-            "images": len(kept),
-            "dimension": d,
-            "regions": int(first[-1]),
-            "skipped": [{"file": _text(f), "reason": _text(r)} for f, r in sorted(skipped.items())],
-            "torch": torch.__version__,
-            "device": self.describer.device.type,
-            "fingerprint": fingerprint,
-            "files": {
-                name: {
-                    "bytes": (self.out / name).stat().st_size,
-                    "sha256": collection.digest(self.out / name),
-                }
-                for name in sorted(written)
-            },
-        }
-        with replacing(self.out / MANIFEST) as file:
-            file.write(json.dumps(manifest, indent=1, sort_keys=True).encode())
-
-    def _contents(self, shards: list[_Shard]) -> Iterator[dict[str, Any]]:
-        for shard in shards:
-            content = self._read(shard)
-            if content is None:
-                raise DiffusionError(f"{self._path(shard)}: damaged since it was written")
-            yield content
-
-    def _whitened(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        whitening = self.describer.whitening
-        return vectors if whitening is None else whitening.apply(vectors)
-
-
-@contextlib.contextmanager
-def _writing(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[NDArray[Any]]:
-    """Open an .npy for writing row by row, which takes its place once it is whole."""
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        array = create_array(aside, dtype, shape)
-        yield array
-        array.flush()
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest_of(whitening: Whitening) -> str:
-    joined = np.concatenate([whitening.mean[None], whitening.projection])
-    return hashlib.sha256(np.ascontiguousarray(joined).tobytes()).hexdigest()
-
-
-def _text(text: str) -> str:
-    """Return text without what stands for undecodable bytes of a file name."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for numbers, _, part in described.contents():
+            if not numbers:
+                continue
+            rows = row[numbers]
+            arrays[DESCRIPTORS][rows] = sweep.whitened(describer, part["descriptors"])
+            if regional:
+                places = sweep.places(first[rows], part["counts"])
+                arrays[REGIONAL][places] = sweep.whitened(describer, part["regional"])
+                arrays[REGION_IMAGES][places] = np.repeat(rows, part["counts"])
+                arrays[REGION_BOXES][places] = part["boxes"]
+        # Readers see the old extraction whole, none, or the new one whole.
+        (out / MANIFEST).unlink(missing_ok=True)
+    sweep.write_files(out / FILES, [found.items[number].file for number in kept])
+    written = [*shapes, FILES]
+    if describer.whitening is not None:
+        describer.whitening.save(out / WHITENING)
+        written.append(WHITENING)
+    sweep.sweep_up(out, _OURS, written)
+    about = {
+        "recipe": describer.recipe.as_dict(),
+        "images": len(kept),
+        "dimension": d,
+        "regions": int(first[-1]),
+        "fingerprint": fingerprint,
+    }
+    sweep.write_manifest(out, about, skipped, describer, written)

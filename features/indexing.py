@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffusion.errors import DiffusionError
 from diffusion.storage import Stored
 
-from .collection import open_descriptors
+from .collection import OBJECTS, open_descriptors
 
 # What an index of images holds beside an index of vectors.
 _CONTENT = "images"
@@ -45,7 +45,11 @@ def pack_images(
     whitening = descriptors.whitening()
     if whitening is not None:
         arrays |= {_MEAN: whitening.mean, _PROJECTION: whitening.projection}
-    return descriptors.vectors, ({_CONTENT: {"recipe": descriptors.manifest["recipe"]}}, arrays)
+    content = {"recipe": descriptors.manifest["recipe"]}
+    if OBJECTS in descriptors.manifest:
+        learned = descriptors.manifest[OBJECTS]["discovery"]
+        content[OBJECTS] = {"path": os.path.abspath(path), "discovery": learned}
+    return descriptors.vectors, ({_CONTENT: content}, arrays)
 
 
 def image_names(stored: Stored) -> list[str]:
@@ -105,13 +109,26 @@ def describe_queries(
     from .whitening import Whitening
 
     image_names(stored)
+    content = stored.manifest[_CONTENT]
+    if OBJECTS in content:
+        from .objects import open_objects
+
+        # What recurs is large, and stays with the descriptors that it made.
+        made = content[OBJECTS]
+        objects = open_objects(made["path"])
+        if objects.descriptors.manifest[OBJECTS]["discovery"] != made["discovery"]:
+            raise DiffusionError(
+                f"{made['path']}: expected the object discovery that the index was built from, "
+                "this is another; build the index anew"
+            )
+        locator = objects.locator(weights=weights)
+        return np.stack([locator.describe_file(file) for file in files])
     whitening = None
     if _MEAN in stored.arrays:
         whitening = Whitening(
             *(np.asarray(stored.arrays[name], np.float64) for name in (_MEAN, _PROJECTION))
         )
-    recipe = stored.manifest[_CONTENT].get("recipe")
-    describer = describer_of(recipe, whitening, str(stored.path), weights=weights)
+    describer = describer_of(content.get("recipe"), whitening, str(stored.path), weights=weights)
     return np.stack([describer.describe_file(file) for file in files])
 
 

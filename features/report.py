@@ -5,10 +5,7 @@ One file that needs no other, no script and no network; light and dark, wide and
 
 from __future__ import annotations
 
-import base64
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.storage import replacing
+
+from .png import data_address
 
 
 @dataclass(frozen=True)
@@ -117,25 +116,11 @@ def _paragraphs(texts: Sequence[str]) -> str:
     return "".join(f"<p>{escape(text)}</p>\n" for text in texts)
 
 
-def _png(image: NDArray[np.float32]) -> bytes:
-    """Encode a grey image (h, w) in [0, 1] as PNG: dark ink, where it is 1, on white."""
-    grey = np.round(255 * (1 - np.clip(image, 0, 1))).astype(np.uint8)
-    height, width = grey.shape
-    # Each line of pixels is preceded by its filter, 0 for none.
-    lines = np.pad(grey, ((0, 0), (1, 0))).tobytes()
-    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-
-
 def _image(image: NDArray[np.float32], alternative: str) -> str:
-    data = base64.b64encode(_png(image)).decode("ascii")
+    """Show a grey image (h, w) in [0, 1]: dark ink, where it is 1, on white."""
+    grey = np.round(255 * (1 - np.clip(image, 0, 1))).astype(np.uint8)
     return (
-        f'<span class="frame"><img src="data:image/png;base64,{data}" '
-        f'alt="{escape(alternative)}"></span>'
+        f'<span class="frame"><img src="{data_address(grey)}" alt="{escape(alternative)}"></span>'
     )
 
 

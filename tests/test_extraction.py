@@ -24,7 +24,7 @@ import diffusion
 import features
 from diffusion import DiffusionError
 from diffusion import cli as diffusion_cli
-from features import cli, folder, loading, safetensors
+from features import cli, folder, loading, safetensors, sweep
 from features.collection import open_descriptors
 from features.images import UnreadableImageError
 from features.loading import Item, plan
@@ -74,7 +74,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def extract(photos, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_SHARD_IMAGES", 4)
+    monkeypatch.setattr(sweep, "SHARD_IMAGES", 4)
 
     def extract(out="out", **settings):
         settings = {"size": 90, "batch_size": 3, "workers": 2, **settings}
@@ -287,9 +287,9 @@ def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path)
     out = tmp_path / "killed"
     call = (
         "import sys, torch, features\n"
-        "from features import folder\n"
+        "from features import sweep\n"
         "torch.set_num_threads(1)\n"
-        "folder._SHARD_IMAGES = 4\n"
+        "sweep.SHARD_IMAGES = 4\n"
         "features.extract_folder(sys.argv[1], sys.argv[2], backbone='alexnet', "
         "weights=sys.argv[3], size=90, batch_size=3, workers=2)\n"
     )
@@ -332,7 +332,7 @@ def test_what_changed_is_described_again(extract, photos, tmp_path):
 def test_a_damaged_shard_is_described_again(extract, tmp_path, monkeypatch):
     extract("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(folder._Work, "_assemble", lambda *_: 1 / 0)
+        patch.setattr(folder, "_assemble", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             extract()
     shards = sorted((tmp_path / "out" / "partial").glob("*.npz"))
@@ -379,7 +379,7 @@ def test_an_image_that_was_out_of_reach_is_tried_again(extract, tmp_path, monkey
             assert entry == {"file": "b/04.png", "reason": "Input/output error"}
             assert len(extract().files) == 19
         else:
-            patch.setattr(folder._Work, "_assemble", lambda *_: 1 / 0)
+            patch.setattr(folder, "_assemble", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 extract()
     extract()
