@@ -23,6 +23,14 @@ def add_network(verb: argparse.ArgumentParser, *, pooling: bool = True) -> None:
         verb.add_argument(
             "--pooling", metavar="NAME", help="mac, spoc, crow, gem, rmac, or a layer such as fc7"
         )
+    for name in ("--mean", "--std"):
+        verb.add_argument(
+            name,
+            type=float,
+            nargs=3,
+            metavar=("RED", "GREEN", "BLUE"),
+            help="of the images in 0 to 1, where the weights want others than the network's",
+        )
 
 
 def add_machine(verb: argparse.ArgumentParser) -> None:

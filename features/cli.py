@@ -48,14 +48,6 @@ def _parser() -> command.Parser:
     extract.add_argument(
         "--regions", choices=("rmac", "grid"), help="describe these regions of each image too"
     )
-    for name in ("--mean", "--std"):
-        extract.add_argument(
-            name,
-            type=float,
-            nargs=3,
-            metavar=("RED", "GREEN", "BLUE"),
-            help="of the images in 0 to 1, where the weights want others than the network's",
-        )
     extract.add_argument("--whitening", metavar="FILE", help="that `features whiten` wrote")
     add_machine(extract)
 
@@ -153,9 +145,9 @@ def _train(options: argparse.Namespace) -> None:
     from .training import train_folder
 
     names = (
-        "backbone", "weights", "pooling", "loss", "pairs", "manifold", "validation", "epochs",
-        "size", "batch_size", "learning_rate", "margin", "negatives", "anchors", "neighbors",
-        "seed", "workers", "device",
+        "backbone", "weights", "pooling", "mean", "std", "loss", "pairs", "manifold", "validation",
+        "epochs", "size", "batch_size", "learning_rate", "margin", "negatives", "anchors",
+        "neighbors", "seed", "workers", "device",
     )  # fmt: skip
     trained = train_folder(
         options.folder,

@@ -59,6 +59,8 @@ def _discover(options: argparse.Namespace) -> None:
         options.out,
         backbone=options.backbone,
         weights=options.weights,
+        mean=options.mean,
+        std=options.std,
         size=options.size,
         descriptor=options.descriptor,
         whitening=options.whitening,

@@ -58,6 +58,8 @@ def discover_folder(
     *,
     backbone: str | None = None,
     weights: str | os.PathLike[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     size: int = DEFAULT_SIZE,
     descriptor: str = "egm-weighted",
     whitening: str | os.PathLike[str] | Whitening | None = None,
@@ -89,6 +91,8 @@ def discover_folder(
         As `features.backbone` takes it. Without it, `weights` is a checkpoint that names its
         network. Its last convolution has to be followed by a ReLU.
     weights : path-like, optional
+    mean, std : three float, optional
+        As for `features.extract_folder`.
     size : int >= 1, default 512
         The longer side of larger photos becomes this, the aspect ratio stays. Sides are rounded
         to those that the network takes.
@@ -131,7 +135,7 @@ def discover_folder(
     Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
     recognition. WACV 2018.
     """
-    recipe = make_recipe(backbone, weights, size=size)
+    recipe = make_recipe(backbone, weights, mean=mean, std=std, size=size)
     check_choice(descriptor, "descriptor", locate.DESCRIPTORS)
     if not isinstance(discovery, ObjectDiscovery | None):
         raise DiffusionError(f"discovery: expected an ObjectDiscovery, got {discovery!r}")

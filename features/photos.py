@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Sequence
+from itertools import compress
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion.errors import DiffusionError
 
-from .images import UnreadableImageError, find_images, read_image, read_size
+from .images import UnreadableImageError, find_images, read_image
 from .loading import Item, ahead, decode, in_order, plan
-from .network import RetrievalNetwork
-from .recipe import Describer, Recipe
+from .recipe import Describer
 from .samples import View
+from .sweep import scan
 
 
 class Photos:
@@ -27,10 +27,8 @@ class Photos:
     Parameters
     ----------
     folder : path-like
-    network : RetrievalNetwork
-        Says which sides it takes.
-    size : int
-        Longest side of a whole photo, side of the square that is made of a part.
+    describer : Describer
+        Of whole photos; squares that are made of parts have its size.
     workers : int
     progress : bool
 
@@ -41,39 +39,24 @@ class Photos:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        network: RetrievalNetwork,
-        size: int,
-        workers: int,
-        progress: bool,
+        self, folder: str | os.PathLike[str], describer: Describer, workers: int, progress: bool
     ) -> None:
-        self.folder, self.workers = os.fspath(folder), workers
-        self.recipe = Recipe(size=size)
-        sides = network.backbone.sides
-        self.side = size
-        self.items: list[Item] = []
-        self.sizes: list[tuple[int, int]] = []  # before any resizing
+        self.folder, self.describer, self.workers = os.fspath(folder), describer, workers
         files = find_images(folder)
+        found = scan(self.folder, files, describer, workers, progress=progress)
+        # Each is decoded once, small, to know that it can be.
+        least = describer.network.backbone.sides.minimum
 
-        def measure(file: str) -> tuple[Item, tuple[int, int]] | None:
-            path = os.path.join(self.folder, file)
+        def can_read(item: Item) -> bool:
             try:
-                size = read_size(path)
-                # Decoded once, small, to know that it can be.
-                read_image(path, (sides.minimum, sides.minimum))
-                status = os.stat(path)
-            except (UnreadableImageError, OSError):
-                return None
-            describer = Describer.fit_to(size, self.recipe, sides)
-            return Item(file, status.st_size, status.st_mtime_ns, *describer), size
+                read_image(os.path.join(self.folder, item.file), (least, least))
+            except UnreadableImageError:
+                return False
+            return True
 
-        with tqdm(total=len(files), desc="scan", unit="image", disable=not progress) as bar:
-            for found in in_order(measure, files, workers):
-                if found is not None:
-                    self.items.append(found[0])
-                    self.sizes.append(found[1])
-                bar.update()
+        kept = list(in_order(can_read, found.items, workers))
+        self.items = list(compress(found.items, kept))
+        self.sizes = list(compress(found.sizes, kept))  # before any resizing
         if not self.items:
             raise DiffusionError(f"{self.folder}: expected images that can be read, none can")
 
@@ -82,30 +65,29 @@ class Photos:
         """Those that can be read, relative to the folder, sorted."""
         return [item.file for item in self.items]
 
-    def describe(self, network: RetrievalNetwork, device: torch.device) -> NDArray[np.float32]:
+    def describe(self) -> NDArray[np.float32]:
         """Describe every photo whole, with the network as it is."""
-        describer = Describer(self.recipe, network, device=device)
-        X = np.empty((len(self.items), network.dimension), np.float32)
+        X = np.empty((len(self.items), self.describer.dimension), np.float32)
         batches = plan(self.items, 32)
         with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
             for part in decoded:
                 for number, reason in part.failed.items():
                     raise DiffusionError(f"{self.items[number].file}: {reason}")
                 assert part.images is not None
-                X[list(part.batch.numbers)] = describer.raw(part.images)[0]
+                X[list(part.batch.numbers)] = self.describer.raw(part.images)[0]
         return X
 
     def views(
         self, batches: Sequence[NDArray[np.int64]], views: Sequence[View]
     ) -> Generator[Tensor, None, None]:
         """Yield batches of squares (b, s, s, 3), uint8; `views` are of all, one after the other."""
-        coming = iter(views)
+        coming, side = iter(views), self.describer.recipe.size
         tasks = [[(int(number), next(coming)) for number in batch] for batch in batches]
 
         def read(task: tuple[int, View]) -> NDArray[np.uint8]:
             number, view = task
             path = os.path.join(self.folder, self.items[number].file)
-            return read_image(path, (self.side, self.side), view.box)
+            return read_image(path, (side, side), view.box)
 
         with contextlib.closing(ahead(read, tasks, self.workers)) as decoded:
             for images in decoded:

@@ -18,7 +18,6 @@ from diffusion.errors import DiffusionError
 from diffusion.storage import as_path
 from diffusion.validation import check_choice, check_integer
 
-from .backbones import Sides
 from .backbones import backbone as make_backbone
 from .backbones.base import Triple, check_triple
 from .checkpoint import load_trained
@@ -83,7 +82,7 @@ class Recipe:
                 given[name] is None or isinstance(given[name], str) for name in texts
             ):
                 raise TypeError(sorted(given))
-            statistics = _statistics(given["mean"], given["std"])
+            statistics = check_statistics(given["mean"], given["std"])
             recipe = cls(**{**given, "scales": check_scales(given["scales"]), **statistics})
             check_integer(recipe.size, "size", low=1)
             return recipe
@@ -125,11 +124,12 @@ def make_recipe(
         bool(square),
         check_scales(scales),
         regions,
-        **_statistics(mean, std),
+        **check_statistics(mean, std),
     )
 
 
-def _statistics(mean: Any, std: Any) -> dict[str, Triple | None]:
+def check_statistics(mean: Any, std: Any) -> dict[str, Triple | None]:
+    """Return the `mean` and `std` of a recipe, checked."""
     return {
         "mean": None if mean is None else check_triple(mean, "mean"),
         "std": None if std is None else check_triple(std, "std", positive=True),
@@ -250,12 +250,8 @@ class Describer:
 
     def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that an image of a height and width is resized to."""
-        return self.fit_to(size, self.recipe, self.network.backbone.sides)
-
-    @staticmethod
-    def fit_to(size: tuple[int, int], recipe: Recipe, sides: Sides) -> tuple[int, int]:
-        """Return what a recipe resizes a height and a width to."""
-        return fitted_size(size, recipe.size, sides, square=recipe.square)
+        sides = self.network.backbone.sides
+        return fitted_size(size, self.recipe.size, sides, square=self.recipe.square)
 
     @torch.inference_mode()
     def raw(self, images: Tensor) -> tuple[NDArray[np.float32], Any, Any]:

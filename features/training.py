@@ -34,7 +34,14 @@ from .losses import NormalizedSoftmax, triplet_loss, tuple_contrastive_loss
 from .network import RetrievalNetwork
 from .photos import Photos
 from .pooling import GeM
-from .recipe import checksum, choose_device, load_network
+from .recipe import (
+    Describer,
+    Recipe,
+    check_statistics,
+    checksum,
+    choose_device,
+    load_network,
+)
 from .samples import (
     Supervise,
     Supervision,
@@ -103,6 +110,8 @@ def train_folder(
     backbone: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     loss: str = "contrastive",
     pairs: str | os.PathLike[str] | None = None,
     manifold: bool = False,
@@ -138,7 +147,7 @@ def train_folder(
     out : path-like
         A folder that is a training, is empty or does not exist. It receives
         `network.safetensors`, `history.json` and `curve.svg`.
-    backbone, weights, pooling
+    backbone, weights, pooling, mean, std
         As `features.extract_folder` takes them. Without weights the network learns from nothing.
     loss : {"softmax", "contrastive", "triplet"}, default "contrastive"
     pairs : path-like, optional
@@ -201,17 +210,20 @@ def train_folder(
         check_integer(neighbors, "neighbors", low=1),
         seed,
     )
+    statistics = check_statistics(mean, std)
+    recipe = Recipe(size=settings.size, mean=statistics["mean"], std=statistics["std"])
     known = supervise(pairs=pairs, manifold=manifold)
     workers = check_workers(workers)
     chosen = choose_device(device)
     out = as_path(out, "out")
     _check_target(out)
     with quiet():
-        photos = Photos(folder, network, settings.size, workers, progress)
+        describer = Describer(recipe, network, device=chosen)
+        photos = Photos(folder, describer, workers, progress)
         judged = None
         if validation is not None:
-            judged = Photos(validation, network, settings.size, workers, progress)
-        training = _Training(network.to(chosen), settings, photos, judged, known, progress)
+            judged = Photos(validation, describer, workers, progress)
+        training = _Training(network, settings, photos, judged, known, progress)
         training.sign(weights, pairs)
         try:
             lock = lock_directory(out, wait=False)
@@ -283,10 +295,11 @@ class _Training:
         self, weights: str | os.PathLike[str] | None, pairs: str | os.PathLike[str] | None
     ) -> None:
         """Make out what this training depends on, to know it again."""
+        trunk = self.network.backbone
         content = [
             asdict(self.settings),
             [None if file is None else checksum(file) for file in (weights, pairs)],
-            [self.network.backbone.name, type(self.network.pool).__name__],
+            [trunk.name, type(self.network.pool).__name__, trunk.mean, trunk.std],
             self.known.labels is None,
             self.photos.items,
             None if self.validation is None else self.validation.items,
@@ -405,7 +418,7 @@ class _Training:
         return compare(y[:, 0], y[:, 1], y[:, 2:], margin=self.settings.margin)
 
     def _describe(self, photos: Photos) -> NDArray[np.float32]:
-        X = photos.describe(self.network, self.device)
+        X = photos.describe()
         self._finite(float(np.abs(X).max()), "largest value of a descriptor")
         return X
 

@@ -198,6 +198,14 @@ def test_batch_normalisation_keeps_its_statistics(train, home):
         assert torch.equal(after[f"backbone.{name}"], value) == kept, name
 
 
+def test_the_mean_of_the_images_is_kept_with_the_network(train):
+    trained = train(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), epochs=1)
+    plain = train("plain", epochs=1)
+    assert trained.history != plain.history
+    loaded = load_network(weights=trained.path).backbone
+    assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+
+
 def test_without_validation_there_is_no_map(train):
     trained = train(loss="softmax", epochs=1, validation=None)
     assert [entry["map"] for entry in trained.history] == [None, None]
@@ -284,6 +292,7 @@ def test_points_of_a_curve_by_hand():
         ({"seed": -1}, "^seed:"),
         ({"workers": 0}, "^workers:"),
         ({"device": "nothing"}, "^device:"),
+        ({"mean": (1, 2)}, "^mean:"),
         ({"validation": "absent"}, "absent: expected a folder"),
         ({"pooling": "median"}, "^pooling:"),
         ({"backbone": "alexnet", "pooling": "fc7"}, "missing"),
