@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -55,12 +54,11 @@ from .collection import (
 from .images import UnreadableImageError, decoder, find_images, quiet, read_size
 from .loading import Batch, Item, check_workers, decode, in_order, plan
 from .recipe import DEFAULT_SIZE, Describer, make_recipe
+from .target import OURS, PARTIAL, check_target, is_aside
 from .whitening import Whitening, load_whitening
 
 # Images a shard: what an interruption costs at most, and half of it on average.
 _SHARD_IMAGES = 128
-_PARTIAL = "partial"
-_OURS = {DESCRIPTORS, FILES, MANIFEST, REGIONAL, REGION_IMAGES, REGION_BOXES, WHITENING, _PARTIAL}
 
 
 def extract_folder(
@@ -151,7 +149,7 @@ def extract_folder(
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
     out = as_path(out, "out")
-    _check_target(out)
+    check_target(out)
     describer = Describer(recipe, whitening=white, device=device)
     try:
         lock = lock_directory(out, wait=False)
@@ -168,31 +166,6 @@ def extract_folder(
         raise DiffusionError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:
         unlock(lock)
-
-
-def _check_target(out: Path) -> None:
-    """Raise unless `out` is an extraction, what is left of one, is empty or does not exist."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise DiffusionError(f"{out}: expected a directory, this is a file")
-    names = {entry.name for entry in out.iterdir()}
-    foreign = {name for name in names if name not in _OURS and not _is_aside(name)}
-    if MANIFEST in names:
-        with contextlib.suppress(ValueError, RecursionError):
-            manifest = json.loads((out / MANIFEST).read_text("utf-8", "replace"))
-            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-                foreign.add(MANIFEST)
-    if foreign:
-        raise DiffusionError(
-            f"{out}: expected descriptors or an empty directory, found {min(foreign)!r}"
-        )
-
-
-def _is_aside(name: str) -> bool:
-    """Whether a name is that of a file that was being written."""
-    match = re.fullmatch(r"\.(.+?)(\.[0-9a-f]{8})?\.tmp", name)
-    return match is not None and match[1] in _OURS
 
 
 class _Shard(NamedTuple):
@@ -257,7 +230,7 @@ class _Work:
         whitening = self.describer.whitening
         white = [] if whitening is None else [_digest_of(whitening)]
         fingerprint = _hash([self.settings, white, [s.key for s in shards], self.skipped])
-        partial = self.out / _PARTIAL
+        partial = self.out / PARTIAL
         with contextlib.suppress(DiffusionError):
             complete = open_descriptors(self.out)
             if complete.manifest.get("fingerprint") == fingerprint:
@@ -311,7 +284,7 @@ class _Work:
                 batches, count = [], 0
 
     def _path(self, shard: _Shard) -> Path:
-        return self.out / _PARTIAL / f"{shard.key}.npz"
+        return self.out / PARTIAL / f"{shard.key}.npz"
 
     def _describe(self, shards: list[_Shard], advance: Callable[[int], Any]) -> None:
         batches = [batch for shard in shards for batch in shard.batches]
@@ -426,10 +399,10 @@ class _Work:
         if self.describer.whitening is not None:
             self.describer.whitening.save(self.out / WHITENING)
             written.append(WHITENING)
-        for name in _OURS - {*written, _PARTIAL}:
+        for name in OURS - {*written, PARTIAL}:
             (self.out / name).unlink(missing_ok=True)
         for entry in self.out.iterdir():
-            if _is_aside(entry.name):
+            if is_aside(entry.name):
                 entry.unlink()
         manifest = {
             "format": FORMAT,

@@ -421,6 +421,17 @@ def test_other_files_are_never_touched(extract, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DiffusionError, match="this is a file"):
         extract("file")
+    # Files and folders that have but the names of ours.
+    for name in ("descriptors.npy", "files.txt", "partial/thesis.txt", "regions.npy/x"):
+        out = tmp_path / f"other {name[:5]}"
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("mine")
+        with pytest.raises(DiffusionError, match=f"found '{name.split('/')[0]}'"):
+            extract(out.name)
+        assert contents(out) == {name: b"mine"}
+    (tmp_path / "manifest" / "manifest.json").write_text("no JSON")
+    with pytest.raises(DiffusionError, match=r"found 'manifest\.json'"):
+        extract("manifest")
 
 
 @pytest.mark.parametrize(
