@@ -175,6 +175,13 @@ REVISITED = {
 }
 
 
+def test_a_level_that_no_query_has_is_not_a_number():
+    kinds = {"easy": [np.array([1])], "hard": [np.array([], int)], "junk": [np.array([0])]}
+    figures = protocols.evaluate(protocols.GroundTruth(["a", "b"], ["q"], kinds), [[0, 1]])
+    assert figures["mAP easy"] == figures["mAP medium"] == figures["mP@1 easy"] == 1
+    assert np.isnan([figures["mAP hard"], figures["mP@5 hard"]]).all()
+
+
 def write(path, content):
     path.write_bytes(pickle.dumps(content, protocol=2))
     return path
@@ -483,6 +490,16 @@ def test_a_mat_of_version_7_3_is_read_by_h5py(tmp_path, monkeypatch):
     assert found["X"].tolist() == [[0, 2, 4], [1, 3, 5]]
     with pytest.raises(DiffusionError, match="glob is none"):
         matlab.read(path, ("X", "glob"))
+
+
+def test_a_mat_whose_packed_part_is_damaged_is_refused(tmp_path):
+    path = tmp_path / "x.mat"
+    savemat(path, {"X": np.arange(20.0)}, do_compression=True)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DiffusionError, match=r"x\.mat: expected a MATLAB file"):
+        matlab.read(path, ("X",))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, bytes(200)])
