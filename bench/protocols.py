@@ -14,6 +14,7 @@ Radenović, Iscen, Tolias, Avrithis, Chum. Revisiting Oxford and Paris. CVPR 201
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,18 +115,24 @@ def evaluate(truth: GroundTruth, ids: ArrayLike) -> dict[str, float]:
     dict
         "mAP" by the trapezoidal rule, junk taken out first, in [0, 1]. Revisited: "mAP easy",
         "mP@1 easy" and so on for each level; queries without a right image at a level do not
-        count there.
+        count there, and a level without any is NaN.
     """
     figures = {}
     for level, (right, junk) in truth.levels().items():
         hits, relevant = metrics.hits_from_lists(ids, right, junk)
         precision = metrics.trapezoidal_average_precision(hits, relevant)
-        figures[f"mAP {level}".strip()] = float(np.nanmean(precision))
+        figures[f"mAP {level}".strip()] = _mean(precision)
         if truth.revisited:
             for cut in _CUTS:
                 at = metrics.precision_at(hits, relevant, cut, revisited=True)
-                figures[f"mP@{cut} {level}"] = float(np.nanmean(at))
+                figures[f"mP@{cut} {level}"] = _mean(at)
     return figures
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of what is not NaN; NaN if that is nothing."""
+    counted = values[~np.isnan(values)]
+    return float(counted.mean()) if len(counted) else math.nan
 
 
 def read(path: str | Path, images: Sequence[str] | None = None) -> GroundTruth:

@@ -37,7 +37,8 @@ from .collection import (
 from .images import find_images
 from .loading import check_workers
 from .recipe import DEFAULT_SIZE, Describer, make_recipe
-from .sweep import PARTIAL, Found, Sweep, claimed
+from .sweep import Found, Sweep, claimed
+from .target import PARTIAL, check_target
 from .whitening import Whitening, load_whitening
 
 _OURS = {DESCRIPTORS, FILES, MANIFEST, REGIONAL, REGION_IMAGES, REGION_BOXES, WHITENING, PARTIAL}
@@ -131,7 +132,7 @@ def extract_folder(
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
     folder, out = os.fspath(folder), as_path(out, "out")
-    sweep.check_target(out, _OURS, "descriptors", lambda manifest: OBJECTS not in manifest)
+    check_target(out, _OURS, "descriptors", lambda manifest: OBJECTS not in manifest)
     describer = Describer(recipe, whitening=white, device=device)
     with claimed(out):
         found = sweep.scan(folder, files, describer, workers, progress=progress)

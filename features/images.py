@@ -181,13 +181,14 @@ def _alone(image: Any) -> AbstractContextManager[Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warning of large images: `MAX_PIXELS` decides.
+    """Silence Pillow's warnings: `MAX_PIXELS` decides what is large, and odd EXIF is no one's care.
 
     Warning filters belong to the whole process, so that this is for the thread that starts the
     others, around them.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", _pillow().DecompressionBombWarning)
+        _pillow()
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 

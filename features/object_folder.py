@@ -45,7 +45,8 @@ from .locate import Locator, Mapper
 from .objects import ARRAYS, DISCOVERY, Objects, open_objects
 from .pictures import LEGEND, Picture, write_page
 from .recipe import DEFAULT_SIZE, Describer, make_recipe
-from .sweep import PARTIAL, Found, Sweep, claimed
+from .sweep import Found, Sweep, claimed
+from .target import PARTIAL, check_target
 from .whitening import Whitening, load_whitening
 
 PAGE = "page.html"
@@ -145,7 +146,7 @@ def discover_folder(
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
     folder, out = os.fspath(folder), as_path(out, "out")
-    sweep.check_target(out, _OURS, "an object discovery", lambda manifest: OBJECTS in manifest)
+    check_target(out, _OURS, "an object discovery", lambda manifest: OBJECTS in manifest)
     describer = Describer(recipe, whitening=white, device=device)
     template = (discovery or ObjectDiscovery()).get_params()
     with claimed(out):

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -33,11 +32,11 @@ from .collection import FORMAT, MANIFEST, VERSION, digest
 from .images import UnreadableImageError, decoder, quiet, read_size
 from .loading import Batch, Item, decode, in_order, plan
 from .recipe import Describer
+from .target import PARTIAL, is_aside
 from .whitening import Whitening
 
 # Images a shard: what an interruption costs at most, and half of it on average.
 SHARD_IMAGES = 128
-PARTIAL = "partial"
 
 
 class Found(NamedTuple):
@@ -265,48 +264,6 @@ class Sweep:
 
 
 # --- the folder that is written -------------------------------------------------------------------
-
-
-def check_target(
-    out: Path, ours: Collection[str], kind: str, accepts: Callable[[Mapping[str, Any]], bool]
-) -> None:
-    """Raise unless `out` is one of a kind, what is left of one, is empty or does not exist.
-
-    Parameters
-    ----------
-    out : Path
-    ours : collection of str
-        Names of what it may hold.
-    kind : str
-        What the error calls it.
-    accepts : callable
-        Whether a manifest is of the kind.
-    """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise DiffusionError(f"{out}: expected a directory, this is a file")
-    names = {entry.name for entry in out.iterdir()}
-    foreign = {name for name in names if name not in ours and not is_aside(name, ours)}
-    if MANIFEST in names:
-        with contextlib.suppress(ValueError, RecursionError):
-            manifest = json.loads((out / MANIFEST).read_text("utf-8", "replace"))
-            if not (
-                isinstance(manifest, dict)
-                and manifest.get("format") == FORMAT
-                and accepts(manifest)
-            ):
-                foreign.add(MANIFEST)
-    if foreign:
-        raise DiffusionError(
-            f"{out}: expected {kind} or an empty directory, found {min(foreign)!r}"
-        )
-
-
-def is_aside(name: str, ours: Collection[str]) -> bool:
-    """Whether a name is that of a file that was being written."""
-    match = re.fullmatch(r"\.(.+?)(\.[0-9a-f]{8})?\.tmp", name)
-    return match is not None and match[1] in ours
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,3 +31,14 @@ def vectors(rng: np.random.Generator) -> np.ndarray:
     """Three clusters of 40 vectors on a sphere."""
     centres = rng.standard_normal((3, 12))
     return centres[np.repeat([0, 1, 2], 40)] + 0.6 * rng.standard_normal((120, 12))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on a busy machine small maps wait long for the others."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -71,3 +71,15 @@ def pattern(height: int, width: int, seed: int) -> np.ndarray:
         np.sin(2 * np.pi * (a * down + b * across) + c) for a, b, c in rng.uniform(-4, 4, (3, 3))
     ]
     return ((np.stack(waves, axis=2) + 1) * 127.5).astype(np.uint8)
+
+
+# Of the photos that follow.
+SIZES = ((64, 96), (96, 64), (80, 80), (70, 66))
+
+
+def write_photos(folder: Path) -> None:
+    """Write twenty images of four sizes in three folders."""
+    for number in range(20):
+        path = folder / ("", "b", "a/c")[number % 3] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(pattern(*SIZES[number % 4], seed=number)))

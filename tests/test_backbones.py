@@ -30,16 +30,9 @@ from features.backbones import (
 from features.fusing import fused
 from features.weights import load_into, read_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = ("resnet18", "mobilenet_v2")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch to one thread: on a busy machine small maps wait long for the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def on_meta(name, head=True):

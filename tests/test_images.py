@@ -87,6 +87,16 @@ def test_damaged_exif_loses_no_image(write):
     assert read_size(write(content, "a.jpg")) == (427, 640)
 
 
+def test_odd_exif_is_read_without_a_warning(write):
+    entry = b"\x12\x01\x03\x00\x01\x00\x00\x00"
+    content = with_exif(CHINA.read_bytes(), 6)
+    assert entry in content
+    # Two orientations, says the entry: of which Pillow warns, and takes the first.
+    path = write(content.replace(entry, entry[:4] + b"\x02\x00\x00\x00"), "a.jpg")
+    with quiet():
+        assert read_size(path) == (640, 427)
+
+
 def test_grey_palette_sixteen_bits_and_transparency(write):
     grey = pattern(6, 7, seed=2)[..., 0]
     three = np.repeat(grey[..., None], 3, axis=2)

@@ -28,17 +28,10 @@ from features.pooling import (
     rmac_regions,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # One image, two channels, 2 x 3 cells.
 MAPS = torch.tensor([[[[1.0, 2, 0], [0, 3, 0]], [[0.0, 0, 4], [0, 0, 0]]]], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch to one thread: on a busy machine small maps wait long for the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_mac_and_spoc_by_hand():

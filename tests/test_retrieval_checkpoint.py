@@ -10,14 +10,7 @@ from torch import nn
 from diffusion import DiffusionError
 from features import backbone, load_retrieval
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch to one thread: on a busy machine small maps wait long for the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Pool(nn.Module):

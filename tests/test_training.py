@@ -45,15 +45,15 @@ class Tiny(Backbone):
         yield "conv2", torch.nn.Sequential(self.conv2, self.norm, relu)
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def tiny():
-    """Make the trunk known, and keep torch to one thread: small maps wait long for others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Make the trunk known."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbones._MAKERS, "tiny", Tiny)
         yield
-    torch.set_num_threads(threads)
 
 
 def write_classes(folder, seed):
