@@ -152,7 +152,7 @@ def enlarged(rng: np.random.Generator, file: Path, size: int) -> Image:
     side = min(height, width) * rng.uniform(*_ENLARGED)
     top, left = rng.uniform(0, height - side) / height, rng.uniform(0, width - side) / width
     box = (top, left, top + side / height, left + side / width)
-    return read_image(file, (size, size), box).astype(np.float32) / 255
+    return read_image(file, (size, size), box).astype(np.float32) / np.float32(255)
 
 
 def unrepeated(rng: np.random.Generator, textures: list[Image]) -> Image:
@@ -161,7 +161,7 @@ def unrepeated(rng: np.random.Generator, textures: list[Image]) -> Image:
     texture = textures[rng.integers(len(textures))]
     part = SIDE // 2
     top, left = rng.integers(SIDE - part, size=2)
-    window = _resized(np.rot90(texture, rng.integers(4))[top : top + part, left : left + part])
+    window = _resized(np.rot90(texture, int(rng.integers(4)))[top : top + part, left : left + part])
     colours = window[..., rng.permutation(3)]
     # Where the product does not reach, what was drawn shows.
     sprite[..., :3] += window[..., 3:] * (colours - sprite[..., :3])

@@ -453,10 +453,10 @@ class ObjectDiscovery:
                 for to, of in ((low, high), (high, low)):
                     part = maxima[tuple(to)]
                     np.maximum(part, along[tuple(of)], out=part)
-        X = torch.from_numpy(maxima.reshape(len(A), -1)).T
-        # P (x / ||x|| - m): single precision serves, and whitening is a product of small matrices.
-        X = functional.normalize(X, dim=1) @ self._projection.T - self._shift
-        return functional.normalize(X, dim=1)
+        X = torch.from_numpy(maxima.reshape(len(A), -1))
+        # P (x / ||x|| - m), divided last, where there are fewer values to divide.
+        norms = torch.linalg.vector_norm(X, dim=0).clamp(min=torch.finfo(X.dtype).tiny)
+        return functional.normalize((self._projection @ X / norms).T - self._shift, dim=1)
 
     def _nearest(
         self, vectors: Tensor, image: int | None, k: int
@@ -476,9 +476,7 @@ class ObjectDiscovery:
             ids = torch.cat([ids, places], dim=1).gather(1, order)
         return scores.numpy(), ids.numpy()
 
-    def _neighbors(
-        self, k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _neighbors(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """List the k nearest regions of each region, its image's left out; padded -inf and -1."""
         # Whatever is left out, k others are among so many.
         most = int(np.diff(self.starts_).max())

@@ -32,7 +32,7 @@ def test_maps_are_those_of_the_surrounded_image():
         whole = network(
             torch.from_numpy(np.pad(images, ((0, 0), (0, 0), (4, 4), (4, 4)), "reflect"))
         )
-        cut = FramedTrunk(network, 2)(images)
+        cut = FramedTrunk(network, 2, margin=2)(images)
         plain = FramedTrunk(network, 2, margin=0)(images)
         torch.testing.assert_close(cut, whole[:, :, 2:-2, 2:-2])
         torch.testing.assert_close(plain, network(images))
