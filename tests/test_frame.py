@@ -42,17 +42,22 @@ def test_maps_are_those_of_the_surrounded_image():
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "first"),
-    [("mobilenet_v2", 513, 0.0), ("resnet18", 512, 0.0), ("vgg16", 512, 15.5)],
+    ("name", "side", "cells", "first", "stride"),
+    [
+        ("mobilenet_v2", 513, 17, 0.0, 32),
+        ("resnet18", 512, 16, 0.0, 32),
+        ("vgg16", 512, 32, 7.5, 16),
+    ],
 )
-def test_cells_lie_where_the_network_looks(name, side, first):
+def test_cells_lie_where_the_network_looks(name, side, cells, first, stride):
     """Cells are `stride` apart, the first centred on pixel `first`, by the kernels' arithmetic."""
     trunk = backbone(name, head=False)
-    cells = {"mobilenet_v2": 17, "resnet18": 16, "vgg16": 16}[name]
     frame = FramedTrunk(trunk).frame((side, side), (cells, cells))
     centre = frame.to_pixels(np.array([[0.5, 0.5, 1.5, 1.5]]))[0]
     # Pixel i covers [i, i + 1).
-    np.testing.assert_allclose(centre - 0.5, [first, first, first + 32, first + 32], atol=0.01)
+    np.testing.assert_allclose(
+        centre - 0.5, [first, first, first + stride, first + stride], atol=0.01
+    )
 
 
 def test_border_artefacts_go(rng):
