@@ -1,4 +1,4 @@
-"""`python -m bench quality`, `python -m bench speed` and `python -m bench features`.
+"""`python -m bench quality`, `speed`, `features` and `objects`.
 
 `python -m bench quality --dataset NAME --descriptors DIR` measures descriptors of your own on a
 data set of the field: bench/descriptors.py says what DIR may hold.
@@ -15,6 +15,8 @@ from diffusion.errors import DiffusionError
 from . import retrieval
 from .table import write_json
 
+SECTIONS = ("pasted", "drawn", "raccoons", "time")  # of `objects`
+
 
 def main() -> int:
     """Run a benchmark, print its tables and, asked for, write them as JSON."""
@@ -23,7 +25,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("benchmark", choices=("quality", "speed", "features"))
+    parser.add_argument("benchmark", choices=("quality", "speed", "features", "objects"))
     parser.add_argument("--json", metavar="FILE", help="write the same figures here")
     parser.add_argument(
         "--long",
@@ -32,10 +34,14 @@ def main() -> int:
     )
     parser.add_argument("--dataset", choices=retrieval.DATASETS, help="quality: on this data set")
     parser.add_argument("--descriptors", metavar="DIR", help="with --dataset: its descriptors")
+    parser.add_argument("--section", choices=SECTIONS, help="objects: this one alone")
     options = parser.parse_args()
     named = [options.dataset, options.descriptors]
     if any(named) and not (all(named) and options.benchmark == "quality"):
         parser.error("--dataset, --descriptors: expected both, with quality")
+    if options.section and options.benchmark != "objects":
+        parser.error("--section: expected with objects alone")
+    chosen = {"section": options.section} if options.section else {}
     if options.dataset:
         try:
             tables = retrieval.run(options.dataset, options.descriptors, long=options.long)
@@ -43,7 +49,7 @@ def main() -> int:
             parser.error(str(error))
     else:
         benchmark = importlib.import_module(f"bench.{options.benchmark}")
-        tables = benchmark.run(long=options.long)
+        tables = benchmark.run(long=options.long, **chosen)
     if options.json:
         write_json(options.json, tables)
     return 0

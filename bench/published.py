@@ -7,6 +7,8 @@ References
 [A] Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
 [B] Iscen, Avrithis, Tolias, Furon, Chum. Fast Spectral Ranking for Similarity Search. CVPR 2018.
 [R] Radenović, Iscen, Tolias, Avrithis, Chum. Revisiting Oxford and Paris. CVPR 2018.
+[C] Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
+    recognition. WACV 2018.
 [EGT] Chang et al. Explore-Exploit Graph Traversal for Image Retrieval. CVPR 2019.
 [GSS] Liu et al. Guided Similarity Separation for Image Retrieval. NeurIPS 2019.
 """
@@ -64,6 +66,19 @@ _REVISITED: dict[str, dict[str, Row]] = {
         "GSS": (77.8, 57.5),
     },
     "rparis6k": {"cosine": (77.20, 56.32), "diffusion": (89.6, 80.0), "GSS": (92.4, 83.5)},
+}
+
+
+# One vector an image, VGG, without and with diffusion [C].
+OBJECT_COLUMNS = tuple(
+    f"{dataset}{with_}" for with_ in ("", " + diff.") for dataset in ("INSTRE", "Oxf5k", "Oxf105k")
+)
+OBJECT_DESCRIPTORS: dict[str, Row] = {
+    "MAC": (48.5, 79.7, 73.9, 71.8, 87.4, 86.0),
+    "R-MAC": (47.7, 77.7, 70.1, 70.3, 85.7, 82.7),
+    "FS.EGM": (48.4, 77.5, 70.2, 71.2, 89.8, 87.9),
+    "OS.EGM": (50.1, 79.6, 71.8, 72.7, 90.4, 88.0),
+    "OS.EGM-Δ": (53.7, 79.8, 71.4, 75.4, 90.1, 84.3),
 }
 
 

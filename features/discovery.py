@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -42,6 +43,9 @@ CENTRALITIES = ("katz", "degree", "none")
 # Settings for the two kinds of maps. Feature saliency is spread wide and needs sharpening.
 FEATURE_EGM = EGM(exponent=4.0, threshold=0.4)
 OBJECT_EGM = EGM(exponent=1.0, threshold=0.15)
+
+# Regions compared with at a time: 75 MiB of similarities to the positions of a map of 17 x 17.
+_REGIONS_AT_ONCE = 1 << 16
 
 _KIND = "object discovery"
 _ARRAYS = {
@@ -265,7 +269,7 @@ class ObjectDiscovery:
             saliency=np.concatenate([image.saliency for image in regions]),
             starts=np.concatenate([[0], np.cumsum(counts)]),
         )
-        scores, ids = self._neighbors(self.vectors_, self.images_, self.k)
+        scores, ids = self._neighbors(self.k)
         ranker = diffusion.Reranker(
             k=self.k, affinity="cosine", gamma=self.beta, progress=self.progress
         )
@@ -305,11 +309,8 @@ class ObjectDiscovery:
             raise DiffusionError(
                 f"image: expected one of the collection's {self.n_images_}, got {image}"
             )
-        patches = functional.max_pool2d(torch.from_numpy(A)[None], self.patch, 1, self.patch // 2)
-        vectors = self.whitening_.apply(patches[0].flatten(1).T.numpy())
-        images = None if image is None else np.full(len(vectors), image, np.int64)
         last = self.neighbors if self.contrast is None else max(self.neighbors, self.contrast[1])
-        scores, ids = self._neighbors(vectors, images, last)
+        scores, ids = self._nearest(self._describe_patches(A), image, last)
         found = ids >= 0
         if self.contrast is not None:
             first, last = self.contrast
@@ -421,8 +422,8 @@ class ObjectDiscovery:
         self.images_ = np.repeat(np.arange(self.n_images_), np.diff(starts))
         if centrality is not None:
             self.centrality_ = centrality
-        self._index = NeighborIndex(vectors, "cosine", Exact())
-        self._most = int(np.diff(starts).max())
+        self._projection = torch.from_numpy(whitening.projection.astype(np.float32))
+        self._shift = torch.from_numpy((whitening.projection @ whitening.mean).astype(np.float32))
 
     def _fitted(self) -> Self:
         if not hasattr(self, "centrality_"):
@@ -438,15 +439,51 @@ class ObjectDiscovery:
             )
         return A
 
-    def _neighbors(
-        self, vectors: NDArray[np.float32], images: NDArray[np.int64] | None, k: int
+    def _describe_patches(self, A: Map) -> Tensor:
+        """Return the whitened descriptors (h w, d) of the patches around all positions."""
+        reach = self.patch // 2
+        maxima = A
+        # The largest of each row of a patch, then of these; slices are many times faster here
+        # than a pooling of few cells by many channels.
+        for axis in (1, 2):
+            along, maxima = maxima, maxima.copy()
+            for shift in range(1, min(reach, A.shape[axis] - 1) + 1):
+                low, high = [slice(None)] * 3, [slice(None)] * 3
+                low[axis], high[axis] = slice(None, -shift), slice(shift, None)
+                for to, of in ((low, high), (high, low)):
+                    part = maxima[tuple(to)]
+                    np.maximum(part, along[tuple(of)], out=part)
+        X = torch.from_numpy(maxima.reshape(len(A), -1))
+        # P (x / ||x|| - m), divided last, where there are fewer values to divide.
+        norms = torch.linalg.vector_norm(X, dim=0).clamp(min=torch.finfo(X.dtype).tiny)
+        return functional.normalize((self._projection @ X / norms).T - self._shift, dim=1)
+
+    def _nearest(
+        self, vectors: Tensor, image: int | None, k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """List the k nearest regions, those of the same image left out; padded -inf and -1."""
-        if images is None:
-            return self._index.search(vectors, k)
+        """List the k nearest regions of vectors, those of one image left out; padded with -1."""
+        scores = torch.full((len(vectors), k), -torch.inf)
+        ids = torch.full((len(vectors), k), -1)
+        for start in range(0, len(self.vectors_), _REGIONS_AT_ONCE):
+            block = torch.from_numpy(self.vectors_[start : start + _REGIONS_AT_ONCE])
+            found = vectors @ block.T
+            if image is not None:
+                own = np.clip(self.starts_[image : image + 2] - start, 0, len(block))
+                found[:, own[0] : own[1]] = -torch.inf
+            best, places = found.topk(min(k, len(block)), dim=1)
+            places = torch.where(best > -torch.inf, places + start, -1)
+            scores, order = torch.cat([scores, best], dim=1).topk(k, dim=1)
+            ids = torch.cat([ids, places], dim=1).gather(1, order)
+        return scores.numpy(), ids.numpy()
+
+    def _neighbors(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """List the k nearest regions of each region, its image's left out; padded -inf and -1."""
         # Whatever is left out, k others are among so many.
-        scores, ids = self._index.search(vectors, k + self._most)
-        ids[self.images_[ids] == images[:, None]] = -1
+        most = int(np.diff(self.starts_).max())
+        scores, ids = NeighborIndex(self.vectors_, "cosine", Exact()).search(
+            self.vectors_, k + most
+        )
+        ids[self.images_[ids] == self.images_[:, None]] = -1
         order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
         ids = np.take_along_axis(ids, order, axis=1)
         scores = np.take_along_axis(scores, order, axis=1)

@@ -32,7 +32,7 @@ def test_maps_are_those_of_the_surrounded_image():
         whole = network(
             torch.from_numpy(np.pad(images, ((0, 0), (0, 0), (4, 4), (4, 4)), "reflect"))
         )
-        cut = FramedTrunk(network, 2)(images)
+        cut = FramedTrunk(network, 2, margin=2)(images)
         plain = FramedTrunk(network, 2, margin=0)(images)
         torch.testing.assert_close(cut, whole[:, :, 2:-2, 2:-2])
         torch.testing.assert_close(plain, network(images))
@@ -42,17 +42,22 @@ def test_maps_are_those_of_the_surrounded_image():
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "cells", "first"),
-    [("mobilenet_v2", 513, 17, 0.0), ("resnet18", 512, 16, 0.0), ("vgg16", 512, 32, 7.5)],
+    ("name", "side", "cells", "first", "stride"),
+    [
+        ("mobilenet_v2", 513, 17, 0.0, 32),
+        ("resnet18", 512, 16, 0.0, 32),
+        ("vgg16", 512, 32, 7.5, 16),
+    ],
 )
-def test_cells_lie_where_the_network_looks(name, side, cells, first):
+def test_cells_lie_where_the_network_looks(name, side, cells, first, stride):
     """Cells are `stride` apart, the first centred on pixel `first`, by the kernels' arithmetic."""
     trunk = backbone(name, head=False)
     frame = FramedTrunk(trunk).frame((side, side), (cells, cells))
     centre = frame.to_pixels(np.array([[0.5, 0.5, 1.5, 1.5]]))[0]
     # Pixel i covers [i, i + 1).
-    second = first + trunk.stride
-    np.testing.assert_allclose(centre - 0.5, [first, first, second, second], atol=0.01)
+    np.testing.assert_allclose(
+        centre - 0.5, [first, first, first + stride, first + stride], atol=0.01
+    )
 
 
 def test_border_artefacts_go(rng):
