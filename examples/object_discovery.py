@@ -33,13 +33,13 @@ discovery = features.ObjectDiscovery(dimension=16, contrast=None).fit(A[list(old
 print(f"{len(discovery.vectors_)} regions, {discovery.graph_.n_edges} edges between them")
 
 
-# Online: where in an image are the things that recur? Its own regions say nothing of it.
 def object_saliency(i):
+    """Show online where in an image the things are that recur; its own regions say nothing."""
     return discovery.saliency(A[i], i if i in old else None)
 
 
 def inside(saliency, i):
-    """The part of a map that lies in the true box."""
+    """Return the part of a map that lies in the true box."""
     return maps.localisation_precision(saliency, scenes[i].boxes, frame.stride, frame.offset_x)
 
 
