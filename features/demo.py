@@ -1,9 +1,9 @@
-"""The demo: handwritten digits searched before and after diffusion, in well under a minute.
+"""The demo: handwritten digits searched before and after diffusion, and objects found in scenes.
 
 It trains a small network on 100 labelled images, searches a gallery of 1497 others for 200
 queries with the usual methods and with diffusion, on raw pixels and on the network's
 descriptors, and writes an index and a page. The data are scikit-learn's digits, which come
-with the package.
+with the package. A second page shows what recurs in drawn scenes (see `features.demo_objects`).
 
 Notes
 -----
@@ -30,7 +30,7 @@ import diffusion
 from diffusion import DiffusionError, expansion
 from diffusion.metrics import average_precision, hits_from_labels
 
-from . import report
+from . import demo_objects, report
 
 SEED = 0
 N_TRAINING = 100
@@ -96,8 +96,8 @@ def run(
     Parameters
     ----------
     folder : path-like, default "demo"
-        Made where it does not exist. Receives `index/` and `report.html`, in place of those of an
-        earlier run.
+        Made where it does not exist. Receives `index/`, `report.html` and `objects.html`, in place
+        of those of an earlier run.
     progress : bool, default True
         Show bars on standard error.
     output : callable, default print
@@ -109,7 +109,7 @@ def run(
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
         `milliseconds` (a query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
         `iterations` and `residual`, the largest over the queries; `query`, the number of the one
-        shown; `index` and `report`, paths.
+        shown; `index` and `report`, paths; `objects`, what `features.demo_objects.run` returned.
 
     Raises
     ------
@@ -168,6 +168,7 @@ def run(
         f"Wrote {page}: query {shown} before and after diffusion, average precision "
         f"{before[shown]:.1f} and {after[shown]:.1f} %."
     )
+    objects = demo_objects.run(folder / "objects.html", seed=SEED, progress=progress, output=output)
     return {
         "rows": [asdict(row) for row in rows],
         "graph": {
@@ -183,6 +184,7 @@ def run(
         "query": shown,
         "index": str(folder / "index"),
         "report": str(page),
+        "objects": objects,
     }
 
 

@@ -164,7 +164,7 @@ def _row(picture: Picture, number: int) -> str:
 
 
 def _counted(regions: Regions) -> str:
-    return "1 region of it" if len(regions) == 1 else f"{len(regions)} regions of it"
+    return "its region" if len(regions) == 1 else f"its {len(regions)} regions"
 
 
 def _figure(picture: Picture, caption: str, content: str, alternative: str) -> str:
@@ -249,6 +249,7 @@ rect { fill: none; vector-effect: non-scaling-stroke; }
 @media (max-width: 44rem) {
   body { padding-top: 1.25rem; }
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  figure:first-child { grid-column: 1 / -1; }
 }
 """
 

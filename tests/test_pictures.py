@@ -99,7 +99,7 @@ def test_page_has_five_panels_a_picture(page):
     labels = [svg["aria-label"] for svg in page.attributes("svg")]
     assert labels[0] == "a <b> & c: the image"
     assert all(labels)
-    assert {"1 region of it", "2 regions of it"} <= set(page.texts)
+    assert {"its region", "its 2 regions"} <= set(page.texts)
 
 
 def test_text_on_the_page_is_escaped(page):
@@ -191,7 +191,7 @@ def test_nothing_salient_is_nothing_drawn(picture, tmp_path):
     pictures.write_page(tmp_path / "p.html", "t", [], [empty])
     page = Page((tmp_path / "p.html").read_text())
     assert not page.attributes("rect")
-    assert page.texts.count("0 regions of it") == 2
+    assert page.texts.count("its 0 regions") == 2
 
 
 def test_a_picture_is_made_of_an_image_and_its_activations():

@@ -1,0 +1,70 @@
+"""What recurs in a collection of images, found without labels, and where each image shows it."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import features
+from features import maps, object_descriptors, pictures
+from features.words import VisualWords
+
+# Drawn scenes: each shows one of four objects among clutter and things that no other has. Two are
+# held back, as photos that come later.
+drawn = features.Scenes(
+    n_objects=4, images_per_object=6, size=161, n_distractors=1, background="noise", seed=4
+)
+scenes = list(drawn)
+images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2) / 255
+old, new = range(len(scenes) - 2), range(len(scenes) - 2, len(scenes))
+
+# Activation maps (c, h, w) of every image. For photos, a network's: trunk = features.backbone(
+# "mobilenet_v2", "mobilenet_v2.safetensors"), and trunk.normalize(images).
+trunk = VisualWords(images[list(old)])
+framed = features.FramedTrunk(trunk, trunk.stride)
+with torch.no_grad():
+    A = framed(images).numpy()
+frame = framed.frame(images.shape[2:], A.shape[2:])
+
+# Offline: regions of all images, their graph, its centrality. Few regions support few directions,
+# and leave no ranks to compare with.
+discovery = features.ObjectDiscovery(dimension=16, contrast=None).fit(A[list(old)])
+print(f"{len(discovery.vectors_)} regions, {discovery.graph_.n_edges} edges between them")
+
+
+def object_saliency(i):
+    """Show online where in an image the things are that recur; its own regions say nothing."""
+    return discovery.saliency(A[i], i if i in old else None)
+
+
+def inside(saliency, i):
+    """Return the part of a map that lies in the true box."""
+    return maps.localisation_precision(saliency, scenes[i].boxes, frame.stride, frame.offset_x)
+
+
+for name, numbers in (("seen", old), ("new", new)):
+    found = {
+        "uniform": [inside(np.ones(A.shape[2:]), i) for i in numbers],
+        "features": [inside(maps.feature_saliency(A[i]), i) for i in numbers],
+        "objects": [inside(object_saliency(i), i) for i in numbers],
+    }
+    print(f"{name:>6}:", ", ".join(f"{kind} {np.mean(p):.2f}" for kind, p in found.items()))
+
+# Regions as boxes in pixels, and one descriptor an image from them.
+S = object_saliency(new[0])
+regions = discovery.regions(S)
+print("box:", frame.to_pixels(regions.boxes)[0].round().tolist(), "true:", scenes[new[0]].boxes[0])
+descriptor = object_descriptors.sum_of_regions(A[new[0]], regions, weights="weighted")
+print("descriptor:", descriptor.shape)
+
+# Everything side by side, on a page.
+page = Path(tempfile.gettempdir()) / "object_discovery.html"
+shown = (
+    pictures.make_picture(
+        f"scene {i}", scenes[i].image, A[i], frame, discovery, i if i in old else None
+    )
+    for i in (0, 6, *new)
+)
+pictures.write_page(page, "What recurs", [pictures.LEGEND], shown)
+print(page)

@@ -1,0 +1,159 @@
+"""Activation maps without a trained network: visual words of colour and texture.
+
+Where no weights are at hand, as in a demo or an example, what a network's last convolution would
+give is made of the images themselves. Each place is described by its colours and the strength of
+derivatives at three scales, and these descriptions are assigned to words that k-means finds in the
+collection. Objects that differ in colour and texture are told apart, which drawn ones do; for
+photos a network is far better.
+
+Source: Sivic, Zisserman. Video Google: A Text Retrieval Approach to Object Matching in Videos.
+ICCV 2003 (visual words); Coates, Ng. The Importance of Encoding Versus Training with Sparse Coding
+and Vector Quantization. ICML 2011 (soft thresholds in place of the nearest word).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion.errors import DiffusionError
+from diffusion.validation import check_integer
+
+# Pixels from one place to the next; its window is twice as wide.
+_STRIDE = 16
+_SCALES = (1, 2, 4)
+# A place speaks for a word from this cosine on.
+_LEAST = 0.7
+_ROUNDS = 15
+
+
+class VisualWords(nn.Module):
+    """A trunk whose channels are visual words, for images in [0, 1].
+
+    Activation k at a place is max(<u, w_k> - 0.7, 0) E: u is the whitened and normalised
+    description of the place, w_k the word and E the energy of the derivatives there, so that
+    smooth surfaces stay dark.
+
+    Parameters
+    ----------
+    images : Tensor, shape (n, 3, h, w), float in [0, 1]
+        What the words are learned from, without labels. Sides of at least 32.
+    words : int >= 1, default 1024
+        Fewer where there are fewer places.
+    seed : int >= 0, default 0
+        Of k-means' first centres.
+
+    Attributes
+    ----------
+    stride : int
+        Pixels from one cell of the maps to the next.
+
+    Examples
+    --------
+    >>> trunk = VisualWords(torch.rand(2, 3, 64, 96), words=8)
+    >>> trunk(torch.rand(1, 3, 48, 64)).shape
+    torch.Size([1, 8, 3, 4])
+    """
+
+    stride = _STRIDE
+    mean: Tensor
+    projection: Tensor
+    words: Tensor
+
+    def __init__(self, images: Tensor, words: int = 1024, *, seed: int = 0) -> None:
+        super().__init__()
+        words = check_integer(words, "words", low=1)
+        check_integer(seed, "seed", low=0)
+        parts = [_describe(batch) for batch in _check(images).split(16)]
+        places = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part, _ in parts])
+        energy = torch.cat([energy.flatten() for _, energy in parts])
+        # The smooth half says little, and there is much of it.
+        places = places[energy >= energy.median()]
+        mean = places.mean(dim=0)
+        _, deviations, directions = torch.linalg.svd(places - mean, full_matrices=False)
+        # The last directions are raised less, so that noise stays small.
+        scale = deviations + 0.1 * deviations[0] + torch.finfo(places.dtype).tiny
+        projection = directions.T / scale
+        self.register_buffer("mean", mean)
+        self.register_buffer("projection", projection)
+        whitened = functional.normalize((places - mean) @ projection)
+        self.register_buffer("words", _k_means(whitened, words, seed))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the maps (b, words, h', w') of images (b, 3, h, w)."""
+        places, energy = _describe(_check(images))
+        u = torch.einsum("bchw,cd->bdhw", places - self.mean[:, None, None], self.projection)
+        cosines = torch.einsum("bdhw,kd->bkhw", functional.normalize(u), self.words)
+        return (cosines - _LEAST).clamp(min=0) * energy
+
+
+def _check(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 2 * _STRIDE:
+        raise DiffusionError(
+            f"images: expected shape (n, 3, h, w) with sides of at least {2 * _STRIDE}, got "
+            f"{tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise DiffusionError(f"images: expected floats in [0, 1], got {images.dtype}")
+    return images
+
+
+def _describe(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what describes each place, (b, 15, h', w'), and its energy (b, 1, h', w')."""
+    red, green, blue = images.unbind(dim=1)
+    # Lightness and two opponent colours, in which things and light vary independently.
+    opponent = torch.stack(
+        [(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1
+    )
+    kernels = _derivatives().to(images)
+    parts = []
+    for scale in _SCALES:
+        pooled = functional.avg_pool2d(opponent, scale) if scale > 1 else opponent
+        b, c, h, w = pooled.shape
+        answers = functional.conv2d(pooled.reshape(b * c, 1, h, w), kernels, padding=3)
+        # Summed over orientations: a thing turned is the same thing.
+        strength = answers.abs().sum(dim=1).reshape(b, c, h, w)
+        parts.append(_windows(strength, scale))
+    colour, squared = _windows(opponent, 1), _windows(opponent**2, 1)
+    height, width = (min(part.shape[side] for part in [*parts, colour]) for side in (2, 3))
+    colour, squared = colour[:, :, :height, :width], squared[:, :, :height, :width]
+    energies = torch.cat([part[:, :, :height, :width] for part in parts], dim=1)
+    spread = (squared - colour**2).clamp(min=0).sqrt()
+    places = torch.cat([energies.sqrt(), spread, colour], dim=1)
+    return places, energies.sum(dim=1, keepdim=True)
+
+
+def _windows(maps: Tensor, scale: int) -> Tensor:
+    """Average maps at a scale over the windows of the places."""
+    stride = _STRIDE // scale
+    return functional.avg_pool2d(maps, 2 * stride, stride, stride // 2, count_include_pad=False)
+
+
+def _derivatives() -> Tensor:
+    """Return Gaussian derivatives of first and second order in four directions, (8, 1, 7, 7)."""
+    y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
+    sigma = 1.5
+    bell = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
+    kernels = []
+    for quarter in range(4):
+        along = x * math.cos(quarter * math.pi / 4) + y * math.sin(quarter * math.pi / 4)
+        for kernel in (along * bell, (along**2 / sigma**2 - 1) * bell):
+            kernel = kernel - kernel.mean()
+            kernels.append(kernel / kernel.abs().sum())
+    return torch.stack(kernels)[:, None]
+
+
+def _k_means(points: Tensor, count: int, seed: int) -> Tensor:
+    """Return at most `count` normalised centres of normalised points (n, d)."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = points[torch.randperm(len(points), generator=generator)[:count]]
+    for _ in range(_ROUNDS):
+        nearest = (points @ centres.T).argmax(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        # A centre that lost all of its points stays where it is.
+        empty = sums.norm(dim=1, keepdim=True) == 0
+        centres = torch.where(empty, centres, functional.normalize(sums))
+    return centres
