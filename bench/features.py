@@ -48,8 +48,8 @@ OVERHEAD_IMAGES, ROUNDS = 128, 3
 
 # How each training of train/Packages differs from the defaults.
 TRAININGS: dict[str, dict[str, Any]] = {
-    "labels, softmax": {"loss": "softmax", "epochs": 12, "learning_rate": 3e-4},
-    "no labels, manifold": {"manifold": True, "epochs": 2},
+    "labels, softmax": {"loss": "softmax", "epochs": 6, "learning_rate": 3e-4},
+    "no labels, manifold": {"manifold": True, "epochs": 2, "anchors": 600},
 }
 
 
