@@ -83,7 +83,7 @@ def _parser() -> command.Parser:
     train.add_argument("--negatives", type=int, default=3, help="of an anchor (%(default)s)")
     train.add_argument("--anchors", type=int, default=2000, help="an epoch (%(default)s)")
     train.add_argument(
-        "--neighbors", type=int, default=20, help="that mining looks at (%(default)s)"
+        "--neighbors", type=int, default=50, help="that mining looks at (%(default)s)"
     )
     train.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     add_machine(train)

@@ -103,7 +103,7 @@ def _starts(ordered: NDArray[np.generic]) -> Ids:
     return np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
 
 
-def mine_manifold(X: ArrayLike, k: int = 20, *, ranker: diffusion.Reranker | None = None) -> Mined:
+def mine_manifold(X: ArrayLike, k: int = 50, *, ranker: diffusion.Reranker | None = None) -> Mined:
     """Mine pairs without labels, where diffusion and the Euclidean distance disagree.
 
     With M the k images that diffusion ranks first for an image and E its k nearest: positives are
@@ -113,7 +113,7 @@ def mine_manifold(X: ArrayLike, k: int = 20, *, ranker: diffusion.Reranker | Non
     Parameters
     ----------
     X : array_like, shape (n, d)
-    k : int >= 1, default 20
+    k : int >= 1, default 50
     ranker : Reranker, optional
         Not fitted yet; by default `diffusion.Reranker()`.
 

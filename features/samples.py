@@ -20,6 +20,8 @@ _LEAST_AREA = 0.4
 _RATIO = 4 / 3
 # Brightness and contrast change by at most so much.
 _JITTER = 0.2
+# Of what diffusion alone ranks high, the first so many are matches: further down fewer are right.
+_POSITIVES = 3
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def from_pairs(path: str | os.PathLike[str], files: Sequence[str]) -> Supervisio
 def mine(supervision: Supervision, X: NDArray[np.float32], negatives: int, k: int) -> Mined:
     """Return whom each photo may be compared with, given descriptors of today."""
     if supervision.labels is None:
-        return mine_manifold(X, k)
+        mined = mine_manifold(X, k)
+        return Mined([rows[:_POSITIVES] for rows in mined.positives], mined.negatives)
     positives = supervision.positives
     return Mined(
         same_label(supervision.labels) if positives is None else positives,

@@ -123,7 +123,7 @@ def train_folder(
     margin: float | None = None,
     negatives: int = 3,
     anchors: int = 2000,
-    neighbors: int = 20,
+    neighbors: int = 50,
     seed: int = 0,
     workers: int | None = None,
     device: str | None = None,
@@ -170,7 +170,7 @@ def train_folder(
         Of each anchor.
     anchors : int >= 1, default 2000
         Tuples an epoch, at most one a photo.
-    neighbors : int >= 1, default 20
+    neighbors : int >= 1, default 50
         The k of `mine_manifold`.
     seed : int >= 0, default 0
     workers, device, progress
