@@ -72,11 +72,10 @@ def test_maps_are_thresholded_cosines_times_energy(images):
 
 def test_smooth_surfaces_stay_dark():
     flat = torch.full((1, 3, 96, 96), 0.3)
-    flat[0, :, :48, :48] = image(0, 48, 48)
+    flat[0, :, :48, :48] = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0))
     maps = VisualWords(flat, 36)(flat).sum(dim=1)[0]
-    assert maps[:2, :2].max() > 0
     # Away from the border of the image, where the zeros around it are seen.
-    assert maps[4:5, 4:5].max() < 1e-6
+    assert maps[4, 4] < 0.01 * maps[:2, :2].min()
 
 
 def test_centres_are_where_the_points_are():
