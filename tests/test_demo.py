@@ -14,7 +14,7 @@ import pytest
 
 import diffusion
 from diffusion import DiffusionError
-from features import demo, report
+from features import demo, demo_objects, report
 
 DESCRIPTORS = ["raw pixels", "CNN descriptors"]
 METHODS = ["cosine", "AQE", "alpha-QE", "DBA + alpha-QE", "diffusion, cosine", "diffusion"]
@@ -50,6 +50,16 @@ class Page(HTMLParser):
 
     def attributes(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fewer_scenes():
+    """Draw fewer and smaller scenes than the demo does."""
+    fewer = {"n_objects": 3, "images_per_object": 6, "size": 129, "n_distractors": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_objects, "SCENES", fewer)
+        patch.setattr(demo_objects, "SETTINGS", {"dimension": 16, "contrast": None})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +187,27 @@ def test_index_is_of_the_gallery_alone_and_loads(outcome):
     scores, ids = ranker.search(np.ones(64), k=5)
     assert (ids >= 0).all()
     assert (np.diff(scores) <= 0).all()
+
+
+def test_objects_are_found_above_what_is_strong(outcome):
+    result, said = outcome
+    objects = result["objects"]
+    precision = objects["precision"]
+    assert list(precision) == [
+        "uniform map", "feature saliency", "its fifth power", "object saliency",
+    ]  # fmt: skip
+    assert 0 < precision["uniform map"] < precision["feature saliency"] < 1
+    assert precision["object saliency"] > precision["feature saliency"] + 0.05
+    assert objects["above"] > 0.6
+    page = Page(Path(objects["page"]).read_text(encoding="utf-8"))
+    # One scene of each of three objects, and the one where it went worst.
+    assert len(page.attributes("section")) in (3, 4)
+    text = " ".join(page.texts)
+    assert "where it went worst" in text
+    assert "visual words" in text
+    for name, value in precision.items():
+        assert f"{name} {100 * value:.1f} %" in text
+        assert f"{name} {100 * value:.1f} %" in said
 
 
 def test_it_runs_into_its_own_folder_again_with_the_same_outcome(outcome):
