@@ -21,7 +21,7 @@ from .objects_scenes import Picture
 from .table import Table
 
 # As far as the paper states them: cubes of similarities, ten neighbours, nothing subtracted.
-PAPER: dict[str, Any] = {"beta": 3.0, "map_beta": 3.0, "neighbors": 10, "contrast": None}
+PAPER: dict[str, Any] = {"beta": 3.0, "map_beta": 3.0, "neighbors": 10, "region_exponent": 3.0}
 
 BINS = 10
 _BARS = " ▁▂▃▄▅▆▇█"

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from tqdm import tqdm
 
 import diffusion
@@ -32,6 +31,7 @@ Vectors = NDArray[np.float32]
 DIMENSION = 512
 # Regions an image of the smaller regional search: the paper's comparison is with five.
 FEW = 5
+_ROUNDS = 10  # of k-means
 TRUE = "true boxes (upper line)"
 ONE = "OS.EGM"
 
@@ -148,7 +148,7 @@ def regional(found: Discovered, queries: Seen, vectors: dict[str, Vectors]) -> T
         ("search", "vectors", "mAP", "index, MB", "memory", "ms/query", "time"),
         notes=[
             "Diffusion with cosine affinity, k and query_k 200 over R-MAC's regions and 50 over "
-            f"{FEW} an image (centres of k-means of them) and over one. Index: vectors, graph "
+            f"{FEW} an image (centres of k-means by cosine of them) and over one. Index: vectors, graph "
             "and the rest as saved. Queries one at a time, the median. Memory and time: as "
             f"multiples of {ONE}'s. The talk's claim: the performance of regional search at 5 "
             "times less memory, about 4 times faster."
@@ -186,9 +186,18 @@ def regional(found: Discovered, queries: Seen, vectors: dict[str, Vectors]) -> T
 
 
 def _reduced(R: Vectors) -> Vectors:
+    """Cluster unit vectors (r, c) by their cosine; return `FEW` centres, those given if fewer."""
     if len(R) <= FEW:
         return R
-    return _unit(KMeans(FEW, n_init=1, random_state=0).fit(R).cluster_centers_)
+    # Begin with the first, then always the one that is least like those that there are.
+    chosen = [0]
+    for _ in range(FEW - 1):
+        chosen.append(int((R @ R[chosen].T).max(axis=1).argmin()))
+    centres = R[chosen]
+    for _ in range(_ROUNDS):
+        nearest = np.eye(FEW, dtype=np.float32)[(R @ centres.T).argmax(axis=1)]
+        centres = np.where(nearest.any(axis=0)[:, None], _unit(nearest.T @ R), centres)
+    return centres
 
 
 def _owners(parts: list[Vectors]) -> NDArray[np.int64]:
