@@ -148,8 +148,8 @@ def regional(found: Discovered, queries: Seen, vectors: dict[str, Vectors]) -> T
         ("search", "vectors", "mAP", "index, MB", "memory", "ms/query", "time"),
         notes=[
             "Diffusion with cosine affinity, k and query_k 200 over R-MAC's regions and 50 over "
-            f"{FEW} an image (centres of k-means by cosine of them) and over one. Index: vectors, graph "
-            "and the rest as saved. Queries one at a time, the median. Memory and time: as "
+            f"{FEW} an image (centres of k-means by cosine of them) and over one. Index: vectors, "
+            "graph and the rest as saved. Queries one at a time, the median. Memory and time: as "
             f"multiples of {ONE}'s. The talk's claim: the performance of regional search at 5 "
             "times less memory, about 4 times faster."
         ],
