@@ -93,7 +93,7 @@ def test_descriptor_and_regional_tables(seen, found):
     assert rows[objects_retrieval.TRUE][0] > 90
     assert rows["OS.EGM, weighted by π"][0] > rows["MAC"][0] + 10
     # By the definition: the mean over queries of the precision at each relevant image.
-    X, Q = vectors["MAC"], vectors["queries"]
+    X, Q = vectors["MAC"]
     hits = (seen[0].labels[np.argsort(-(Q @ X.T), axis=1)]) == seen[1].labels[:, None]
     at = np.cumsum(hits, axis=1) / np.arange(1, len(X) + 1)
     expected = 100 * np.mean([a[h].mean() for a, h in zip(at, hits, strict=True)])
@@ -101,11 +101,12 @@ def test_descriptor_and_regional_tables(seen, found):
 
     table = objects_retrieval.regional(found, seen[1], vectors)
     counts = {row[0]: row[1] for row in table.rows}
-    assert counts["OS.EGM"] == 36
-    assert counts["regional, 5 an image"] == 36 * 5
+    assert counts["OS.EGM; cosine"] == 36
+    assert counts["regional, 5 an image; cosine"] == 36 * 5
     assert table.rows[0][4] == table.rows[0][6] == "1.0 x"
     sizes = [row[3] for row in table.rows]
     assert sizes[-1] > sizes[-2] > sizes[0]
+    assert len(table.rows) == 6
 
 
 def test_few_regions_stand_for_many():
