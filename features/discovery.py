@@ -116,7 +116,7 @@ class ObjectDiscovery:
     what is at position p: v_i and u_p are whitened descriptors of the region and of a patch
     around p, f_i the feature saliency of the region and g_i its centrality in the graph of all
     regions. s̄_p is the mean similarity at the ranks of `contrast`, by which that stands back
-    which is everywhere. The regions of an image are left out of its own sum, and no edge joins
+    which is everywhere; where F̂ is slight, S is 0. The regions of an image are left out of its own sum, and no edge joins
     two regions of one image: what an image says of itself is no recurrence.
 
     Parameters
@@ -134,8 +134,10 @@ class ObjectDiscovery:
     alpha : float in [0, 1), default 0.99
         Of Katz centrality.
     centrality : {"katz", "degree", "none"}, default "katz"
-        g. On these graphs Katz centrality is nearly the square root of the degree (correlation
-        0.99), and the degree costs nothing and does as well. "none" is g = 1, a control.
+        g. Where most regions hang together Katz centrality is nearly the square root of the
+        degree (correlation 0.98 and more); where the graph falls into many small parts it is
+        not. The degree, which costs nothing, is sharper on objects over varied photos and loses
+        to smooth ground, which it favours. "none" is g = 1, a control.
     neighbors : int >= 1, default 10
         Regions in the sum of a position.
     map_beta : float > 0, default 4
