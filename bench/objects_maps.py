@@ -21,7 +21,7 @@ from .objects_scenes import Picture
 from .table import Table
 
 # As far as the paper states them: cubes of similarities, ten neighbours, nothing subtracted.
-PAPER: dict[str, Any] = {"beta": 3.0, "map_beta": 3.0, "neighbors": 10, "contrast": None}
+PAPER: dict[str, Any] = {"beta": 3.0, "map_beta": 3.0, "neighbors": 10, "region_exponent": 3.0}
 
 BINS = 10
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -156,16 +156,14 @@ def localisation(found: Discovered, classifier: NDArray[np.float32]) -> Table:
             "VGG: FS about 0.2, OS 0.95."
         ],
     )
-    plain = None
     kinds = kinds_of_maps(found, classifier)
+    feature = kinds["FS"]
+    plain = np.array([precision(feature(i), inside[i]) for i in shown])
     for name, of in tqdm(kinds.items(), desc=f"{seen.name}: saliency", unit="map"):
         values = np.array([precision(of(i), inside[i]) for i in shown])
-        plain = values if name == "FS" else plain
-        above = None if plain is None or name == "FS" else 100 * float(np.mean(values > plain))
+        above = None if name == "FS" else round(100 * float(np.mean(values > plain)), 1)
         mean, median = float(values.mean()), float(np.median(values))
-        table.rows.append(
-            [name, round(mean, 3), round(median, 3), above and round(above, 1), *histogram(values)]
-        )
+        table.rows.append([name, round(mean, 3), round(median, 3), above, *histogram(values)])
     return table
 
 

@@ -18,7 +18,7 @@ from .activations import recurring_blobs
 from .oracles import dense_diffusion, dense_graph
 
 # As far as the paper states them: cubes of similarities, ten neighbours, nothing subtracted.
-PAPER = {"beta": 3.0, "map_beta": 3.0, "neighbors": 10, "contrast": None}
+PAPER = {"beta": 3.0, "map_beta": 3.0, "neighbors": 10, "region_exponent": 3.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,7 +57,7 @@ def regions(collection):
 
 
 @pytest.mark.parametrize(
-    ("settings", "bar"), [(PAPER, 0.40), ({"contrast": None}, 0.60), ({}, 0.70)]
+    ("settings", "bar"), [(PAPER, 0.40), ({}, 0.60), ({"contrast": (10, 30)}, 0.70)]
 )
 def test_what_recurs_is_salient(collection, regions, settings, bar):
     A, boxes = collection
@@ -145,12 +145,14 @@ def test_object_saliency_equals_loops(small, image):
     padded = np.pad(a, ((0, 0), (1, 1), (1, 1)))
     expected = np.zeros_like(F)
     for y, x in np.ndindex(F.shape):
+        if F[y, x] < 0.4 * F.max():
+            continue
         patch = padded[:, y : y + 3, x : x + 3].max(axis=(1, 2))
         u = discovery.whitening_.apply(patch[None])
         ((s, order),) = reference_lists(u, [image], discovery, 5)
         s = s - s[2:5].mean()
         for similarity, j in zip(s[:3], order[:3], strict=True):
-            term = max(similarity, 0) ** 5 * discovery.saliency_[j] ** 3 * discovery.centrality_[j]
+            term = max(similarity, 0) ** 4 * discovery.saliency_[j] ** 6 * discovery.centrality_[j]
             expected[y, x] += F[y, x] ** 2 * term
     S = discovery.saliency(torch.from_numpy(a), image)
     assert S.dtype == np.float32
@@ -244,6 +246,7 @@ def test_damage_and_other_kinds_are_refused(small, tmp_path):
         {"contrast": (3, 3)},
         {"contrast": 5},
         {"feature_exponent": -1.0},
+        {"feature_threshold": 1.0},
         {"region_exponent": np.nan},
         {"patch": 2},
         {"feature_egm": 4.0},
