@@ -157,9 +157,9 @@ def test_seed_photos_and_settings_determine_the_network(train):
 @pytest.mark.parametrize("loss", ["softmax", "contrastive"])
 def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch, loss):
     whole = train("whole", loss=loss, epochs=3)
-    from features import training
+    from features.trainer import Trainer
 
-    epoch = training._Training._epoch
+    epoch = Trainer._epoch
 
     def stopped(self, number):
         if number == 2:
@@ -167,7 +167,7 @@ def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch
         return epoch(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "_epoch", stopped)
+        patch.setattr(Trainer, "_epoch", stopped)
         with pytest.raises(KeyboardInterrupt):
             train("cut", loss=loss, epochs=3)
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
@@ -175,7 +175,7 @@ def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch
     shown = json.loads((tmp_path / "cut" / "history.json").read_text())
     assert shown["history"] == whole.history[:3]
     seen = []
-    monkeypatch.setattr(training._Training, "_epoch", lambda s, n: seen.append(n) or epoch(s, n))
+    monkeypatch.setattr(Trainer, "_epoch", lambda s, n: seen.append(n) or epoch(s, n))
     resumed = train("cut", loss=loss, epochs=3)
     assert seen == [2]
     assert resumed.path.read_bytes() == whole.path.read_bytes()
