@@ -7,7 +7,7 @@ PACKAGES := diffusion features bench examples tests
 .PHONY: help demo test test-all lint format bench install clean
 
 help:
-	@echo "make demo      train, index and re-rank digits; writes demo/report.html (a minute)"
+	@echo "make demo      train, index and re-rank digits; writes demo/report.html and demo/objects.html"
 	@echo "make test      the tests (minutes)"
 	@echo "make test-all  the slow tests too"
 	@echo "make lint      ruff, its formatter as a check, mypy"
