@@ -103,7 +103,7 @@ def test_what_is_not_installed_is_named(monkeypatch, name, package):
 class Stages(nn.Module):
     """What transformers' AutoBackbone gives: maps of the stages asked for."""
 
-    def __init__(self, wanted):
+    def __init__(self, wanted=()):
         super().__init__()
         self.wanted = wanted
         self.layers = nn.ModuleDict(
@@ -118,6 +118,11 @@ class Stages(nn.Module):
                 found.append(maps)
         return types.SimpleNamespace(feature_maps=tuple(found))
 
+    @classmethod
+    def from_pretrained(cls, name, out_features):
+        assert name in ("folder", "bare")
+        return cls(out_features)
+
 
 def test_a_backbone_of_transformers(monkeypatch):
     class AutoConfig:
@@ -129,8 +134,9 @@ def test_a_backbone_of_transformers(monkeypatch):
 
     class AutoBackbone:
         @staticmethod
-        def from_pretrained(name, out_features):
-            return Stages(out_features)
+        def from_config(config):
+            assert config.stage_names == ["stem", "stage1"]
+            return Stages()
 
     class AutoImageProcessor:
         @staticmethod

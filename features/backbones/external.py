@@ -101,7 +101,10 @@ def _hf(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
         config = transformers.AutoConfig.from_pretrained(name)
         names = list(config.stage_names)
         # Every stage but the stem's, which many networks give no channels for.
-        model = transformers.AutoBackbone.from_pretrained(name, out_features=names[1:]).eval()
+        # By its own class: AutoBackbone.from_pretrained asks the hub for what lies in a folder.
+        with torch.device("meta"):
+            kind = type(transformers.AutoBackbone.from_config(config))
+        model = kind.from_pretrained(name, out_features=names[1:]).eval()
     except (OSError, ValueError, AttributeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DiffusionError(f"name: {name!r} is no backbone of transformers' ({reason})") from None
