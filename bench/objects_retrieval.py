@@ -28,7 +28,7 @@ from .table import Table
 
 Vectors = NDArray[np.float32]
 
-DIMENSION = 512
+DIMENSION = 256
 # Regions an image of the smaller regional search: the paper's comparison is with five.
 FEW = 5
 _ROUNDS = 10  # of k-means

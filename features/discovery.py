@@ -42,7 +42,7 @@ CENTRALITIES = ("katz", "degree", "none")
 
 # Settings for the two kinds of maps. Feature saliency is spread wide and needs sharpening.
 FEATURE_EGM = EGM(exponent=4.0, threshold=0.4)
-OBJECT_EGM = EGM(exponent=1.0, threshold=0.15)
+OBJECT_EGM = EGM(exponent=1.0, threshold=0.4)
 
 # Regions compared with at a time: 75 MiB of similarities to the positions of a map of 17 x 17.
 _REGIONS_AT_ONCE = 1 << 16
@@ -116,8 +116,9 @@ class ObjectDiscovery:
     what is at position p: v_i and u_p are whitened descriptors of the region and of a patch
     around p, f_i the feature saliency of the region and g_i its centrality in the graph of all
     regions. s̄_p is the mean similarity at the ranks of `contrast`, by which that stands back
-    which is everywhere; where F̂ is slight, S is 0. The regions of an image are left out of its own sum, and no edge joins
-    two regions of one image: what an image says of itself is no recurrence.
+    which is everywhere; where F̂ is slight, S is 0. The regions of an image are left out of its
+    own sum, and no edge joins two regions of one image: what an image says of itself is no
+    recurrence.
 
     Parameters
     ----------
@@ -140,8 +141,9 @@ class ObjectDiscovery:
         to smooth ground, which it favours. "none" is g = 1, a control.
     neighbors : int >= 1, default 10
         Regions in the sum of a position.
-    map_beta : float > 0, default 4
-        Exponent β of the similarity in the sum.
+    map_beta : float > 0, default 3
+        Exponent β of the similarity in the sum. Above it maps are sharper, and wrong altogether
+        more often.
     contrast : tuple of two int, optional
         First and last rank, the latter exclusive and counted from 0, whose mean similarity s̄_p
         is; by default s̄_p = 0. It takes back what is in every image, and an object that recurs
@@ -152,8 +154,8 @@ class ObjectDiscovery:
     feature_threshold : float in [0, 1), default 0.4
         Positions where F̂ is below this part of its largest value are left out: smooth ground and
         the border recur in every image and are like each other, however slight.
-    region_exponent : float >= 0, default 6
-        θ; the paper's is 3.
+    region_exponent : float >= 0, default 3
+        θ.
     patch : int >= 1, odd, default 3
         Side of the patches in cells.
     progress : bool, default False
@@ -197,11 +199,11 @@ class ObjectDiscovery:
         alpha: float = 0.99,
         centrality: str = "katz",
         neighbors: int = 10,
-        map_beta: float = 4.0,
+        map_beta: float = 3.0,
         contrast: tuple[int, int] | None = None,
         feature_exponent: float = 2.0,
         feature_threshold: float = 0.4,
-        region_exponent: float = 6.0,
+        region_exponent: float = 3.0,
         patch: int = 3,
         progress: bool = False,
     ) -> None:
