@@ -14,7 +14,8 @@ import torch
 import diffusion
 import features
 from diffusion.graph import Graph
-from features.discovery import ObjectDiscovery, find_regions
+from features.discovery import ObjectDiscovery
+from features.image_regions import find_regions
 from features.maps import feature_saliency
 
 from . import objects_scenes as scenes

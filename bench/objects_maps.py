@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from features.backbones.base import Backbone
-from features.discovery import ImageRegions, ObjectDiscovery, find_regions
+from features.discovery import ObjectDiscovery
 from features.frame import FramedTrunk
+from features.image_regions import ImageRegions, find_regions
 from features.maps import Map, class_activation, coverage, crow_saliency, feature_saliency
 
 from .objects_scenes import Picture

@@ -77,10 +77,10 @@ def katz(
 
     Notes
     -----
-    W has eigenvalue 1 with eigenvector D^½ 1 on each component, to which g tends as α goes to 1.
-    At α = 0.99 Katz centrality is nearly proportional to the square root of the degree
-    (correlation 0.99 on the region graphs of object discovery), and `degree`, which costs
-    nothing, ranks regions no worse.
+    W has eigenvalue 1 with eigenvector D^½ 1 on each component, to which g tends as α goes to 1:
+    within a component Katz centrality is nearly proportional to the square root of the degree, with
+    a factor of its own in each. On a graph that hangs together `degree`, which costs nothing, ranks
+    alike; where it falls apart the two differ (`python -m bench objects` prints how far).
 
     References
     ----------

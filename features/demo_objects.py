@@ -17,8 +17,8 @@ from tqdm import tqdm
 from .scenes import Scene, Scenes
 
 SCENES: dict[str, Any] = {"n_objects": 6, "images_per_object": 8, "size": 193, "n_distractors": 2}
-# Few regions support few directions, and leave no ranks to compare with.
-SETTINGS: dict[str, Any] = {"dimension": 32, "contrast": None}
+# Few regions support few directions.
+SETTINGS: dict[str, Any] = {"dimension": 32}
 
 UNIFORM, FEATURES, FIFTH, OBJECTS = (
     "uniform map",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -34,8 +34,8 @@ from diffusion.neighbors import Exact, NeighborIndex
 from diffusion.validation import check_choice, check_integer, check_real
 
 from .egm import EGM, Regions
+from .image_regions import ImageRegions, find_regions
 from .maps import Map, as_activations, feature_saliency
-from .pooling import region_maxima
 from .whitening import Whitening, learn_pca
 
 CENTRALITIES = ("katz", "degree", "none")
@@ -55,58 +55,6 @@ _ARRAYS = {
     "centrality": np.float32,
     "starts": np.int64,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class ImageRegions:
-    """The regions of one image, by descending weight.
-
-    Attributes
-    ----------
-    cells : ndarray, shape (k, 4), int64
-        Top, left, height and width on the map.
-    weights : ndarray, shape (k,), float64
-        π of the mixture.
-    saliency : ndarray, shape (k,), float32
-        Mean feature saliency in the region: the paper's f.
-    vectors : ndarray, shape (k, c), float32
-        The largest activation of each channel in the region.
-    """
-
-    cells: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    saliency: NDArray[np.float32]
-    vectors: NDArray[np.float32]
-
-
-def find_regions(activations: Any, egm: EGM) -> ImageRegions:
-    """Find the regions where an image has strong features.
-
-    Parameters
-    ----------
-    activations : array_like or torch.Tensor, shape (c, h, w), >= 0
-    egm : EGM
-        Settings for the feature saliency map.
-
-    Returns
-    -------
-    ImageRegions
-    """
-    A = as_activations(activations)
-    F = feature_saliency(A)
-    regions = egm.regions(F)
-    if not len(regions):
-        return ImageRegions(
-            np.empty((0, 4), np.int64),
-            np.empty(0),
-            np.empty(0, np.float32),
-            np.empty((0, len(A)), np.float32),
-        )
-    cells = regions.cells()
-    # The saliency map is one more channel, of which the mean is wanted.
-    f = [F[top : top + h, left : left + w].mean() for top, left, h, w in cells.tolist()]
-    vectors = region_maxima(torch.from_numpy(A)[None], cells)[0].numpy()
-    return ImageRegions(cells, regions.weights, np.array(f, np.float32), vectors)
 
 
 class ObjectDiscovery:

@@ -38,7 +38,8 @@ from .collection import (
     OBJECTS,
     WHITENING,
 )
-from .discovery import ImageRegions, ObjectDiscovery, find_regions
+from .discovery import ObjectDiscovery
+from .image_regions import ImageRegions, find_regions
 from .images import find_images
 from .loading import Item, check_workers
 from .locate import Locator, Mapper

@@ -58,7 +58,7 @@ def fewer_scenes():
     fewer = {"n_objects": 3, "images_per_object": 6, "size": 129, "n_distractors": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_objects, "SCENES", fewer)
-        patch.setattr(demo_objects, "SETTINGS", {"dimension": 16, "contrast": None})
+        patch.setattr(demo_objects, "SETTINGS", {"dimension": 16})
         yield
 
 

@@ -11,8 +11,9 @@ import torch
 import diffusion
 from diffusion import DiffusionError
 from features import maps
-from features.discovery import ImageRegions, ObjectDiscovery, find_regions
+from features.discovery import ObjectDiscovery
 from features.egm import EGM
+from features.image_regions import ImageRegions, find_regions
 
 from .activations import recurring_blobs
 from .oracles import dense_diffusion, dense_graph
