@@ -24,6 +24,7 @@ from diffusion import DiffusionError
 from diffusion import cli as diffusion_cli
 from features import cli, safetensors, sweep
 from features.discovery import ObjectDiscovery
+from features.egm import EGM
 from features.frame import FramedTrunk
 from features.images import read_image
 from features.locate import Mapper
@@ -37,17 +38,18 @@ SIZES = ((100, 150), (150, 100), (110, 90))
 FITTED = ((80, 120), (120, 80), (110, 90))
 N = 15
 NETWORK = ["--backbone", "alexnet", "--weights", "w.safetensors", "--size", "120"]
-# What few photos allow: no ranks to compare with.
-SETTINGS = {"dimension": 8, "k": 4, "contrast": None}
+# Low thresholds, so that photos have several regions.
+SETTINGS = {
+    "dimension": 8,
+    "k": 4,
+    "neighbors": 5,
+    "map_beta": 5.0,
+    "feature_threshold": 0.0,
+    "object_egm": EGM(exponent=1.0, threshold=0.15),
+}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch to one thread: on a busy machine small maps wait long for the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +317,7 @@ def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path
     out = tmp_path / "killed"
     call = (
         "import sys, torch, features\n"
-        "from features import sweep\n"
+        "from features import EGM, sweep\n"
         "torch.set_num_threads(1)\n"
         "sweep.SHARD_IMAGES = 4\n"
         "features.discover_folder(sys.argv[1], sys.argv[2], backbone='alexnet', "
