@@ -26,7 +26,7 @@ from .objects_retrieval import descriptors, regional
 from .table import Table
 
 # Nothing was chosen on what this seed draws; settings were on that of seed 0.
-SEED = 1
+SEED = 2
 DRAWN = {"gradient": 20, "leaves": 10, "noise": 10}  # objects over each background
 
 ROUNDS, COPIES = 15, 8
