@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from diffusion import command
 
@@ -39,6 +40,12 @@ def add_machine(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workers", type=int, help="threads that decode (one a core, at most 8)")
     verb.add_argument("--device", help="such as cpu or cuda:1 (a GPU where there is one)")
     verb.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+
+
+def common(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_network` and `add_machine` were given, pooling aside, for the call."""
+    names = ("backbone", "weights", "mean", "std", "batch_size", "workers", "device")
+    return {**{name: getattr(options, name) for name in names}, "progress": not options.quiet}
 
 
 def say_skipped(skipped: list[dict[str, str]], out: str, *, named: int = 20) -> None:

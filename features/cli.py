@@ -11,11 +11,9 @@ from diffusion import command
 from diffusion._version import __version__
 from diffusion.errors import DiffusionError
 
-from .arguments import add_machine, add_network, say_skipped
+from .arguments import add_machine, add_network, common, say_skipped
 from .object_cli import add_verbs
 
-# Those of `features.training`, which imports torch.
-LOSSES = ("softmax", "contrastive", "triplet")
 # Matching pairs that a whitening is learned from at most: plenty for some thousand dimensions.
 _PAIRS = 1 << 18
 
@@ -68,7 +66,12 @@ def _parser() -> command.Parser:
     train.add_argument("folder", metavar="FOLDER", help="with a folder for each class")
     train.add_argument("out", metavar="OUT", help="folder to write; gone on with, if interrupted")
     add_network(train)
-    train.add_argument("--loss", choices=LOSSES, default="contrastive", help="(%(default)s)")
+    train.add_argument(
+        "--loss",
+        default="contrastive",
+        metavar="NAME",
+        help="softmax, contrastive or triplet (%(default)s)",
+    )
     train.add_argument("--pairs", metavar="FILE", help="lines of two matching files, a tab between")
     train.add_argument(
         "--manifold", action="store_true", help="without labels: mine pairs by diffusion"
@@ -98,20 +101,13 @@ def _extract(options: argparse.Namespace) -> None:
     written = extract_folder(
         options.folder,
         options.out,
-        backbone=options.backbone,
-        weights=options.weights,
         pooling=options.pooling,
         size=options.size,
         square=options.square,
         scales=MULTI_SCALE if options.multi_scale else (1.0,),
         regions=options.regions,
-        mean=options.mean,
-        std=options.std,
         whitening=options.whitening,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        device=options.device,
-        progress=not options.quiet,
+        **common(options),
     )
     skipped = written.manifest["skipped"]
     say_skipped(skipped, options.out)
@@ -145,15 +141,14 @@ def _train(options: argparse.Namespace) -> None:
     from .training import train_folder
 
     names = (
-        "backbone", "weights", "pooling", "mean", "std", "loss", "pairs", "manifold", "validation",
-        "epochs", "size", "batch_size", "learning_rate", "margin", "negatives", "anchors",
-        "neighbors", "seed", "workers", "device",
+        "pooling", "loss", "pairs", "manifold", "validation", "epochs", "size", "learning_rate",
+        "margin", "negatives", "anchors", "neighbors", "seed",
     )  # fmt: skip
     trained = train_folder(
         options.folder,
         options.out,
         **{name: getattr(options, name) for name in names},
-        progress=not options.quiet,
+        **common(options),
     )
     first, last = trained.history[0], trained.history[-1]
     figures = f"loss {last['loss']:.4f} after {last['epoch']} epochs"

@@ -84,7 +84,7 @@ class ObjectDiscovery:
         Of Katz centrality.
     centrality : {"katz", "degree", "none"}, default "katz"
         g. Where most regions hang together Katz centrality is nearly the square root of the
-        degree (correlation 0.98 and more); where the graph falls into many small parts it is
+        degree; where the graph falls into many small parts it is
         not. The degree, which costs nothing, is sharper on objects over varied photos and loses
         to smooth ground, which it favours. "none" is g = 1, a control.
     neighbors : int >= 1, default 10

@@ -14,7 +14,7 @@ from diffusion import command
 from diffusion.errors import DiffusionError
 from diffusion.storage import replacing
 
-from .arguments import add_machine, add_network, say_skipped
+from .arguments import add_machine, add_network, common, say_skipped
 
 
 def add_verbs(verbs: command.Verbs) -> None:
@@ -57,18 +57,11 @@ def _discover(options: argparse.Namespace) -> None:
     objects = discover_folder(
         options.folder,
         options.out,
-        backbone=options.backbone,
-        weights=options.weights,
-        mean=options.mean,
-        std=options.std,
         size=options.size,
         descriptor=options.descriptor,
         whitening=options.whitening,
         pictures=options.pictures,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        device=options.device,
-        progress=not options.quiet,
+        **common(options),
     )
     skipped = objects.descriptors.manifest["skipped"]
     say_skipped(skipped, options.out)

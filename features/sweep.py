@@ -267,12 +267,12 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path, kind: str = "extraction") -> Iterator[None]:
     """Hold the lock of a folder, making it; what fails in it is one clear error."""
     try:
         lock = lock_directory(out, wait=False)
     except BlockingIOError:
-        raise DiffusionError(f"{out}: another extraction is writing here") from None
+        raise DiffusionError(f"{out}: another {kind} is writing here") from None
     except OSError as error:
         raise DiffusionError(f"{out}: cannot be written ({error.strerror})") from None
     try:

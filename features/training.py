@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path, lock_directory, unlock
+from diffusion.storage import as_path
 from diffusion.validation import check_choice, check_integer, check_real
 
 from .checkpoint import check_stored
@@ -16,6 +16,7 @@ from .loading import check_workers
 from .photos import Photos
 from .recipe import Describer, Recipe, check_statistics, choose_device, load_network
 from .samples import supervise
+from .sweep import claimed
 from .trainer import CURVE, HISTORY, NETWORK, STATE, Settings, Trained, Trainer
 
 LOSSES = ("softmax", "contrastive", "triplet")
@@ -144,19 +145,8 @@ def train_folder(
             judged = Photos(validation, describer, workers, progress)
         trainer = Trainer(network, settings, photos, judged, known, progress)
         trainer.sign(weights, pairs)
-        try:
-            lock = lock_directory(out, wait=False)
-        except BlockingIOError:
-            raise DiffusionError(f"{out}: another training is writing here") from None
-        except OSError as error:
-            raise DiffusionError(f"{out}: cannot be written ({error.strerror})") from None
-        try:
-            return trainer.run(out)
-        except OSError as error:
-            reason = error.strerror or error
-            raise DiffusionError(f"{out}: cannot be written ({reason})") from None
-        finally:
-            unlock(lock)
+    with claimed(out, "training"):
+        return trainer.run(out)
 
 
 def _check_target(out: Path) -> None:
