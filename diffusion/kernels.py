@@ -17,6 +17,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from .errors import DiffusionError
 
@@ -53,8 +54,17 @@ _state = {"used": False, "forked": False}
 
 @cache
 def _layer() -> str:
-    block = np.zeros((1, 1), np.float32)
-    direction_block(np.zeros(1), block, block)  # the layer is chosen with the first launch
+    """Launch numba's threads, which chooses their layer, and return its name."""
+    # The launch sets the number of threads of the OpenMP library that numba loads, which may be
+    # the one that torch runs on: there it would change the last bits of every convolution to come.
+    loaded = ThreadpoolController().select(user_api="openmp").lib_controllers
+    before = [(library, library.num_threads) for library in loaded]
+    try:
+        block = np.zeros((1, 1), np.float32)
+        direction_block(np.zeros(1), block, block)
+    finally:
+        for library, threads in before:
+            library.set_num_threads(threads)
     return str(numba.threading_layer())
 
 

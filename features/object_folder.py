@@ -270,7 +270,7 @@ class _Work:
         self, regions: Sweep, kept: NDArray[np.int64], fitting: str, progress: bool
     ) -> ObjectDiscovery:
         """Return the discovery; it is kept as soon as it is there, as the shards are."""
-        path = self.partial / fitting
+        path = self.partial / sweep.fingerprint([fitting, regions.names])
         with contextlib.suppress(DiffusionError):
             return ObjectDiscovery.load(path, verify=True)
         found: dict[int, ImageRegions] = {}

@@ -101,6 +101,11 @@ def settings_of(describer: Describer, batch_size: int) -> dict[str, Any]:
     }
 
 
+def _machine() -> dict[str, Any]:
+    """Return what the last bits of a network's numbers depend on, and nothing more."""
+    return {"threads": torch.get_num_threads()}
+
+
 def failed_before(manifest: Mapping[str, Any], found: Found) -> list[int]:
     """Return the numbers of the images that a complete run could not read."""
     before = {entry["file"] for entry in manifest["skipped"]}
@@ -108,10 +113,15 @@ def failed_before(manifest: Mapping[str, Any], found: Found) -> list[int]:
 
 
 class Shard(NamedTuple):
-    """Batches that are written together, and the name of their file."""
+    """Batches that are written together, what determines them, and the name of their file.
+
+    The name says the machine's part too: shards whose last bits would differ are not mixed. A
+    finished run is the same run on any machine.
+    """
 
     batches: list[Batch]
     key: str
+    name: str
 
 
 class Content(NamedTuple):
@@ -153,6 +163,11 @@ class Sweep:
     def keys(self) -> list[str]:
         """What determines the outcome, shard by shard."""
         return [shard.key for shard in self.shards]
+
+    @property
+    def names(self) -> list[str]:
+        """What determines the outcome to the last bit, shard by shard."""
+        return [shard.name for shard in self.shards]
 
     def run(
         self,
@@ -219,17 +234,18 @@ class Sweep:
     def _shards(self, settings: Any, batch_size: int) -> Iterator[Shard]:
         batches: list[Batch] = []
         count = 0
-        planned = plan(self.items, batch_size)
+        planned, machine = plan(self.items, batch_size), _machine()
         for number, batch in enumerate(planned, 1):
             batches.append(batch)
             count += len(batch.numbers)
             if count >= SHARD_IMAGES or number == len(planned):
                 items = [[self.items[n] for n in batch.numbers] for batch in batches]
-                yield Shard(batches, fingerprint([settings, items]))
+                key = fingerprint([settings, items])
+                yield Shard(batches, key, fingerprint([key, machine]))
                 batches, count = [], 0
 
     def _path(self, shard: Shard) -> Path:
-        return self.partial / f"{shard.key}.npz"
+        return self.partial / f"{shard.name}.npz"
 
     def _write(
         self, shard: Shard, parts: list[dict[str, NDArray[Any]]], failed: dict[int, str]

@@ -6,10 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +23,7 @@ from features.loading import Item, plan
 from features.recipe import describer_of
 
 from .photos import CHINA, pattern, png, write_photos
+from .processes import run_killed, run_whole
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -264,21 +261,17 @@ def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path)
     extract("undisturbed")
     out = tmp_path / "killed"
     call = (
-        "import sys, torch, features\n"
+        "import torch, features\n"
         "from features import sweep\n"
         "torch.set_num_threads(1)\n"
         "sweep.SHARD_IMAGES = 4\n"
-        "features.extract_folder(sys.argv[1], sys.argv[2], backbone='alexnet', "
-        "weights=sys.argv[3], size=90, batch_size=3, workers=2)\n"
+        "features.extract_folder(*sys.argv[3:5], backbone='alexnet', "
+        "weights=sys.argv[5], size=90, batch_size=3, workers=2)\n"
     )
-    arguments = [sys.executable, "-c", call, str(photos), str(out), str(weights)]
-    process = subprocess.Popen(arguments)
-    while process.poll() is None and not list(out.glob("partial/*.npz")):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (out / "partial").exists() or (out / "manifest.json").exists()
-    subprocess.run(arguments, check=True)
+    run_killed(call, 2, ".npz", photos, out, weights)
+    assert len(list(out.glob("partial/*.npz"))) == 2
+    assert not (out / "manifest.json").exists()
+    run_whole(call, photos, out, weights)
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 

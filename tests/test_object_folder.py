@@ -8,10 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +27,7 @@ from features.locate import Mapper
 from features.object_descriptors import sum_of_regions, weighted_mac
 
 from .photos import pattern, png
+from .processes import run_killed, run_whole
 from .test_demo import Page
 
 # Height and width; the longer side becomes 120, and what is smaller stays.
@@ -312,28 +309,53 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     assert sum(seen) <= 2 * N + 2 - 3 * len(shards)
 
 
-def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path):
+# The fifteen photos make three shards of regions and then three of objects.
+@pytest.mark.parametrize("shards", [1, 4])
+def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path, shards):
     discover("undisturbed")
     out = tmp_path / "killed"
     call = (
-        "import sys, torch, features\n"
+        "import torch, features\n"
         "from features import EGM, sweep\n"
         "torch.set_num_threads(1)\n"
         "sweep.SHARD_IMAGES = 4\n"
-        "features.discover_folder(sys.argv[1], sys.argv[2], backbone='alexnet', "
-        "weights=sys.argv[3], size=120, batch_size=3, workers=2, pictures=2, discovery="
+        "features.discover_folder(*sys.argv[3:5], backbone='alexnet', "
+        "weights=sys.argv[5], size=120, batch_size=3, workers=2, pictures=2, discovery="
         f"features.ObjectDiscovery(**{SETTINGS!r}))\n"
     )
-    arguments = [sys.executable, "-c", call, str(photos), str(out), str(weights)]
-    process = subprocess.Popen(arguments)
-    # Somewhere in the second pass: the first has four shards.
-    while process.poll() is None and len(list(out.glob("partial/*.npz"))) < 6:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (out / "partial").exists() or (out / "manifest.json").exists()
-    subprocess.run(arguments, check=True)
+    run_killed(call, shards, ".npz", photos, out, weights)
+    assert len(list(out.glob("partial/*.npz"))) == shards
+    assert not (out / "manifest.json").exists()
+    run_whole(call, photos, out, weights)
     assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_shards_of_another_number_of_threads_are_not_mixed_in(discover, tmp_path, monkeypatch):
+    discover("undisturbed")
+    write = sweep.Sweep._write
+    left = [2]
+
+    def stopping(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 7)
+        patch.setattr(sweep.Sweep, "_write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            discover()
+    finished = set((tmp_path / "out" / "partial").glob("*.npz"))
+    assert len(finished) == 2
+    left[0] = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.Sweep, "_write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            discover()
+    assert len(set((tmp_path / "out" / "partial").glob("*.npz")) - finished) == 1
+    discover()
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
 def test_a_complete_discovery_is_not_repeated(discover, tmp_path, monkeypatch):
