@@ -10,25 +10,15 @@
 
 from ._version import __version__
 from .affinity import Context
-from .centrality import degree, katz
 from .errors import ConvergenceWarning, DiffusionError
-from .fusion import Fusion
-from .graph import Graph
-from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+from .graph.centrality import degree, katz
+from .graph.graph import Graph
+from .neighbors.index import HNSW, IVF, Exact, NNDescent, nearest_neighbors
 from .regional import RegionalReranker
-from .regions import generalized_max_pooling, r_match
-from .rerank import Reranker, load
-from .solvers import (
-    CG,
-    Chebyshev,
-    Columns,
-    Hybrid,
-    Local,
-    Report,
-    Solution,
-    Spectral,
-    Truncated,
-)
+from .reranker import Reranker, load
+from .scoring.fusion import Fusion
+from .scoring.regions import generalized_max_pooling, r_match
+from .solvers import CG, Chebyshev, Columns, Hybrid, Local, Report, Solution, Spectral, Truncated
 from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
 
 __all__ = [

@@ -18,15 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from . import kernels, storage
 from .affinity import Pointwise
 from .errors import DiffusionError
-from .packing import pack, unpack
+from .index_state import pack, unpack
+from .kernels import loops as kernels
 from .parameters import Parameters
-from .ranking import rank
-from .regions import Groups, generalized_max_pooling
-from .rerank import Reranker, Results
+from .reranker import Reranker, Results
+from .scoring.ranking import rank
+from .scoring.regions import Groups, generalized_max_pooling
 from .solvers import Solution, Solver
+from .storage import directory as storage
 from .transfer import Transfer
 from .validation import check_choice, check_integer, check_real
 

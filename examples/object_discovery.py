@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 import features
-from features import maps, object_descriptors, pictures
-from features.words import VisualWords
+from features.datasets.words import VisualWords
+from features.objects import descriptors as object_descriptors
+from features.objects import maps
+from features.objects import page as pictures
 
 # Drawn scenes: each shows one of four objects among clutter and things that no other has. Two are
 # held back, as photos that come later.

@@ -4,7 +4,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import diffusion
-from diffusion import expansion, metrics
+from diffusion import metrics
+from diffusion.baselines import expansion
 
 X, labels = load_digits(return_X_y=True)
 X = expansion.normalize(X)

@@ -14,24 +14,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbones import LeNet, backbone
-    from .collection import Descriptors, open_descriptors
-    from .discovery import ObjectDiscovery
-    from .egm import EGM
-    from .extract import describe
-    from .folder import extract_folder
-    from .frame import FramedTrunk
-    from .learn import train_contrastive
-    from .losses import contrastive_loss
-    from .maps import feature_saliency
-    from .mining import mine_manifold
-    from .network import MULTI_SCALE, RetrievalNetwork
-    from .object_folder import discover_folder
-    from .objects import Objects, open_objects
-    from .retrieval import load_retrieval
-    from .scenes import Scenes
-    from .training import train_folder
-    from .whitening import Whitening, learn_pca, learn_supervised, load_whitening
+    from .datasets.scenes import Scenes
+    from .description.describe import describe
+    from .description.descriptors import Descriptors, open_descriptors
+    from .description.extraction import extract_folder
+    from .description.whitening import Whitening, learn_pca, learn_supervised, load_whitening
+    from .networks.backbones import LeNet, backbone
+    from .networks.frame import FramedTrunk
+    from .networks.retrieval_checkpoint import load_retrieval
+    from .networks.retrieval_network import MULTI_SCALE, RetrievalNetwork
+    from .objects.discovery import ObjectDiscovery
+    from .objects.egm import EGM
+    from .objects.folder import discover_folder
+    from .objects.maps import feature_saliency
+    from .objects.opened import Objects, open_objects
+    from .training.contrastive import train_contrastive
+    from .training.folder import train_folder
+    from .training.losses import contrastive_loss
+    from .training.mining import mine_manifold
 
 __all__ = [
     "EGM",
@@ -62,31 +62,31 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EGM": "egm",
-    "MULTI_SCALE": "network",
-    "Descriptors": "collection",
-    "FramedTrunk": "frame",
-    "LeNet": "backbones",
-    "ObjectDiscovery": "discovery",
-    "Objects": "objects",
-    "RetrievalNetwork": "network",
-    "Scenes": "scenes",
-    "Whitening": "whitening",
-    "backbone": "backbones",
-    "contrastive_loss": "losses",
-    "describe": "extract",
-    "discover_folder": "object_folder",
-    "extract_folder": "folder",
-    "feature_saliency": "maps",
-    "learn_pca": "whitening",
-    "learn_supervised": "whitening",
-    "load_retrieval": "retrieval",
-    "load_whitening": "whitening",
-    "mine_manifold": "mining",
-    "open_descriptors": "collection",
-    "open_objects": "objects",
-    "train_contrastive": "learn",
-    "train_folder": "training",
+    "EGM": "objects.egm",
+    "MULTI_SCALE": "networks.retrieval_network",
+    "Descriptors": "description.descriptors",
+    "FramedTrunk": "networks.frame",
+    "LeNet": "networks.backbones",
+    "ObjectDiscovery": "objects.discovery",
+    "Objects": "objects.opened",
+    "RetrievalNetwork": "networks.retrieval_network",
+    "Scenes": "datasets.scenes",
+    "Whitening": "description.whitening",
+    "backbone": "networks.backbones",
+    "contrastive_loss": "training.losses",
+    "describe": "description.describe",
+    "discover_folder": "objects.folder",
+    "extract_folder": "description.extraction",
+    "feature_saliency": "objects.maps",
+    "learn_pca": "description.whitening",
+    "learn_supervised": "description.whitening",
+    "load_retrieval": "networks.retrieval_checkpoint",
+    "load_whitening": "description.whitening",
+    "mine_manifold": "training.mining",
+    "open_descriptors": "description.descriptors",
+    "open_objects": "objects.opened",
+    "train_contrastive": "training.contrastive",
+    "train_folder": "training.folder",
 }
 
 

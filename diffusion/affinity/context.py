@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from .. import kernels
 from ..errors import DiffusionError
+from ..kernels import context as loops
+from ..kernels import loops as kernels
 from ..validation import check_integer
-from . import _context_kernels as loops
 from .base import Affinity, Observation, observations
 
 # Items encoded or compared between two updates of a progress bar.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import ConvergenceWarning, DiffusionError
-from ..graph import Graph
+from ..graph.graph import Graph
 from ..transfer import RegularizedLaplacian, Transfer
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .. import kernels
-from ..graph import Graph
+from ..graph.graph import Graph
+from ..kernels import loops as kernels
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .. import kernels
-from ..graph import Graph
+from ..graph.graph import Graph
+from ..kernels import loops as kernels
+from ..kernels.recurrence import recurrence_block
 from ..transfer import Transfer, chebyshev_coefficients
 from ..validation import check_integer, check_real
-from ._block_kernels import recurrence_block
 from .base import Report, Solution, Solver, as_observations
 
 # Below this many nodes a kernel is over before it pays to share it among cores.

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..checkpoint import RowsCheckpoint
 from ..errors import ConvergenceWarning
-from ..graph import Graph
+from ..graph.graph import Graph
+from ..kernels import columns as kernels
+from ..kernels.subgraph import compressed, in_threads
+from ..storage.rows import RowsCheckpoint
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from . import _columns_kernels as kernels
-from ._subgraph_kernels import compressed, in_threads
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
 
 # Groups of columns computed in one call: few enough for a live progress bar, a checkpoint and an

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..graph import Graph
+from ..graph.graph import Graph
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from ._components import known_vector, large_pieces
 from .base import require_regularized_laplacian
 from .cg import BlockCG
-from .eigen import leading_eigenpairs
+from .linalg.components import known_vector, large_pieces
+from .linalg.eigen import leading_eigenpairs
 
 
 @dataclass

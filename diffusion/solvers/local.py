@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..graph import Graph
-from ..kernels import contracting
+from ..graph.graph import Graph
+from ..kernels.bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
+from ..kernels.local import Rows, State, Touched, empty_workspace, grow, relax, touch
+from ..kernels.loops import contracting
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from ._local_bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
-from ._local_kernels import Rows, State, Touched, empty_workspace, grow, relax, touch
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
 
 # Room that a workspace starts with: touched nodes, edges.

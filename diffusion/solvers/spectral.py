@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import DiffusionError
-from ..graph import Graph
+from ..graph.graph import Graph
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from ._components import dense_components, joined, known_vector, large_pieces
 from .base import Report, Solution, Solver, as_observations
-from .eigen import leading_eigenpairs
+from .linalg.components import dense_components, joined, known_vector, large_pieces
+from .linalg.eigen import leading_eigenpairs
 
 # Values of a half-precision or memory-mapped basis widened at a time.
 _BLOCK_VALUES = 1 << 24

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from ..graph import Graph
+from ..graph.graph import Graph
+from ..kernels import subgraph as kernels
 from ..transfer import Transfer
 from ..validation import check_choice, check_integer, check_real
-from . import _subgraph_kernels as kernels
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
 
 # Observations solved in one call: an even share among threads against workspaces allocated.

@@ -1,0 +1,109 @@
+"""Collections to measure on: some ship with a dependency, some are made, some are looked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Gallery and query vectors with class labels; the two never share an item."""
+
+    name: str
+    gallery: NDArray[np.float32]
+    queries: NDArray[np.float32]
+    gallery_labels: NDArray[Any]
+    query_labels: NDArray[Any]
+
+
+def _split(
+    name: str, X: NDArray[Any], labels: NDArray[Any], n_queries: int | None = None
+) -> Collection:
+    """Split at random, seed 0: the first fifth of a permutation, or n_queries, are queries."""
+    order = np.random.default_rng(0).permutation(len(X))
+    cut = len(X) // 5 if n_queries is None else n_queries
+    queries, gallery = order[:cut], order[cut:]
+    return Collection(name, X[gallery], X[queries], labels[gallery], labels[queries])
+
+
+def digits() -> Collection:
+    """Return scikit-learn's digits, raw pixels: 297 queries in 1500 images of 10 classes."""
+    from sklearn.datasets import load_digits
+
+    X, labels = load_digits(return_X_y=True)
+    return _split("digits (raw pixels)", X.astype(np.float32), labels, 297)
+
+
+def data_folder() -> Path:
+    """Return where data that is not part of the project lies: DIFFUSION_DATA or ../shared/data."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    return Path(os.environ.get("DIFFUSION_DATA", beside))
+
+
+def grocery(packages_only: bool) -> Collection | None:
+    """Return MobileNetV2 descriptors of the Grocery Store data set, None where they are absent."""
+    folder = data_folder() / "descriptors"
+    if not (folder / "grocery_test.npy").exists():
+        return None
+    X = np.load(folder / "grocery_test.npy")
+    labels = np.load(folder / "grocery_test_labels.npy")
+    name = "grocery, all"
+    if packages_only:
+        files = (folder / "grocery_test_files.txt").read_text().split("\n")
+        keep = np.array([file.startswith("test/Packages/") for file in files[: len(X)]])
+        X, labels, name = X[keep], labels[keep], "grocery, packages"
+    return _split(name, X, labels)
+
+
+def manifold(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:
+    """Make unit vectors on a smooth closed three-dimensional manifold of uneven density.
+
+    Points of a torus, drawn from overlapping Gaussian clusters and a uniform background, are
+    embedded by low random frequencies, x = (cos(Fu + φ), sin(Fu + φ)), with a little noise. Their
+    reciprocal 50-neighbour graph is connected but for a few nodes; `bench speed` prints it.
+    """
+    rng = np.random.default_rng(seed)
+    clusters = rng.uniform(0, 2 * np.pi, (64, 3))
+    u = clusters[rng.integers(len(clusters), size=n)] + 0.5 * rng.standard_normal((n, 3))
+    background = rng.random(n) < 0.3
+    u[background] = rng.uniform(0, 2 * np.pi, (int(background.sum()), 3))
+    frequencies = rng.integers(-2, 3, (3, d // 2))
+    phase = rng.uniform(0, 2 * np.pi, d // 2)
+    X = np.empty((n, d), np.float32)
+    for start in range(0, n, 1 << 16):
+        part = slice(start, min(n, start + (1 << 16)))
+        angle = u[part] @ frequencies + phase
+        X[part] = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        X[part] += 0.02 * rng.standard_normal(X[part].shape)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    return X
+
+
+def lattice_lists(
+    side: int, k: int = 50, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Make the neighbour lists of side³ points of a periodic cubic lattice, ids at random.
+
+    Every listing is reciprocal: no k-neighbour graph has more edges. Scores fall with distance.
+    """
+    reach = np.arange(-3, 4)
+    offsets = np.stack(np.meshgrid(reach, reach, reach), axis=-1).reshape(-1, 3)
+    lengths = np.linalg.norm(offsets, axis=1)
+    # Take whole pairs ±offset, so that what lists a point is listed by it.
+    half = [o for o in np.argsort(lengths, kind="stable") if tuple(offsets[o]) > (0, 0, 0)]
+    chosen = np.repeat(offsets[half[: k // 2]], 2, axis=0) * np.tile([[1], [-1]], (k // 2, 1))
+    score = np.exp(-(np.linalg.norm(chosen, axis=1) ** 2) / 8).astype(np.float32)
+    n = side**3
+    names = np.random.default_rng(seed).permutation(n)
+    cell = np.stack(np.unravel_index(np.arange(n), (side,) * 3), axis=1)
+    ids = np.empty((n, len(chosen)), np.int64)
+    for a, offset in enumerate(chosen):
+        other = np.ravel_multi_index(tuple(((cell + offset) % side).T), (side,) * 3)
+        ids[names, a] = names[other]
+    return np.tile(score, (n, 1)), ids

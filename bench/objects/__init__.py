@@ -1,0 +1,1 @@
+"""Object discovery on made scenes."""

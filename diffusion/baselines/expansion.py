@@ -1,0 +1,156 @@
+"""Plain query expansion and database augmentation: what diffusion is compared with.
+
+Vectors here are L2-normalised rows and similarity is the inner product. Each function turns
+vectors and their first-stage lists into new vectors, with which one searches again:
+
+>>> import numpy as np
+>>> from diffusion import expansion
+>>> X = expansion.normalize(np.random.default_rng(0).standard_normal((50, 8)))
+>>> Q = X[:2]
+>>> scores, ids = expansion.search(Q, X, 5)
+>>> scores, ids = expansion.search(expansion.average(Q, X, scores, ids, alpha=3.0), X, 10)
+>>> ids.shape
+(2, 10)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..neighbors.index import Exact, NeighborIndex
+from ..validation import as_lists, as_vectors, check_integer, check_real
+
+# Gathered neighbour vectors held at a time, in values: 64 MiB of float32.
+_GATHER_VALUES = 1 << 24
+
+
+def normalize(X: ArrayLike) -> NDArray[np.float32]:
+    """Return the rows of X (n, d) divided by their L2 norms, float32; zero rows stay zero."""
+    return as_vectors(X, "X", metric="cosine")
+
+
+def search(
+    Q: NDArray[np.float32], X: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Exact search by inner product: scores and ids (nq, k), best first, padded with -1."""
+    return NeighborIndex(X, "inner_product", Exact()).search(Q, k)
+
+
+def average(
+    Q: ArrayLike, X: ArrayLike, scores: ArrayLike, ids: ArrayLike, *, alpha: float = 0.0
+) -> NDArray[np.float32]:
+    """Average each query with its listed neighbours: AQE, and α-QE for alpha > 0.
+
+    q' = (q + Σ_i max(<q, x_i>, 0)^α x_i), L2-normalised, over the listed neighbours i.
+
+    Parameters
+    ----------
+    Q : array_like, shape (nq, d)
+    X : array_like, shape (n, d)
+    scores, ids : array_like, shape (nq, k)
+        First-stage lists: similarities, and rows of X with -1 for padding.
+    alpha : float >= 0, default 0.0
+        0 weighs all alike (average query expansion), 3 is usual for α-QE.
+
+    Returns
+    -------
+    ndarray, shape (nq, d), float32
+        L2-normalised.
+
+    References
+    ----------
+    Chum, Philbin, Sivic, Isard, Zisserman. Total Recall. ICCV 2007.
+    Radenović, Tolias, Chum. Fine-tuning CNN Image Retrieval with No Human Annotation. TPAMI 2018.
+    """
+    alpha = check_real(alpha, "alpha", low=0.0)
+    Q = as_vectors(Q, "Q", metric="cosine")
+    X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
+    scores, ids = as_lists(scores, ids, len(X), names=("scores", "ids"), metric="cosine")
+    weights = np.where(ids >= 0, np.maximum(scores, np.float32(0)), np.float32(0))
+    weights = np.where(ids >= 0, weights ** np.float32(alpha), np.float32(0))
+    expanded = Q.copy()
+    rows = max(1, _GATHER_VALUES // (ids.shape[1] * Q.shape[1]))
+    for start in range(0, len(Q), rows):
+        part = slice(start, start + rows)
+        expanded[part] += np.einsum("qk,qkd->qd", weights[part], X[ids[part]])
+    return normalize(expanded)
+
+
+def augment_database(X: ArrayLike, k: int = 10, *, alpha: float = 0.0) -> NDArray[np.float32]:
+    """Average each item with its k nearest neighbours: database-side augmentation (DBA).
+
+    Parameters
+    ----------
+    X : array_like, shape (n, d)
+    k : int >= 1, default 10
+    alpha : float >= 0, default 0.0
+        The exponent of the neighbours' weights, as in `average`.
+
+    Returns
+    -------
+    ndarray, shape (n, d), float32
+        L2-normalised.
+
+    References
+    ----------
+    Turcot and Lowe. Better Matching with Fewer Features. ICCV Workshops 2009.
+    """
+    X = normalize(X)
+    k = check_integer(k, "k", low=1)
+    scores, ids = NeighborIndex(X, "cosine", Exact()).neighbors(k)
+    return average(X, X, scores, ids, alpha=alpha)
+
+
+def discriminative(
+    Q: ArrayLike,
+    X: ArrayLike,
+    ids: ArrayLike,
+    *,
+    n_positive: int = 5,
+    n_negative: int = 200,
+    C: float = 0.1,
+) -> NDArray[np.float32]:
+    """Learn a linear SVM for each query, its top results against its bottom ones: DQE.
+
+    Parameters
+    ----------
+    Q : array_like, shape (nq, d)
+    X : array_like, shape (n, d)
+    ids : array_like, shape (nq, k), int
+        First-stage rankings, long enough to have a bottom: best the whole collection.
+    n_positive, n_negative : int >= 1, default 5 and 200
+        Results taken from the top (beside the query itself) and from the bottom. Half of what
+        the ranking holds at most.
+    C : float > 0, default 0.1
+        The SVM's regularisation, weaker for larger values.
+
+    Returns
+    -------
+    ndarray, shape (nq, d), float32
+        The SVMs' normals, L2-normalised: search with them as with queries.
+
+    References
+    ----------
+    Arandjelović and Zisserman. Three Things Everyone Should Know to Improve Object Retrieval.
+    CVPR 2012.
+    """
+    from sklearn.svm import LinearSVC
+
+    Q = as_vectors(Q, "Q", metric="cosine")
+    X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
+    ids = np.asarray(ids)
+    check_integer(n_positive, "n_positive", low=1)
+    check_integer(n_negative, "n_negative", low=1)
+    normals = Q.copy()
+    for row, (query, ranked) in enumerate(zip(Q, ids, strict=True)):
+        ranked = ranked[ranked >= 0]
+        half = len(ranked) // 2
+        if half == 0:
+            continue
+        positive, negative = ranked[: min(n_positive, half)], ranked[-min(n_negative, half) :]
+        examples = np.concatenate([query[None], X[positive], X[negative]])
+        labels = np.repeat([1, 0], [1 + len(positive), len(negative)])
+        svm = LinearSVC(C=C, class_weight="balanced").fit(examples, labels)
+        normals[row] = svm.coef_[0]
+    return normalize(normals)

@@ -1,0 +1,7 @@
+"""`python -m diffusion.cli`."""
+
+import sys
+
+from .verbs import main
+
+sys.exit(main())

@@ -1,0 +1,70 @@
+"""What the commands `diffusion` and `features` share: one line for an error, and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ..errors import ConvergenceWarning, DiffusionError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Complain, and exit with status 2."""
+        say(self.prog, f"error: {message} (see {self.prog} --help)")
+        raise SystemExit(2)
+
+
+class Verbs:
+    """The verbs of a command, each with a parser of its own."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._verbs = parser.add_subparsers(
+            dest="verb", required=True, metavar="VERB", parser_class=Parser
+        )
+
+    def add(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        """Add a verb that runs a function; `text` is its help."""
+        sub = self._verbs.add_parser(name, help=text[0].lower() + text[1:], description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+
+def say(command: str, message: str) -> None:
+    """Print one line on standard error, led by the command's name."""
+    print(f"{command.split()[0]}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def run(parser: Parser, arguments: Sequence[str] | None) -> int:
+    """Run the verb that the arguments name; return the exit status: 0, or 2 for bad input."""
+    options = parser.parse_args(arguments)
+    name = parser.prog
+    try:
+        with warnings.catch_warnings():
+            # A warning is for people here: its text, on a line of its own.
+            warnings.simplefilter("always", ConvergenceWarning)
+            warnings.showwarning = lambda message, *_, **__: say(name, f"warning: {message}")
+            options.run(options)
+        sys.stdout.flush()
+    except DiffusionError as error:
+        say(name, f"error: {error}")
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has seen enough; nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        say(name, "interrupted")
+        return 130
+    except MemoryError:
+        say(name, f"error: not enough memory{options.smaller}")
+        return 2
+    except (OSError, UnicodeError, OverflowError) as error:
+        say(name, f"error: {error}")
+        return 2
+    return 0

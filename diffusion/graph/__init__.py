@@ -1,0 +1,1 @@
+"""The neighbour graph: its construction and order, centrality, and a description in numbers."""

@@ -1,0 +1,279 @@
+"""Compiled loops of the columns solver: columns offline, their combination online."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .loops import contracting
+from .subgraph import add, clean, cut, grow, workspace
+
+# Columns solved side by side: float32 values in the widest vector register.
+LANES = 16
+
+# A group of w nodes is drawn from the nearest _NEAR w.
+_NEAR = 8
+
+# In place of the degree of an isolated node.
+_TINY = 1e-300
+
+# A residual kept by recurrence in float32 is trusted over three orders of magnitude.
+_TRUSTED_DROP = 1e-3
+
+
+@contracting
+def groups(indptr: Any, indices: Any, weights: Any, alpha: float, widest: int) -> Any:
+    """Put nodes that lie together into groups of at most `widest`.
+
+    Returns the nodes, group after group (n,), and where each group begins (groups + 1,).
+    """
+    n = len(indptr) - 1
+    near = min(n, _NEAR * widest)
+    work = workspace(np.zeros(n, np.int32), near)
+    grouped = np.zeros(n, np.bool_)
+    sequence = np.empty(n, np.int32)
+    begins = np.empty(n + 1, np.int64)
+    end = number = 0
+    for seed in range(n):
+        if grouped[seed]:
+            continue
+        begins[number] = end
+        number += 1
+        count = add(work, 0, seed)
+        work.b[0] = 1
+        if widest > 1:
+            count = grow(indptr, indices, weights, alpha, work, count, near)
+        for a in range(count):
+            node = work.nodes[a]
+            if not grouped[node] and end < begins[number - 1] + widest:
+                grouped[node] = True
+                sequence[end] = node
+                end += 1
+        clean(work, count)
+    begins[number] = n
+    return sequence, begins[: number + 1]
+
+
+@contracting
+def _keep_largest(
+    x: Any, score: Any, nodes: Any, count: int, out_ids: Any, out_values: Any
+) -> None:
+    """Write the positive entries of x, or those of the largest score, padded with -1 and 0.
+
+    They keep their order; of equal ones the first stay.
+    """
+    keep = len(out_ids)
+    least = -np.inf
+    spare = keep  # places for entries whose score equals the least one kept
+    if count > keep:
+        least = np.partition(score[:count], count - keep)[count - keep]
+        for a in range(count):
+            spare -= score[a] > least
+    end = 0
+    for a in range(count):
+        if x[a] > 0 and (score[a] > least or (score[a] == least and spare > 0)):
+            spare -= score[a] == least
+            out_ids[end] = nodes[a]
+            out_values[end] = x[a]
+            end += 1
+    out_ids[end:] = -1
+    out_values[end:] = 0
+
+
+@contracting
+def _unit_columns(
+    work: Any,
+    count: int,
+    width: int,
+    cols: Any,
+    values: Any,
+    alpha: float,
+    tol: float,
+    max_iter: int,
+    X: Any,
+    R: Any,
+    P: Any,
+    Q: Any,
+    residuals: Any,
+) -> None:
+    """Solve (I - α W_T) X[:, c] = (1 - α) e_c side by side for the first `width` nodes of a part.
+
+    X is float64, what conjugate gradient multiplies float32. The residual is replaced by the true
+    one after every three orders of magnitude, as in `diffusion.CG`. `residuals[c]` receives the
+    relative residual, in float64.
+    """
+    indptr = work.indptr
+    total = np.empty(LANES, np.float32)
+    total64, sums, step, beta = np.empty((4, LANES), np.float64)
+    rho, anchor = np.zeros((2, LANES), np.float64)
+    rho[:width] = (1 - alpha) ** 2
+    anchor[:width] = rho[:width]
+    target = (tol * (1 - alpha)) ** 2
+    X[:count] = 0
+    R[:count] = 0
+    for c in range(width):
+        R[c, c] = 1 - alpha
+    P[:count] = R[:count]
+    minus_alpha = np.float32(-alpha)
+    iterations = 0
+    while True:
+        sums[:] = 0
+        for i in range(count):
+            e, end = indptr[i], indptr[i + 1]
+            total[:] = 0
+            # Four edges a pass: the running total is loaded and stored once for the four.
+            while e + 4 <= end:
+                j0, j1 = np.uintp(cols[e]), np.uintp(cols[e + 1])
+                j2, j3 = np.uintp(cols[e + 2]), np.uintp(cols[e + 3])
+                w0, w1, w2, w3 = values[e], values[e + 1], values[e + 2], values[e + 3]
+                for c in range(LANES):
+                    total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
+                e += 4
+            while e < end:
+                j, w = np.uintp(cols[e]), values[e]
+                for c in range(LANES):
+                    total[c] += w * P[j, c]
+                e += 1
+            for c in range(LANES):
+                q = P[i, c] + minus_alpha * total[c]
+                Q[i, c] = q
+                sums[c] += P[i, c] * q
+        for c in range(LANES):
+            step[c] = rho[c] / sums[c] if sums[c] > 0 else 0.0
+        sums[:] = 0
+        for i in range(count):
+            for c in range(LANES):
+                X[i, c] += step[c] * P[i, c]
+                r = np.float32(R[i, c] - np.float32(step[c]) * Q[i, c])
+                R[i, c] = r
+                sums[c] += r * r
+        iterations += 1
+        # A little below the target: the true residual is not quite the recurrence's.
+        stopped = iterations >= max_iter or sums.max() <= 0.81 * target
+        replace = stopped
+        for c in range(LANES):
+            replace |= sums[c] < _TRUSTED_DROP**2 * anchor[c]
+        if replace:
+            sums[:] = 0
+            for i in range(count):
+                total64[:] = 0
+                for e in range(indptr[i], indptr[i + 1]):
+                    j, v = np.uintp(cols[e]), np.float64(values[e])
+                    for c in range(LANES):
+                        total64[c] += v * X[j, c]
+                for c in range(LANES):
+                    total64[c] = alpha * total64[c] - X[i, c]
+                if i < width:
+                    total64[i] += 1 - alpha
+                for c in range(LANES):
+                    R[i, c] = total64[c]
+                    sums[c] += total64[c] * total64[c]
+            anchor[:] = sums
+        if stopped and (iterations >= max_iter or sums.max() <= target):
+            for c in range(width):
+                residuals[c] = np.sqrt(sums[c]) / (1 - alpha)
+            return
+        for c in range(LANES):
+            beta[c] = sums[c] / rho[c] if rho[c] > 0 and not stopped else 0.0
+            rho[c] = sums[c]
+        for i in range(count):
+            for c in range(LANES):
+                P[i, c] = R[i, c] + np.float32(beta[c]) * P[i, c]
+
+
+@contracting
+def columns(
+    indptr: Any,
+    indices: Any,
+    weights: Any,
+    order: Any,
+    degrees: Any,
+    alpha: float,
+    sequence: Any,
+    begins: Any,
+    size: int,
+    tol: float,
+    max_iter: int,
+    out_ids: Any,
+    out_values: Any,
+    out_residuals: Any,
+) -> None:
+    """Compute truncated columns of (1 - α) (I - α W)^-1 for some groups of nodes.
+
+    A group, `sequence[begins[t] : begins[t + 1]]`, shares a part of `size` nodes, grown from all
+    of its nodes. Rows of `out_ids`, `out_values` (n, keep) are nodes; of a column the entries
+    that are largest over √degree are kept.
+    """
+    work = workspace(np.zeros(len(indptr) - 1, np.int32), size)
+    cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
+    X = np.empty((size, LANES), np.float64)
+    R, P, Q = np.empty((3, size, LANES), np.float32)
+    x, score = np.empty((2, size), np.float64)
+    residuals = np.empty(LANES, np.float64)
+    for t in range(len(begins) - 1):
+        group = sequence[begins[t] : begins[t + 1]]
+        count = 0
+        for node in group:
+            work.b[count] = 1
+            count = add(work, count, node)
+        count = grow(indptr, indices, weights, alpha, work, count, size)
+        cols, values = cut(indptr, indices, weights, work, count, cols, values)
+        _unit_columns(
+            work, count, len(group), cols, values, alpha, tol, max_iter, X, R, P, Q, residuals
+        )
+        for a in range(count):
+            work.scale[a] = 1 / np.sqrt(max(degrees[order[work.nodes[a]]], _TINY))
+        for c in range(len(group)):
+            for a in range(count):
+                x[a] = X[a, c]
+                score[a] = x[a] * work.scale[a]
+            node = group[c]
+            _keep_largest(x, score, work.nodes, count, out_ids[node], out_values[node])
+            out_residuals[node] = residuals[c]
+        clean(work, count)
+
+
+@contracting
+def combine(
+    ids: Any,
+    values: Any,
+    order: Any,
+    position: Any,
+    y_indptr: Any,
+    y_nodes: Any,
+    y_values: Any,
+    starts: Any,
+    x: Any,
+    reached: Any,
+    out_ids: Any,
+    out_values: Any,
+    out_counts: Any,
+    out_work: Any,
+) -> None:
+    """Combine stored columns, Σ_j y_j c_j for each observation, written from starts[row] on.
+
+    Nodes of y and of the columns are in storage order, those of the output in the user's,
+    ascending. `x` (n,) float64 is memory, `reached` (n,) bool comes and goes filled with False.
+    """
+    for row in range(len(starts)):
+        begin = end = starts[row]
+        for t in range(y_indptr[row], y_indptr[row + 1]):
+            y, column, nodes = y_values[t], values[y_nodes[t]], ids[y_nodes[t]]
+            for a in range(len(nodes)):
+                p = nodes[a]
+                if p < 0:
+                    break
+                if not reached[p]:
+                    reached[p] = True
+                    x[p] = 0.0
+                    out_ids[end] = order[p]
+                    end += 1
+                x[p] += y * column[a]
+                out_work[row] += 1
+        out_counts[row] = end - begin
+        out_ids[begin:end].sort()
+        for t in range(begin, end):
+            p = position[out_ids[t]]
+            out_values[t] = x[p]
+            reached[p] = False

@@ -1,0 +1,591 @@
+"""The Reranker: the way of a query from its first-stage neighbours to the diffused ranking."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from .affinity import Affinity, Context, make_affinity
+from .errors import DiffusionError
+from .graph.diagnosis import Diagnosis, diagnose
+from .graph.graph import Graph
+from .index_state import PLAIN_PARAMETERS, pack, settings_of, unpack
+from .kernels import loops as kernels
+from .neighbors.index import Method, NeighborIndex, check_metric, make_method, tidy_lists
+from .parameters import Parameters
+from .scoring.fusion import Fusion, make_score
+from .scoring.ranking import padding_last, rank
+from .solvers import Solver, Spectral, make_solver
+from .storage import directory as storage
+from .storage.rows import discard
+from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
+from .validation import as_lists, as_vectors, center_of, check_integer
+
+Results = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+# Diffused scores held at a time, in values: 256 MiB of float32.
+_BATCH_VALUES = 1 << 26
+
+# How far a list is widened to hold every item that ties for the last place in an observation.
+_WIDEST_TIE = 4096
+
+
+class Reranker(Parameters):
+    """Re-rank search results by diffusion over the collection's own neighbour graph.
+
+    Offline, `fit` lists the k nearest neighbours of every item and makes a graph of them: by
+    default items whose neighbourhoods are alike at several scales are joined (`Context`), with
+    `affinity="cosine"` those that list each other, ``A_ij = min(w_i(j), w_j(i))``,
+    ``w = max(s, 0)^γ``. It is normalised, ``W = D^-1/2 A D^-1/2``. Online, the weights of the
+    `query_k` items that a query is most like are its observation y, and diffusion is
+    ``x = h(W) y``, with ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart. Lists are
+    ranked by x together with what it started from (`Fusion`), or by x alone. A query is never
+    part of the graph.
+
+    Parameters
+    ----------
+    k : int >= 1, default 50
+        Neighbours an item in the lists. The contextual affinity looks at the first 48 of them,
+        and needs no other choice. With `affinity="cosine"` 50 suits collections with tens of
+        images an object.
+    affinity : {"context", "cosine", "gaussian"} or Context, default "context"
+        What makes an edge and its weight. `"context"` compares the neighbourhoods of items at
+        several scales, up to `k`, for any metric; a `Context` has its settings. Of the score
+        alone: `"cosine"` is max(s, 0)^γ of a cosine or inner product s, as in the papers,
+        `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
+        distance in the lists.
+    score : {"fusion", "diffusion"} or Fusion, optional
+        What lists are ranked by: `"diffusion"` is x alone, `"fusion"` puts it together with the
+        similarity of neighbourhoods and with the first stage's score. By default the fusion for
+        the contextual affinity and x for the others.
+    solver : str or solver object, default "cg"
+        How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
+        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact:
+        "cg" (any size), "hybrid" (fewer iterations for a basis made offline), "chebyshev" (any
+        transfer function). Approximate: "spectral" (a dot product online), "columns" (fastest
+        online, offline work and 8 n keep bytes), "truncated" (the shortlist alone), "local" (a
+        neighbourhood alone, whatever n; says which rankings are certainly exact). The README has
+        a table with measured figures.
+    alpha : float in [0, 1), default 0.99
+        Short for ``transfer=RegularizedLaplacian(alpha)``; not used where `transfer` is given.
+    transfer : transfer function, optional
+        The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
+        with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
+    query_k : int >= 1, default 10
+        Items that make a query's observation: those of the most similar neighbourhoods with
+        `affinity="context"`, else the first stage's best. Set on a fitted Reranker, it acts at
+        once.
+    gamma : float > 0, default 3.0
+        The exponent γ of the affinities "cosine" and "gaussian".
+    metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
+        Similarity of vectors. `"euclidean"` scores are negative squared distances.
+    neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
+        How neighbours are found: a name or an object of `diffusion.neighbors`, such as
+        ``IVF(nprobe=32)``. It serves the graph and the first stage of `search` alike.
+    progress : bool, default False
+        Show progress bars on standard error.
+
+    Attributes
+    ----------
+    graph_ : Graph
+        The graph; `graph_.W` is the normalised adjacency, a scipy CSR array in the user's order.
+    solver_ : solver
+        The solver, prepared.
+    n_items_ : int
+        Number of items.
+    report_ : Report
+        Residual, iterations and convergence of the last `search` or `rerank`.
+
+    Notes
+    -----
+    Memory: the vectors (4 n d bytes), 8 bytes an entry of W (at most 8 n k in all) and 28 bytes
+    an item, with the contextual affinity another 740 bytes an item. Building takes at most
+    12 n k bytes beyond the neighbour lists, with the contextual affinity 2,000 bytes an item.
+
+    Zero vectors have similarity 0 with everything and become isolated nodes. Where k >= n, every
+    item neighbours every other. Groups of more than k + 1 identical vectors cannot all list each
+    other; those that are left out of the lists end up isolated, which `graph_.n_isolated` shows.
+
+    References
+    ----------
+    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+    Zhong, Zheng, Cao, Li. Re-ranking Person Re-identification with k-reciprocal Encoding.
+    CVPR 2017.
+    Zhou, Weston, Gretton, Bousquet, Schölkopf. Ranking on Data Manifolds. NIPS 2003.
+
+    Examples
+    --------
+    >>> import numpy as np, diffusion
+    >>> angle = np.linspace(0, np.pi, 60)
+    >>> X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    >>> ranker = diffusion.Reranker(k=4, query_k=2).fit(X)
+    >>> scores, ids = ranker.search(X[0], k=5)
+    >>> sorted(ids.tolist())
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(
+        self,
+        *,
+        k: int = 50,
+        affinity: str | Context = "context",
+        score: str | Fusion | None = None,
+        solver: str | Solver = "cg",
+        alpha: float = 0.99,
+        transfer: Transfer | None = None,
+        query_k: int = 10,
+        gamma: float = 3.0,
+        metric: str = "cosine",
+        neighbors: str | Method = "exact",
+        progress: bool = False,
+    ) -> None:
+        self.k = k
+        self.affinity = affinity
+        self.score = score
+        self.solver = solver
+        self.alpha = alpha
+        self.transfer = transfer
+        self.query_k = query_k
+        self.gamma = gamma
+        self.metric = metric
+        self.neighbors = neighbors
+        self.progress = progress
+
+    # --- offline ---------------------------------------------------------------------------------
+
+    def fit(self, X: ArrayLike, *, checkpoint: str | os.PathLike[str] | None = None) -> Self:
+        """Build the graph of a collection from its vectors.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+            One row an item, finite, any real dtype; kept as float32, for `metric="cosine"`
+            L2-normalised. Item ids are row numbers.
+        checkpoint : path-like, optional
+            A directory that keeps the neighbour lists while they are computed (8 n k bytes), with
+            another beside it, named so plus ".solver", for the work of a solver that takes long.
+            Both are removed at the end. Where a fit was killed, the same call goes on from there.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If a parameter or X is not as described; the message names it, and the row.
+        """
+        affinity = self._check_parameters()
+        if checkpoint is not None:
+            checkpoint = storage.as_path(checkpoint, "checkpoint")
+        with kernels.guarded():
+            index = self._index_of(X)
+            # Wider lists would be padding: nothing has more neighbours than there are others.
+            k = min(int(self.k), max(1, index.size - 1))
+            scores, ids = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
+            return self._fit_lists(affinity, scores, ids, index, checkpoint)
+
+    def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
+        """Build the graph of a collection from neighbour lists computed elsewhere.
+
+        Parameters
+        ----------
+        scores : array_like, shape (n, m), float
+            Best first. Similarities; for `metric="euclidean"` negative squared distances.
+        ids : array_like, shape (n, m), int
+            The neighbours of item i are in row i: ids in [0, n), -1 padded. An item may be in
+            its own list, at any place or not at all: it is left out. The best `k` others are
+            used. An approximate method may leave lists short.
+        X : array_like, shape (n, d), optional
+            The vectors, for `search`. Without them only `rerank` answers.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If the lists are not as described; the message names the argument and the row.
+        """
+        affinity = self._check_parameters()
+        scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
+        with kernels.guarded():
+            index = None
+            if X is not None:
+                index = self._index_of(X)
+                if index.size != len(ids):
+                    raise DiffusionError(
+                        f"X: expected {len(ids)} rows, one for each neighbour list, "
+                        f"got {index.size}"
+                    )
+            k = min(int(self.k), ids.shape[1])
+            return self._fit_lists(affinity, *tidy_lists(scores, ids, k), index)
+
+    def _index_of(self, X: ArrayLike) -> NeighborIndex:
+        center = center_of(X, "X") if self.metric == "euclidean" else None
+        return NeighborIndex(
+            as_vectors(X, "X", metric=self.metric, center=center),
+            self.metric,
+            make_method(self.neighbors),
+            center=center,
+            progress=self.progress,
+        )
+
+    def _check_parameters(self) -> Affinity:
+        check_integer(self.k, "k", low=1)
+        check_integer(self.query_k, "query_k", low=1)
+        make_solver(self.solver)
+        self._make_transfer()
+        check_metric(self.metric, make_method(self.neighbors))
+        affinity = make_affinity(self.affinity, self.metric, self.gamma)
+        make_score(self.score, affinity)
+        return affinity
+
+    def _make_transfer(self) -> Transfer:
+        if self.transfer is None:
+            return RegularizedLaplacian(self.alpha)
+        if not isinstance(self.transfer, Transfer):
+            names = ", ".join(kind.__name__ for kind in (*TRANSFERS.values(), CustomTransfer))
+            raise DiffusionError(
+                f"transfer: expected None or one of {names}, got {self.transfer!r}"
+            )
+        return self.transfer
+
+    def _fit_lists(
+        self,
+        affinity: Affinity,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        index: NeighborIndex | None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        edges = affinity.edges(scores, ids, progress=self.progress)
+        graph = Graph.from_neighbors(*edges, progress=self.progress)
+        if checkpoint is None:
+            return self._assemble(affinity, graph, index)
+        of_solver = f"{os.fspath(checkpoint)}.solver"
+        self._assemble(affinity, graph, index, checkpoint=of_solver)
+        discard(checkpoint)
+        discard(of_solver)
+        return self
+
+    def _assemble(
+        self,
+        affinity: Affinity,
+        graph: Graph,
+        index: NeighborIndex | None,
+        prepared: dict[str, NDArray[Any]] | None = None,
+        checkpoint: str | None = None,
+    ) -> Self:
+        """Set the fitted state; `prepared` is what a solver stored of its offline work."""
+        transfer = self._make_transfer()
+        solver = make_solver(self.solver)
+        # What the fitted state was made with, whatever is set later.
+        parameters = {
+            **{name: getattr(self, name) for name in PLAIN_PARAMETERS},
+            "affinity": settings_of(affinity) if isinstance(affinity, Context) else self.affinity,
+            "score": None if self.score is None else settings_of(make_score(self.score, affinity)),
+            "solver": settings_of(solver),
+            "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
+            "neighbors": settings_of(make_method(self.neighbors)),
+        }
+        if prepared is None:
+            solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=checkpoint)
+        else:
+            solver = solver.restore(graph, transfer, prepared)
+        self._affinity = affinity
+        self._score = make_score(self.score, affinity)
+        self._index = index
+        self._fitted_parameters = parameters
+        self.graph_ = graph
+        self.n_items_ = graph.n_nodes
+        self.solver_ = solver
+        return self
+
+    # --- online ----------------------------------------------------------------------------------
+
+    def search(self, Q: ArrayLike, k: int = 100) -> Results:
+        """Search the collection for queries that its graph has never seen.
+
+        Parameters
+        ----------
+        Q : array_like, shape (nq, d) or (d,)
+            Query vectors, in the space of the collection's.
+        k : int >= 1, default 100
+            Length of the result lists.
+
+        Returns
+        -------
+        scores : ndarray, shape (nq, k) or (k,), float32
+            Descending, -inf where padded. Positive: the fused or diffused score. Zero or
+            negative: nothing reached the item, which follows in the order of its first-stage
+            score, written as its distance below the query's best.
+        ids : ndarray, shape (nq, k) or (k,), int64
+            Row numbers of X; equal scores by ascending id; -1 where padded (k > n).
+
+        Raises
+        ------
+        DiffusionError
+            If the queries do not fit the index, or it holds no vectors.
+        """
+        k = check_integer(k, "k", low=1)
+        index, queries, single = self._queries(Q)
+        with kernels.guarded():
+            depth = max(k, self._depth() + 1, self.solver_.shortlist, self._score.depth)
+            scores, ids = index.search(queries, min(depth, self.n_items_), progress=self.progress)
+            observed = self._observed(index, queries, scores, ids)
+            return self._diffuse(scores, ids, observed, k, restrict=False, single=single)
+
+    def rerank(
+        self,
+        scores0: ArrayLike,
+        ids0: ArrayLike,
+        k: int | None = 100,
+        *,
+        restrict_to_candidates: bool = False,
+    ) -> Results:
+        """Re-rank first-stage results of any engine.
+
+        Parameters
+        ----------
+        scores0 : array_like, shape (nq, m) or (m,), float
+            First-stage scores, best first: the similarities of the metric that the graph was
+            built with (negative squared distances for `"euclidean"`). The contextual affinity
+            ranks them among the scores of the collection's own lists.
+        ids0 : array_like, shape (nq, m) or (m,), int
+            Their ids in [0, n), -1 padded. The best `query_k` make the observation, with the
+            contextual affinity the best 48; it fuses the scores of the best 100.
+        k : int >= 1 or None, default 100
+            Length of the result lists; None is m.
+        restrict_to_candidates : bool, default False
+            Return the candidates alone, in a new order; else diffusion may bring in any item.
+
+        Returns
+        -------
+        scores, ids : ndarray, shape (nq, k) or (k,)
+            As `search` returns them. With `restrict_to_candidates`, equal scores keep their
+            first-stage order.
+
+        Raises
+        ------
+        DiffusionError
+            If the lists are not as described; the message names the argument and the row.
+        """
+        self._fitted()
+        single = np.ndim(ids0) == 1
+        if single:
+            scores0, ids0 = np.asarray(scores0)[None], np.asarray(ids0)[None]
+        scores, ids = as_lists(
+            scores0,
+            ids0,
+            self.n_items_,
+            names=("scores0", "ids0"),
+            metric=self._fitted_parameters["metric"],
+        )
+        scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
+        k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
+        with kernels.guarded():
+            observed = scores[:, : self._depth()], ids[:, : self._depth()]
+            return self._diffuse(
+                scores, ids, observed, k, restrict=restrict_to_candidates, single=single
+            )
+
+    @property
+    def embedding_(self) -> NDArray[np.float32]:
+        """Spectral embedding of the items, U h(Λ)^½, shape (n, r), float32; solver "spectral" only.
+
+        The inner product of an item's embedding and a query's (`embed`) is the query's diffused
+        score of the item, so that any engine for inner products can serve diffusion.
+        """
+        embedding = self._spectral().embedding_
+        weights = self._score.weights(self.graph_)
+        return embedding if weights is None else embedding * weights[:, None]
+
+    def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
+        """Embed queries for an inner-product search among `embedding_`.
+
+        Parameters
+        ----------
+        Q : array_like, shape (nq, d) or (d,)
+            As `search` takes them.
+
+        Returns
+        -------
+        ndarray, shape (nq, r) or (r,), float32
+            h(Λ)^½ Uᵀ y, with y the observation that the first-stage neighbours make.
+
+        Raises
+        ------
+        DiffusionError
+            If the solver is not "spectral", or as `search` does.
+        """
+        solver = self._spectral()
+        index, queries, single = self._queries(Q)
+        with kernels.guarded():
+            depth = min(self._depth() + 1, self.n_items_)
+            first = index.search(queries, depth, progress=self.progress)
+            observed = self._observed(index, queries, *first)
+            embedded = solver.embed(self._affinity.observe(*observed, self.query_k).y)
+        return embedded[0] if single else embedded
+
+    def _spectral(self) -> Spectral:
+        solver = self._fitted().solver_
+        if not isinstance(solver, Spectral):
+            raise DiffusionError(
+                f"solver: {solver.name!r} has no embedding; expected a Reranker with 'spectral'"
+            )
+        return solver
+
+    def _fitted(self) -> Self:
+        if not hasattr(self, "graph_"):
+            raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
+        check_integer(self.query_k, "query_k", low=1)
+        return self
+
+    def _queries(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32], bool]:
+        """Check queries; return the index to search, them, and whether they were one vector."""
+        index = self._fitted()._index
+        if index is None:
+            raise DiffusionError(
+                "search: this index was fitted from neighbour lists and holds no vectors; "
+                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
+            )
+        single = np.ndim(Q) == 1
+        queries = as_vectors(
+            np.asarray(Q)[None] if single else Q,
+            "Q",
+            metric=index.metric,
+            dimension=index.dimension,
+            center=index.center,
+        )
+        return index, queries, single
+
+    def _depth(self) -> int:
+        """First-stage neighbours that make the observation of a query."""
+        return self._affinity.depth or int(self.query_k)
+
+    def _observed(
+        self,
+        index: NeighborIndex,
+        queries: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+    ) -> Results:
+        """Take the best of lists at least one longer, the same whatever their length.
+
+        Where several tie for the last place, those of the lowest ids are taken; which ones a
+        list holds is an engine's choice, so that it is widened until it holds them all, up to a
+        limit.
+        """
+        depth = self._depth()
+        if scores.shape[1] <= depth:
+            return scores, ids
+        best_scores, best_ids = scores[:, :depth].copy(), ids[:, :depth].copy()
+        width = scores.shape[1]
+        last = scores[:, depth - 1]
+        rows = np.flatnonzero((ids[:, -1] >= 0) & (last == scores[:, -1]))
+        while len(rows) and width < min(_WIDEST_TIE, index.size):
+            width = min(2 * width, index.size)
+            scores, ids = index.search(queries[rows], width)
+            best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
+            rows = rows[(ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])]
+        return best_scores, best_ids
+
+    def _diffuse(
+        self,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        observed: Results,
+        k: int,
+        *,
+        restrict: bool,
+        single: bool,
+    ) -> Results:
+        nq = len(ids)
+        out_scores = np.empty((nq, k), np.float32)
+        out_ids = np.empty((nq, k), np.int64)
+        # A multiple of 32, the width of the solvers' blocks.
+        batch = max(32, _BATCH_VALUES // self.n_items_ // 32 * 32)
+        reports = []
+        with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
+            for start in range(0, nq, batch):
+                part = slice(start, min(nq, start + batch))
+                observation = self._affinity.observe(
+                    observed[0][part], observed[1][part], int(self.query_k)
+                )
+                solution = self.solver_.solve(observation.y, candidates=ids[part])
+                first = scores[part], ids[part]
+                rank(
+                    self._score.combine(solution.x, observation, *first, self.graph_),
+                    scores[part],
+                    ids[part],
+                    out_scores[part],
+                    out_ids[part],
+                    restrict=restrict,
+                )
+                reports.append(solution.report)
+                bar.update(part.stop - part.start)
+        self.report_ = type(reports[0]).concatenate(reports)
+        return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
+
+    def diagnose(self) -> Diagnosis:
+        """Describe the graph of the collection in numbers, and in words where printed."""
+        self._fitted()
+        with kernels.guarded():
+            return diagnose(self.graph_, self._affinity)
+
+    # --- storage ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a directory, replacing the index that may be there.
+
+        Parameters
+        ----------
+        path : path-like
+            A directory that is an index, is empty or does not exist. It receives .npy files and
+            one manifest; an interrupted save leaves the old index whole.
+
+        Raises
+        ------
+        DiffusionError
+            If `path` holds anything else.
+        """
+        storage.save(path, *pack(self))
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
+    """Open a saved index.
+
+    Its arrays are memory-mapped and nothing of them is read before it is used, so that loading
+    takes the same time whatever the size.
+
+    Parameters
+    ----------
+    path : path-like
+        What `Reranker.save` wrote.
+    verify : bool, default False
+        Read every file first and compare its checksum with the manifest's; do so for an index
+        from a source you do not trust to be whole.
+
+    Returns
+    -------
+    Reranker
+
+    Raises
+    ------
+    DiffusionError
+        If there is no index, or it is truncated, altered, foreign or of a newer version.
+    """
+    stored = storage.load(path, verify=verify)
+    if stored.manifest.get("kind") == "regional":
+        raise DiffusionError(
+            f"{path}: an index of images by their regions; expected RegionalReranker.load"
+        )
+    return unpack(Reranker, stored)

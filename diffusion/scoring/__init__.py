@@ -1,0 +1,1 @@
+"""From diffused scores to ranked lists."""

@@ -1,0 +1,240 @@
+"""Vectors that belong to images: whose each is, how much it counts, and how images match by them.
+
+Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds: Recovering
+Small Objects with Compact CNN Representations. CVPR 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DiffusionError
+from ..validation import as_vectors, check_choice, check_integer, check_real
+
+# Values of a temporary: 32 MiB of float64.
+_BLOCK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Rows that belong to images or queries.
+
+    Attributes
+    ----------
+    names : ndarray, shape (n,), int64
+        The numbers of the groups that have a row, ascending.
+    members : ndarray, shape (m,), int32
+        For each row its group, as a position in `names`.
+    """
+
+    names: NDArray[np.int64]
+    members: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, numbers: ArrayLike, rows: Any, name: str) -> Self:
+        """Check the numbers (m,) of the groups of m rows; `name` is what an error calls them."""
+        array = np.asarray(numbers)
+        expected = len(rows) if np.ndim(rows) else 0
+        if array.shape != (expected,) or array.dtype.kind not in "iu":
+            raise DiffusionError(
+                f"{name}: expected integers of shape ({expected},), one for each row of vectors, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        bad = (array < 0) | (array > np.iinfo(np.int64).max)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DiffusionError(f"{name}: expected int64 of at least 0, row {row} is {array[row]}")
+        names, members = np.unique(array.astype(np.int64, copy=False), return_inverse=True)
+        return cls(names, members.astype(np.int32))
+
+    @classmethod
+    def of_queries(cls, queries: ArrayLike | None, vectors: NDArray[np.float32]) -> Self:
+        """Check the query numbers (m,) of vectors (m, d): from 0, none left out; None: all 0."""
+        groups = cls.of(
+            np.zeros(len(vectors), int) if queries is None else queries, vectors, "queries"
+        )
+        wrong = groups.names != np.arange(len(groups.names))
+        if wrong.any():
+            raise DiffusionError(
+                f"queries: expected every number from 0 to {groups.names[-1]}, "
+                f"{int(np.argmax(wrong))} is left out"
+            )
+        return groups
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """The rows, group by group, in their own order within a group; shape (m,)."""
+        return np.argsort(self.members, kind="stable")
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each group begins in `order`, and the end, shape (n + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of rows of each group, shape (n,)."""
+        return np.bincount(self.members, minlength=len(self.names))
+
+
+def generalized_max_pooling(
+    X: ArrayLike, images: ArrayLike, *, regularization: float = 1.0
+) -> NDArray[np.float32]:
+    """Weigh the regions of each image so that those that look alike share their vote.
+
+    With Φ the L2-normalised regions of an image, one a row, the weights of its regions are
+    ``w = (Φ Φᵀ + λ I)^-1 1``: for λ -> 0 the weighted sum ``Φᵀ w`` is as similar to every region,
+    whether it stands for many or is alone; for λ -> ∞ all weigh the same.
+
+    Parameters
+    ----------
+    X : array_like, shape (m, d)
+    images : array_like, shape (m,), int
+        The number of the image of each region, >= 0, in any order.
+    regularization : float > 0, default 1.0
+        The λ.
+
+    Returns
+    -------
+    ndarray, shape (m,), float32
+        A weight of each region; negative, for a small λ, where a region lies between others.
+
+    Raises
+    ------
+    DiffusionError
+        If an argument is not as described.
+
+    Notes
+    -----
+    A linear system an image, of the smaller of its number of regions and d unknowns; images of
+    as many regions are solved together.
+
+    References
+    ----------
+    Murray, Jégou, Perronnin, Zisserman. Interferences in Match Kernels. TPAMI 2017.
+    Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
+
+    Examples
+    --------
+    Two regions alike and one unlike them: 1 / (2 + λ) each, and 1 / (1 + λ).
+
+    >>> generalized_max_pooling([[1, 0], [1, 0], [0, 1]], [7, 7, 7])
+    array([0.33333334, 0.33333334, 0.5       ], dtype=float32)
+    """
+    ridge = check_real(regularization, "regularization", low=0.0, strict=True)
+    if np.ndim(X) != 2:
+        raise DiffusionError(f"X: expected shape (m, d), got {np.shape(X)}")
+    array = X if isinstance(X, np.ndarray) else np.asarray(X)
+    groups = Groups.of(images, array, "images")
+    weights = np.empty(len(array), np.float32)
+    for size in np.unique(groups.sizes):
+        alike = np.flatnonzero(groups.sizes == size)
+        step = max(1, _BLOCK_VALUES // int(size * (size + array.shape[1])))
+        for start in range(0, len(alike), step):
+            begins = groups.starts[alike[start : start + step]]
+            rows = groups.order[begins[:, None] + np.arange(size)]
+            regions = as_vectors(array[rows.ravel()], "X", metric="cosine").astype(np.float64)
+            weights[rows] = _weights(regions.reshape(*rows.shape, -1), ridge)
+    return weights
+
+
+def _weights(phi: NDArray[np.floating], ridge: float) -> NDArray[np.floating]:
+    """Solve (Φ Φᵀ + λ I) w = 1 for each Φ (r, d) of a stack (b, r, d)."""
+    # float32 has left the norms of the rows a little off 1; they are 0 for zero rows.
+    norms = np.linalg.norm(phi, axis=2, keepdims=True)
+    phi = np.divide(phi, norms, out=np.zeros_like(phi), where=norms > 0)
+    b, r, d = phi.shape
+    transposed = phi.transpose(0, 2, 1)
+    if r <= d:
+        return np.linalg.solve(phi @ transposed + ridge * np.eye(r), np.ones((b, r, 1)))[..., 0]
+    # The same by d unknowns: (Φ Φᵀ + λ I)^-1 = (I - Φ (Φᵀ Φ + λ I)^-1 Φᵀ) / λ.
+    total = phi.sum(axis=1)[..., None]
+    return (1 - phi @ np.linalg.solve(transposed @ phi + ridge * np.eye(d), total))[..., 0] / ridge
+
+
+def r_match(
+    Q: ArrayLike,
+    X: ArrayLike,
+    images: ArrayLike,
+    queries: ArrayLike | None = None,
+    k: int = 100,
+    *,
+    pooling: str = "sum",
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search images by matching each region of a query with an image's most similar region.
+
+    The score of an image is ``Σ_q max_x <q, x>``, over the query's regions q and the image's x:
+    what regional diffusion is compared with.
+
+    Parameters
+    ----------
+    Q : array_like, shape (r, d) or (d,)
+        The regions of all queries.
+    X : array_like, shape (m, d)
+        The regions of all images.
+    images : array_like, shape (m,), int
+        The number of the image of each region, >= 0, in any order.
+    queries : array_like, shape (r,), int, optional
+        The query number of each region of Q: from 0, none left out, in any order. None: all are
+        regions of one query.
+    k : int >= 1, default 100
+        Length of the result lists.
+    pooling : {"sum", "max"}, default "sum"
+        Over the query's regions: the sum, or the best pair of regions alone.
+
+    Returns
+    -------
+    scores, ids : ndarray, shape (nq, k), or (k,) without `queries`, float32 and int64
+        Best first, equal scores by ascending image number, padded with -inf and -1.
+
+    Raises
+    ------
+    DiffusionError
+        If an argument is not as described.
+
+    Notes
+    -----
+    Exact: O(m d) a region of a query. Memory: the regions in float32 and a block of similarities.
+
+    References
+    ----------
+    Razavian, Sullivan, Carlsson, Maki. Visual Instance Retrieval with Deep Convolutional
+    Networks. ITE Transactions on Media Technology and Applications, 2016.
+
+    Examples
+    --------
+    >>> X, Q = [[1, 0], [0, 1], [0.6, 0.8]], [[1, 0], [0, 1]]
+    >>> scores, ids = r_match(Q, X, images=[0, 0, 1], k=2)
+    >>> scores.round(4).tolist(), ids.tolist()
+    ([2.0, 1.399999976158142], [0, 1])
+    """
+    check_choice(pooling, "pooling", ("sum", "max"))
+    k = check_integer(k, "k", low=1)
+    gallery = as_vectors(X, "X", metric="cosine")
+    groups = Groups.of(images, gallery, "images")
+    rows = np.asarray(Q)[None] if np.ndim(Q) == 1 else Q
+    asking = as_vectors(rows, "Q", metric="cosine", dimension=gallery.shape[1])
+    asked = Groups.of_queries(queries, asking)
+    combine: np.ufunc = np.add if pooling == "sum" else np.maximum
+    if (groups.order[:-1] > groups.order[1:]).any():
+        gallery = gallery[groups.order]
+    step = max(1, _BLOCK_VALUES // len(gallery))
+    nq, n = len(asked.names), len(groups.names)
+    out_scores = np.full((nq, k), -np.inf, np.float32)
+    out_ids = np.full((nq, k), -1, np.int64)
+    for query in range(nq):
+        own = asked.order[asked.starts[query] : asked.starts[query + 1]]
+        total: Any = combine.identity if pooling == "sum" else -np.inf
+        for start in range(0, len(own), step):
+            similarity = asking[own[start : start + step]] @ gallery.T
+            best = np.maximum.reduceat(similarity, groups.starts[:-1], axis=1)
+            total = combine(total, combine.reduce(best, axis=0, dtype=np.float64))
+        ranked = np.argsort(-total, kind="stable")[: min(k, n)]
+        out_scores[query, : len(ranked)] = total[ranked]
+        out_ids[query, : len(ranked)] = groups.names[ranked]
+    return (out_scores[0], out_ids[0]) if queries is None else (out_scores, out_ids)

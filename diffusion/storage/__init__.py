@@ -1,0 +1,1 @@
+"""Files and directories: arrays with a manifest, resumable rows, result lists."""

@@ -1,0 +1,185 @@
+"""Files that vectors and results come and go in: .npy, .npz and TREC runs and qrels."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DiffusionError
+from .directory import DAMAGED, replacing
+
+Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+# Last column of a TREC run.
+TAG = "diffusion-rerank"
+
+
+def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Memory-map a .npy file; no pickles.
+
+    Raises
+    ------
+    DiffusionError
+        If the file cannot be read or is no .npy file; it is named.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("this is an archive of arrays")
+        return array
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except DAMAGED as error:
+        reason = (str(error) or "damaged").splitlines()[0]
+        raise DiffusionError(f"{path}: expected a .npy file without pickles ({reason})") from None
+
+
+def read_results(path: str | os.PathLike[str]) -> Lists:
+    """Read result lists: an .npz with `scores` and `ids`, or else a TREC run.
+
+    Returns
+    -------
+    scores : ndarray, shape (nq, k), float32
+        -inf where padded.
+    ids : ndarray, shape (nq, k), int64
+        -1 where padded.
+
+    Raises
+    ------
+    DiffusionError
+        If the file cannot be read or is neither.
+    """
+    if Path(path).suffix != ".npz":
+        return _read_run(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            scores, ids = file["scores"], file["ids"]
+            if ids.ndim != 2 or scores.shape != ids.shape:
+                raise ValueError(f"of one shape (nq, k), got {scores.shape} and {ids.shape}")
+            return scores, ids
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except DAMAGED as error:
+        raise DiffusionError(f"{path}: expected arrays 'scores' and 'ids' ({error})") from None
+
+
+def write_results(
+    path: str | os.PathLike[str], scores: NDArray[np.float32], ids: NDArray[np.int64]
+) -> None:
+    """Write result lists whole or not at all: to a name in .npz so, to any other as a TREC run."""
+    try:
+        if Path(path).suffix == ".npz":
+            with replacing(path) as file:
+                np.savez(file, scores=scores, ids=ids)
+        else:
+            with replacing(path, "w") as file:
+                write_run(file, scores, ids)
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_run(file: IO[str], scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+    """Write a TREC run: lines of `query Q0 item rank score tag`, ranks from 1, padding left out."""
+    for query, (row_scores, row_ids) in enumerate(zip(scores, ids, strict=True)):
+        for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
+            if item >= 0:
+                file.write(f"{query} Q0 {item} {rank} {score:.9g} {TAG}\n")
+
+
+def _fields(path: str | os.PathLike[str], count: int) -> Any:
+    """Yield (line number, fields) of a white-space separated file, each line of `count` fields."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split()
+                if fields and len(fields) != count:
+                    raise DiffusionError(
+                        f"{path}: line {number}: expected {count} fields, got {len(fields)}"
+                    )
+                if fields:
+                    yield number, fields
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise DiffusionError(f"{path}: expected an .npz file or a text file in UTF-8") from None
+
+
+def _number(path: object, number: int, name: str, text: str, kind: type = int) -> Any:
+    try:
+        value = kind(text)
+        if abs(value) >= (1 << 62 if kind is int else 3e38):
+            raise ValueError
+        return value
+    except ValueError:
+        expected = "a row number" if kind is int else "a number"
+        raise DiffusionError(
+            f"{path}: line {number}: {name}: expected {expected}, got {text!r}"
+        ) from None
+
+
+def _read_run(path: str | os.PathLike[str]) -> Lists:
+    """Read a TREC run whose queries and items are row numbers; each query's lines by rank."""
+    rows: dict[int, list[tuple[int, float, int]]] = defaultdict(list)
+    for number, (query, _, item, rank, score, _) in _fields(path, 6):
+        query_row = _number(path, number, "query", query)
+        if not 0 <= query_row < 1 << 24:
+            raise DiffusionError(
+                f"{path}: line {number}: query: expected a row number, got {query}"
+            )
+        rows[query_row].append(
+            (
+                _number(path, number, "rank", rank),
+                _number(path, number, "score", score, float),
+                _number(path, number, "item", item),
+            )
+        )
+    if not rows:
+        raise DiffusionError(f"{path}: expected a TREC run, found no line")
+    if max(rows) >= 100 * len(rows) + 1000:
+        raise DiffusionError(
+            f"{path}: query: expected row numbers, got {max(rows)} among {len(rows)} queries"
+        )
+    shape = (max(rows) + 1, max(map(len, rows.values())))
+    scores = np.full(shape, -np.inf, np.float32)
+    ids = np.full(shape, -1, np.int64)
+    for query_row, entries in rows.items():
+        entries.sort(key=lambda entry: entry[0])
+        scores[query_row, : len(entries)] = [entry[1] for entry in entries]
+        ids[query_row, : len(entries)] = [entry[2] for entry in entries]
+    return scores, ids
+
+
+def read_qrels(
+    path: str | os.PathLike[str], queries: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Read TREC relevance judgements: lines of `query 0 item relevance`.
+
+    Parameters
+    ----------
+    path : path-like
+    queries : int
+        Number of queries; judgements of others are an error.
+
+    Returns
+    -------
+    relevant, junk : list of list of int
+        Items of relevance above 0, and below 0, of each query.
+    """
+    relevant: list[list[int]] = [[] for _ in range(queries)]
+    junk: list[list[int]] = [[] for _ in range(queries)]
+    for number, (query, _, item, relevance) in _fields(path, 4):
+        row = _number(path, number, "query", query)
+        if not 0 <= row < queries:
+            raise DiffusionError(
+                f"{path}: line {number}: query: expected a row of the results, in [0, {queries}), "
+                f"got {row}"
+            )
+        grade = _number(path, number, "relevance", relevance)
+        if grade:
+            (relevant if grade > 0 else junk)[row].append(_number(path, number, "item", item))
+    return relevant, junk

@@ -1,0 +1,1 @@
+"""The demonstration: digits, and objects in drawn scenes."""

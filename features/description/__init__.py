@@ -1,0 +1,1 @@
+"""From images to descriptors: recipe, whitening, extraction of a folder."""

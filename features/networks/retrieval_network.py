@@ -1,0 +1,160 @@
+"""A trunk, a pooling and a whitening together: what describes an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion.errors import DiffusionError
+from diffusion.validation import check_choice, check_real
+
+from .backbones import Backbone
+from .pooling import POOLINGS, REGIONS, GeM, NeuralCodes, make_pooling, region_maxima
+
+# The usual three scales of an image.
+MULTI_SCALE = (1.0, 1 / math.sqrt(2), 0.5)
+
+
+class RetrievalNetwork(nn.Module):
+    """Images in, L2-normalised descriptors out.
+
+    y = normalise(pool(trunk(x))), then, where there is a whitening, normalise(W y + b).
+
+    Parameters
+    ----------
+    backbone : Backbone
+    pooling : str or torch.nn.Module, default "gem"
+        "mac", "spoc", "crow", "gem", "rmac", one of the trunk's fully connected layers, such as
+        "fc7", or a module that takes maps (b, c, h, w) and returns (b, d).
+    whiten : torch.nn.Linear, optional
+        A whitening that is learned with the network. What `features.description.whitening` learns
+        from descriptors is applied to them, not here.
+
+    Attributes
+    ----------
+    backbone, pool, whiten
+        The modules.
+    dimension : int
+        Length of a descriptor.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: str | nn.Module = "gem",
+        whiten: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = make_pooling(pooling, backbone)
+        self.whiten = whiten
+        self.dimension = self._dimension()
+
+    def _dimension(self) -> int:
+        if self.whiten is not None:
+            return self.whiten.out_features
+        if isinstance(self.pool, tuple(POOLINGS.values())):
+            return self.backbone.channels
+        linear = [m for m in self._layers_of_codes() if isinstance(m, nn.Linear)]
+        if linear:
+            return linear[-1].out_features
+        maps = torch.zeros(1, self.backbone.channels, 8, 8)
+        with torch.no_grad():
+            return int(self.pool(maps).shape[1])
+
+    def _layers_of_codes(self) -> list[nn.Module]:
+        return list(self.pool._head[0].modules()) if isinstance(self.pool, NeuralCodes) else []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe images (b, 3, h, w), as `backbone.normalize` returns them: unit rows (b, d)."""
+        return self._finish(functional.normalize(self.pool(self.backbone(images))))
+
+    def _finish(self, vectors: Tensor) -> Tensor:
+        if self.whiten is None:
+            return vectors
+        return functional.normalize(self.whiten(vectors), dim=-1)
+
+    def describe(self, images: Tensor, scales: Sequence[float] = (1.0,)) -> Tensor:
+        """Describe images at several scales, and average.
+
+        The images are resized to each scale; the descriptors' mean is normalised. Where they are
+        GeM's without a whitening, it is their generalised mean, with GeM's own exponent.
+
+        Parameters
+        ----------
+        images : Tensor, shape (b, 3, h, w), floating point
+            As `backbone.normalize` returns them.
+        scales : sequence of float > 0, default (1.0,)
+            Sides are rounded to those that the trunk takes. `MULTI_SCALE` are the usual.
+
+        Returns
+        -------
+        Tensor, shape (b, dimension)
+            Unit rows.
+        """
+        scales = check_scales(scales)
+        if scales == (1.0,):
+            return self(images)
+        p: Any = self.pool.p if isinstance(self.pool, GeM) and self.whiten is None else 1.0
+        total = sum(self(self.rescale(images, scale)).pow(p) for scale in scales)
+        return functional.normalize((total / len(scales)).pow(1 / p))
+
+    def describe_regions(
+        self, images: Tensor, regions: str = "rmac", scales: Sequence[float] = (1.0,)
+    ) -> tuple[Tensor, Tensor]:
+        """Describe regions of images, each by the maximum of its part of the map.
+
+        Parameters
+        ----------
+        images : Tensor, shape (b, 3, h, w), floating point
+            As `backbone.normalize` returns them.
+        regions : {"rmac", "grid"}, default "rmac"
+            `rmac_regions` or `grid_regions`; the whole image comes first.
+        scales : sequence of float > 0, default (1.0,)
+            The regions are those of the map at the first scale; at each they are where they are
+            in the image, and their descriptors are averaged.
+
+        Returns
+        -------
+        descriptors : Tensor, shape (b, r, dimension)
+            Unit rows.
+        boxes : Tensor, shape (r, 4)
+            Each region as (top, left, bottom, right), in [0, 1], of the image.
+        """
+        find = REGIONS[check_choice(regions, "regions", tuple(REGIONS))]
+        scales = check_scales(scales)
+        boxes, total = None, None
+        for scale in scales:
+            maps = self.backbone(self.rescale(images, scale))
+            size = torch.tensor(maps.shape[2:] * 2)
+            if boxes is None:
+                cells = torch.from_numpy(find(*maps.shape[2:]))
+                boxes = torch.cat([cells[:, :2], cells[:, :2] + cells[:, 2:]], 1) / size
+            # On the map of another scale, every cell that a region touches.
+            start = (boxes[:, :2] * size[:2] + 1e-4).floor().long()
+            end = (boxes[:, 2:] * size[:2] - 1e-4).ceil().long()
+            cells = torch.cat([start, end - start], dim=1)
+            maxima = functional.normalize(region_maxima(maps, cells.numpy()), dim=2)
+            total = maxima if total is None else total + maxima
+        assert boxes is not None
+        assert total is not None
+        return self._finish(functional.normalize(total, dim=2)), boxes
+
+    def rescale(self, images: Tensor, scale: float) -> Tensor:
+        """Resize images (b, 3, h, w) by a factor, to sides that the trunk takes."""
+        if scale == 1.0:
+            return images
+        size = [self.backbone.sides.nearest(side * scale) for side in images.shape[2:]]
+        return functional.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Return the scales as a tuple of floats, at least one, each in (0, 8]."""
+    if isinstance(scales, str) or not isinstance(scales, Sequence) or not len(scales):
+        raise DiffusionError(f"scales: expected one number or more, got {scales!r}")
+    return tuple(check_real(s, "scales", low=0.0, high=8.000001, strict=True) for s in scales)

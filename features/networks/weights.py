@@ -1,0 +1,165 @@
+"""State dicts on disk, safetensors or torch's own, and putting them into networks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffusion.errors import DiffusionError
+from diffusion.storage.directory import as_path
+
+from . import safetensors
+
+_SHOWN = 3
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint: `.safetensors`, or what `torch.save` wrote (`.pth`, `.pt`, `.tar`).
+
+    The latter is read by torch's weights-only unpickler, which runs nothing of the file. Of a
+    training checkpoint, a dict that holds "state_dict", that is taken; a prefix "module.", which
+    DataParallel leaves, is taken off.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    state : dict of str to Tensor
+    meta : dict
+        What else is known of it: of safetensors its metadata, strings; of a dict with "meta", as
+        cnnimageretrieval-pytorch writes, that.
+
+    Raises
+    ------
+    DiffusionError
+        If the file cannot be read or holds anything else.
+    """
+    path = as_path(path, "weights")
+    if path.suffix == ".safetensors":
+        state, metadata = safetensors.read(path)
+        return state, dict(metadata)
+    content = _load(path)
+    meta: Any = {}
+    if isinstance(content, Mapping) and "state_dict" in content:
+        meta, content = content.get("meta") or {}, content["state_dict"]
+    if (
+        not isinstance(meta, Mapping)
+        or not isinstance(content, Mapping)
+        or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items())
+    ):
+        raise DiffusionError(f"{path}: expected a state dict, dense tensors of numbers by name")
+    prefix = "module."
+    if content and all(name.startswith(prefix) for name in content):
+        content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return dict(content), dict(meta)
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_meta or value.is_complex())
+    )
+
+
+def _load(path: Path) -> Any:
+    try:
+        # Arrays of numbers stand in the meta of retrieval checkpoints; numpy itself makes them.
+        with torch.serialization.safe_globals(_ARRAYS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0] if str(error) else "damaged"
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            reason = "it asks for more than tensors and plain values"
+        raise DiffusionError(f"{path}: expected a torch checkpoint ({reason})") from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        AssertionError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DiffusionError(f"{path}: expected a torch checkpoint ({reason[:200]})") from None
+
+
+def _array_globals() -> list[Any]:
+    """Return what an array of numbers in a pickle names, by today's names and by numpy 1's."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
+    allowed: list[Any] = [np.ndarray, np.dtype, *dict.fromkeys(kinds)]
+    for home in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        allowed.append((reconstruct, f"{home}._reconstruct"))
+        allowed.append((scalar, f"{home}.scalar"))
+    with contextlib.suppress(ImportError):
+        from _codecs import encode
+
+        allowed.append(encode)
+    return allowed
+
+
+_ARRAYS = _array_globals()
+
+
+def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put a state dict into a network, strictly: every name and shape must be the network's.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Its floating-point parameters stay of their own dtype. It may be on the meta device, and
+        has memory afterwards.
+    state : mapping of str to Tensor
+        BatchNorm's counters, `num_batches_tracked`, may be absent, as in old files.
+    source : str
+        What the error calls it.
+
+    Raises
+    ------
+    DiffusionError
+        If a name is missing, unknown or of another shape, or a value is NaN or infinite.
+    """
+    expected = network.state_dict()
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = [name for name in expected if name not in state and name not in counters]
+    unknown = [name for name in state if name not in expected]
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    wrong = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+    if any(wrong.values()):
+        listed = "; ".join(f"{len(v)} {kind}: {_some(v)}" for kind, v in wrong.items() if v)
+        name = getattr(network, "name", type(network).__name__)
+        raise DiffusionError(f"{source}: expected the parameters of {name}; {listed}")
+    converted = {}
+    for name, value in expected.items():
+        given = state.get(name, torch.zeros((), dtype=value.dtype))
+        converted[name] = given.to(value.dtype).contiguous()
+        if value.is_floating_point() and not bool(torch.isfinite(converted[name]).all()):
+            raise DiffusionError(f"{source}: expected finite values, {name} holds NaN or infinity")
+    on_meta = any(value.is_meta for value in expected.values())
+    network.load_state_dict(converted, strict=True, assign=on_meta)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

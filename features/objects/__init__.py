@@ -1,0 +1,1 @@
+"""Object discovery: saliency maps, regions, localisation, pages of pictures."""

@@ -1,0 +1,204 @@
+"""Photos seen by an object discovery: where in each of them the things are that recur."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion.errors import DiffusionError
+from diffusion.validation import check_choice
+
+from ..description.recipe import Describer
+from ..description.sweep import whitened
+from ..images.reading import quiet, read_image, read_size
+from ..networks.frame import Frame, FramedTrunk
+from .descriptors import sum_of_regions, weighted_mac
+from .discovery import ObjectDiscovery
+from .egm import EGM, Regions
+from .maps import Map
+from .page import Picture, make_picture
+
+# The paper's sum, the same weighted by π, the paper's Δ, and MAC of the map times saliency.
+DESCRIPTORS = ("egm", "egm-weighted", "egm-delta", "mac")
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """What an object discovery sees in a photo.
+
+    Attributes
+    ----------
+    saliency : ndarray, shape (h, w), float32
+        Object saliency.
+    extent : ndarray, shape (4,), float64
+        Left, top, right, bottom of the map in pixels of the upright photo; the outer cells may
+        reach out of it.
+    boxes : ndarray, shape (k, 4), float32
+        Regions of the map, by descending weight: left, top, right, bottom in pixels of the upright
+        photo, within it.
+    weights : ndarray, shape (k,), float32
+        π of each, summing to 1.
+    descriptor : ndarray, shape (c,), float32
+        L2-normalised, not whitened.
+    """
+
+    saliency: Map
+    extent: NDArray[np.float64]
+    boxes: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    descriptor: NDArray[np.float32]
+
+
+class Mapper:
+    """The trunk of a network, giving the activation maps of images.
+
+    Parameters
+    ----------
+    describer : Describer
+        Its network's last convolution is taken, not its pooling.
+    """
+
+    def __init__(self, describer: Describer) -> None:
+        self.describer = describer
+        self._trunk = describer.network.backbone
+        self._framed = FramedTrunk(self._trunk)
+
+    @torch.inference_mode()
+    def activations(self, images: Tensor) -> Map:
+        """Return the maps (b, c, h', w'), float32, of images (b, h, w, 3), uint8."""
+        ready = self._trunk.normalize(images.to(self.describer.device).permute(0, 3, 1, 2))
+        # A GPU's fastest convolution need not be one that repeats itself to the bit.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            return self._framed(ready).float().cpu().numpy()
+
+    def frame(self, image: tuple[int, ...], cells: tuple[int, ...]) -> Frame:
+        """Return where the cells (h', w') lie in an image (h, w)."""
+        return self._framed.frame(image, cells)
+
+    def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+        """Decode an image file at the size that the network sees it at."""
+        with quiet():
+            return read_image(path, self.describer.fitted(read_size(path)))
+
+
+class Locator:
+    """An object discovery together with the network that made its maps, ready for photos.
+
+    Parameters
+    ----------
+    mapper : Mapper
+    discovery : ObjectDiscovery
+        Fitted.
+    descriptor : {"egm", "egm-weighted", "egm-delta", "mac"}
+        See `features.discover_folder`.
+    """
+
+    def __init__(self, mapper: Mapper, discovery: ObjectDiscovery, descriptor: str) -> None:
+        self.mapper = mapper
+        self.discovery = discovery
+        self.descriptor = check_choice(descriptor, "descriptor", DESCRIPTORS)
+
+    def locate(self, path: str | os.PathLike[str]) -> Located:
+        """Find what recurs in the collection in a photo that need not be one of it.
+
+        Raises
+        ------
+        UnreadableImageError
+            If the file is no image that can be read; it is named.
+        """
+        image = self.mapper.read(path)
+        activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
+        return self.locate_in(activations, image.shape[:2], read_size(path))
+
+    def describe_file(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
+        """Describe an image file as the collection was described, whitened: (d,), float32."""
+        return whitened(self.mapper.describer, self.locate(path).descriptor[None])[0]
+
+    def locate_in(
+        self,
+        activations: Map,
+        image: tuple[int, ...],
+        photo: tuple[int, int],
+        number: int | None = None,
+    ) -> Located:
+        """Find what recurs in activations.
+
+        Parameters
+        ----------
+        activations : ndarray, shape (c, h', w')
+        image, photo : tuple of int
+            Height and width as the network saw it, and of the upright photo.
+        number : int, optional
+            Of the image in the collection, where it is in it.
+        """
+        S = self.discovery.saliency(activations, number)
+        regions = self.discovery.regions(S)
+        frame = self.mapper.frame(image, S.shape)
+        # Sides are rounded to those that the network takes, each by itself.
+        scale = np.array([photo[1] / image[1], photo[0] / image[0]] * 2)
+        whole = np.array([[0, 0, S.shape[1], S.shape[0]]], float)
+        boxes = frame.to_pixels(regions.boxes) * scale
+        bounds = np.array([photo[1], photo[0]] * 2, float)
+        return Located(
+            S,
+            (frame.to_pixels(whole) * scale)[0],
+            np.clip(boxes, 0, bounds).astype(np.float32),
+            regions.weights.astype(np.float32),
+            _describe(self.descriptor, activations, S, regions),
+        )
+
+    def picture(
+        self, path: str | os.PathLike[str], caption: str, number: int | None = None
+    ) -> Picture:
+        """Return a photo with its maps and regions, for `features.objects.page.write_page`."""
+        image = self.mapper.read(path)
+        A = self.mapper.activations(torch.from_numpy(image)[None])[0]
+        frame = self.mapper.frame(image.shape[:2], A.shape[1:])
+        return make_picture(caption, image, A, frame, self.discovery, number)
+
+
+def _describe(kind: str, activations: Map, saliency: Map, regions: Regions) -> Map:
+    if kind == "mac":
+        return weighted_mac(activations, saliency)
+    weights = "weighted" if kind == "egm-weighted" else "plain"
+    return sum_of_regions(activations, regions, weights=weights, uniform=kind == "egm-delta")
+
+
+def settings_of(discovery: ObjectDiscovery) -> dict[str, Any]:
+    """Return the parameters that what is learned depends on, as JSON values."""
+    return {
+        name: asdict(value) if isinstance(value, EGM) else value
+        for name, value in discovery.get_params().items()
+        if name != "progress"
+    }
+
+
+def digest(discovery: ObjectDiscovery) -> str:
+    """Return the SHA-256 of all that a fitted discovery's answers depend on."""
+    whole = hashlib.sha256(json.dumps(settings_of(discovery), sort_keys=True).encode())
+    for array in (
+        discovery.whitening_.mean,
+        discovery.whitening_.projection,
+        discovery.vectors_,
+        discovery.saliency_,
+        discovery.centrality_,
+        discovery.starts_,
+    ):
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
+
+
+def load_discovery(path: str | os.PathLike[str], expected: str) -> ObjectDiscovery:
+    """Load a discovery, and raise unless it is the one that has this digest."""
+    discovery = ObjectDiscovery.load(path)
+    if digest(discovery) != expected:
+        raise DiffusionError(f"{os.fspath(path)}: altered since it made the descriptors")
+    return discovery

@@ -1,0 +1,1 @@
+"""Training of descriptors: losses, mining, samples, trainer."""

@@ -1,0 +1,94 @@
+"""The photos that are learned from: which can be read, described whole, seen in parts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Sequence
+from itertools import compress
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion.errors import DiffusionError
+
+from ..description.recipe import Describer
+from ..description.sweep import scan
+from ..images.batches import Item, ahead, decode, in_order, plan
+from ..images.reading import UnreadableImageError, find_images, read_image
+from .samples import View
+
+
+class Photos:
+    """The photos of a folder that can be read, and how they are described and seen.
+
+    Parameters
+    ----------
+    folder : path-like
+    describer : Describer
+        Of whole photos; squares that are made of parts have its size.
+    workers : int
+    progress : bool
+
+    Raises
+    ------
+    DiffusionError
+        If there is none.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], describer: Describer, workers: int, progress: bool
+    ) -> None:
+        self.folder, self.describer, self.workers = os.fspath(folder), describer, workers
+        files = find_images(folder)
+        found = scan(self.folder, files, describer, workers, progress=progress)
+        # Each is decoded once, small, to know that it can be.
+        least = describer.network.backbone.sides.minimum
+
+        def can_read(item: Item) -> bool:
+            try:
+                read_image(os.path.join(self.folder, item.file), (least, least))
+            except UnreadableImageError:
+                return False
+            return True
+
+        kept = list(in_order(can_read, found.items, workers))
+        self.items = list(compress(found.items, kept))
+        self.sizes = list(compress(found.sizes, kept))  # before any resizing
+        if not self.items:
+            raise DiffusionError(f"{self.folder}: expected images that can be read, none can")
+
+    @property
+    def files(self) -> list[str]:
+        """Those that can be read, relative to the folder, sorted."""
+        return [item.file for item in self.items]
+
+    def describe(self) -> NDArray[np.float32]:
+        """Describe every photo whole, with the network as it is."""
+        X = np.empty((len(self.items), self.describer.dimension), np.float32)
+        batches = plan(self.items, 32)
+        with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
+            for part in decoded:
+                for number, reason in part.failed.items():
+                    raise DiffusionError(f"{self.items[number].file}: {reason}")
+                assert part.images is not None
+                X[list(part.batch.numbers)] = self.describer.raw(part.images)[0]
+        return X
+
+    def views(
+        self, batches: Sequence[NDArray[np.int64]], views: Sequence[View]
+    ) -> Generator[Tensor, None, None]:
+        """Yield batches of squares (b, s, s, 3), uint8; `views` are of all, one after the other."""
+        coming, side = iter(views), self.describer.recipe.size
+        tasks = [[(int(number), next(coming)) for number in batch] for batch in batches]
+
+        def read(task: tuple[int, View]) -> NDArray[np.uint8]:
+            number, view = task
+            path = os.path.join(self.folder, self.items[number].file)
+            return read_image(path, (side, side), view.box)
+
+        with contextlib.closing(ahead(read, tasks, self.workers)) as decoded:
+            for images in decoded:
+                yield torch.from_numpy(np.stack(images))

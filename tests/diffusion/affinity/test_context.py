@@ -1,0 +1,285 @@
+"""The contextual affinity against a naive one in exact fractions, item by item."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import diffusion
+from diffusion import Context, DiffusionError
+from diffusion.kernels import context as loops
+
+# An encoding of up to 60 entries in units of 1/65535, each rounded.
+TOLERANCE = 60 / 65535
+
+
+def rank_in(scores, ids):
+    """Rank of every listed item: one more than there are higher scores."""
+    return {
+        int(j): 1 + sum(1 for t, i in zip(scores, ids, strict=True) if i >= 0 and t > s)
+        for s, j in zip(scores, ids, strict=True)
+        if j >= 0
+    }
+
+
+def mean(encodings):
+    total = {}
+    for encoding in encodings:
+        for item, weight in encoding.items():
+            total[item] = total.get(item, 0) + weight / len(encodings)
+    return total
+
+
+def normalized(encoding):
+    total = sum(encoding.values())
+    return {item: weight / total for item, weight in encoding.items()} if total else {}
+
+
+class Naive:
+    """Steps 1 to 5 of the encoding, with sets and fractions."""
+
+    def __init__(self, scores, ids, scales, size):
+        self.scores, self.ids, self.size = scores, ids, size
+        width = ids.shape[1]
+        self.scales = sorted({min(s, width) for s in scales})
+        self.ranks = [rank_in(*row) for row in zip(scores, ids, strict=True)]
+        self.items = [self.encode(i, self.mutual(i)) for i in range(len(ids))]
+
+    def mutual(self, i):
+        theirs = {j: self.ranks[j].get(i) for j in self.ranks[i]}
+        return {j: max(self.ranks[i][j], r) for j, r in theirs.items() if r is not None}
+
+    def set_of(self, mutual, scale, itself):
+        members = [j for j, m in mutual.items() if m <= scale]
+        members += [] if itself is None else [itself]
+        return {j: Fraction(1, len(members)) for j in members}
+
+    def encode(self, itself, mutual, neighbors=None):
+        if neighbors is None:
+            neighbors = self.ids[itself]
+        at_scales = []
+        for scale in self.scales:
+            near = [int(j) for j in neighbors[: max(1, scale // 3) - 1] if j >= 0]
+            sets = [self.set_of(mutual, scale, itself)]
+            sets += [self.set_of(self.mutual(j), scale, j) for j in near]
+            at_scales.append(mean(sets))
+        whole = mean(at_scales)
+        best = sorted(whole, key=lambda j: (-whole[j], j))[: self.size]
+        return normalized({j: whole[j] for j in best})
+
+    def query(self, scores, ids):
+        own = rank_in(scores, ids)
+        mutual = {}
+        for s, j in zip(scores, ids, strict=True):
+            if j < 0:
+                continue
+            theirs = 1 + sum(
+                1 for t, i in zip(self.scores[j], self.ids[j], strict=True) if i >= 0 and t > s
+            )
+            if theirs <= self.ids.shape[1]:
+                mutual[int(j)] = max(own[int(j)], theirs)
+        return self.encode(None, mutual, ids)
+
+    def jaccard(self, encoding):
+        """Jaccard similarity of an encoding to every item's."""
+        found = np.zeros(len(self.items))
+        for j, other in enumerate(self.items):
+            if not encoding or not other:
+                continue
+            least = sum(min(w, other.get(item, 0)) for item, w in encoding.items())
+            most = sum(max(encoding.get(i, 0), other.get(i, 0)) for i in {*encoding, *other})
+            found[j] = least / most
+        return found
+
+
+def neighbor_lists(X, k):
+    scores, ids = diffusion.nearest_neighbors(X, k)
+    return scores, ids.astype(np.int32)
+
+
+def query_lists(X, Q, k):
+    S = Q @ X.T
+    ids = np.argsort(-S, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(S, ids, axis=1), ids
+
+
+collections = st.builds(
+    lambda seed, n, kinds, coarse: _vectors(seed, n, kinds, coarse),
+    st.integers(0, 2**32 - 1),
+    st.integers(2, 45),
+    st.integers(1, 5),
+    st.booleans(),
+)
+
+
+def _vectors(seed, n, kinds, coarse):
+    """Clusters; where coarse, of integers, with many equal scores and exact duplicates."""
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((kinds, 4))
+    X = centers[rng.integers(kinds, size=n)] + 0.4 * rng.standard_normal((n, 4))
+    if coarse:
+        X = np.round(X)
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    return np.divide(X, norms, out=np.zeros_like(X), where=norms > 0).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    collections,
+    st.integers(1, 16),
+    st.lists(st.integers(1, 20), min_size=1, max_size=4),
+)
+def test_items_against_the_naive_encoding(X, k, scales):
+    scores, ids = neighbor_lists(X, k)
+    affinity = Context(scales, size=60)
+    best, weights = affinity.edges(scores, ids)
+    depth = affinity.depth
+    assert depth == min(max(scales), ids.shape[1])
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, 60)
+    expected = np.array([naive.jaccard(encoding) for encoding in naive.items])
+    np.testing.assert_allclose(np.diag(expected), 1)
+
+    # The lists of J, as the weights were made of: each holds the largest of its row.
+    entries = np.full((len(X), 60), -1, np.int32)
+    values = np.zeros((len(X), 60), np.uint16)
+    for i, encoding in enumerate(naive.items):
+        for a, (item, weight) in enumerate(encoding.items()):
+            entries[i, a], values[i, a] = item, round(65535 * weight)
+    jaccard = np.empty(best.shape, np.float32)
+    again = np.empty(best.shape, np.int32)
+    loops.jaccard_lists(np.arange(len(X)), entries, values, *affinity._lists, again, jaccard)
+    for i in range(len(X)):
+        listed = best[i][best[i] >= 0]
+        assert i not in listed
+        assert len(set(listed)) == len(listed)
+        others = np.delete(expected[i], [i, *listed])
+        at_listed = expected[i][listed]
+        assert others.max(initial=0) <= at_listed.min(initial=1) + 2 * TOLERANCE or not len(others)
+        if len(listed) < depth:
+            assert others.max(initial=0) <= TOLERANCE
+        np.testing.assert_allclose(
+            np.sort(jaccard[i][again[i] >= 0]), np.sort(at_listed), atol=2 * TOLERANCE
+        )
+        # J times a share of the scales: a multiple of 1/scales, at most J.
+        shares = weights[i][best[i] >= 0] * len(naive.scales)
+        assert (shares <= len(naive.scales) * (at_listed + TOLERANCE)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    collections,
+    st.integers(1, 16),
+    st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    st.integers(1, 8),
+)
+def test_queries_against_the_naive_encoding(X, k, scales, query_k):
+    Q, X = X[: len(X) // 3 + 1], X[len(X) // 3 :]
+    scores, ids = neighbor_lists(X, k)
+    affinity = Context(scales, size=60)
+    affinity.edges(scores, ids)
+    depth = affinity.depth
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, 60)
+    first = query_lists(X, Q, depth)
+    observation = affinity.observe(*first, query_k)
+    J = observation.J.toarray()
+    expected = np.array([naive.jaccard(naive.query(*row)) for row in zip(*first, strict=True)])
+    np.testing.assert_allclose(J, expected, atol=TOLERANCE)
+    y = observation.y.toarray()
+    for row in range(len(Q)):
+        chosen = np.argsort(-J[row], kind="stable")[:query_k]
+        wanted = np.zeros(len(X))
+        wanted[chosen] = J[row][chosen]
+        np.testing.assert_array_equal(y[row], wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(collections, st.integers(1, 16), st.lists(st.integers(1, 20), min_size=1, max_size=4))
+def test_weights_are_the_jaccard_times_the_share_of_the_scales(X, k, scales):
+    scores, ids = neighbor_lists(X, k)
+    affinity = Context(scales)
+    best, weights = affinity.edges(scores, ids)
+    J = affinity.observe(scores, ids, 1).J  # of other encodings: any lists will do
+    order = np.argsort(-J.toarray(), axis=1, kind="stable")[:, : best.shape[1]].astype(np.int32)
+    jaccard = np.take_along_axis(J.toarray(), order, axis=1)
+    order[jaccard == 0] = -1
+    found = affinity._weigh(jaccard.copy(), order)
+    ranks = [rank_in(*row) for row in zip(jaccard, order, strict=True)]
+    cut = sorted({min(s, scores.shape[1]) for s in scales})
+    for i, row in enumerate(order):
+        for a, j in enumerate(row):
+            expected = 0.0
+            if j >= 0 and i in ranks[j]:
+                m = max(ranks[i][int(j)], ranks[j][i])
+                expected = jaccard[i, a] ** 2 * np.mean([m <= s for s in cut])
+            assert found[i, a] == pytest.approx(expected, rel=1e-6)
+    assert (weights >= 0).all()
+    assert (weights <= 1).all()
+
+
+def test_a_triangle_and_a_pair_by_hand():
+    # Items 0, 1, 2 list each other, 3 and 4 too; k = 2, one scale, no smoothing.
+    ids = np.array([[1, 2], [0, 2], [0, 1], [4, -1], [3, -1]], np.int32)
+    scores = np.array([[0.9, 0.8], [0.9, 0.7], [0.8, 0.7], [0.5, -np.inf], [0.5, -np.inf]])
+    affinity = Context(scales=[2])
+    best, weights = affinity.edges(scores.astype(np.float32), ids)
+    # V = (1/3, 1/3, 1/3) in the triangle, (1/2, 1/2) in the pair: J is 1 within, 0 between.
+    np.testing.assert_array_equal(best, [[1, 2], [0, 2], [0, 1], [4, -1], [3, -1]])
+    np.testing.assert_allclose(weights, [[1, 1], [1, 1], [1, 1], [1, 0], [1, 0]], atol=1e-4)
+    # A query next to 0, then 1: better than what 0 and 1 list second, so mutual with both.
+    # V = (1/2, 1/2): overlap 2/3 with the triangle, J = (2/3) / (4/3).
+    seen = affinity.observe(np.array([[0.85, 0.8]], np.float32), np.array([[0, 1]]), 2)
+    np.testing.assert_allclose(seen.J.toarray(), [[0.5, 0.5, 0.5, 0, 0]], atol=1e-4)
+    np.testing.assert_allclose(seen.y.toarray(), [[0.5, 0.5, 0, 0, 0]], atol=1e-4)
+
+
+def test_a_query_that_nobody_would_list_has_its_neighbors_sets_alone():
+    ids = np.array([[1, 2], [0, 2], [0, 1]], np.int32)
+    scores = np.full((3, 2), 0.9, np.float32)
+    affinity = Context(scales=[1, 2])
+    affinity.edges(scores, ids)
+    seen = affinity.observe(np.full((1, 2), 0.1, np.float32), np.array([[0, 1]]), 5)
+    assert seen.J.nnz == 0  # scales below 6 look at the query's own set only
+    nothing = affinity.observe(np.full((1, 2), -np.inf, np.float32), np.array([[-1, -1]]), 5)
+    assert nothing.J.nnz == 0
+    assert nothing.y.nnz == 0
+
+
+def test_only_ranks_matter():
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((60, 5)).astype(np.float32)
+    scores, ids = neighbor_lists(X, 20)
+    best, weights = Context().edges(scores, ids)
+    other, same = Context().edges(np.exp(5 * scores) - 3, ids)
+    np.testing.assert_array_equal(best, other)
+    np.testing.assert_array_equal(weights, same)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"scales": ()}, "scales"),
+        ({"scales": (0, 3)}, "scales"),
+        ({"scales": (3, 256)}, "scales"),
+        ({"scales": 3}, "scales"),
+        ({"scales": (3, 2.5)}, "scales"),
+        ({"size": 0}, "size"),
+    ],
+)
+def test_bad_settings(arguments, named):
+    with pytest.raises(DiffusionError, match=named):
+        Context(**arguments)
+
+
+def test_batches_of_queries_do_not_change_the_answer(monkeypatch):
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((90, 5)).astype(np.float32)
+    affinity = Context()
+    affinity.edges(*neighbor_lists(X[30:], 48))
+    first = query_lists(X[30:], X[:30], 48)
+    whole = affinity.observe(*first, 5)
+    monkeypatch.setattr("diffusion.affinity.context._BATCH_ENTRIES", 1000)
+    parts = affinity.observe(*first, 5)
+    np.testing.assert_array_equal(whole.J.toarray(), parts.J.toarray())
+    np.testing.assert_array_equal(whole.y.toarray(), parts.y.toarray())

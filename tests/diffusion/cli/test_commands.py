@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import diffusion
+from diffusion import cli
+from diffusion.storage import runs
+
+
+@pytest.fixture
+def folder(vectors, tmp_path, monkeypatch):
+    """A working directory with vectors, queries and labels."""
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", vectors)
+    np.save("queries.npy", vectors[[0, 50, 100]] + 0.01)
+    np.save("labels.npy", np.repeat([0, 1, 2], 40))
+    np.save("query_labels.npy", np.array([0, 1, 2]))
+    return tmp_path
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+@pytest.fixture
+def index(folder, capsys):
+    assert run("build", "vectors.npy", "index", "-k", 8, "-q") == 0
+    capsys.readouterr()
+    return folder / "index"
+
+
+def test_build_equals_the_library(index, vectors):
+    loaded = diffusion.load(index, verify=True)
+    expected = diffusion.Reranker(k=8).fit(vectors)
+    assert (loaded.graph_.W.toarray() == expected.graph_.W.toarray()).all()
+    assert os.listdir(index.parent).count("index.partial") == 0
+
+
+def test_build_from_neighbour_lists(folder, vectors, capsys):
+    scores, ids = diffusion.nearest_neighbors(vectors, 8)
+    np.save("scores.npy", scores)
+    np.save("ids.npy", ids)
+    lists = ("--neighbor-scores", "scores.npy", "--neighbor-ids", "ids.npy")
+    assert run("build", "lists", *lists, "-k", 8, "-q") == 0
+    assert "Graph(120 nodes" in capsys.readouterr().out
+    assert (
+        diffusion.load("lists").graph_.n_edges
+        == diffusion.Reranker(k=8).fit(vectors).graph_.n_edges
+    )
+    assert run("build", "vectors.npy", "both", *lists, "-k", 8, "-q") == 0
+    assert run("search", "both", "queries.npy", "-o", "out.npz", "-q") == 0
+    assert run("search", "lists", "queries.npy", "-o", "out.npz", "-q") == 2
+
+
+def test_search_as_npz_equals_the_library(index, folder, vectors):
+    assert run("search", "index", "queries.npy", "-k", 9, "-o", "out.npz", "-q") == 0
+    with np.load("out.npz") as out:
+        scores, ids = diffusion.load(index).search(np.load("queries.npy"), 9)
+        assert (out["ids"] == ids).all()
+        assert (out["scores"] == scores).all()
+    assert sorted(os.listdir(folder)) == sorted(
+        ["vectors.npy", "queries.npy", "labels.npy", "query_labels.npy", "index", "out.npz"]
+    )
+
+
+def test_search_as_a_trec_run(index, capsys):
+    assert run("search", "index", "queries.npy", "-k", 4, "-q") == 0
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    assert len(lines) == 12
+    assert [line[3] for line in lines[:4]] == ["1", "2", "3", "4"]
+    expected = diffusion.load(index).search(np.load("queries.npy"), 4)
+    assert [int(line[0]) for line in lines] == np.repeat([0, 1, 2], 4).tolist()
+    assert [int(line[2]) for line in lines] == expected[1].ravel().tolist()
+    assert run("search", "index", "queries.npy", "-k", 4, "-q", "-o", "out.run") == 0
+    with open("out.run") as file:
+        assert file.read() == printed
+    scores, ids = runs.read_results("out.run")
+    assert (ids == expected[1]).all()
+    np.testing.assert_array_equal(scores, expected[0])
+
+
+def test_padding_is_left_out_of_a_run_and_comes_back(tmp_path):
+    scores = np.array([[0.5, -np.inf], [0.25, 0.125]], np.float32)
+    ids = np.array([[3, -1], [1, 2]])
+    runs.write_results(tmp_path / "a.run", scores, ids)
+    assert (tmp_path / "a.run").read_text().count("\n") == 3
+    read = runs.read_results(tmp_path / "a.run")
+    assert (read[0] == scores).all()
+    assert (read[1] == ids).all()
+
+
+@pytest.mark.parametrize("name", ["first.npz", "first.run"])
+def test_rerank_takes_either_format(index, vectors, name):
+    scores, ids = diffusion.nearest_neighbors(vectors, 20)
+    runs.write_results(name, scores[:5], ids[:5])
+    assert run("rerank", "index", name, "-k", 6, "-o", "out.npz", "-q") == 0
+    expected = diffusion.load(index).rerank(scores[:5], ids[:5], 6)
+    assert (np.load("out.npz")["ids"] == expected[1]).all()
+    options = ("--restrict-to-candidates", "-k", 20, "-o", "out.npz", "-q")
+    assert run("rerank", "index", name, *options) == 0
+    restricted = np.load("out.npz")["ids"]
+    assert (np.sort(restricted, axis=1) == np.sort(ids[:5], axis=1)).all()
+
+
+def test_evaluate_by_labels_and_by_qrels(index, capsys):
+    run("search", "index", "queries.npy", "-k", 120, "-o", "out.npz", "-q")
+    labels = ("--gallery-labels", "labels.npy", "--query-labels", "query_labels.npy")
+    assert run("evaluate", "out.npz", *labels, "--json", "--at", 40) == 0
+    by_labels = json.loads(capsys.readouterr().out)
+    ids = np.load("out.npz")["ids"]
+    hits = ids // 40 == np.arange(3)[:, None]
+    precision = np.cumsum(hits, axis=1) / np.arange(1, 121)
+    assert by_labels["mAP"] == pytest.approx((precision * hits).sum() / 120)
+    assert by_labels["mP@40"] == pytest.approx(hits[:, :40].mean())
+    assert by_labels["recall@40"] == by_labels["mP@40"]
+    with open("truth.qrels", "w") as file:
+        for query in range(3):
+            for item in range(40 * query, 40 * query + 40):
+                file.write(f"{query} 0 {item} 1\n")
+    assert run("evaluate", "out.npz", "--qrels", "truth.qrels", "--json", "--at", 40) == 0
+    assert json.loads(capsys.readouterr().out) == by_labels
+    # With every wrong item declared junk, the ranking is perfect.
+    with open("truth.qrels", "a") as file:
+        for query in range(3):
+            for item in set(range(120)) - set(range(40 * query, 40 * query + 40)):
+                file.write(f"{query} 0 {item} -1\n")
+    run("evaluate", "out.npz", "--qrels", "truth.qrels", "--json")
+    assert json.loads(capsys.readouterr().out)["mAP (trapezoidal)"] == 1
+
+
+def test_info(index, capsys):
+    assert run("info", "index", "--verify") == 0
+    printed = capsys.readouterr().out
+    assert "120" in printed
+    assert "verified" in printed
+    assert run("info", "index", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["k"] == 8
+    assert facts["items"] == 120
+    file = next(index.rglob("vectors.npy"))
+    file.write_bytes(file.read_bytes()[:-4] + b"ABCD")
+    assert run("info", "index") == 0
+    capsys.readouterr()
+    assert run("info", "index", "--verify") == 2
+    assert "vectors.npy: altered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "nan.npy", "new"], "nan.npy: expected finite values, row 1 holds NaN"),
+        (["build", "nothing.npy", "new"], "nothing.npy: cannot be read"),
+        (["build", "text.npy", "new"], "text.npy: expected a .npy file"),
+        (["build", "pickled.npy", "new"], "pickled.npy: expected a .npy file"),
+        (["build", "vectors.npy", "new", "-k", "0"], "k: expected an integer of at least 1"),
+        (["build", "vectors.npy", "new", "--alpha", "2"], "alpha: expected a number in"),
+        (
+            ["build", "vectors.npy", "new", "--metric", "euclidean", "--affinity", "cosine"],
+            "affinity='context' or 'gaussian'",
+        ),
+        (["build", "vectors.npy", "text.npy"], "text.npy: expected a directory"),
+        (["build", "new"], "VECTORS.npy: expected a file"),
+        (["build", "new", "--neighbor-ids", "labels.npy"], "expected both or neither"),
+        (["build", "new", "--neighbor-ids", "labels.npy", "--neighbor-scores", "labels.npy"],
+         "labels.npy: expected shape (m, k)"),
+        (["search", "nothing", "queries.npy", "-o", "new"], "nothing: expected an index"),
+        (["search", "index", "labels.npy", "-o", "new"], "labels.npy: expected vectors of dimens"),
+        (["search", "index", "nan.npy", "-o", "new"], "nan.npy: expected vectors of dimension 12"),
+        (["search", "index", "queries.npy", "-o", "no/new"], "expected a file in a directory"),
+        (["rerank", "index", "text.npy", "-o", "new"], "text.npy: line 1: expected 6 fields"),
+        (["rerank", "index", "far.run", "-o", "new"], "far.run: expected ids in [-1, 120)"),
+        (["rerank", "index", "words.run", "-o", "new"], "words.run: line 1: item: expected a row"),
+        (["rerank", "index", "empty.run", "-o", "new"], "empty.run: expected a TREC run"),
+        (["rerank", "index", "vectors.npy", "-o", "new"], "vectors.npy: expected an .npz file"),
+        (["rerank", "index", "bad.npz", "-o", "new"], "bad.npz: expected arrays 'scores' and"),
+        (["evaluate", "far.run"], "expected one of them"),
+        (["evaluate", "far.run", "--qrels", "text.npy"], "text.npy: line 1: expected 4 fields"),
+        (["evaluate", "far.run", "--qrels", "empty.run"], "something relevant to find"),
+        (["evaluate", "far.run", "--qrels", "q.qrels"], "q.qrels: line 1: query: expected a row"),
+        (["evaluate", "far.run", "--gallery-labels", "labels.npy", "--query-labels",
+          "labels.npy"], "labels.npy: expected shape (1,)"),
+        (["info", "nothing"], "nothing: expected an index"),
+        (["frobnicate"], "invalid choice"),
+        (["search", "index"], "QUERIES.npy, --image: expected one"),
+        ([], "required: VERB"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(index, folder, capsys, arguments, message):
+    np.save("nan.npy", np.array([[1.0, 2.0], [np.nan, 1.0]]))
+    np.save("pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez("bad.npz", other=np.ones(3))
+    for name, text in {
+        "text.npy": "some words\n",
+        "far.run": "0 Q0 500 1 0.5 tag\n",
+        "words.run": "0 Q0 pear 1 0.5 tag\n",
+        "empty.run": "\n",
+        "q.qrels": "7 0 1 1\n",
+    }.items():
+        (folder / name).write_text(text)
+    before = sorted(folder.rglob("*"))
+    try:
+        status = run(*arguments)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("diffusion: error: ")
+    assert message in error
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_warning_is_one_line(folder, capsys):
+    solver = diffusion.CG(max_iter=1)
+    diffusion.Reranker(k=8, solver=solver).fit(np.load("vectors.npy")).save("index")
+    assert run("search", "index", "queries.npy", "-q") == 0
+    error = capsys.readouterr().err
+    assert error.startswith("diffusion: warning: 3 of 3 observations have not converged")
+    assert error.count("\n") == 1
+
+
+def test_the_command_itself(index, folder):
+    """The installed command, its exit status and a reader that goes away."""
+    command = [sys.executable, "-m", "diffusion.cli"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"diffusion-rerank {diffusion.__version__}"
+    pipe = subprocess.run(
+        f"'{sys.executable}' -m diffusion.cli search index queries.npy -k 120 -q | head -1",
+        shell=True, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert pipe.stdout.count("\n") == 1
+    assert pipe.stderr == ""
+    bars = subprocess.run(
+        [*command, "search", "index", "queries.npy", "-o", "out.npz"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "diffuse: 100%" in bars.stderr
+    assert bars.stdout == ""

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+import diffusion
+from diffusion.graph.graph import Graph
+from diffusion.solvers.local import Local, LocalReport
+from diffusion.transfer import HeatKernel, RegularizedLaplacian
+from tests.support.oracles import dense_diffusion, neighbor_lists
+
+pytestmark = pytest.mark.filterwarnings("ignore::diffusion.errors.ConvergenceWarning")
+
+ALPHAS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999])
+
+
+def roots(graph):
+    return np.where(graph.degrees > 0, np.sqrt(graph.degrees), 1.0)
+
+
+def star(n, weights=None):
+    """Node 0 joined to all others: its list is as long as theirs are short."""
+    ids = np.full((n, n - 1), -1, np.int32)
+    ids[0] = np.arange(1, n)
+    ids[1:, 0] = 0
+    values = np.zeros((n, n - 1), np.float32)
+    values[0] = 1 if weights is None else weights
+    values[1:, 0] = values[0]
+    return ids, values
+
+
+def lattice(side):
+    """A periodic square lattice with random weights, no two scores alike."""
+    n = side * side
+    cell = np.arange(n)
+    across, down = np.divmod(cell, side)
+    ids = np.stack(
+        [
+            ((across + a) % side) * side + (down + b) % side
+            for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))
+        ],
+        axis=1,
+    ).astype(np.int32)
+    rng = np.random.default_rng(0)
+    right, below = rng.uniform(0.5, 1, n), rng.uniform(0.5, 1, n)
+    weights = np.stack([right, below, right[ids[:, 2]], below[ids[:, 3]]], axis=1)
+    return ids, weights.astype(np.float32)
+
+
+def observations(n, seed, signed=False):
+    rng = np.random.default_rng(seed)
+    y = rng.random((6, n)) * (rng.random((6, n)) < rng.uniform(0, 1, (6, 1)) ** 3)
+    y[0] = np.eye(n)[rng.integers(n)]
+    y[1] = 0
+    return y * rng.choice([-1, 1], y.shape) if signed else y
+
+
+def check(graph, alpha, y, solution, certify):
+    """Whatever was asked for: the report says the truth."""
+    x, report = solution.x.toarray(), solution.report
+    n = graph.n_nodes
+    W = graph.W.toarray().astype(float)
+    exact = dense_diffusion(W, y, alpha)
+    slack = 1e-12 * np.abs(exact).max(axis=1, keepdims=True)  # of the dense solve
+    assert (np.abs(x - exact) <= report.bound[:, None] * roots(graph) + slack).all()
+    b = (1 - alpha) * y
+    norm = np.linalg.norm(b, axis=1)
+    residual = np.linalg.norm(b - x + alpha * x @ W, axis=1)
+    rounding = 5e-7 * np.abs(x).max()  # of x to float32
+    np.testing.assert_allclose(report.residual * norm, residual, rtol=1e-6, atol=rounding)
+    for row in np.flatnonzero(report.certified):
+        best = np.lexsort((np.arange(n), -x[row]))[:certify]
+        best = best[x[row, best] > 0]
+        others = np.setdiff1d(np.arange(n), best)
+        # Fewer than were asked for: then the others have nothing.
+        lowest = exact[row, best].min(initial=np.inf if len(best) == certify else 0)
+        if len(others):
+            assert lowest >= exact[row, others].max() - slack[row, 0]
+
+
+@given(
+    neighbor_lists(max_n=40),
+    ALPHAS,
+    st.integers(0, 999),
+    st.sampled_from([0.3, 0.01, 1e-6]),
+    st.sampled_from([0, 1, 3, 10, 50]),
+    st.booleans(),
+    st.sampled_from([1, 30, 300, 100_000]),
+)
+@example(star(30), 0.99, 0, 0.01, 10, False, 100_000)
+@example(star(12, np.arange(1, 12)), 0.99, 1, 0.01, 3, False, 100_000)
+@example(lattice(12), 0.99, 2, 0.1, 10, False, 100_000)
+@example(lattice(12), 0.99, 3, 0.1, 10, True, 20_000)
+def test_report_is_true(lists, alpha, seed, tol, certify, signed, max_work):
+    graph = Graph.from_neighbors(*lists)
+    y = observations(graph.n_nodes, seed, signed)
+    solver = Local(tol=tol, certify=certify, max_work=max_work)
+    solution = solver.prepare(graph, RegularizedLaplacian(alpha)).solve(y)
+    assert isinstance(solution.report, LocalReport)
+    check(graph, alpha, y, solution, certify)
+    assert (solution.report.work <= max_work).all()
+    assert solution.report.converged[1]
+    if certify == 0:
+        assert not solution.report.certified.any()
+
+
+@given(neighbor_lists(max_n=40), ALPHAS, st.integers(0, 999))
+def test_tolerance_bounds_the_scaled_residual(lists, alpha, seed):
+    graph = Graph.from_neighbors(*lists)
+    y = observations(graph.n_nodes, seed)
+    solution = Local(tol=1e-7, certify=0).prepare(graph, RegularizedLaplacian(alpha)).solve(y)
+    assert solution.report.converged.all()
+    b = (1 - alpha) * y / roots(graph)
+    allowed = 1e-7 * b.max(axis=1) / (1 - alpha) + 1e-6 * b.max(axis=1) / (1 - alpha)
+    assert (solution.report.bound <= allowed + 1e-30).all()
+    expected = dense_diffusion(graph.W.toarray(), y, alpha)
+    np.testing.assert_allclose(solution.x.toarray(), expected, atol=1e-4 * expected.max())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
+def test_certifies_where_scores_differ(alpha):
+    graph = Graph.from_neighbors(*lattice(100))
+    y = sparse.csr_array((np.ones(8), (np.arange(8), np.arange(0, 8000, 1000))), (8, 10_000))
+    solution = Local(certify=3).prepare(graph, RegularizedLaplacian(alpha)).solve(y)
+    assert solution.report.certified.all()
+    if alpha == 0:
+        assert (solution.x != y.astype(np.float32)).nnz == 0
+        return
+    L = sparse.eye_array(10_000) - alpha * graph.W.astype(float)
+    expected = (1 - alpha) * splu(L.tocsc()).solve(y.toarray().T).T
+    for row, x in enumerate(solution.x.toarray()):
+        assert set(np.argsort(-x)[:3]) == set(np.argsort(-expected[row])[:3])
+    # On a part of the graph.
+    assert solution.report.support.max() < 9_000
+    assert (solution.x.toarray()[0] > 0).sum() == solution.report.support[0]
+
+
+def test_the_bound_tightens_towards_the_query():
+    """The maximum principle is worth more than max |r| / √d / (1 - α)."""
+    graph = Graph.from_neighbors(*lattice(100))
+    transfer = RegularizedLaplacian(0.99)
+    y = np.eye(10_000)[[0]]
+    plain = Local(certify=0, tol=1e-3).prepare(graph, transfer).solve(y).report
+    shielded = Local(certify=3, tol=1e-3).prepare(graph, transfer).solve(y).report
+    assert shielded.certified.all()
+    assert shielded.support[0] <= 2 * plain.support[0]
+    assert shielded.bound[0] < 0.5 * plain.bound[0]
+
+
+def test_ties_alone_are_never_certified_against_each_other():
+    # Nine leaves alike: no three of them are provably the best beside the centre.
+    graph = Graph.from_neighbors(*star(10))
+    solver = Local(certify=4, max_work=10_000).prepare(graph, RegularizedLaplacian(0.9))
+    solution = solver.solve(np.eye(10)[[0]])
+    check(graph, 0.9, np.eye(10)[[0]], solution, 4)
+    assert solution.report.converged.all()
+
+
+def test_zero_observation_and_isolated_node():
+    ids = np.array([[1], [0], [-1]], np.int32)
+    graph = Graph.from_neighbors(ids, np.array([[1], [1], [0]], np.float32))
+    y = [[0, 0, 0], [0, 0, 2.0], [1.0, 0, 0]]
+    solution = Local(tol=1e-8).prepare(graph, RegularizedLaplacian(0.75)).solve(y)
+    report = solution.report
+    assert solution.x[[0]].nnz == 0
+    assert report.work[:2].tolist() == [0, 0]
+    assert report.bound[0] == 0
+    assert report.certified.all()  # the components are solved whole
+    assert report.converged.all()
+    x = solution.x.toarray()
+    np.testing.assert_allclose(x[1], [0, 0, 0.5], rtol=1e-6)  # (1 - α) y
+    np.testing.assert_allclose(x[2], [0.25 / 0.4375, 0.1875 / 0.4375, 0], rtol=1e-6)
+
+
+def test_no_observation():
+    graph = Graph.from_neighbors(*star(5))
+    solution = Local().prepare(graph, RegularizedLaplacian()).solve(sparse.csr_array((0, 5)))
+    assert solution.x.shape == (0, 5)
+    assert solution.report.bound.shape == (0,)
+
+
+def test_threads_do_not_change_the_answer(vectors):
+    graph = diffusion.Reranker(k=10).fit(vectors).graph_
+    y = observations(len(vectors), 3).repeat(7, axis=0)
+    transfer = RegularizedLaplacian(0.99)
+    alone = Local(threads=1, tol=1e-4).prepare(graph, transfer)
+    side_by_side = Local(threads=8, tol=1e-4).prepare(graph, transfer).solve(y)
+    for _ in range(2):  # with a fresh workspace and a used one
+        solution = alone.solve(y)
+        assert (solution.x != side_by_side.x).nnz == 0
+        for name in ("residual", "work", "certified", "bound", "iterations"):
+            first, second = getattr(solution.report, name), getattr(side_by_side.report, name)
+            assert (first == second).all()
+
+
+def test_answers_are_canonical_csr(vectors):
+    graph = diffusion.Reranker(k=10).fit(vectors).graph_
+    x = Local().prepare(graph, RegularizedLaplacian()).solve(np.eye(len(vectors))[:9]).x
+    assert isinstance(x, sparse.csr_array)
+    assert x.dtype == np.float32
+    for row in range(9):
+        assert (np.diff(x.indices[x.indptr[row] : x.indptr[row + 1]]) > 0).all()
+
+
+def test_warns_where_the_budget_ends_first():
+    graph = Graph.from_neighbors(*lattice(30))
+    solver = Local(max_work=500).prepare(graph, RegularizedLaplacian())
+    with pytest.warns(diffusion.ConvergenceWarning, match="max_work"):
+        report = solver.solve(np.eye(900)[0]).report
+    assert report.work[0] <= 500
+    assert not report.converged[0]
+    assert not report.certified[0]
+
+
+def test_restores_from_its_arrays(vectors, tmp_path):
+    graph = diffusion.Reranker(k=10).fit(vectors).graph_
+    transfer = RegularizedLaplacian()
+    solver = Local().prepare(graph, transfer)
+    arrays = {}
+    for name, array in solver.arrays().items():
+        np.save(tmp_path / f"{name}.npy", array)
+        arrays[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    y = np.eye(len(vectors))[:3]
+    restored = Local().restore(graph, transfer, arrays).solve(y)
+    assert (restored.x != solver.solve(y).x).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tol": 0}, "tol: expected a number in"),
+        ({"certify": -1}, "certify: expected an integer of at least 0"),
+        ({"max_work": 0}, "max_work: expected an integer of at least 1"),
+        ({"threads": 0}, "threads: expected an integer of at least 1"),
+    ],
+)
+def test_bad_settings(arguments, message):
+    with pytest.raises(diffusion.DiffusionError, match=message):
+        Local(**arguments)
+
+
+def test_refuses_a_transfer_it_cannot_apply(vectors):
+    graph = diffusion.Reranker(k=5).fit(vectors).graph_
+    with warnings.catch_warnings(), pytest.raises(diffusion.DiffusionError, match="'local'"):
+        Local().prepare(graph, HeatKernel())

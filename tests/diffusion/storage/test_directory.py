@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+import diffusion
+from diffusion import DiffusionError
+from diffusion.storage import directory as storage
+
+
+@pytest.fixture
+def ranker(vectors):
+    return diffusion.Reranker(k=6, alpha=0.9, query_k=4, solver=diffusion.CG(tol=1e-8)).fit(vectors)
+
+
+@pytest.fixture
+def index(ranker, tmp_path):
+    ranker.save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def files(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_round_trip(ranker, index, vectors):
+    loaded = diffusion.load(index, verify=True)
+    assert loaded.get_params() == ranker.get_params()
+    assert (loaded.graph_.W.toarray() == ranker.graph_.W.toarray()).all()
+    assert repr(loaded.graph_) == repr(ranker.graph_)
+    for mine, theirs in zip(loaded.search(vectors), ranker.search(vectors), strict=True):
+        assert (mine == theirs).all()
+    for name in ("indptr", "indices", "weights", "order", "position", "degrees", "components"):
+        original, stored = getattr(ranker.graph_, name), getattr(loaded.graph_, name)
+        assert original.dtype == stored.dtype
+        assert (original == stored).all()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"neighbors": diffusion.IVF(nlist=3, nprobe=2)},
+        {"neighbors": diffusion.HNSW(m=8)},
+        {"metric": "euclidean", "affinity": "gaussian"},
+        {"metric": "inner_product"},
+    ],
+    ids=["ivf", "hnsw", "euclidean", "inner_product"],
+)
+def test_round_trip_of_every_kind(vectors, tmp_path, parameters):
+    ranker = diffusion.Reranker(k=6, **parameters).fit(vectors)
+    ranker.save(tmp_path / "index")
+    loaded = diffusion.load(tmp_path / "index")
+    for mine, theirs in zip(loaded.search(vectors), ranker.search(vectors), strict=True):
+        assert (mine == theirs).all()
+    loaded.save(tmp_path / "again")
+    again = diffusion.load(tmp_path / "again", verify=True)
+    assert (again.search(vectors)[1] == ranker.search(vectors)[1]).all()
+
+
+def test_round_trip_without_vectors(tmp_path):
+    ranker = diffusion.Reranker(k=2).fit_neighbors([[0.9], [0.9], [0.1]], [[1], [0], [0]])
+    ranker.save(tmp_path / "index")
+    loaded = diffusion.load(tmp_path / "index")
+    assert loaded.rerank([1.0], [0], k=3)[1].tolist() == [0, 1, -1]
+    with pytest.raises(DiffusionError, match="holds no vectors"):
+        loaded.search([[1.0]])
+
+
+def test_loading_maps_and_reads_nothing(index, monkeypatch):
+    loaded = diffusion.load(index)
+    for array in (loaded.graph_.indices, loaded.graph_.weights, loaded._index.vectors):
+        assert isinstance(array.base, np.memmap)
+    # With every array's content gone but its size and header kept, loading still succeeds.
+    for file in index.rglob("*.npy"):
+        data = file.read_bytes()
+        file.write_bytes(data[:128] + bytes(len(data) - 128))
+    diffusion.load(index)
+    with pytest.raises(DiffusionError, match="altered, its SHA-256"):
+        diffusion.load(index, verify=True)
+
+
+def test_a_loaded_index_cannot_write_to_disk(index):
+    before = files(index)
+    diffusion.load(index).graph_.weights[:] = 7
+    assert files(index) == before
+
+
+def test_saving_over_itself_and_over_another(ranker, index, vectors):
+    loaded = diffusion.load(index)
+    loaded.save(index)
+    assert (
+        diffusion.load(index, verify=True).search(vectors)[1] == loaded.search(vectors)[1]
+    ).all()
+    diffusion.Reranker(k=3).fit(vectors[:50]).save(index)
+    assert diffusion.load(index, verify=True).n_items_ == 50
+    assert len(list(index.glob("arrays-*"))) == 1
+    # What was mapped before it was replaced still answers.
+    assert (loaded.search(vectors)[1] == ranker.search(vectors)[1]).all()
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_save_interrupted_anywhere_leaves_the_old_index_whole(
+    ranker, index, vectors, monkeypatch, step
+):
+    before = ranker.search(vectors)[1]
+    calls = iter(range(1000))
+
+    def failing(function):
+        def wrapper(*args, **kwargs):
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(os, "replace", failing(os.replace))
+    with pytest.raises(KeyboardInterrupt):
+        diffusion.Reranker(k=3).fit(vectors[:50]).save(index)
+    monkeypatch.undo()
+    left = diffusion.load(index, verify=True)
+    if left.n_items_ == 120:
+        assert (left.search(vectors)[1] == before).all()
+    else:  # interrupted after the commit: the new one, whole
+        assert step > 9
+        assert left.n_items_ == 50
+    # The next save clears what the interrupted one left.
+    ranker.save(index)
+    assert len(list(index.glob("arrays-*"))) == 1
+    assert not list(index.glob(".*"))
+
+
+def test_a_killed_process_leaves_the_old_index_whole(ranker, index, vectors):
+    # What a kill leaves: a new folder, half of its arrays, and a manifest written aside.
+    (index / "arrays-deadbeef").mkdir()
+    (index / "arrays-deadbeef" / "vectors.npy").write_bytes(b"half")
+    assert (
+        diffusion.load(index, verify=True).search(vectors)[1] == ranker.search(vectors)[1]
+    ).all()
+    ranker.save(index)
+    assert not (index / "arrays-deadbeef").exists()
+
+
+def test_settings_changed_after_fitting_are_not_saved(ranker, tmp_path):
+    ranker.set_params(k=99, alpha=0.1)
+    ranker.save(tmp_path / "index")
+    loaded = diffusion.load(tmp_path / "index")
+    assert (loaded.k, loaded.alpha) == (6, 0.9)
+
+
+def edit(manifest_path, change, *, sign=True):
+    manifest = json.loads(manifest_path.read_text())
+    change(manifest)
+    if sign:
+        manifest["checksum"] = storage._manifest_checksum(manifest)
+    manifest_path.write_text(json.dumps(manifest))
+
+
+def test_refuses_a_truncated_index(index):
+    file = next(index.rglob("vectors.npy"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DiffusionError, match=r"vectors\.npy: truncated or altered, expected"):
+        diffusion.load(index)
+
+
+def test_refuses_a_missing_array(index):
+    next(index.rglob("graph_order.npy")).unlink()
+    with pytest.raises(DiffusionError, match=r"graph_order\.npy: cannot be read"):
+        diffusion.load(index)
+
+
+def test_refuses_an_altered_header(index):
+    file = next(index.rglob("graph_weights.npy"))
+    file.write_bytes(file.read_bytes().replace(b"<f4", b"<i4"))
+    with pytest.raises(DiffusionError, match="altered, expected <f4"):
+        diffusion.load(index)
+    whole = file.read_bytes()
+    for damaged in (bytes(len(whole)), whole.replace(b"}", b"{", 1)):
+        file.write_bytes(damaged)
+        with pytest.raises(DiffusionError, match=r"altered, not a \.npy file"):
+            diffusion.load(index)
+
+
+def test_refuses_pickles(index):
+    file = next(index.rglob("graph_weights.npy"))
+    np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    edit(
+        index / "manifest.json",
+        lambda m: m["arrays"]["graph_weights"].update(bytes=file.stat().st_size),
+    )
+    with pytest.raises(DiffusionError, match=r"not a \.npy file"):
+        diffusion.load(index)
+
+
+def test_refuses_a_truncated_manifest(index):
+    manifest = index / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-40])
+    with pytest.raises(DiffusionError, match=r"manifest\.json: truncated or altered"):
+        diffusion.load(index)
+
+
+def test_refuses_an_altered_manifest(index):
+    edit(index / "manifest.json", lambda m: m["parameters"].update(k=1), sign=False)
+    with pytest.raises(DiffusionError, match="altered, its checksum does not match"):
+        diffusion.load(index)
+
+
+def test_refuses_a_newer_version(index):
+    edit(index / "manifest.json", lambda m: m.update(version=2))
+    with pytest.raises(DiffusionError, match="index of version 2, this library reads version 1"):
+        diffusion.load(index)
+
+
+def test_refuses_a_foreign_manifest(index):
+    edit(index / "manifest.json", lambda m: m.update(format="npm package"))
+    with pytest.raises(DiffusionError, match="foreign"):
+        diffusion.load(index)
+
+
+@pytest.mark.parametrize("name", ["../secret.npy", "/etc/secret.npy", "arrays-x/../../s.npy"])
+def test_refuses_files_outside_the_index(index, name):
+    edit(index / "manifest.json", lambda m: m["arrays"]["vectors"].update(file=name))
+    with pytest.raises(DiffusionError, match="altered, its arrays"):
+        diffusion.load(index)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("parameters"),
+        lambda m: m["parameters"].update(k="fifty", solver={"name": "magic"}),
+        lambda m: m["arrays"].pop("graph_indices"),
+        lambda m: m["arrays"].update(vectors={"file": 3}),
+        lambda m: m.update(arrays=[]),
+    ],
+)
+def test_refuses_a_manifest_that_describes_no_index(index, change):
+    edit(index / "manifest.json", change)
+    with pytest.raises(DiffusionError, match="altered"):
+        diffusion.load(index)
+
+
+def test_refuses_what_is_no_index(tmp_path):
+    with pytest.raises(DiffusionError, match="expected an index"):
+        diffusion.load(tmp_path)
+    with pytest.raises(DiffusionError, match="expected an index"):
+        diffusion.load(tmp_path / "nothing")
+
+
+def test_never_touches_what_is_not_an_index(ranker, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(DiffusionError, match="expected an index or an empty directory"):
+        ranker.save(tmp_path)
+    with pytest.raises(DiffusionError, match="expected a directory, this is a file"):
+        ranker.save(tmp_path / "thesis.txt")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"format": "npm package"}')
+    with pytest.raises(DiffusionError, match="expected an index or an empty directory"):
+        ranker.save(tmp_path / "other")
+    assert set(os.listdir(tmp_path)) == {"thesis.txt", "other"}
+
+
+def test_a_save_mends_a_damaged_index(ranker, index, vectors):
+    (index / "manifest.json").write_text("{")
+    ranker.save(index)
+    assert (diffusion.load(index).search(vectors)[1] == ranker.search(vectors)[1]).all()
+
+
+def test_an_index_may_be_moved(index, tmp_path, ranker, vectors):
+    shutil.move(index, tmp_path / "elsewhere")
+    loaded = diffusion.load(tmp_path / "elsewhere")
+    assert (loaded.search(vectors)[1] == ranker.search(vectors)[1]).all()
+
+
+def test_replacing_writes_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+
+    def write_half():
+        with storage.replacing(target, "w") as file:
+            file.write("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_replacing_writes_what_a_link_points_to(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    with storage.replacing(tmp_path / "link.txt", "w") as file:
+        file.write("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_replacing_writes_to_a_pipe_and_not_over_a_directory(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(
+        target=lambda: got.append((tmp_path / "pipe").read_text()), daemon=True
+    )
+    reader.start()
+    with storage.replacing(tmp_path / "pipe", "w") as file:
+        file.write("through")
+    reader.join(10)
+    assert got == ["through"]
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError), storage.replacing(tmp_path / "folder"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+def test_saves_and_loads_of_one_path_at_once(tmp_path):
+    path = tmp_path / "index"
+    storage.save(path, {"who": 0}, {"a": np.zeros(1)})
+    errors, running = [], threading.Event()
+    running.set()
+
+    def guarded(step):
+        try:
+            while running.is_set():
+                step()
+        except BaseException as error:
+            errors.append(error)
+
+    def saver(who):
+        arrays = {name: np.full(10 * who, who) for name in "abc"}
+        return lambda: storage.save(path, {"who": who}, arrays)
+
+    def read():
+        stored = storage.load(path, verify=True)
+        assert all((array == stored.manifest["who"]).all() for array in stored.arrays.values())
+
+    steps = (saver(1), saver(2), saver(3), read)
+    threads = [threading.Thread(target=guarded, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    threads[0].join(1.5)
+    running.clear()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    storage.load(path, verify=True)
+    assert len(os.listdir(path)) == 2  # one folder and the manifest, no lock file
+
+
+def test_load_follows_a_save_that_comes_between(tmp_path, monkeypatch):
+    storage.save(tmp_path / "index", {}, {"a": np.zeros(3)})
+    open_arrays = storage._open_arrays
+
+    def late(*arguments):
+        monkeypatch.undo()
+        storage.save(tmp_path / "index", {}, {"a": np.ones(4)})
+        return open_arrays(*arguments)
+
+    monkeypatch.setattr(storage, "_open_arrays", late)
+    assert storage.load(tmp_path / "index").arrays["a"].tolist() == [1] * 4
+
+
+def test_a_save_waits_for_another(tmp_path):
+    path = tmp_path / "index"
+    lock = storage.lock_directory(path)
+    other = threading.Thread(target=storage.save, args=(path, {}, {"a": np.ones(2)}))
+    other.start()
+    other.join(0.2)
+    assert other.is_alive()
+    path.rmdir()  # as a failed first save does
+    storage.unlock(lock)
+    other.join(10)
+    assert storage.load(path, verify=True).arrays["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["arrays-of-mine", "arrays-deadbeef", "arrays-DEADBEEF"])
+def test_a_save_keeps_foreign_folders(ranker, index, tmp_path, name):
+    for path in (index, tmp_path / "other"):
+        (path / name).mkdir(parents=True)
+        (path / name / "thesis.txt").write_text("precious")
+    ranker.save(index)
+    assert (index / name / "thesis.txt").read_text() == "precious"
+    with pytest.raises(DiffusionError, match="found other files"):
+        ranker.save(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", '["diffusion-rerank index"]', "{}", "{ // mine", "", "[" * 10**5]
+)
+@pytest.mark.parametrize("beside", [None, "app.js"])
+def test_a_save_never_replaces_a_foreign_manifest(tmp_path, text, beside):
+    (tmp_path / "manifest.json").write_text(text)
+    if beside:
+        (tmp_path / beside).write_text("mine")
+    with pytest.raises(DiffusionError, match="found other files"):
+        storage.save(tmp_path, {}, {"a": np.ones(2)})
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_a_save_mends_a_cut_manifest_beside_other_files(index, ranker):
+    (index / "notes.txt").write_text("mine")
+    manifest = index / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    ranker.save(index)
+    diffusion.load(index, verify=True)
+    assert (index / "notes.txt").read_text() == "mine"
+
+
+def test_a_save_clears_what_a_killed_first_save_left(tmp_path):
+    (tmp_path / ".manifest.json.0123abcd.tmp").write_text('{"form')
+    (tmp_path / "arrays-0123abcd").mkdir()
+    (tmp_path / "arrays-0123abcd" / "a.npy").write_bytes(b"half")
+    storage.save(tmp_path, {}, {"a": np.ones(2)})
+    assert len(os.listdir(tmp_path)) == 2
+    storage.load(tmp_path, verify=True)
+
+
+def test_a_failed_first_save_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays"):
+        storage.save(tmp_path / "a" / "index", {}, {"a": np.array([{}])})
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="Object arrays"):
+        storage.save(tmp_path / "mine", {}, {"a": np.array([{}])})
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_refuses_a_deeply_nested_manifest(index):
+    (index / "manifest.json").write_text("[" * 10**5)
+    with pytest.raises(DiffusionError, match="truncated or altered"):
+        diffusion.load(index)
+
+
+@pytest.mark.parametrize("path", [3, None, 2.5])
+def test_refuses_what_is_no_path(path):
+    with pytest.raises(DiffusionError, match="path: expected"):
+        storage.load(path)
+    with pytest.raises(DiffusionError, match="path: expected"):
+        storage.save(path, {}, {})
+
+
+def test_numpy_scalars_are_stored_as_numbers(tmp_path):
+    content = {"k": np.int64(3), "alpha": np.float32(0.5), "more": [np.bool_(True)]}
+    storage.save(tmp_path, content, {"a": np.ones(2)})
+    manifest = storage.load(tmp_path, verify=True).manifest
+    assert (manifest["k"], manifest["alpha"], manifest["more"]) == (3, 0.5, [True])
+    with pytest.raises(TypeError, match="no JSON value"):
+        storage.save(tmp_path, {"k": object()}, {})

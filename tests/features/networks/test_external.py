@@ -1,0 +1,204 @@
+"""Trunks of torchvision and transformers: through stand-ins, and the real ones where installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion import DiffusionError
+from features.networks.backbones import IMAGENET_MEAN, backbone
+
+
+class Row(nn.Module):
+    """A network with its trunk in `features`."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1))
+        self.classifier = nn.Linear(6, 2)
+
+
+class Children(nn.Module):
+    """A network with its trunk among its children."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4, 4)
+        self.layer1 = nn.Conv2d(4, 8, 2, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 2)
+
+
+class Vectors(nn.Module):
+    """A network without maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Flatten()
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    kinds = {"row": Row, "children": Children, "vectors": Vectors}
+
+    def get_model(name, weights=None):
+        if name not in kinds:
+            raise ValueError(f"Unknown model {name}")
+        return kinds[name]()
+
+    models = types.ModuleType("torchvision.models")
+    models.get_model = get_model
+    package = types.ModuleType("torchvision")
+    package.models = models
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+def test_a_trunk_in_features(torchvision, tmp_path):
+    network = backbone("torchvision:row", seed=1)
+    assert network.name == "torchvision:row"
+    assert (network.channels, network.stride, network.codes) == (6, 4, ())
+    assert network.stages == {"0": (4, 2), "1": (4, 2), "2": (6, 4)}
+    assert network.mean == IMAGENET_MEAN
+    x = torch.rand(2, 3, 32, 40)
+    inside = network.run
+    torch.testing.assert_close(network(x), inside[2](inside[1](inside[0](x))))
+    torch.testing.assert_close(network(x, "0"), inside[0](x))
+    again = backbone("torchvision:row", seed=1)
+    assert torch.equal(again.run[0].weight, inside[0].weight)
+
+    other = Row()
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    loaded = backbone("torchvision:row", tmp_path / "w.pth")
+    torch.testing.assert_close(loaded(x), other.features(x))
+
+
+def test_a_trunk_among_the_children(torchvision):
+    network = backbone("torchvision:children", mean=(0, 0, 0))
+    assert network.stages == {"stem": (4, 4), "layer1": (8, 8)}
+    assert network(torch.rand(1, 3, 64, 32)).shape == (1, 8, 8, 4)
+    assert network.mean == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["vectors", "unknown"])
+def test_what_has_no_maps_is_refused(torchvision, name):
+    with pytest.raises(DiffusionError, match=rf"^name: .*{name}"):
+        backbone(f"torchvision:{name}")
+
+
+@pytest.mark.parametrize(("name", "package"), [("torchvision:a", "torchvision"), ("hf:a", "trans")])
+def test_what_is_not_installed_is_named(monkeypatch, name, package):
+    for module in ("torchvision", "torchvision.models", "transformers"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DiffusionError, match=f"^name: expected {package}.*installed"):
+        backbone(name)
+
+
+class Stages(nn.Module):
+    """What transformers' AutoBackbone gives: maps of the stages asked for."""
+
+    def __init__(self, wanted=()):
+        super().__init__()
+        self.wanted = wanted
+        self.layers = nn.ModuleDict(
+            OrderedDict(stem=nn.Conv2d(3, 4, 2, 2), stage1=nn.Conv2d(4, 5, 2, 2))
+        )
+
+    def forward(self, pixel_values):
+        maps, found = pixel_values, []
+        for name, layer in self.layers.items():
+            maps = layer(maps)
+            if name in self.wanted:
+                found.append(maps)
+        return types.SimpleNamespace(feature_maps=tuple(found))
+
+    @classmethod
+    def from_pretrained(cls, name, out_features):
+        assert name in ("folder", "bare")
+        return cls(out_features)
+
+
+def test_a_backbone_of_transformers(monkeypatch):
+    class AutoConfig:
+        @staticmethod
+        def from_pretrained(name):
+            if name == "absent":
+                raise OSError(f"{name} is not a local folder")
+            return types.SimpleNamespace(stage_names=["stem", "stage1"])
+
+    class AutoBackbone:
+        @staticmethod
+        def from_config(config):
+            assert config.stage_names == ["stem", "stage1"]
+            return Stages()
+
+    class AutoImageProcessor:
+        @staticmethod
+        def from_pretrained(name):
+            if name == "bare":
+                raise OSError("no preprocessor_config.json")
+            return types.SimpleNamespace(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+
+    package = types.ModuleType("transformers")
+    package.AutoConfig, package.AutoBackbone = AutoConfig, AutoBackbone
+    package.AutoImageProcessor = AutoImageProcessor
+    monkeypatch.setitem(sys.modules, "transformers", package)
+    network = backbone("hf:folder")
+    assert network.stages == {"stage1": (5, 4)}
+    assert network.mean == (0.1, 0.2, 0.3)
+    assert network(torch.rand(1, 3, 32, 64)).shape == (1, 5, 8, 16)
+    assert backbone("hf:bare").mean == IMAGENET_MEAN
+    with pytest.raises(DiffusionError, match=r"^name: 'absent' .*not a local folder"):
+        backbone("hf:absent")
+    with pytest.raises(DiffusionError, match=r"^weights:"):
+        backbone("hf:folder", "w.pth")
+
+
+def test_a_small_model_of_transformers_itself(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        layer_type="basic",
+        out_features=["stage2"],
+    )
+    model = transformers.ResNetBackbone(config).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "image_processor_type": "ConvNextImageProcessor",
+                "image_mean": [0.1, 0.2, 0.3],
+                "image_std": [0.4, 0.5, 0.6],
+            }
+        )
+    )
+    network = backbone(f"hf:{tmp_path}")
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x).feature_maps[-1])
+    assert list(network.stages) == ["stage1", "stage2"]
+    assert network.stages["stage2"] == (16, 8)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vgg11"])
+def test_networks_of_torchvision_itself(name):
+    models = pytest.importorskip("torchvision.models")
+    network = backbone(f"torchvision:{name}", seed=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        theirs = models.get_model(name, weights=None).eval()
+    x = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        if hasattr(theirs, "features"):
+            torch.testing.assert_close(network(x), theirs.features(x))
+        else:
+            pooled = network(x).mean(dim=(2, 3))
+            torch.testing.assert_close(theirs.fc(pooled), theirs(x))

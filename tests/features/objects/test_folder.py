@@ -1,0 +1,576 @@
+"""A folder of photos into object discovery: against its parts, kills, damage, new photos."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffusion
+import features
+from diffusion import DiffusionError
+from diffusion import cli as diffusion_cli
+from features import cli
+from features.description import sweep
+from features.images.reading import read_image
+from features.networks import safetensors
+from features.networks.frame import FramedTrunk
+from features.objects.descriptors import sum_of_regions, weighted_mac
+from features.objects.discovery import ObjectDiscovery
+from features.objects.egm import EGM
+from features.objects.locate import Mapper
+from tests.features.demo.test_demo import Page
+from tests.support.photos import pattern, png
+from tests.support.processes import run_killed, run_whole
+
+# Height and width; the longer side becomes 120, and what is smaller stays.
+SIZES = ((100, 150), (150, 100), (110, 90))
+FITTED = ((80, 120), (120, 80), (110, 90))
+N = 15
+NETWORK = ["--backbone", "alexnet", "--weights", "w.safetensors", "--size", "120"]
+# Low thresholds, so that photos have several regions.
+SETTINGS = {
+    "dimension": 8,
+    "k": 4,
+    "neighbors": 5,
+    "map_beta": 5.0,
+    "feature_threshold": 0.0,
+    "object_egm": EGM(exponent=1.0, threshold=0.15),
+}
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights of a trunk."""
+    path = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
+    safetensors.write(path, features.backbone("alexnet", head=False).state_dict())
+    return path
+
+
+def photo(number):
+    """Return a photo that shows one of three patterns on a ground of its own."""
+    height, width = SIZES[number % 3]
+    image = pattern(height, width, seed=100 + number) // 3
+    image[20:75, 25:80] = pattern(55, 55, seed=number // 3 % 3)
+    return image
+
+
+def write_photos(folder):
+    for number in range(N):
+        path = folder / ("", "b")[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(photo(number)))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
+    write_photos(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def discover(photos, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "SHARD_IMAGES", 4)
+
+    def discover(out="out", **settings):
+        settings = {"size": 120, "batch_size": 3, "workers": 2, "pictures": 2, **settings}
+        settings.setdefault("discovery", ObjectDiscovery(**SETTINGS))
+        return features.discover_folder(
+            photos, tmp_path / out, backbone="alexnet", weights=weights, **settings
+        )
+
+    return discover
+
+
+def contents(path):
+    """Return the bytes of every file in a folder, by name.
+
+    A save names its folder at random, and signs that.
+    """
+    found = {}
+    for file in sorted(Path(path).rglob("*")):
+        if file.is_file():
+            name = re.sub("arrays-[0-9a-f]{8}", "arrays", file.relative_to(path).as_posix())
+            random = rb'arrays-[0-9a-f]{8}|"checksum": "[0-9a-f]+"'
+            found[name] = re.sub(random, b"", file.read_bytes())
+    return found
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+def maps_of(photos, weights, files):
+    """Return the activations of files, one at a time, by the parts of the library."""
+    trunk = features.backbone("alexnet", weights, head=False)
+    framed = FramedTrunk(trunk)
+    maps = []
+    for file in files:
+        image = torch.from_numpy(read_image(photos / file, FITTED[int(Path(file).stem) % 3]))
+        with torch.no_grad():
+            maps.append(framed(trunk.normalize(image.permute(2, 0, 1)[None] / 255))[0].numpy())
+    return maps
+
+
+def in_pixels(cells, shape, file):
+    """Turn boxes in cells of 16 pixels, spread evenly over the image, into pixels of the photo."""
+    (height, width), (down, across) = (s[int(Path(file).stem) % 3] for s in (FITTED, SIZES))
+    x = (np.asarray(cells)[:, ::2] - shape[1] / 2) * 16 / width + 0.5
+    y = (np.asarray(cells)[:, 1::2] - shape[0] / 2) * 16 / height + 0.5
+    return np.stack([x[:, 0] * across, y[:, 0] * down, x[:, 1] * across, y[:, 1] * down], axis=1)
+
+
+def test_it_is_its_parts_one_after_the_other(discover, photos, weights):
+    out = discover()
+    assert out.files == sorted(out.files)
+    assert len(out.files) == N
+    A = maps_of(photos, weights, out.files)
+    expected = ObjectDiscovery(**SETTINGS).fit(A)
+    learned = out.discovery()
+    np.testing.assert_array_equal(learned.cells_, expected.cells_)
+    np.testing.assert_array_equal(learned.starts_, expected.starts_)
+    np.testing.assert_allclose(learned.centrality_, expected.centrality_, rtol=1e-3)
+    for row, (a, file) in enumerate(zip(A, out.files, strict=True)):
+        S = expected.saliency(a, row)
+        np.testing.assert_allclose(out.map(row), S, rtol=1e-2, atol=1e-4 * S.max())
+        (extent,) = in_pixels([[0, 0, *S.shape[::-1]]], S.shape, file)
+        np.testing.assert_allclose(out.map_extents[row], extent)
+        regions = learned.regions(out.map(row))
+        down, across = SIZES[int(Path(file).stem) % 3]
+        boxes = in_pixels(regions.boxes, S.shape, file)
+        boxes[:, ::2] = boxes[:, ::2].clip(0, across)
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, down)
+        np.testing.assert_allclose(out.boxes_of(row), boxes, atol=1e-3)
+        np.testing.assert_allclose(out.box_weights[out.box_images == row], regions.weights, 1e-5)
+        vector = sum_of_regions(a, regions, weights="weighted")
+        np.testing.assert_allclose(out.descriptors.vectors[row], vector, atol=1e-4)
+    assert len(out.boxes) > N
+    assert (out.boxes[:, :2] < out.boxes[:, 2:]).all()
+
+
+def test_it_finds_what_recurs(discover):
+    """Boxes hold the patterns that recur better than chance: most centres of the first do."""
+    out = discover()
+    hits = 0
+    for row in range(N):
+        left, top, right, bottom = out.boxes_of(row)[0]
+        hits += 25 < (left + right) / 2 < 80 and 20 < (top + bottom) / 2 < 75
+    assert hits >= 0.6 * N
+
+
+@pytest.mark.parametrize("kind", ["egm", "egm-delta", "mac"])
+def test_other_descriptors(discover, photos, weights, kind):
+    out = discover(descriptor=kind)
+    assert out.descriptors.manifest["objects"]["descriptor"] == kind
+    (a,) = maps_of(photos, weights, out.files[3:4])
+    S = out.map(3)
+    regions = out.discovery().regions(S)
+    expected = (
+        weighted_mac(a, S) if kind == "mac" else sum_of_regions(a, regions, uniform="d" in kind)
+    )
+    np.testing.assert_allclose(out.descriptors.vectors[3], expected, atol=1e-4)
+
+
+def test_whitening_is_applied_to_descriptors_and_queries(discover, photos, tmp_path):
+    plain = discover("plain")
+    whitening = features.learn_pca(plain.descriptors.vectors, 5)
+    out = discover("white", whitening=whitening)
+    expected = whitening.apply(plain.descriptors.vectors)
+    np.testing.assert_array_equal(out.descriptors.vectors, expected)
+    assert out.locator().describe_file(photos / "00.png").shape == (5,)
+    assert (tmp_path / "white" / "whitening.npz").exists()
+
+
+def test_workers_do_not_change_a_bit(discover, tmp_path):
+    discover("one", workers=1)
+    discover("four", workers=4)
+    assert contents(tmp_path / "one") == contents(tmp_path / "four")
+    assert {entry.name for entry in (tmp_path / "one").iterdir()} == {
+        "descriptors.npy", "files.txt", "manifest.json", "maps.npy", "map_shapes.npy",
+        "map_extents.npy", "boxes.npy", "box_images.npy", "box_weights.npy", "discovery",
+        "page.html",
+    }  # fmt: skip
+
+
+def test_damaged_photos_are_named_skipped_and_counted(discover, photos):
+    undisturbed = discover("before")
+    (photos / "text.jpg").write_bytes(b"no image")
+    (photos / "cut.png").write_bytes(png(photo(0))[:-60])
+    out = discover("after")
+    skipped = {entry["file"]: entry["reason"] for entry in out.descriptors.manifest["skipped"]}
+    assert set(skipped) == {"text.jpg", "cut.png"}
+    assert "no JPEG or PNG" in skipped["text.jpg"]
+    assert out.files == undisturbed.files
+    # The one that is cut leaves its batch with fewer images, which moves the last bits.
+    np.testing.assert_allclose(out.maps, undisturbed.maps, rtol=1e-2, atol=1e-4 * out.maps.max())
+
+
+def test_page_shows_photos_with_their_regions(discover, photos, tmp_path):
+    (photos / "a&<b>.png").write_bytes(png(photo(0)))
+    discover()
+    page = Page((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
+    assert len(page.attributes("section")) == 2
+    assert len(page.attributes("svg")) == 10
+    assert "00.png" in page.texts
+    (photos / "00.png").unlink()
+    discover()
+    page = Page((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
+    assert "02.png" in page.texts
+    discover(pictures=99)
+    page = Page((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
+    assert len(page.attributes("section")) == N
+    assert "a&<b>.png" in page.texts
+
+
+# --- new photos -----------------------------------------------------------------------------------
+
+
+def test_new_photos_need_no_refitting(discover, photos, weights, tmp_path, monkeypatch):
+    out = discover()
+    new = tmp_path / "new.png"
+    new.write_bytes(png(photo(19)))
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr(ObjectDiscovery, "fit_regions", lambda *_: 1 / 0)
+    locator = features.open_objects(tmp_path / "out", verify=True).locator()
+    located = locator.locate(new)
+    learned = out.discovery()
+    (a,) = maps_of(tmp_path, weights, [new.rename(tmp_path / "19.png").name])
+    S = learned.saliency(a)
+    np.testing.assert_allclose(located.saliency, S, rtol=1e-2, atol=1e-4 * S.max())
+    boxes = in_pixels(learned.regions(located.saliency).boxes, S.shape, "19.png")
+    height, width = photo(19).shape[:2]
+    np.testing.assert_allclose(located.boxes, boxes.clip(0, [width, height] * 2), atol=0.1)
+    assert located.weights.sum() == pytest.approx(1, abs=1e-5)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_photo_that_lies_on_its_side_is_seen_upright(discover, tmp_path):
+    locator = discover().locator()
+    image = photo(18)
+    (tmp_path / "upright.png").write_bytes(png(image))
+    # Orientation 6 asks to be turned clockwise by a quarter.
+    (tmp_path / "lying.png").write_bytes(png(np.rot90(image), exif=6))
+    upright, lying = (locator.locate(tmp_path / f"{n}.png") for n in ("upright", "lying"))
+    np.testing.assert_allclose(lying.extent, upright.extent)
+    assert lying.boxes.shape == upright.boxes.shape
+    np.testing.assert_allclose(lying.boxes, upright.boxes, atol=1)
+
+
+def test_a_photo_of_one_colour_shows_nothing_false(discover, tmp_path):
+    locator = discover().locator()
+    (tmp_path / "grey.png").write_bytes(png(np.full((100, 120, 3), 90, np.uint8)))
+    located = locator.locate(tmp_path / "grey.png")
+    assert np.isfinite(located.saliency).all()
+    assert np.isfinite(located.descriptor).all()
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 5, 8, 12, 16, 17])
+def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
+    discover, tmp_path, monkeypatch, step
+):
+    discover("undisturbed")
+    replace, writes = os.replace, []
+
+    def stopped(source, target):
+        if len(writes) == step:
+            raise KeyboardInterrupt
+        writes.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            discover("out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(DiffusionError, match="interrupted"):
+        features.open_objects(tmp_path / "out")
+    seen = []
+    activations = Mapper.activations
+    monkeypatch.setattr(
+        Mapper, "activations", lambda self, x: seen.append(len(x)) or activations(self, x)
+    )
+    discover("out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    # Every photo is seen twice, two of them for the page; what was written is not seen again.
+    shards = [Path(name) for name in writes if str(name).endswith(".npz")]
+    assert sum(seen) <= 2 * N + 2 - 3 * len(shards)
+
+
+# The fifteen photos make three shards of regions and then three of objects.
+@pytest.mark.parametrize("shards", [1, 4])
+def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path, shards):
+    discover("undisturbed")
+    out = tmp_path / "killed"
+    call = (
+        "import torch, features\n"
+        "from features import EGM, sweep\n"
+        "torch.set_num_threads(1)\n"
+        "sweep.SHARD_IMAGES = 4\n"
+        "features.discover_folder(*sys.argv[3:5], backbone='alexnet', "
+        "weights=sys.argv[5], size=120, batch_size=3, workers=2, pictures=2, discovery="
+        f"features.ObjectDiscovery(**{SETTINGS!r}))\n"
+    )
+    run_killed(call, shards, ".npz", photos, out, weights)
+    assert len(list(out.glob("partial/*.npz"))) == shards
+    assert not (out / "manifest.json").exists()
+    run_whole(call, photos, out, weights)
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_shards_of_another_number_of_threads_are_not_mixed_in(discover, tmp_path, monkeypatch):
+    discover("undisturbed")
+    write = sweep.Sweep._write
+    left = [2]
+
+    def stopping(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 7)
+        patch.setattr(sweep.Sweep, "_write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            discover()
+    finished = set((tmp_path / "out" / "partial").glob("*.npz"))
+    assert len(finished) == 2
+    left[0] = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.Sweep, "_write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            discover()
+    assert len(set((tmp_path / "out" / "partial").glob("*.npz")) - finished) == 1
+    discover()
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_a_complete_discovery_is_not_repeated(discover, tmp_path, monkeypatch):
+    discover()
+    before = contents(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(Mapper, "activations", lambda *_: 1 / 0)
+        discover()
+    assert contents(tmp_path / "out") == before
+
+
+def test_what_changed_is_done_again(discover, photos, tmp_path):
+    discover()
+    (photos / "00.png").write_bytes(png(photo(16)))
+    (photos / "b" / "01.png").unlink()
+    out = discover()
+    assert len(out.files) == N - 1
+    discover("fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    other = discover(discovery=ObjectDiscovery(**{**SETTINGS, "centrality": "none"}))
+    assert not np.array_equal(other.maps, out.maps)
+
+
+def test_a_photo_altered_meanwhile_is_named(discover, photos, tmp_path, monkeypatch):
+    fit = ObjectDiscovery.fit_regions
+
+    def altering(self, regions):
+        (photos / "b" / "03.png").write_bytes(b"no image")
+        return fit(self, regions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectDiscovery, "fit_regions", altering)
+        with pytest.raises(DiffusionError, match=r"^b/03\.png: altered while"):
+            discover()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    out = discover()
+    assert len(out.files) == N - 1
+    discover("fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "^size:"),
+        ({"descriptor": "gem"}, "^descriptor:"),
+        ({"discovery": {"k": 3}}, "^discovery:"),
+        ({"pictures": -1}, "^pictures:"),
+        ({"batch_size": 0}, "^batch_size:"),
+        ({"workers": 0}, "^workers:"),
+        ({"whitening": "absent.npz"}, "^absent.npz: cannot"),
+    ],
+)
+def test_bad_settings_are_named_and_leave_nothing(discover, tmp_path, settings, message):
+    with pytest.raises(DiffusionError, match=message):
+        discover(**settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_extractions_and_discoveries_do_not_overwrite_each_other(
+    discover, photos, weights, tmp_path
+):
+    network = {"backbone": "alexnet", "weights": weights, "size": 90}
+    features.extract_folder(photos, tmp_path / "extracted", **network)
+    with pytest.raises(DiffusionError, match="expected an object discovery or an empty"):
+        discover("extracted")
+    with pytest.raises(DiffusionError, match="these are descriptors alone"):
+        features.open_objects(tmp_path / "extracted")
+    discover()
+    before = contents(tmp_path / "out")
+    with pytest.raises(DiffusionError, match="expected descriptors or an empty"):
+        features.extract_folder(photos, tmp_path / "out", **network)
+    assert contents(tmp_path / "out") == before
+
+
+def test_where_nothing_can_be_read_or_nothing_recurs(discover, photos, tmp_path):
+    for file in sorted(photos.rglob("*.png"))[1:]:
+        file.unlink()
+    with pytest.raises(DiffusionError, match="at least two images"):
+        discover()
+    (photos / "00.png").write_bytes(b"no image")
+    with pytest.raises(DiffusionError, match="none of 1 can"):
+        discover()
+    (photos / "00.png").write_bytes(png(photo(0))[:-60])
+    with pytest.raises(DiffusionError, match="none of 1 can"):
+        discover()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_damage_is_refused(discover, tmp_path):
+    discover()
+    out = tmp_path / "out"
+    whole = contents(out)
+    manifest = json.loads(whole["manifest.json"])
+    for name, content in (
+        ("boxes.npy", b""),
+        ("maps.npy", whole["maps.npy"][:-4]),
+        ("manifest.json", json.dumps({**manifest, "objects": 3}).encode()),
+        ("manifest.json", json.dumps({**manifest, "objects": {}}).encode()),
+    ):
+        (out / name).write_bytes(content)
+        with pytest.raises(DiffusionError, match=f"{name}: altered"):
+            features.open_objects(out)
+        (out / name).write_bytes(whole[name])
+    np.save(out / "boxes.npy", np.load(out / "boxes.npy").reshape(-1, 2)[:, ::-1].copy())
+    manifest["files"]["boxes.npy"]["bytes"] = (out / "boxes.npy").stat().st_size
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DiffusionError, match=r"boxes\.npy: altered"):
+        features.open_objects(out)
+    (out / "boxes.npy").write_bytes(whole["boxes.npy"])
+    manifest["objects"]["discovery"] = "0" * 64
+    manifest["files"]["boxes.npy"]["bytes"] = len(whole["boxes.npy"])
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DiffusionError, match="discovery: altered"):
+        features.open_objects(out).locator()
+    for row in (-1, N):
+        with pytest.raises(DiffusionError, match=r"^row:"):
+            features.open_objects(out).map(row)
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(weights, tmp_path_factory):
+    """A folder with photos, what was discovered in them, and an index."""
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
+    home = tmp_path_factory.mktemp("home")
+    write_photos(home / "photos")
+    (home / "photos" / "text.jpg").write_bytes(b"no image")
+    shutil.copy(weights, home / "w.safetensors")
+    printed, told = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(home),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(told),
+    ):
+        assert cli.main(["discover", "photos", "out", *NETWORK, "--pictures", "1", "-q"]) == 0
+        settings = ["--affinity", "cosine", "--alpha", "0.5", "--query-k", "1", "-k", "5", "-q"]
+        assert diffusion_cli.main(["build", "out", "index", *settings]) == 0
+    assert told.getvalue() == "features: skipped text.jpg: no JPEG or PNG image\n"
+    line = printed.getvalue().splitlines()[0]
+    assert re.fullmatch(
+        r"out: 15 maps, \d+ boxes, descriptors of dimension 256; 1 images skipped; see "
+        r"out/page\.html",
+        line,
+    )
+    return home
+
+
+@pytest.fixture
+def there(home, monkeypatch):
+    monkeypatch.chdir(home)
+    return home
+
+
+def test_an_index_is_built_of_it_and_searched_by_photo(there, capsys):
+    assert diffusion.load("index", verify=True).n_items_ == N
+    search = ["search", "index", "--image", "photos/b/05.png", "-k", "1", "-q"]
+    assert diffusion_cli.main(search) == 0
+    assert capsys.readouterr().out.endswith("b/05.png\n")
+    # Its queries need what was learned, and no other.
+    shutil.copytree("out", "kept")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    manifest["objects"]["discovery"] = "0" * 64
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    try:
+        assert diffusion_cli.main(search) == 2
+        assert "build the index anew" in capsys.readouterr().err
+    finally:
+        shutil.rmtree("out")
+        shutil.move("kept", "out")
+
+
+def test_locating_prints_boxes_and_writes_maps_and_a_page(there, capsys):
+    photos = ["photos/00.png", "photos/b/05.png"]
+    assert cli.main(["locate", "out", *photos, "--page", "p.html", "--maps", "m.npz"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == photos
+    locator = features.open_objects("out").locator()
+    with np.load("m.npz") as maps:
+        for number, line in enumerate(lines):
+            located = locator.locate(photos[number])
+            np.testing.assert_allclose(line["boxes"], located.boxes, atol=0.051)
+            np.testing.assert_allclose(line["map"]["extent"], located.extent, atol=0.051)
+            np.testing.assert_array_equal(maps[f"map{number}"], located.saliency)
+            assert line["map"]["shape"] == list(located.saliency.shape)
+    assert len(Page(Path("p.html").read_text()).attributes("section")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["discover", "photos", "o", "--backbone", "vgg16"], "weights: expected"),
+        (["discover", "absent", "o", *NETWORK], "absent: expected a folder"),
+        (["discover", "photos", "o", *NETWORK, "--descriptor", "x"], "descriptor: expected"),
+        (["locate", "photos", "photos/00.png"], "expected descriptors"),
+        (["locate", "out", "photos/text.jpg"], "no JPEG or PNG"),
+        (["locate", "out", "photos/00.png", "--maps", "m"], "ends in .npz"),
+        (["locate", "out", "photos/00.png", "--weights", "absent"], "absent: cannot be read"),
+        (["locate", "out"], "required"),
+    ],
+)
+def test_bad_commands_are_one_line(there, capsys, arguments, message):
+    try:
+        status = cli.main(arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("features: error: ")
+    assert printed.err.count("\n") == 1
+    assert not Path("o").exists()

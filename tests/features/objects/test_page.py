@@ -1,0 +1,209 @@
+"""Pictures of saliency maps: the PNG files, the page, and what is drawn where."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from features.images import png
+from features.networks.frame import Frame
+from features.objects import page as pictures
+from features.objects.discovery import ObjectDiscovery
+from features.objects.egm import Regions
+from features.objects.maps import feature_saliency
+from tests.features.demo.test_demo import Page
+from tests.support.activations import recurring_blobs
+from tests.support.photos import pattern
+
+COLOURS = {0: 1, 2: 3, 6: 4}
+
+
+def decode(data):
+    """Decode a PNG of 8 bits a channel without filters, checking every checksum."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, position = {}, 8
+    while position < len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
+        assert struct.unpack_from(">I", data, position + 8 + length) == (zlib.crc32(kind + body),)
+        chunks[kind] = body
+        position += 12 + length
+    width, height, depth, colour, *rest = struct.unpack(">2I5B", chunks[b"IHDR"])
+    assert (depth, rest) == (8, [0, 0, 0])
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape(height, width, COLOURS[colour])
+
+
+def from_address(address):
+    kind, _, data = address.partition(",")
+    assert kind == "data:image/png;base64"
+    return decode(base64.b64decode(data, validate=True))
+
+
+@pytest.fixture
+def picture():
+    """A picture whose map has 2 x 3 cells of 32 pixels, spread evenly over the image."""
+    saliency = np.array([[0, 1, 0], [0.5, 0, 0.25]], np.float32)
+    return pictures.Picture(
+        "a <b> & c",
+        pattern(60, 90, seed=1),
+        Frame(32, -3, -2),
+        saliency,
+        Regions(np.array([[0.0, 0, 1, 1]]), np.ones(1)),
+        saliency,
+        Regions(np.array([[1.0, 0, 2, 1], [0.0, 1, 1.5, 2]]), np.array([0.75, 0.25])),
+        np.array([[10, 20, 30, 50]]),
+    )
+
+
+@pytest.fixture
+def page(picture, tmp_path):
+    path = tmp_path / "page.html"
+    pictures.write_page(path, "Title & more", ["x < y", pictures.LEGEND], [picture, picture])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+    return Page(path.read_text(encoding="utf-8"))
+
+
+# --- PNG ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 7, 3), (2, 3, 4)])
+def test_png_decodes_to_the_same_pixels(rng, shape):
+    pixels = rng.integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal(decode(png.encode(pixels)).reshape(shape), pixels)
+    np.testing.assert_array_equal(from_address(png.data_address(pixels)).reshape(shape), pixels)
+
+
+def test_png_is_read_by_others(rng, tmp_path):
+    image = pytest.importorskip(
+        "PIL.Image", reason="Pillow is not installed: pip install .[images]"
+    )
+    pixels = rng.integers(0, 256, (9, 7, 3), np.uint8)
+    (tmp_path / "x.png").write_bytes(png.encode(pixels[:, ::-1]))
+    with image.open(tmp_path / "x.png") as opened:
+        np.testing.assert_array_equal(np.array(opened), pixels[:, ::-1])
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_page_has_five_panels_a_picture(page):
+    assert len(page.attributes("section")) == 2
+    assert len(page.attributes("figure")) == len(page.attributes("svg")) == 10
+    labels = [svg["aria-label"] for svg in page.attributes("svg")]
+    assert labels[0] == "a <b> & c: the image"
+    assert all(labels)
+    assert {"its region", "its 2 regions"} <= set(page.texts)
+
+
+def test_text_on_the_page_is_escaped(page):
+    assert {"Title & more", "x < y", "a <b> & c"} <= set(page.texts)
+    assert not page.attributes("b")
+
+
+def test_page_needs_nothing_from_elsewhere(page):
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed"}
+    hrefs = [attributes["href"] for _, attributes in page.elements if "href" in attributes]
+    assert all(href.startswith(("data:image/png;base64,", "#photo")) for href in hrefs)
+    # What is used is there, once.
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert {href[1:] for href in hrefs if href.startswith("#")} == set(ids)
+    assert len(ids) == len(set(ids)) == 2
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+
+
+def test_page_reads_on_a_phone_and_in_the_dark(page):
+    assert "viewport" in {attributes.get("name") for attributes in page.attributes("meta")}
+    assert "prefers-color-scheme: dark" in page.style
+    assert "@media (max-width" in page.style
+
+
+def test_page_appears_whole_or_not_at_all(picture, tmp_path):
+    def broken():
+        yield picture
+        raise KeyboardInterrupt
+
+    path = tmp_path / "page.html"
+    with pytest.raises(KeyboardInterrupt):
+        pictures.write_page(path, "t", [], broken())
+    assert not list(tmp_path.iterdir())
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        pictures.write_page(path, "t", [], broken())
+    assert path.read_text() == "before"
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+def numbers(attributes, names):
+    return [float(attributes[name]) for name in names]
+
+
+def test_boxes_lie_where_the_cells_lie(page):
+    first = page.attributes("rect")[: len(page.attributes("rect")) // 2]
+    drawn = [(rect["class"], *numbers(rect, ("x", "y", "width", "height"))) for rect in first]
+    assert drawn == [
+        ("truth", 10, 20, 20, 30),
+        ("region", -3, -2, 32, 32),
+        ("region", -3, 30, 48, 32),
+        ("region", 29, -2, 32, 32),
+    ]
+    # The heavier, the brighter.
+    light, heavy = (float(rect["opacity"]) for rect in first[2:])
+    assert light < heavy == 1
+
+
+def test_heat_covers_the_cells_and_rises_with_saliency(page, picture):
+    _, heat, _ = page.attributes("image")[:3]
+    assert numbers(heat, ("x", "y", "width", "height")) == [-3, -2, 96, 64]
+    colours = from_address(heat["href"]).astype(int).sum(axis=2)
+    assert colours.shape == (2, 3)
+    order = np.argsort(picture.features.ravel(), kind="stable")
+    assert (np.diff(colours.ravel()[order]) >= 0).all()
+    assert colours.argmax() == 1
+    assert len(np.unique(colours)) == 4
+
+
+def test_photos_keep_their_place_and_are_shown_small(page, picture, tmp_path):
+    photo = page.attributes("image")[0]
+    assert numbers(photo, ("width", "height")) == [90, 60]
+    np.testing.assert_array_equal(from_address(photo["href"]), picture.image)
+    large = np.repeat(np.repeat(picture.image, 10, axis=0), 10, axis=1)
+    small = pictures._shrunk(large)
+    assert max(small.shape) == pictures._SIDE
+    assert small.shape[0] / small.shape[1] == pytest.approx(2 / 3, abs=0.01)
+    np.testing.assert_allclose(small.mean(axis=(0, 1)), large.mean(axis=(0, 1)), atol=1)
+    assert len(re.findall("href", pictures._row(picture, 0))) == 5
+
+
+def test_nothing_salient_is_nothing_drawn(picture, tmp_path):
+    nothing = Regions(np.empty((0, 4)), np.empty(0))
+    zero = np.zeros((2, 3), np.float32)
+    empty = pictures.Picture("", picture.image, picture.frame, zero, nothing, zero, nothing)
+    pictures.write_page(tmp_path / "p.html", "t", [], [empty])
+    page = Page((tmp_path / "p.html").read_text())
+    assert not page.attributes("rect")
+    assert page.texts.count("its 0 regions") == 2
+
+
+def test_a_picture_is_made_of_an_image_and_its_activations():
+    A, boxes = recurring_blobs(n_images=12, n_objects=3)
+    A = A[:, :24]
+    discovery = ObjectDiscovery(dimension=6, k=4, contrast=None).fit(A)
+    made = pictures.make_picture(
+        "x", pattern(17, 17, 0), A[2], Frame(1, 0, 0), discovery, 2, boxes[2]
+    )
+    np.testing.assert_array_equal(made.objects, discovery.saliency(A[2], 2))
+    np.testing.assert_array_equal(made.features, feature_saliency(A[2]))
+    np.testing.assert_array_equal(
+        made.object_regions.boxes, discovery.regions(discovery.saliency(A[2], 2)).boxes
+    )
+    assert len(made.feature_regions) > 0
