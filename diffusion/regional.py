@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .affinity import Pointwise
 from .errors import DiffusionError
 from .index_state import pack, unpack
-from .kernels import loops as kernels
+from .kernels import ranking, threads
 from .parameters import Parameters
 from .reranker import Reranker, Results
 from .scoring.ranking import rank
@@ -231,7 +231,7 @@ class RegionalReranker(Parameters):
         nothing = np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64)
         reports = []
         with (
-            kernels.guarded(),
+            threads.guarded(),
             tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar,
         ):
             for part in self._batches(np.arange(nq), asked, depth):
@@ -320,7 +320,7 @@ class RegionalReranker(Parameters):
         members, n = self._groups.members, self.n_images_
         if isinstance(x, np.ndarray):
             out = np.zeros((len(x), n), np.float32)
-            kernels.pooled(x, members, weights, out)
+            ranking.pooled(x, members, weights, out)
             return out
         rows = np.arange(self.n_regions_ + 1)
         pooled = x @ sparse.csr_array((weights, members, rows), shape=(self.n_regions_, n))

@@ -14,7 +14,7 @@ from .errors import DiffusionError
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
 from .index_state import PLAIN_PARAMETERS, pack, settings_of, unpack
-from .kernels import loops as kernels
+from .kernels import threads
 from .neighbors.index import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
@@ -183,7 +183,7 @@ class Reranker(Parameters):
         affinity = self._check_parameters()
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
-        with kernels.guarded():
+        with threads.guarded():
             index = self._index_of(X)
             # Wider lists would be padding: nothing has more neighbours than there are others.
             k = min(int(self.k), max(1, index.size - 1))
@@ -216,7 +216,7 @@ class Reranker(Parameters):
         """
         affinity = self._check_parameters()
         scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
-        with kernels.guarded():
+        with threads.guarded():
             index = None
             if X is not None:
                 index = self._index_of(X)
@@ -337,7 +337,7 @@ class Reranker(Parameters):
         """
         k = check_integer(k, "k", low=1)
         index, queries, single = self._queries(Q)
-        with kernels.guarded():
+        with threads.guarded():
             depth = max(k, self._depth() + 1, self.solver_.shortlist, self._score.depth)
             scores, ids = index.search(queries, min(depth, self.n_items_), progress=self.progress)
             observed = self._observed(index, queries, scores, ids)
@@ -391,7 +391,7 @@ class Reranker(Parameters):
         )
         scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
-        with kernels.guarded():
+        with threads.guarded():
             observed = scores[:, : self._depth()], ids[:, : self._depth()]
             return self._diffuse(
                 scores, ids, observed, k, restrict=restrict_to_candidates, single=single
@@ -428,7 +428,7 @@ class Reranker(Parameters):
         """
         solver = self._spectral()
         index, queries, single = self._queries(Q)
-        with kernels.guarded():
+        with threads.guarded():
             depth = min(self._depth() + 1, self.n_items_)
             first = index.search(queries, depth, progress=self.progress)
             observed = self._observed(index, queries, *first)
@@ -538,7 +538,7 @@ class Reranker(Parameters):
     def diagnose(self) -> Diagnosis:
         """Describe the graph of the collection in numbers, and in words where printed."""
         self._fitted()
-        with kernels.guarded():
+        with threads.guarded():
             return diagnose(self.graph_, self._affinity)
 
     # --- storage ---------------------------------------------------------------------------------

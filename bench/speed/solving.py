@@ -20,7 +20,8 @@ from scipy.sparse.linalg import cg as scipy_cg
 import diffusion
 from diffusion.affinity import PowerAffinity
 from diffusion.graph.graph import Graph
-from diffusion.kernels import loops as kernels
+from diffusion.kernels.blocks import laplacian_block
+from diffusion.kernels.threads import chunks
 from diffusion.neighbors.index import Exact, NeighborIndex
 from diffusion.solvers.cg import CG
 from diffusion.transfer import RegularizedLaplacian
@@ -154,9 +155,9 @@ def conjugate_gradient(
         return [name, per_query, 1000 * scipy_loop / QUERIES / per_query, worst]
 
     P = np.ones((N, solver.block_size), np.float32)
-    Q, sums = np.empty_like(P), np.empty((kernels.chunks(N), P.shape[1]))
+    Q, sums = np.empty_like(P), np.empty((chunks(N), P.shape[1]))
     product = seconds_of(
-        lambda: kernels.laplacian_block(
+        lambda: laplacian_block(
             graph.indptr, graph.indices, graph.weights, np.float32(ALPHA), P, Q, sums
         ),
         20,

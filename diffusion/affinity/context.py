@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from ..errors import DiffusionError
 from ..kernels import context as loops
-from ..kernels import loops as kernels
+from ..kernels import threads
+from ..kernels.graph import mutual_ranks
+from ..kernels.ranking import largest_positive_sparse
 from ..validation import check_integer
 from .base import Affinity, Observation, observations
 
@@ -139,7 +141,7 @@ class Context(Affinity):
     ) -> Observation:
         """Encode queries by their neighbours; y is their `query_k` largest similarities."""
         # A core that has but a few queries costs more to wake than it saves.
-        with kernels.using_cores(max(1, min(numba.get_num_threads(), len(ids) // 16))):
+        with threads.using_cores(max(1, min(numba.get_num_threads(), len(ids) // 16))):
             J = self._compare(scores, ids)
             return Observation(_largest(J, query_k), J)
 
@@ -239,7 +241,7 @@ def _mutual_ranks(scores: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArra
     ranks = np.empty(ids.shape, np.uint8)
     loops.ranks_in_lists(ids, scores, ranks)
     mutual = np.empty(ids.shape, np.uint8)
-    kernels.mutual_ranks(ids, ranks, mutual)
+    mutual_ranks(ids, ranks, mutual)
     return mutual
 
 
@@ -273,5 +275,5 @@ def _largest(J: sparse.csr_array, k: int) -> sparse.csr_array:
     k = min(k, int(np.diff(J.indptr).max(initial=1)))
     scores = np.empty((J.shape[0], k), np.float32)
     ids = np.empty((J.shape[0], k), np.int64)
-    kernels.largest_positive_sparse(J.indptr, J.indices, J.data, scores, ids)
+    largest_positive_sparse(J.indptr, J.indices, J.data, scores, ids)
     return observations(scores.astype(np.float64), ids, J.shape[1])

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from ..kernels import loops as kernels
 from ..kernels import reciprocal as _reciprocal_kernels
+from ..kernels import threads
+from ..kernels.graph import mutual_ranks
+from ..kernels.ranking import largest_positive
 from ..neighbors.index import Method, NeighborIndex, check_metric, make_method
 from ..validation import as_vectors, check_integer, check_real
 
@@ -99,7 +101,7 @@ def search(
     check_metric("cosine", method := make_method(method))
     Q = as_vectors(Q, "Q", metric="cosine")
     X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
-    with kernels.guarded():
+    with threads.guarded():
         return _search(np.concatenate([Q, X]), len(Q), k, k1, k2, lambda_, method)
 
 
@@ -140,7 +142,7 @@ def _search(
         distance = _distance(Q[part] @ X.T) / farthest[part, None]
         mixed = (1 - lambda_) * jaccard + lambda_ * (1 - distance)
         mixed = np.maximum(mixed, _ZERO, dtype=np.float32)
-        kernels.largest_positive(mixed, scores[part], out_ids[part])
+        largest_positive(mixed, scores[part], out_ids[part])
     scores[scores == _ZERO] = 0
     return scores, out_ids
 
@@ -161,7 +163,7 @@ def _encode(
     ids = ids[:, :k1]
     mutual = np.empty(ids.shape, np.min_scalar_type(k1))
     places = np.broadcast_to(np.arange(1, ids.shape[1] + 1, dtype=mutual.dtype), ids.shape)
-    kernels.mutual_ranks(ids, places, mutual)
+    mutual_ranks(ids, places, mutual)
     indptr = np.zeros(n + 1, np.int64)
     _reciprocal_kernels.expanded_sizes(ids, mutual, half, indptr[1:])
     np.cumsum(indptr, out=indptr)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from ..kernels import loops as kernels
+from ..kernels.graph import cuthill_mckee, mutual_weights, normalized_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +82,11 @@ class Graph:
             mutual = np.zeros(ids.shape, np.float32)
             degrees = np.empty(n, np.float64)
             counts = np.empty(n, np.int32)
-            kernels.mutual_weights(ids, weights, mutual, degrees, counts)
+            mutual_weights(ids, weights, mutual, degrees, counts)
             bar.update()
 
             starts = np.argsort(counts, kind="stable")
-            order, found = kernels.cuthill_mckee(ids, mutual, counts, starts)
+            order, found = cuthill_mckee(ids, mutual, counts, starts)
             order = order[::-1].copy()
             position = np.empty(n, np.int32)
             position[order] = np.arange(n, dtype=np.int32)
@@ -96,7 +96,7 @@ class Graph:
             np.cumsum(counts[order], out=indptr[1:])
             indices = np.empty(indptr[-1], np.int32)
             values = np.empty(indptr[-1], np.float32)
-            kernels.normalized_rows(ids, mutual, degrees, order, position, indptr, indices, values)
+            normalized_rows(ids, mutual, degrees, order, position, indptr, indices, values)
             bar.update()
 
             sizes = np.bincount(found)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .local import Rows, State, Touched, sweep
-from .loops import contracting
+from .threads import contracting
 
 # Row sums of D^-1/2 W D^1/2 are 1 but for the rounding of W and of the square roots to float32.
 ROW_SUM_SLACK = 2.0**-22

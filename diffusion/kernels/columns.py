@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .loops import contracting
 from .subgraph import add, clean, cut, grow, workspace
+from .threads import contracting
 
 # Columns solved side by side: float32 values in the widest vector register.
 LANES = 16

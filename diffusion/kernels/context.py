@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .loops import parallel, serial
+from .threads import parallel, serial
 
 # The weight 1 while an encoding is summed, and in an encoding that is kept, as uint16.
 ONE = 1 << 40

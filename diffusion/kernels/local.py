@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .loops import contracting
+from .threads import contracting
 
 # A round of growth takes in the nodes whose residual is at least this share of the largest one.
 _SHARE = 0.1

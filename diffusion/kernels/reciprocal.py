@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .loops import parallel, serial
+from .threads import parallel, serial
 
 
 @serial

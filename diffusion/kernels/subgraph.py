@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from scipy import sparse
 
-from .loops import contracting
+from .threads import contracting
 
 # A push visits the residuals above a threshold that falls by this factor from sweep to sweep ...
 _THRESHOLD_FACTOR = 0.25

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from ..errors import DiffusionError
-from ..kernels import loops as kernels
+from ..kernels import lists, threads
 from ..storage.rows import ListsCheckpoint
 from ..validation import METRICS, as_vectors, center_of, check_choice, check_integer
 
@@ -285,7 +285,7 @@ class NeighborIndex:
         for start in _blocks(begin, len(queries), progress, f"{self.method.name} search"):
             stop = min(len(queries), start + _BLOCK)
             scores, ids = self._search_block(queries[start:stop], width)
-            kernels.tidy_lists(
+            lists.tidy_lists(
                 scores, ids, first + start, out_scores[start:stop], out_ids[start:stop]
             )
             if checkpoint is not None:
@@ -348,7 +348,7 @@ class NeighborIndex:
                 scores = np.minimum(np.einsum("iad,id->ia", others, own), np.float32(1))
             scores[listed < 0] = -np.inf
             by_score = np.argsort(-scores, axis=1, kind="stable")
-            kernels.tidy_lists(
+            lists.tidy_lists(
                 np.take_along_axis(scores, by_score, axis=1),
                 np.take_along_axis(listed, by_score, axis=1),
                 start,
@@ -399,7 +399,7 @@ def nearest_neighbors(
     metric = check_metric(metric, method := make_method(method))
     center = center_of(X, "X") if metric == "euclidean" else None
     vectors = as_vectors(X, "X", metric=metric, center=center)
-    with kernels.guarded():
+    with threads.guarded():
         index = NeighborIndex(vectors, metric, method, center=center, progress=progress)
         return index.neighbors(k, progress=progress)
 
@@ -421,7 +421,7 @@ def tidy_lists(
     """Bring given neighbour lists (n, w) to the form of `NeighborIndex.neighbors`, k wide."""
     out_scores = np.empty((len(ids), k), np.float32)
     out_ids = np.empty((len(ids), k), np.int32)
-    kernels.tidy_lists(scores, ids, 0, out_scores, out_ids)
+    lists.tidy_lists(scores, ids, 0, out_scores, out_ids)
     return out_scores, out_ids
 
 

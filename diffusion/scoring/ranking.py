@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..kernels import loops as kernels
+from ..kernels.ranking import entries_sparse, largest_positive, largest_positive_sparse
 
 
 def padding_last(
@@ -39,7 +39,7 @@ def rank(
         diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
     else:
         diffused = np.empty(ids.shape, np.float32)
-        kernels.entries_sparse(x.indptr, x.indices, x.data, ids, diffused)
+        entries_sparse(x.indptr, x.indices, x.data, ids, diffused)
     reached = diffused > 0
     best = np.where(real[:, :1], scores[:, :1], 0)
     behind = np.where(real, scores - best, np.float32(-np.inf))
@@ -53,9 +53,9 @@ def rank(
         out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)
         return
     if isinstance(x, np.ndarray):
-        kernels.largest_positive(x, out_scores, out_ids)
+        largest_positive(x, out_scores, out_ids)
     else:
-        kernels.largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
+        largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
     for row in np.flatnonzero(out_ids[:, -1] < 0):
         rest = np.flatnonzero(real[row] & ~reached[row])
         filled = int(np.count_nonzero(out_ids[row] >= 0))

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..graph.graph import Graph
-from ..kernels import loops as kernels
+from ..kernels import threads
+from ..kernels.blocks import (
+    columns_to_rows,
+    direction_block,
+    laplacian_block,
+    residual_block,
+    step_block,
+)
+from ..kernels.threads import chunks
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
@@ -93,12 +101,12 @@ class BlockCG(Solver):
         # that are left share the nodes of each block.
         cores = numba.get_num_threads()
         affordable = max(1, _WORK_BYTES // (_BYTES * n * self.block_size))
-        workers = min(cores, len(starts), affordable) if kernels.concurrent() else 1
+        workers = min(cores, len(starts), affordable) if threads.concurrent() else 1
         cores = cores // workers if n >= _SHARED_NODES else 1
 
         def solve(start: int) -> Report:
             part = slice(start, min(m, start + self.block_size))
-            with kernels.using_cores(cores):
+            with threads.using_cores(cores):
                 return self._solve_block(y[part], x[part])
 
         if workers > 1:
@@ -142,7 +150,7 @@ class BlockCG(Solver):
         n = graph.n_nodes
         matrix = (graph.indptr, graph.indices, graph.weights)
         alpha = np.float32(self._alpha)
-        sums = np.empty((kernels.chunks(n), b), np.float64)
+        sums = np.empty((chunks(n), b), np.float64)
 
         x = np.zeros((n, b), np.float64)
         r = np.zeros((n, b), np.float32)
@@ -154,7 +162,7 @@ class BlockCG(Solver):
         frozen = norm_b == 0  # stopped by the recurrence, or for good
         corrections = self._correct(x, r, ~frozen)
         if corrections:
-            kernels.residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
+            residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
             r, q = q, r
             rho = anchor = sums.sum(axis=0)
             frozen |= rho <= (self.tol * norm_b) ** 2
@@ -162,10 +170,10 @@ class BlockCG(Solver):
         p = r.copy()
         while not done.all():
             active = ~frozen
-            kernels.laplacian_block(*matrix, alpha, p, q, sums)
+            laplacian_block(*matrix, alpha, p, q, sums)
             curvature = sums.sum(axis=0)
             step = np.divide(rho, curvature, out=np.zeros(b), where=active & (curvature > 0))
-            kernels.step_block(step, x, r, p, q, sums)
+            step_block(step, x, r, p, q, sums)
             rho_new = sums.sum(axis=0)
             iterations += active
             exhausted = iterations >= self.max_iter
@@ -174,7 +182,7 @@ class BlockCG(Solver):
             restart = frozen
             if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
                 extra = self._correct(x, r, ~done)
-                kernels.residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
+                residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
                 r, q = q, r
                 recurred, rho_new = rho_new, sums.sum(axis=0)
                 # Where the recurrence fell far and the true residual did not, float32 has given
@@ -190,10 +198,10 @@ class BlockCG(Solver):
                     corrections += extra
                     restart = np.ones(b, bool)
             beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
-            kernels.direction_block(beta, r, p)
+            direction_block(beta, r, p)
             rho = rho_new
 
-        kernels.columns_to_rows(x, graph.position, (1.0 - self._alpha) * largest * norms, out)
+        columns_to_rows(x, graph.position, (1.0 - self._alpha) * largest * norms, out)
         residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
         return Report(
             residual,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..graph.graph import Graph
-from ..kernels import loops as kernels
-from ..kernels.recurrence import recurrence_block
+from ..kernels import threads
+from ..kernels.blocks import columns_to_rows, recurrence_block
 from ..transfer import Transfer, chebyshev_coefficients
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations
@@ -124,12 +124,12 @@ class Chebyshev(Solver):
         kind = np.float32 if self.tol > _FLOAT32_TOL else np.float64
         cores = numba.get_num_threads()
         affordable = max(1, _WORK_BYTES // (2 * np.dtype(kind).itemsize * n * self.block_size))
-        workers = min(cores, len(starts), affordable) if kernels.concurrent() else 1
+        workers = min(cores, len(starts), affordable) if threads.concurrent() else 1
         cores = cores // workers if n >= _SHARED_NODES else 1
 
         def solve(start: int) -> None:
             part = slice(start, min(m, start + self.block_size))
-            with kernels.using_cores(cores):
+            with threads.using_cores(cores):
                 self._solve_block(y[part], x[part], kind)
 
         if workers > 1:
@@ -163,4 +163,4 @@ class Chebyshev(Solver):
                 recurrence_block(*matrix, kind(2 if s else 1), kind(0), P, Q)
             Q[where] += (self._coefficients[s] * entry.data).astype(kind)
             P, Q = Q, P
-        kernels.columns_to_rows(P, graph.position, np.ones(m), out)
+        columns_to_rows(P, graph.position, np.ones(m), out)

@@ -14,7 +14,7 @@ from scipy import sparse
 from ..graph.graph import Graph
 from ..kernels.bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
 from ..kernels.local import Rows, State, Touched, empty_workspace, grow, relax, touch
-from ..kernels.loops import contracting
+from ..kernels.threads import contracting
 from ..transfer import Transfer
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from ...errors import ConvergenceWarning
 from ...graph.graph import Graph
-from ...kernels import loops as kernels
-from ...kernels.recurrence import recurrence_block
+from ...kernels import threads
+from ...kernels.blocks import recurrence_block
 from .components import known_vector
 
 # Vectors filtered together; those of a small piece are shared out among cores in slabs.
@@ -196,11 +196,11 @@ class _Piece:
         width = _SLAB if self.size < _SHARED_NODES else _BLOCK
         starts = range(0, Z.shape[1], width)
         cores = numba.get_num_threads()
-        workers = min(cores, len(starts)) if kernels.concurrent() else 1
+        workers = min(cores, len(starts)) if threads.concurrent() else 1
         cores = cores // workers if self.size >= _SHARED_NODES else 1
 
         def run(start: int) -> Any:
-            with kernels.using_cores(cores):
+            with threads.using_cores(cores):
                 return apply(Z[:, start : start + width].copy(order="C"))
 
         if workers == 1:

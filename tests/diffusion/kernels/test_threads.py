@@ -24,9 +24,9 @@ print(torch.get_num_threads())
 def test_the_first_launch_leaves_the_threads_of_torch():
     import torch  # noqa: F401
 
-    from diffusion.kernels import loops as kernels
+    from diffusion.kernels import threads
 
-    assert kernels.concurrent() in (True, False)  # numba's threads are launched
+    assert threads.concurrent() in (True, False)  # numba's threads are launched
     found = {info["filepath"] for info in threadpool_info() if info["user_api"] == "openmp"}
     assert found
     for library in found:

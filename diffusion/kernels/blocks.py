@@ -1,0 +1,174 @@
+"""Compiled loops over blocks of vectors: W times a block, and the steps of conjugate gradient.
+
+Conventions: n nodes, k listed neighbours per item, b right-hand sides solved together. A block of
+right-hand sides is (n, b), one row per node, so that the b values that an edge needs lie next to
+each other in memory. Sums over nodes are taken in chunks of fixed size and then over the chunks,
+so that a result does not depend on how many threads made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from .threads import CHUNK, parallel
+
+
+@parallel
+def laplacian_block(
+    indptr: Any, indices: Any, weights: Any, alpha: Any, P: Any, Q: Any, dots: Any
+) -> None:
+    """Q = (I - α W) P for a float32 block P (n, b); dots[chunk, c] = Σ P[:, c] Q[:, c] over it."""
+    n, b = P.shape
+    for chunk in numba.prange(dots.shape[0]):
+        total = np.zeros(b, np.float32)
+        dot = dots[chunk]
+        dot[:] = 0
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            e, end = indptr[i], indptr[i + 1]
+            if b == 1:
+                # No columns to run side by side: four edges do, each to a total of its own.
+                t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                while e + 4 <= end:
+                    t0 += weights[e] * P[np.uintp(indices[e]), 0]
+                    t1 += weights[e + 1] * P[np.uintp(indices[e + 1]), 0]
+                    t2 += weights[e + 2] * P[np.uintp(indices[e + 2]), 0]
+                    t3 += weights[e + 3] * P[np.uintp(indices[e + 3]), 0]
+                    e += 4
+                while e < end:
+                    t0 += weights[e] * P[np.uintp(indices[e]), 0]
+                    e += 1
+                q = P[i, 0] - alpha * ((t0 + t1) + (t2 + t3))
+                Q[i, 0] = q
+                dot[0] += np.float64(P[i, 0]) * q
+                continue
+            total[:] = 0
+            # Four edges a pass: the running total is loaded and stored once for the four.
+            # Unsigned indices: numba then leaves out the test for negative ones.
+            while e + 4 <= end:
+                j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
+                j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])
+                w0, w1, w2, w3 = weights[e], weights[e + 1], weights[e + 2], weights[e + 3]
+                for c in range(b):
+                    total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
+                e += 4
+            while e < end:
+                j, w = np.uintp(indices[e]), weights[e]
+                for c in range(b):
+                    total[c] += w * P[j, c]
+                e += 1
+            for c in range(b):
+                q = P[i, c] - alpha * total[c]
+                Q[i, c] = q
+                dot[c] += np.float64(P[i, c]) * q
+
+
+@parallel
+def residual_block(
+    indptr: Any,
+    indices: Any,
+    weights: Any,
+    alpha: float,
+    X: Any,
+    rows: Any,
+    columns: Any,
+    values: Any,
+    R: Any,
+    squares: Any,
+) -> None:
+    """R = B - (I - α W) X in float64, rounded to float32 at the end, and its squared norms.
+
+    B (n, b) is sparse: B[rows[t], columns[t]] = values[t], rows ascending. X (n, b) is float64.
+    `squares[chunk, c]` receives the sum of R[:, c]² over the chunk, before rounding.
+    """
+    n, b = X.shape
+    for chunk in numba.prange(squares.shape[0]):
+        residual = np.zeros(b, np.float64)
+        square = squares[chunk]
+        square[:] = 0
+        t = np.searchsorted(rows, chunk * CHUNK)
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            residual[:] = 0
+            for e in range(indptr[i], indptr[i + 1]):
+                j, w = np.uintp(indices[e]), np.float64(weights[e])
+                for c in range(b):
+                    residual[c] += w * X[j, c]
+            for c in range(b):
+                residual[c] = alpha * residual[c] - X[i, c]
+            while t < rows.shape[0] and rows[t] == i:
+                residual[columns[t]] += values[t]
+                t += 1
+            for c in range(b):
+                R[i, c] = residual[c]
+                square[c] += residual[c] * residual[c]
+
+
+@parallel
+def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
+    """X += step P (float64) and R -= step Q (float32); squares[chunk, c] = Σ R[:, c]² over it."""
+    n, b = P.shape
+    for chunk in numba.prange(squares.shape[0]):
+        square = squares[chunk]
+        square[:] = 0
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for c in range(b):
+                X[i, c] += step[c] * P[i, c]
+                r = np.float32(R[i, c] - step[c] * Q[i, c])
+                R[i, c] = r
+                square[c] += np.float64(r) * r
+
+
+@parallel
+def direction_block(beta: Any, R: Any, P: Any) -> None:
+    """P = R + β P, column by column."""
+    n, b = P.shape
+    for i in numba.prange(n):
+        for c in range(b):
+            P[i, c] = R[i, c] + beta[c] * P[i, c]
+
+
+@parallel
+def columns_to_rows(X: Any, position: Any, scale: Any, out: Any) -> None:
+    """out[c, i] = scale[c] X[position[i], c]: from a block in storage order to rows in the user's.
+
+    As many columns as `out` has rows; X may have more.
+    """
+    b, n = out.shape
+    for chunk in numba.prange(-(-n // CHUNK)):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            p = position[i]
+            for c in range(b):
+                out[c, i] = scale[c] * X[p, c]
+
+
+@parallel
+def recurrence_block(
+    indptr: Any, indices: Any, weights: Any, scale: Any, shift: Any, P: Any, Q: Any
+) -> None:
+    """Q = scale W P + shift P - Q for float blocks P, Q (n, b): a step of a Chebyshev recurrence.
+
+    `scale` and `shift` are of the blocks' type.
+    """
+    n, b = P.shape
+    for chunk in numba.prange(-(-n // CHUNK)):
+        total = np.empty(b, P.dtype)
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            e, end = indptr[i], indptr[i + 1]
+            total[:] = 0
+            # As kernels.laplacian_block: four edges a pass, unsigned indices.
+            while e + 4 <= end:
+                j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
+                j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])
+                w0, w1, w2, w3 = weights[e], weights[e + 1], weights[e + 2], weights[e + 3]
+                for c in range(b):
+                    total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
+                e += 4
+            while e < end:
+                j, w = np.uintp(indices[e]), weights[e]
+                for c in range(b):
+                    total[c] += w * P[j, c]
+                e += 1
+            for c in range(b):
+                Q[i, c] = scale * total[c] + shift * P[i, c] - Q[i, c]

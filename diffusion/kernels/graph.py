@@ -1,0 +1,126 @@
+"""Compiled loops of graph construction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from .threads import parallel, serial
+
+
+@parallel
+def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: Any) -> None:
+    """Reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a], else 0.
+
+    `mutual` (n, k) float32 comes filled with 0. `degrees` (n,) float64 receives the sums of its
+    rows, `counts` (n,) the number of edges.
+    """
+    n, k = ids.shape
+    for i in numba.prange(n):
+        for a in range(k):
+            j, w = ids[i, a], weights[i, a]
+            # Only the smaller of the two looks the pair up, and writes for both: reading the
+            # other's list is a jump to a random place in memory, and most of the work.
+            if j > i and w > 0:
+                for b in range(k):
+                    if ids[j, b] == i:
+                        edge = min(w, weights[j, b])
+                        mutual[i, a] = edge
+                        mutual[j, b] = edge
+                        break
+    for i in numba.prange(n):
+        degree = 0.0
+        count = 0
+        for a in range(k):
+            degree += mutual[i, a]
+            count += mutual[i, a] > 0
+        degrees[i] = degree
+        counts[i] = count
+
+
+@parallel
+def mutual_ranks(ids: Any, ranks: Any, out: Any) -> None:
+    """out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a], i = ids[j, b]; 0 without b."""
+    n, k = ids.shape
+    for i in numba.prange(n):
+        for a in range(k):
+            out[i, a] = 0
+            j = ids[i, a]
+            if j < 0:
+                continue
+            for b in range(k):
+                if ids[j, b] == i:
+                    out[i, a] = max(ranks[i, a], ranks[j, b])
+                    break
+
+
+@serial
+def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any, Any]:
+    """Breadth-first order that visits the neighbours of a node in ascending degree.
+
+    `starts` (n,) lists the nodes in the order in which components are begun. Returns the order
+    (n,), int32, and the component of each node (n,), int32, numbered as they were begun.
+
+    Cuthill and McKee. Reducing the Bandwidth of Sparse Symmetric Matrices. ACM 1969.
+    """
+    n, k = ids.shape
+    order = np.empty(n, np.int32)
+    component = np.full(n, -1, np.int32)
+    head = tail = 0
+    label = 0
+    for start in starts:
+        if component[start] >= 0:
+            continue
+        component[start] = label
+        order[tail] = start
+        tail += 1
+        while head < tail:
+            i = order[head]
+            head += 1
+            begin = tail
+            for a in range(k):
+                if mutual[i, a] > 0:
+                    j = ids[i, a]
+                    if component[j] < 0:
+                        component[j] = label
+                        t = tail
+                        while t > begin and counts[order[t - 1]] > counts[j]:
+                            order[t] = order[t - 1]
+                            t -= 1
+                        order[t] = j
+                        tail += 1
+        label += 1
+    return order, component
+
+
+@parallel
+def normalized_rows(
+    ids: Any,
+    mutual: Any,
+    degrees: Any,
+    order: Any,
+    position: Any,
+    indptr: Any,
+    indices: Any,
+    weights: Any,
+) -> None:
+    """Fill the CSR rows of W = D^-1/2 A D^-1/2 in storage order, columns ascending."""
+    n, k = ids.shape
+    for p in numba.prange(n):
+        i = order[p]
+        begin = end = indptr[p]
+        for a in range(k):
+            edge = mutual[i, a]
+            if edge > 0:
+                j = ids[i, a]
+                column = position[j]
+                t = end
+                while t > begin and indices[t - 1] > column:
+                    indices[t], weights[t] = indices[t - 1], weights[t - 1]
+                    t -= 1
+                # float64: the product of two small float32 degrees may underflow. It is
+                # commutative, so that W is symmetric to the last bit.
+                indices[t], weights[t] = column, edge / np.sqrt(degrees[i] * degrees[j])
+                end += 1

@@ -1,0 +1,40 @@
+"""Compiled loops over neighbour lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from .threads import parallel
+
+
+@parallel
+def tidy_lists(scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any) -> None:
+    """Copy neighbour lists without the node itself, equal scores in ascending order of id.
+
+    Row i of `scores`, `ids` (m, w) lists the neighbours of node first + i, best first, -1 padded.
+    Its best k others go to row i of `out_scores`, `out_ids` (m, k), padded with -inf and -1.
+    """
+    m, width = ids.shape
+    k = out_ids.shape[1]
+    for i in numba.prange(m):
+        row_scores = np.empty(width, np.float32)
+        row_ids = np.empty(width, out_ids.dtype)
+        size = 0
+        for a in range(width):
+            j, s = ids[i, a], scores[i, a]
+            if j < 0 or j == first + i:
+                continue
+            t = size
+            while t > 0 and row_scores[t - 1] == s and row_ids[t - 1] > j:
+                row_scores[t], row_ids[t] = row_scores[t - 1], row_ids[t - 1]
+                t -= 1
+            row_scores[t], row_ids[t] = s, j
+            size += 1
+        for a in range(k):
+            if a < size:
+                out_scores[i, a], out_ids[i, a] = row_scores[a], row_ids[a]
+            else:
+                out_scores[i, a], out_ids[i, a] = -np.inf, -1
