@@ -31,7 +31,7 @@ frame = framed.frame(images.shape[2:], A.shape[2:])
 
 # Offline: regions of all images, their graph, its centrality. Few regions support few directions,
 # and leave no ranks to compare with.
-discovery = features.ObjectDiscovery(dimension=16).fit(A[list(old)])
+discovery = features.ObjectDiscovery(features.DiscoverySettings(dimension=16)).fit(A[list(old)])
 print(f"{len(discovery.vectors_)} regions, {discovery.graph_.n_edges} edges between them")
 
 

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from .objects.folder import discover_folder
     from .objects.maps import feature_saliency
     from .objects.opened import Objects, open_objects
+    from .settings import (
+        DiscoverySettings,
+        EGMSettings,
+        ImageSettings,
+        NetworkSettings,
+        RunSettings,
+        TrainingSettings,
+    )
     from .training.contrastive import train_contrastive
     from .training.folder import train_folder
     from .training.losses import contrastive_loss
@@ -37,12 +45,18 @@ __all__ = [
     "EGM",
     "MULTI_SCALE",
     "Descriptors",
+    "DiscoverySettings",
+    "EGMSettings",
     "FramedTrunk",
+    "ImageSettings",
     "LeNet",
+    "NetworkSettings",
     "ObjectDiscovery",
     "Objects",
     "RetrievalNetwork",
+    "RunSettings",
     "Scenes",
+    "TrainingSettings",
     "Whitening",
     "backbone",
     "contrastive_loss",
@@ -65,12 +79,18 @@ _HOMES = {
     "EGM": "objects.egm",
     "MULTI_SCALE": "networks.retrieval_network",
     "Descriptors": "description.descriptors",
+    "DiscoverySettings": "settings",
+    "EGMSettings": "settings",
     "FramedTrunk": "networks.frame",
+    "ImageSettings": "settings",
     "LeNet": "networks.backbones",
+    "NetworkSettings": "settings",
     "ObjectDiscovery": "objects.discovery",
     "Objects": "objects.opened",
     "RetrievalNetwork": "networks.retrieval_network",
+    "RunSettings": "settings",
     "Scenes": "datasets.scenes",
+    "TrainingSettings": "settings",
     "Whitening": "description.whitening",
     "backbone": "networks.backbones",
     "contrastive_loss": "training.losses",
@@ -90,10 +110,27 @@ _HOMES = {
 }
 
 
+# Top-level modules that `pip install 'diffusion-rerank[features]'` brings.
+EXTRA = frozenset({"PIL", "jinja2", "matplotlib", "safetensors", "torch"})
+
+
+def install_hint(error: ModuleNotFoundError) -> str:
+    """Return how to install the library that an import did not find."""
+    library = (error.name or "").partition(".")[0]
+    return (
+        f"{library} is not installed; features needs it: pip install 'diffusion-rerank[features]'"
+    )
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        raise ModuleNotFoundError(install_hint(error), name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ from features.networks.frame import FramedTrunk
 from features.objects.discovery import ObjectDiscovery
 from features.objects.maps import Map, class_activation, coverage, crow_saliency, feature_saliency
 from features.objects.regions import ImageRegions, find_regions
+from features.settings import DiscoverySettings
 
 from ..table import Table
 from .scenes import Picture
@@ -110,7 +111,9 @@ def discover(seen: Seen) -> Discovered:
     """Find the regions of a collection, and what recurs in it."""
     egm = ObjectDiscovery().feature_egm
     regions = [find_regions(A, egm) for A in tqdm(seen, desc=f"{seen.name}: regions", unit="image")]
-    paper, default = (ObjectDiscovery(**s).fit_regions(regions) for s in (PAPER, {}))
+    paper, default = (
+        ObjectDiscovery(DiscoverySettings(**s)).fit_regions(regions) for s in (PAPER, {})
+    )
     return Discovered(seen, regions, paper, default)
 
 
@@ -125,7 +128,7 @@ def kinds_of_maps(found: Discovered, classifier: NDArray[np.float32]) -> dict[st
         return lambda i: discovery.saliency(seen[i], i)
 
     def control(centrality: str, **settings: Any) -> MapOf:
-        discovery = ObjectDiscovery(centrality=centrality, **settings)
+        discovery = ObjectDiscovery(DiscoverySettings(centrality=centrality, **settings))
         return objects(discovery.fit_regions(found.regions))
 
     return {

@@ -116,7 +116,7 @@ def centrality(collections: Sequence[Discovered]) -> Table:
     for found in collections:
         for kind, discovery in (("paper's settings", found.paper), ("defaults", found.default)):
             graph = discovery.graph_
-            katz = diffusion.katz(graph, alpha=discovery.alpha)
+            katz = diffusion.katz(graph, alpha=discovery.settings.alpha)
             root = np.sqrt(diffusion.degree(graph))
             table.rows.append(
                 [
@@ -125,7 +125,7 @@ def centrality(collections: Sequence[Discovered]) -> Table:
                     graph.n_edges,
                     float(np.corrcoef(katz.values, root)[0, 1]),
                     float(katz.report.residual.max()),
-                    difference(graph, discovery.alpha, DENSE),
+                    difference(graph, discovery.settings.alpha, DENSE),
                 ]
             )
     return table

@@ -49,8 +49,10 @@ OVERHEAD_IMAGES, ROUNDS = 128, 3
 # How each training of train/Packages differs from the defaults.
 TRAININGS: dict[str, dict[str, Any]] = {
     "labels, softmax": {"loss": "softmax", "epochs": 6, "learning_rate": 3e-4},
-    "no labels, manifold": {"manifold": True, "epochs": 2, "anchors": 600},
+    "no labels, manifold": {"epochs": 2, "anchors": 600},
 }
+UNLABELLED = ("no labels, manifold",)
+PROGRESS = features.RunSettings(progress=True)
 
 
 def run(*, long: bool = False) -> list[Table]:
@@ -141,9 +143,8 @@ def overhead(weights: Path, folder: Path) -> Table:
                 features.extract_folder(
                     chosen,
                     Path(scratch) / f"out{number}",
-                    backbone=BACKBONE,
-                    weights=weights,
-                    size=size,
+                    features.NetworkSettings(BACKBONE, weights),
+                    images=features.ImageSettings(size=size),
                 )
                 seconds["extraction"].append(time.perf_counter() - start - loading)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -225,10 +226,9 @@ def retrieval(weights: Path, photos: Path) -> Table:
                 features.extract_folder(
                     photos / part,
                     Path(scratch) / part.replace("/", "-"),
-                    backbone=BACKBONE,
-                    weights=weights,
-                    progress=True,
-                    **chosen,
+                    features.NetworkSettings(BACKBONE, weights),
+                    images=features.ImageSettings(**chosen),
+                    run=PROGRESS,
                 )
                 for part in ("test", "train/Packages")
             )
@@ -261,10 +261,9 @@ def learning(weights: Path, photos: Path) -> Table:
             found = features.extract_folder(
                 photos / "test" / "Packages",
                 Path(scratch) / f"described {name}",
-                backbone=backbone,
-                weights=file,
-                size=LONGEST,
-                progress=True,
+                features.NetworkSettings(backbone, file),
+                images=features.ImageSettings(size=LONGEST),
+                run=PROGRESS,
             )
             return _mean_precision(found.vectors, labels_of_folders(found.files))
 
@@ -274,11 +273,10 @@ def learning(weights: Path, photos: Path) -> Table:
             trained = features.train_folder(
                 photos / "train" / "Packages",
                 Path(scratch) / name,
-                backbone=BACKBONE,
-                weights=weights,
-                size=SQUARE,
-                progress=True,
-                **settings,
+                features.NetworkSettings(BACKBONE, weights),
+                training=features.TrainingSettings(size=SQUARE, **settings),
+                run=PROGRESS,
+                manifold=name in UNLABELLED,
             )
             minutes = (time.perf_counter() - start) / 60
             after = judge(name, trained.path, None)

@@ -1,5 +1,5 @@
-"""The command `features`: images in, descriptors out."""
+"""The command `features`: photos in, descriptors, indexes, networks and objects out."""
 
-from .verbs import main
+from .main import main
 
 __all__ = ["main"]

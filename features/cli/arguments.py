@@ -1,57 +1,152 @@
-"""Arguments and messages that the verbs of the command `features` share."""
+"""Options and messages that the verbs of the command `features` share.
+
+Options are made from the fields of the settings in `features.settings`: their names, types,
+defaults and documentation are given there alone.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import os
+import re
+import types
+from collections.abc import Callable, Collection
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diffusion.cli import command
 
+from ..settings import ImageSettings, NetworkSettings, RunSettings
 
-def add_network(verb: argparse.ArgumentParser, *, pooling: bool = True) -> None:
-    """Add what says which network describes, and, if asked for, how its maps are pooled."""
-    verb.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="alexnet, vgg16, resnet18, resnet50, resnet101, mobilenet_v2, torchvision:NAME or "
-        "hf:DIRECTORY-or-NAME; not needed where the weights' file says it",
-    )
-    verb.add_argument(
-        "--weights", metavar="FILE", help="a state dict or a checkpoint, .safetensors or .pth"
-    )
-    if pooling:
+Group = TypeVar("Group")
+
+_ENTRY = re.compile(r"^(\w+) : (.+)\n((?:    .+\n)+)", re.MULTILINE)
+
+
+def add_options(verb: argparse.ArgumentParser, kind: type, *, skip: Collection[str] = ()) -> None:
+    """Add an option for each field of a kind of settings, but for some."""
+    hints, texts = get_type_hints(kind), documentation(kind)
+    for field in fields(kind):
+        if field.name in skip:
+            continue
+        name = f"-{field.name}" if len(field.name) == 1 else f"--{field.name.replace('_', '-')}"
+        how = _how_to_parse(hints[field.name], field.default)
+        shown = texts[field.name]
+        if how.get("action") != "store_true" and field.default is not None:
+            shown += f" (default {_in_words(field.default)})"
         verb.add_argument(
-            "--pooling", metavar="NAME", help="mac, spoc, crow, gem, rmac, or a layer such as fc7"
-        )
-    for name in ("--mean", "--std"):
-        verb.add_argument(
-            name,
-            type=float,
-            nargs=3,
-            metavar=("RED", "GREEN", "BLUE"),
-            help="of the images in 0 to 1, where the weights want others than the network's",
+            name, dest=field.name, default=field.default, help=shown.replace("%", "%%"), **how
         )
 
 
-def add_machine(verb: argparse.ArgumentParser) -> None:
-    """Add how the work is done."""
-    verb.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
-    verb.add_argument("--workers", type=int, help="threads that decode (one a core, at most 8)")
-    verb.add_argument("--device", help="such as cpu or cuda:1 (a GPU where there is one)")
-    verb.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+def from_options(kind: type[Group], options: argparse.Namespace, **given: Any) -> Group:
+    """Make settings from the options that `add_options` added, and from values given besides."""
+    names = [field.name for field in fields(kind) if field.name in options]  # type: ignore[arg-type]
+    return kind(**{**{name: getattr(options, name) for name in names}, **given})
 
 
-def common(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what `add_network` and `add_machine` were given, pooling aside, for the call."""
-    names = ("backbone", "weights", "mean", "std", "batch_size", "workers", "device")
-    return {**{name: getattr(options, name) for name in names}, "progress": not options.quiet}
+def add_network(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) -> None:
+    """Add the options of `NetworkSettings`."""
+    add_options(verb.add_argument_group("network"), NetworkSettings, skip=skip)
 
 
-def say_skipped(skipped: list[dict[str, str]], out: str, *, named: int = 20) -> None:
-    """Name the images that were skipped, not more than so many of them."""
-    for entry in skipped[:named]:
+def add_images(verb: argparse.ArgumentParser) -> None:
+    """Add the options of `ImageSettings`."""
+    group = verb.add_argument_group("images")
+    add_options(group, ImageSettings, skip=("scales",))
+    group.add_argument(
+        "--multi-scale", action="store_true", help="average over scales 1, 1/sqrt(2) and 1/2"
+    )
+
+
+def images_of(options: argparse.Namespace) -> ImageSettings:
+    """Return the settings that the options of `add_images` give."""
+    if not options.multi_scale:
+        return from_options(ImageSettings, options)
+    from ..networks.retrieval_network import MULTI_SCALE
+
+    return from_options(ImageSettings, options, scales=MULTI_SCALE)
+
+
+def add_run(verb: argparse.ArgumentParser) -> None:
+    """Add the options of `RunSettings`."""
+    group = verb.add_argument_group("run")
+    add_options(group, RunSettings, skip=("progress",))
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
+
+
+def run_of(options: argparse.Namespace) -> RunSettings:
+    """Return the settings that the options of `add_run` give."""
+    return from_options(RunSettings, options, progress=not options.quiet)
+
+
+def say_skipped(
+    skipped: list[dict[str, str]], out: str | os.PathLike[str], *, most: int = 20
+) -> None:
+    """Name the images that were skipped and why, at most so many of them."""
+    for entry in skipped[:most]:
         command.say("features", f"skipped {entry['file']}: {entry['reason']}")
-    if len(skipped) > named:
-        more = f"{len(skipped) - named} more; {Path(out) / 'manifest.json'} names all"
+    if len(skipped) > most:
+        more = f"{len(skipped) - most} more; {Path(out) / 'manifest.json'} lists them all"
         command.say("features", f"skipped {more}")
+
+
+def documentation(kind: type) -> dict[str, str]:
+    """Return what the "Parameters" section of a settings class says of each field.
+
+    The list of choices that a type holds is put before the text.
+    """
+    found = {field.name: "" for field in fields(kind)}
+    # Python's option -OO removes docstrings.
+    section = (inspect.getdoc(kind) or "").partition("Parameters\n----------\n")[2]
+    for name, about, text in _ENTRY.findall(section.partition("\n\n")[0] + "\n"):
+        words = " ".join(text.split()).replace("`", "")
+        choices = re.match(r"\{(.+?)\}", about)
+        listed = "" if choices is None else f"{choices[1]}: ".replace('"', "")
+        found[name] = listed + words[0].lower() + words[1:].removesuffix(".")
+    return found
+
+
+def _how_to_parse(hint: Any, default: Any) -> dict[str, Any]:
+    """Return the arguments of `add_argument` for a field of a type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if hint is bool:
+        return {"action": "store_true"}
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        names = {2: ("FIRST", "LAST"), 3: ("RED", "GREEN", "BLUE")}[len(parts)]
+        return {"type": parts[0], "nargs": len(parts), "metavar": names}
+    if is_dataclass(hint):
+        return {"type": _parser_of(default), "metavar": "NAME=VALUE,..."}
+    return {"type": hint, "metavar": {int: "N", float: "X", str: "TEXT"}[hint]}
+
+
+def _parser_of(default: Any) -> Callable[[str], Any]:
+    """Return what reads settings within settings: some of the fields, in place of the default's."""
+    hints = get_type_hints(type(default))
+
+    def parse(text: str) -> Any:
+        values = {}
+        for part in text.split(","):
+            name, equals, value = part.partition("=")
+            if not equals or name not in hints:
+                expected = ", ".join(hints)
+                raise argparse.ArgumentTypeError(f"expected NAME=VALUE with a NAME of {expected}")
+            try:
+                values[name] = hints[name](value)
+            except ValueError:
+                raise argparse.ArgumentTypeError(f"{name}: no number, {value!r}") from None
+        return replace(default, **values)
+
+    return parse
+
+
+def _in_words(default: Any) -> str:
+    """Return a default value as it is typed on the command line."""
+    if is_dataclass(default):
+        values = {field.name: getattr(default, field.name) for field in fields(default)}
+        return ",".join(f"{name}={_in_words(value)}" for name, value in values.items())
+    return f"{default:g}" if isinstance(default, float) else str(default)

@@ -1,4 +1,4 @@
-"""The verbs of the command `features` for object discovery."""
+"""The verbs of the command `features` that discover and locate objects."""
 
 from __future__ import annotations
 
@@ -14,41 +14,47 @@ from diffusion.cli import command
 from diffusion.errors import DiffusionError
 from diffusion.storage.directory import replacing
 
-from .arguments import add_machine, add_network, common, say_skipped
+from ..settings import DiscoverySettings, ImageSettings, NetworkSettings
+from .arguments import add_network, add_options, add_run, from_options, run_of, say_skipped
 
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `discover` and `locate`."""
     discover = verbs.add(
-        "discover", _discover, "Find what recurs in the JPEG and PNG photos of a folder, and where."
+        "discover", _discover, "Find recurring objects in the JPEG and PNG photos of a folder."
     )
-    discover.add_argument("folder", metavar="FOLDER", help="of photos; read with its folders")
+    discover.add_argument("folder", metavar="FOLDER", help="photos; subfolders are read too")
     discover.add_argument(
         "out", metavar="OUT", help="folder to write: maps, boxes, descriptors, page.html"
-    )
-    add_network(discover, pooling=False)
-    discover.add_argument(
-        "--size", type=int, default=512, help="longer side of larger photos (%(default)s)"
     )
     discover.add_argument(
         "--descriptor",
         default="egm-weighted",
         metavar="NAME",
-        help="egm (OS.EGM), egm-weighted, egm-delta (OS.EGM-delta) or mac (%(default)s)",
+        help="egm (OS.EGM), egm-weighted, egm-delta (OS.EGM-delta) or mac (default %(default)s)",
     )
-    discover.add_argument("--whitening", metavar="FILE", help="that `features whiten` wrote")
-    discover.add_argument("--pictures", type=int, default=12, help="on the page (%(default)s)")
-    add_machine(discover)
+    discover.add_argument(
+        "--whitening", metavar="FILE", help="whitening that `features whiten` wrote"
+    )
+    discover.add_argument(
+        "--pictures", type=int, default=12, help="photos on the page (default %(default)s)"
+    )
+    add_network(discover, skip=("pooling",))
+    add_options(discover.add_argument_group("images"), ImageSettings, skip=("scales", "regions"))
+    add_options(discover.add_argument_group("discovery"), DiscoverySettings)
+    add_run(discover)
 
     locate = verbs.add(
-        "locate", _locate, "Find what recurs in a folder in other photos; a line of JSON each."
+        "locate", _locate, "Locate the objects of a discovery in photos; print JSON lines."
     )
-    locate.add_argument("out", metavar="OUT", help="that `features discover` wrote")
+    locate.add_argument("out", metavar="OUT", help="folder that `features discover` wrote")
     locate.add_argument("photos", nargs="+", metavar="PHOTO")
-    locate.add_argument("--page", metavar="PAGE.html", help="write pictures of them")
-    locate.add_argument("--maps", metavar="MAPS.npz", help="write their maps: map0, map1, ...")
-    locate.add_argument("--weights", metavar="FILE", help="where the network's weights are now")
-    locate.add_argument("--device", help="such as cpu or cuda:1 (a GPU where there is one)")
+    locate.add_argument("--page", metavar="PAGE.html", help="write a page that shows the photos")
+    locate.add_argument("--maps", metavar="MAPS.npz", help="write the maps as map0, map1, ...")
+    locate.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    locate.add_argument(
+        "--device", help="device of the network, such as cpu or cuda:1 (default a GPU if any)"
+    )
 
 
 def _discover(options: argparse.Namespace) -> None:
@@ -57,11 +63,13 @@ def _discover(options: argparse.Namespace) -> None:
     objects = discover_folder(
         options.folder,
         options.out,
-        size=options.size,
+        from_options(NetworkSettings, options),
+        images=from_options(ImageSettings, options),
+        discovery=from_options(DiscoverySettings, options),
+        run=run_of(options),
         descriptor=options.descriptor,
         whitening=options.whitening,
         pictures=options.pictures,
-        **common(options),
     )
     skipped = objects.descriptors.manifest["skipped"]
     say_skipped(skipped, options.out)
@@ -96,7 +104,7 @@ def _locate(options: argparse.Namespace) -> None:
             np.savez(file, **maps)
     if options.page is not None:
         pictures = (locator.picture(photo, plain_text(photo)) for photo in options.photos)
-        write_page(options.page, "What recurs in these photos", [LEGEND], pictures)
+        write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
 
 
 def _rounded(values: NDArray[Any], digits: int) -> Any:

@@ -62,6 +62,7 @@ def run(
     from ..objects.discovery import ObjectDiscovery
     from ..objects.maps import feature_saliency, localisation_precision
     from ..objects.page import LEGEND, make_picture, write_page
+    from ..settings import DiscoverySettings
 
     drawn = Scenes(**SCENES, seed=seed)
     scenes: list[Scene] = list(
@@ -74,7 +75,7 @@ def run(
         framed = FramedTrunk(trunk, trunk.stride)
         maps = np.concatenate([framed(image[None]).numpy() for image in ready])
     frame = framed.frame(ready.shape[2:], maps.shape[2:])
-    discovery = ObjectDiscovery(**SETTINGS, progress=progress).fit(maps)
+    discovery = ObjectDiscovery(DiscoverySettings(**SETTINGS), progress=progress).fit(maps)
 
     def precisions(number: int) -> list[float]:
         F = feature_saliency(maps[number])

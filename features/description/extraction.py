@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from torch import Tensor
 
 from diffusion.errors import DiffusionError
 from diffusion.storage.directory import as_path
-from diffusion.validation import check_integer
 
-from ..images.batches import check_workers
 from ..images.reading import find_images
+from ..settings import ImageSettings, NetworkSettings, RunSettings, as_settings
 from . import sweep
 from .descriptors import (
     DESCRIPTORS,
@@ -36,7 +34,7 @@ from .descriptors import (
     Descriptors,
     open_descriptors,
 )
-from .recipe import DEFAULT_SIZE, Describer, make_recipe
+from .recipe import Describer, make_recipe
 from .sweep import Found, Sweep, claimed
 from .target import PARTIAL, check_target
 from .whitening import Whitening, load_whitening
@@ -47,65 +45,34 @@ _OURS = {DESCRIPTORS, FILES, MANIFEST, REGIONAL, REGION_IMAGES, REGION_BOXES, WH
 def extract_folder(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    network: NetworkSettings,
     *,
-    backbone: str | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    pooling: str | None = None,
-    size: int = DEFAULT_SIZE,
-    square: bool = False,
-    scales: Sequence[float] = (1.0,),
-    regions: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    images: ImageSettings | None = None,
+    run: RunSettings | None = None,
     whitening: str | os.PathLike[str] | Whitening | None = None,
-    batch_size: int = 32,
-    workers: int | None = None,
-    device: str | None = None,
-    progress: bool = False,
 ) -> Descriptors:
     """Describe every JPEG and PNG image of a folder.
 
-    An image that cannot be read is skipped; the manifest's `skipped` names it with the reason.
-    Interrupted, at whatever moment, the same call goes on where it was and writes what it would
-    have written undisturbed. A complete extraction of the same files is not repeated, unless an
-    image that it skipped can be read now.
+    Images that cannot be read are skipped; `skipped` in the manifest lists them with the reason.
+    After an interruption at any moment, the same call resumes and writes what it would have
+    written without it. A complete extraction of the same files is not repeated, unless an image
+    that was skipped can be read now.
 
     Parameters
     ----------
     folder : path-like
-        Read with the folders in it.
+        Folder of images; its subfolders are read too.
     out : path-like
-        A folder that is an extraction, is empty or does not exist. It receives
-        `descriptors.npy`, `files.txt`, one path a row, and `manifest.json`; with `regions`
-        `regions.npy`, `region_images.npy`, `region_boxes.npy`; with `whitening` a copy of it.
-    backbone : str, optional
-        As `features.backbone` takes it. Without it, `weights` is a checkpoint that names its
-        network: of cnnimageretrieval-pytorch, or of `features train`.
-    weights : path-like, optional
-    pooling : str, optional
-        As `features.RetrievalNetwork` takes it by name; by default the checkpoint's, or "gem".
-    size : int >= 1, default 512
-        The longer side of larger images becomes this, the aspect ratio stays. Sides are rounded
-        to those that the network takes.
-    square : bool, default False
-        Squash images to a square of that side.
-    scales : sequence of float, default (1.0,)
-        `features.MULTI_SCALE` are the usual three.
-    regions : {"rmac", "grid"}, optional
-        Describe these regions of each image too.
-    mean, std : three float, optional
-        Of the images in [0, 1], by channel, in place of the network's: MobileNetV2 as torchvision
-        trained it wants `features.networks.backbones.IMAGENET_MEAN` and `IMAGENET_STD`.
+        Folder to write: an earlier extraction, an empty folder or one that does not exist.
+        `open_descriptors` reads it.
+    network : NetworkSettings
+        Network and pooling.
+    images : ImageSettings, optional
+        Size, scales and regions; by default `ImageSettings()`.
+    run : RunSettings, optional
+        Batch size, threads, device and progress bars; by default `RunSettings()`.
     whitening : path-like or Whitening, optional
-        Applied to all descriptors.
-    batch_size : int >= 1, default 32
-        At most so many images at a time; fewer where they are large.
-    workers : int >= 1, optional
-        Threads that decode; by default one a core, at most eight.
-    device : str, optional
-        By default a GPU where there is one.
-    progress : bool, default False
-        Show a bar on standard error.
+        Whitening applied to all descriptors.
 
     Returns
     -------
@@ -115,43 +82,34 @@ def extract_folder(
     ------
     DiffusionError
         If an argument is not as described, no image can be read, or `out` holds anything else.
+
+    Examples
+    --------
+    >>> network = NetworkSettings("alexnet", "alexnet.safetensors", pooling="gem")
+    >>> extract_folder("photos", "descriptors", network)  # doctest: +SKIP
     """
     recipe = make_recipe(
-        backbone,
-        weights,
-        pooling=pooling,
-        size=size,
-        square=square,
-        scales=scales,
-        regions=regions,
-        mean=mean,
-        std=std,
+        as_settings(network, "network", NetworkSettings),
+        as_settings(images, "images", ImageSettings),
     )
-    batch_size = check_integer(batch_size, "batch_size", low=1)
-    workers = check_workers(workers)
+    run = as_settings(run, "run", RunSettings)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
     folder, out = os.fspath(folder), as_path(out, "out")
     check_target(out, _OURS, "descriptors", lambda manifest: OBJECTS not in manifest)
-    describer = Describer(recipe, whitening=white, device=device)
+    describer = Describer(recipe, whitening=white, device=run.device)
     with claimed(out):
-        found = sweep.scan(folder, files, describer, workers, progress=progress)
-        return _extract(folder, out, found, describer, batch_size, workers, progress)
+        found = sweep.scan(folder, files, describer, run)
+        return _extract(folder, out, found, describer, run)
 
 
 def _extract(
-    folder: str,
-    out: Path,
-    found: Found,
-    describer: Describer,
-    batch_size: int,
-    workers: int,
-    progress: bool,
+    folder: str, out: Path, found: Found, describer: Describer, run: RunSettings
 ) -> Descriptors:
-    """Describe what is not described yet, and put everything together."""
-    settings = sweep.settings_of(describer, batch_size)
+    """Describe what is not described yet, and assemble the shards."""
+    settings = sweep.settings_of(describer, run.batch_size)
     partial = out / PARTIAL
-    described = Sweep(folder, found.items, partial, settings, batch_size, workers)
+    described = Sweep(folder, found.items, partial, settings, run)
     white = [] if describer.whitening is None else [sweep.digest_of(describer.whitening)]
     fingerprint = sweep.fingerprint([settings, white, described.keys, found.skipped])
     with contextlib.suppress(DiffusionError):
@@ -175,7 +133,7 @@ def _extract(
             "boxes": np.tile(boxes, (len(numbers), 1)),
         }
 
-    described.run(work, name="extract", progress=progress)
+    described.run(work, name="extract")
     _assemble(folder, out, found, describer, described, fingerprint)
     shutil.rmtree(partial, ignore_errors=True)
     return open_descriptors(out)
@@ -189,7 +147,7 @@ def _assemble(
     described: Sweep,
     fingerprint: str,
 ) -> None:
-    regional = describer.recipe.regions is not None
+    regional = describer.recipe.images.regions is not None
     counts = np.full(len(found.items), -1, np.int64)  # regions of each image, -1 if it failed
     skipped = dict(found.skipped)
     for content in described.contents():

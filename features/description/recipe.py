@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,124 +16,74 @@ from torch import Tensor
 
 from diffusion.errors import DiffusionError
 from diffusion.storage.directory import as_path
-from diffusion.validation import check_choice, check_integer
 
 from ..images.reading import fitted_size, quiet, read_image, read_size
 from ..networks.backbones import backbone as make_backbone
-from ..networks.backbones.base import Triple, check_triple
 from ..networks.fusing import fused
-from ..networks.pooling import REGIONS
 from ..networks.retrieval_checkpoint import is_retrieval, load_retrieval
-from ..networks.retrieval_network import RetrievalNetwork, check_scales
+from ..networks.retrieval_network import RetrievalNetwork
 from ..networks.trained import load_trained
 from ..networks.weights import read_file
+from ..settings import ImageSettings, NetworkSettings
 from .whitening import Whitening
 
-# Longest side of an image; published figures on landmarks have 1024.
-DEFAULT_SIZE = 512
+_GROUPS: dict[str, Any] = {"network": NetworkSettings, "images": ImageSettings}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a descriptor depends on, but for the image.
+    """Everything that a descriptor depends on, except the image.
 
     Attributes
     ----------
-    backbone : str or None
-        As `features.backbone` takes it; None where the weights' file says it.
-    weights : str or None
-        An absolute path.
+    network : NetworkSettings
+        Its `weights` are an absolute path.
+    images : ImageSettings
     weights_sha256 : str or None
-    pooling : str or None
-        None where the weights' file says it.
-    size : int
-        Longest side of the images.
-    square : bool
-        Images are squashed to a square of that side, in place of keeping their aspect ratio.
-    scales : tuple of float
-    regions : {"rmac", "grid"} or None
-    mean, std : tuple of three float, or None
-        Of the images, by channel; None where they are the network's own.
+        Checksum of the file of weights; None without one.
     """
 
-    backbone: str | None = None
-    weights: str | None = None
+    network: NetworkSettings
+    images: ImageSettings
     weights_sha256: str | None = None
-    pooling: str | None = None
-    size: int = DEFAULT_SIZE
-    square: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    regions: str | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        fields = asdict(self)
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+        """Return the settings as JSON values."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Any, source: str) -> Recipe:
-        """Return the recipe that `as_dict` wrote down; `source` is what the error calls it."""
+        """Return the recipe that `as_dict` stored; `source` names it in the error."""
         try:
-            given = {"mean": None, "std": None, **fields}  # which early ones do not have
-            texts = ("backbone", "weights", "weights_sha256", "pooling", "regions")
-            if set(given) != set(cls.__dataclass_fields__) or not all(
-                given[name] is None or isinstance(given[name], str) for name in texts
-            ):
-                raise TypeError(sorted(given))
-            statistics = check_statistics(given["mean"], given["std"])
-            recipe = cls(**{**given, "scales": check_scales(given["scales"]), **statistics})
-            check_integer(recipe.size, "size", low=1)
-            return recipe
-        except (TypeError, ValueError) as error:
-            raise DiffusionError(f"{source}: altered, its recipe is none ({error})") from None
+            fields = dict(fields)
+            sha256 = fields.pop("weights_sha256")
+            if "network" not in fields:  # before there were groups
+                fields = {
+                    group: {n: fields[n] for n in kind.__dataclass_fields__ if n in fields}
+                    for group, kind in _GROUPS.items()
+                }
+            groups = {name: kind(**fields.pop(name)) for name, kind in _GROUPS.items()}
+            if fields or not isinstance(sha256, str | None):
+                raise TypeError(sorted(fields))
+            return cls(groups["network"], groups["images"], sha256)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DiffusionError(f"{source}: altered, its recipe is invalid ({error})") from None
 
 
-def make_recipe(
-    backbone: str | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    *,
-    pooling: str | None = None,
-    size: int = DEFAULT_SIZE,
-    square: bool = False,
-    scales: Any = (1.0,),
-    regions: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Recipe:
-    """Check what a recipe is made of, and read the weights' checksum.
+def make_recipe(network: NetworkSettings, images: ImageSettings) -> Recipe:
+    """Return the recipe of descriptors, with the checksum of the weights.
 
     Raises
     ------
     DiffusionError
-        If an argument is not as described, or the file cannot be read.
+        If there are no weights, or their file cannot be read.
     """
-    if backbone is None and weights is None:
-        raise DiffusionError("backbone: expected a network's name, or weights that say it")
-    if weights is None and not str(backbone).startswith("hf:"):
-        raise DiffusionError("weights: expected a file, random weights describe nothing")
-    if regions is not None:
-        check_choice(regions, "regions", tuple(REGIONS))
-    return Recipe(
-        backbone,
-        None if weights is None else os.path.abspath(as_path(weights, "weights")),
-        None if weights is None else checksum(weights),
-        pooling,
-        check_integer(size, "size", low=1),
-        bool(square),
-        check_scales(scales),
-        regions,
-        **check_statistics(mean, std),
-    )
-
-
-def check_statistics(mean: Any, std: Any) -> dict[str, Triple | None]:
-    """Return the `mean` and `std` of a recipe, checked."""
-    return {
-        "mean": None if mean is None else check_triple(mean, "mean"),
-        "std": None if std is None else check_triple(std, "std", positive=True),
-    }
+    if network.weights is None:
+        if not str(network.backbone).startswith("hf:"):
+            raise DiffusionError("weights: expected a file; random weights describe nothing")
+        return Recipe(network, images)
+    path = os.path.abspath(as_path(network.weights, "weights"))
+    return Recipe(replace(network, weights=path), images, checksum(path))
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
@@ -145,25 +95,16 @@ def checksum(path: str | os.PathLike[str]) -> str:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def load_network(
-    backbone: str | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    pooling: str | None = None,
-    *,
-    seed: int = 0,
-) -> RetrievalNetwork:
-    """Make a network from a trunk's name and weights, or from a checkpoint that says both.
+def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwork:
+    """Make a network from the name and weights of a backbone, or from a checkpoint.
 
     Parameters
     ----------
-    backbone : str, optional
-        As `features.backbone` takes it. Without it, `weights` is a checkpoint of
-        cnnimageretrieval-pytorch or of `features train`.
-    weights : path-like, optional
-    pooling : str, optional
-        In place of the checkpoint's, without its whitening; of a trunk alone, "gem" by default.
+    settings : NetworkSettings
+        `pooling` replaces that of a checkpoint, whose whitening is then not applied. `mean` and
+        `std` are left to the caller.
     seed : int >= 0, default 0
-        Of random weights, where there are no others.
+        Seed of random weights, used without a file of weights.
 
     Returns
     -------
@@ -175,11 +116,12 @@ def load_network(
     DiffusionError
         If the file does not fit.
     """
-    if backbone is not None:
-        network = make_backbone(backbone, weights, head=_is_code(pooling), seed=seed)
-        return RetrievalNetwork(network, "gem" if pooling is None else pooling).eval()
-    if weights is None:
-        raise DiffusionError("backbone: expected a network's name, or weights that say it")
+    weights, pooling = settings.weights, settings.pooling
+    if settings.backbone is not None:
+        head = pooling is not None and pooling.startswith("fc")
+        trunk = make_backbone(settings.backbone, weights, head=head, seed=seed)
+        return RetrievalNetwork(trunk, "gem" if pooling is None else pooling).eval()
+    assert weights is not None  # NetworkSettings has one of the two
     state, meta = read_file(weights)
     if is_retrieval(meta):
         whole = load_retrieval(weights)[0]
@@ -191,11 +133,6 @@ def load_network(
             "of a trunk alone, name the backbone"
         )
     return whole if pooling is None else RetrievalNetwork(whole.backbone, pooling).eval()
-
-
-def _is_code(pooling: str | None) -> bool:
-    """Whether a pooling is a fully connected layer, so that the head is needed."""
-    return pooling is not None and pooling.startswith("fc")
 
 
 class Describer:
@@ -227,15 +164,17 @@ class Describer:
         self.recipe = recipe
         self.device = choose_device(device)
         if network is None:
-            if recipe.weights is not None and checksum(recipe.weights) != recipe.weights_sha256:
+            weights = recipe.network.weights
+            if weights is not None and checksum(weights) != recipe.weights_sha256:
                 raise DiffusionError(
-                    f"{recipe.weights}: expected the weights that made the descriptors, these are "
-                    "others"
+                    f"{os.fspath(weights)}: expected the weights that made the descriptors, "
+                    "these are others"
                 )
-            network = fused(load_network(recipe.backbone, recipe.weights, recipe.pooling))
+            network = fused(load_network(recipe.network))
         self.network = network.to(self.device).eval()
         trunk = self.network.backbone
-        trunk.mean, trunk.std = recipe.mean or trunk.mean, recipe.std or trunk.std
+        trunk.mean = recipe.network.mean or trunk.mean
+        trunk.std = recipe.network.std or trunk.std
         self.whitening = whitening
         if whitening is not None and len(whitening.mean) != network.dimension:
             raise DiffusionError(
@@ -251,7 +190,7 @@ class Describer:
     def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that an image of a height and width is resized to."""
         sides = self.network.backbone.sides
-        return fitted_size(size, self.recipe.size, sides, square=self.recipe.square)
+        return fitted_size(size, self.recipe.images.size, sides, square=self.recipe.images.square)
 
     @torch.inference_mode()
     def raw(self, images: Tensor) -> tuple[NDArray[np.float32], Any, Any]:
@@ -273,11 +212,11 @@ class Describer:
         ready = self.network.backbone.normalize(images.to(self.device).permute(0, 3, 1, 2))
         # A GPU's fastest convolution need not be one that repeats itself to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            descriptors = self.network.describe(ready, self.recipe.scales)
-            if self.recipe.regions is None:
+            descriptors = self.network.describe(ready, self.recipe.images.scales)
+            if self.recipe.images.regions is None:
                 return descriptors.float().cpu().numpy(), None, None
             regional, boxes = self.network.describe_regions(
-                ready, self.recipe.regions, self.recipe.scales
+                ready, self.recipe.images.regions, self.recipe.images.scales
             )
         return (
             descriptors.float().cpu().numpy(),
@@ -316,7 +255,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 def moved(recipe: Recipe, weights: str | os.PathLike[str]) -> Recipe:
     """Return a recipe whose weights lie elsewhere now."""
-    return replace(recipe, weights=os.path.abspath(as_path(weights, "weights")))
+    path = os.path.abspath(as_path(weights, "weights"))
+    return replace(recipe, network=replace(recipe.network, weights=path))
 
 
 def describer_of(
@@ -331,9 +271,9 @@ def describer_of(
     recipe = Recipe.from_dict(fields, source)
     if weights is not None:
         recipe = moved(recipe, weights)
-    elif recipe.weights is not None and not Path(recipe.weights).is_file():
+    elif recipe.network.weights is not None and not Path(recipe.network.weights).is_file():
         raise DiffusionError(
-            f"{recipe.weights}: the weights that made the descriptors are not there any more; say "
-            "where they are now (--weights FILE)"
+            f"{os.fspath(recipe.network.weights)}: the weights that made the descriptors are not "
+            "there any more; say where they are now (--weights FILE)"
         )
     return Describer(recipe, whitening=whitening, device=device)

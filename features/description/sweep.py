@@ -28,8 +28,9 @@ from diffusion._version import __version__
 from diffusion.errors import DiffusionError
 from diffusion.storage.directory import DAMAGED, create_array, lock_directory, replacing, unlock
 
-from ..images.batches import Batch, Item, decode, in_order, plan
+from ..images.batches import Batch, Item, check_workers, decode, in_order, plan
 from ..images.reading import UnreadableImageError, decoder, quiet, read_size
+from ..settings import RunSettings
 from .descriptors import FORMAT, MANIFEST, VERSION, digest
 from .recipe import Describer
 from .target import PARTIAL, is_aside
@@ -56,9 +57,7 @@ class Found(NamedTuple):
             )
 
 
-def scan(
-    folder: str, files: Sequence[str], describer: Describer, workers: int, *, progress: bool
-) -> Found:
+def scan(folder: str, files: Sequence[str], describer: Describer, run: RunSettings) -> Found:
     """Read the size of every image, and note those that have none."""
 
     def measure(file: str) -> tuple[Item, tuple[int, int]] | str:
@@ -75,8 +74,8 @@ def scan(
         except OSError as error:
             return error.strerror or str(error)
 
-    outcome = Found([], [], {})
-    with tqdm(total=len(files), desc="scan", unit="image", disable=not progress) as bar:
+    outcome, workers = Found([], [], {}), check_workers(run.workers)
+    with tqdm(total=len(files), desc="scan", unit="image", disable=not run.progress) as bar:
         for file, found in zip(files, in_order(measure, files, workers), strict=True):
             if isinstance(found, str):
                 outcome.skipped[file] = found
@@ -88,13 +87,14 @@ def scan(
 
 
 def settings_of(describer: Describer, batch_size: int) -> dict[str, Any]:
-    """Return what a network's numbers depend on beside the images.
+    """Return what the outputs of a network depend on besides the images.
 
-    Where the weights lie is not part of it.
+    The path of the weights is not part of it; their checksum is.
     """
+    recipe = describer.recipe.as_dict()
+    recipe["network"]["weights"] = None
     return {
-        **describer.recipe.as_dict(),
-        "weights": None,
+        "recipe": recipe,
         "batch_size": batch_size,
         "device": describer.device.type,
         "versions": [__version__, torch.__version__, decoder()],
@@ -143,21 +143,15 @@ class Sweep:
         Folder for the shards.
     settings : JSON value
         Everything that the outcome depends on, but for the images.
-    batch_size, workers : int
+    run : RunSettings
     """
 
     def __init__(
-        self,
-        folder: str,
-        items: Sequence[Item],
-        partial: Path,
-        settings: Any,
-        batch_size: int,
-        workers: int,
+        self, folder: str, items: Sequence[Item], partial: Path, settings: Any, run: RunSettings
     ) -> None:
         self.folder, self.items, self.partial = folder, items, partial
-        self.workers = workers
-        self.shards = list(self._shards(settings, batch_size))
+        self.workers, self.progress = check_workers(run.workers), run.progress
+        self.shards = list(self._shards(settings, run.batch_size))
 
     @property
     def keys(self) -> list[str]:
@@ -174,7 +168,6 @@ class Sweep:
         work: Callable[[Tensor, list[int]], dict[str, NDArray[Any]]],
         *,
         name: str,
-        progress: bool,
         whole: bool = False,
     ) -> None:
         """Compute and write the shards that are not there.
@@ -186,7 +179,6 @@ class Sweep:
             of them with a row an image. Those of the batches of a shard are joined.
         name : str
             Of the progress bar.
-        progress : bool
         whole : bool, default False
             Raise where an image cannot be read, in place of noting it.
         """
@@ -197,7 +189,11 @@ class Sweep:
         total = len(self.items)
         with (
             tqdm(
-                total=total, initial=total - left, desc=name, unit="image", disable=not progress
+                total=total,
+                initial=total - left,
+                desc=name,
+                unit="image",
+                disable=not self.progress,
             ) as bar,
             contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded,
         ):

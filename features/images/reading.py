@@ -197,7 +197,7 @@ def _pillow() -> Any:
         return import_module("PIL.Image")
     except ImportError:
         raise DiffusionError(
-            "images: reading image files needs Pillow (pip install 'diffusion-rerank[images]')"
+            "images: reading image files needs Pillow (pip install 'diffusion-rerank[features]')"
         ) from None
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion.errors import DiffusionError
-from diffusion.validation import check_choice, check_real
+from diffusion.validation import check_choice
 
+from ..settings import check_scales
 from .backbones import Backbone
 from .pooling import POOLINGS, REGIONS, GeM, NeuralCodes, make_pooling, region_maxima
 
@@ -151,10 +151,3 @@ class RetrievalNetwork(nn.Module):
             return images
         size = [self.backbone.sides.nearest(side * scale) for side in images.shape[2:]]
         return functional.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Return the scales as a tuple of floats, at least one, each in (0, 8]."""
-    if isinstance(scales, str) or not isinstance(scales, Sequence) or not len(scales):
-        raise DiffusionError(f"scales: expected one number or more, got {scales!r}")
-    return tuple(check_real(s, "scales", low=0.0, high=8.000001, strict=True) for s in scales)

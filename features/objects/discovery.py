@@ -14,7 +14,6 @@ recognition. WACV 2018.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -31,18 +30,13 @@ import diffusion
 from diffusion.errors import DiffusionError
 from diffusion.neighbors.index import Exact, NeighborIndex
 from diffusion.storage import directory as storage
-from diffusion.validation import check_choice, check_integer, check_real
+from diffusion.validation import check_integer
 
 from ..description.whitening import Whitening, learn_pca
+from ..settings import DiscoverySettings, as_settings
 from .egm import EGM, Regions
 from .maps import Map, as_activations, feature_saliency
 from .regions import ImageRegions, find_regions
-
-CENTRALITIES = ("katz", "degree", "none")
-
-# Settings for the two kinds of maps. Feature saliency is spread wide and needs sharpening.
-FEATURE_EGM = EGM(exponent=4.0, threshold=0.4)
-OBJECT_EGM = EGM(exponent=1.0, threshold=0.4)
 
 # Regions compared with at a time: 75 MiB of similarities to the positions of a map of 17 x 17.
 _REGIONS_AT_ONCE = 1 << 16
@@ -70,47 +64,16 @@ class ObjectDiscovery:
 
     Parameters
     ----------
-    feature_egm : EGM
-        Finds the regions of the graph, on feature saliency.
-    object_egm : EGM
-        Finds the regions of an object saliency map.
-    dimension : int >= 1, default 128
-        Of the whitened descriptors; fewer where the regions have fewer directions.
-    k : int >= 1, default 10
-        Neighbours of a region in the graph.
-    beta : float > 0, default 8
-        Exponent of the similarity in the graph.
-    alpha : float in [0, 1), default 0.99
-        Of Katz centrality.
-    centrality : {"katz", "degree", "none"}, default "katz"
-        g. Where most regions hang together Katz centrality is nearly the square root of the
-        degree; where the graph falls into many small parts it is
-        not. The degree, which costs nothing, is sharper on objects over varied photos and loses
-        to smooth ground, which it favours. "none" is g = 1, a control.
-    neighbors : int >= 1, default 10
-        Regions in the sum of a position.
-    map_beta : float > 0, default 3
-        Exponent β of the similarity in the sum. Above it maps are sharper, and wrong altogether
-        more often.
-    contrast : tuple of two int, optional
-        First and last rank, the latter exclusive and counted from 0, whose mean similarity s̄_p
-        is; by default s̄_p = 0. It takes back what is in every image, and an object that recurs
-        in more regions than the first rank: (30, 60) is sharper on objects of a dozen images,
-        and loses where few regions are alike.
-    feature_exponent : float >= 0, default 2
-        Θ.
-    feature_threshold : float in [0, 1), default 0.4
-        Positions where F̂ is below this part of its largest value are left out: smooth ground and
-        the border recur in every image and are like each other, however slight.
-    region_exponent : float >= 0, default 3
-        θ.
-    patch : int >= 1, odd, default 3
-        Side of the patches in cells.
+    settings : DiscoverySettings, optional
+        By default `DiscoverySettings()`.
     progress : bool, default False
         Show bars on standard error.
 
     Attributes
     ----------
+    settings : DiscoverySettings
+    feature_egm, object_egm : EGM
+        Find the regions of the graph, on feature saliency, and those of an object saliency map.
     whitening_ : Whitening
     graph_ : diffusion.Graph
         Of the regions.
@@ -137,42 +100,11 @@ class ObjectDiscovery:
     """
 
     def __init__(
-        self,
-        *,
-        feature_egm: EGM = FEATURE_EGM,
-        object_egm: EGM = OBJECT_EGM,
-        dimension: int = 128,
-        k: int = 10,
-        beta: float = 8.0,
-        alpha: float = 0.99,
-        centrality: str = "katz",
-        neighbors: int = 10,
-        map_beta: float = 3.0,
-        contrast: tuple[int, int] | None = None,
-        feature_exponent: float = 2.0,
-        feature_threshold: float = 0.4,
-        region_exponent: float = 3.0,
-        patch: int = 3,
-        progress: bool = False,
+        self, settings: DiscoverySettings | None = None, *, progress: bool = False
     ) -> None:
-        self.feature_egm = _check_egm(feature_egm, "feature_egm")
-        self.object_egm = _check_egm(object_egm, "object_egm")
-        self.dimension = check_integer(dimension, "dimension", low=1)
-        self.k = check_integer(k, "k", low=1)
-        self.beta = check_real(beta, "beta", low=0.0, strict=True)
-        self.alpha = check_real(alpha, "alpha", low=0.0, high=1.0)
-        self.centrality = check_choice(centrality, "centrality", CENTRALITIES)
-        self.neighbors = check_integer(neighbors, "neighbors", low=1)
-        self.map_beta = check_real(map_beta, "map_beta", low=0.0, strict=True)
-        self.contrast = _check_contrast(contrast)
-        self.feature_exponent = check_real(feature_exponent, "feature_exponent", low=0.0)
-        self.feature_threshold = check_real(
-            feature_threshold, "feature_threshold", low=0.0, high=1.0
-        )
-        self.region_exponent = check_real(region_exponent, "region_exponent", low=0.0)
-        self.patch = check_integer(patch, "patch", low=1)
-        if self.patch % 2 == 0:
-            raise DiffusionError(f"patch: expected an odd number of cells, got {patch}")
+        self.settings = as_settings(settings, "settings", DiscoverySettings)
+        self.feature_egm = EGM(**asdict(self.settings.feature_egm))
+        self.object_egm = EGM(**asdict(self.settings.object_egm))
         self.progress = progress
 
     # --- offline ----------------------------------------------------------------------------------
@@ -220,9 +152,9 @@ class ObjectDiscovery:
                     f"{image.vectors.shape[1]}"
                 )
         vectors = np.concatenate([image.vectors for image in regions])
-        whitening = learn_pca(vectors)
-        if whitening.dimension > self.dimension:
-            whitening = whitening.reduced(self.dimension)
+        settings, whitening = self.settings, learn_pca(vectors)
+        if whitening.dimension > settings.dimension:
+            whitening = whitening.reduced(settings.dimension)
         self._set(
             whitening,
             vectors=whitening.apply(vectors),
@@ -230,15 +162,15 @@ class ObjectDiscovery:
             saliency=np.concatenate([image.saliency for image in regions]),
             starts=np.concatenate([[0], np.cumsum(counts)]),
         )
-        scores, ids = self._neighbors(self.k)
+        scores, ids = self._neighbors(settings.k)
         ranker = diffusion.Reranker(
-            k=self.k, affinity="cosine", gamma=self.beta, progress=self.progress
+            k=settings.k, affinity="cosine", gamma=settings.beta, progress=self.progress
         )
         self.graph_ = ranker.fit_neighbors(scores, ids).graph_
         g = np.ones(len(vectors), np.float32)
-        if self.centrality == "katz":
-            g = diffusion.katz(self.graph_, alpha=self.alpha).values
-        elif self.centrality == "degree":
+        if settings.centrality == "katz":
+            g = diffusion.katz(self.graph_, alpha=settings.alpha).values
+        elif settings.centrality == "degree":
             g = diffusion.degree(self.graph_).astype(np.float32)
         # A graph without an edge gives no region more than another.
         self.centrality_ = g / g.mean() if g.any() else np.ones_like(g)
@@ -270,22 +202,25 @@ class ObjectDiscovery:
             raise DiffusionError(
                 f"image: expected one of the collection's {self.n_images_}, got {image}"
             )
-        last = self.neighbors if self.contrast is None else max(self.neighbors, self.contrast[1])
+        settings, last = self.settings, self.settings.neighbors
+        if settings.contrast is not None:
+            last = max(last, settings.contrast[1])
         F = feature_saliency(A)
-        kept = self.feature_threshold * F.max() <= F
+        kept = settings.feature_threshold * F.max() <= F
         scores, ids = self._nearest(self._describe_patches(A, kept), image, last)
         found = ids >= 0
-        if self.contrast is not None:
-            first, last = self.contrast
+        if settings.contrast is not None:
+            first, last = settings.contrast
             compared, counted = scores[:, first:last], found[:, first:last]
             total = np.where(counted, compared, 0).sum(axis=1)
             scores = scores - (total / np.maximum(counted.sum(axis=1), 1))[:, None]
-        nearest = slice(self.neighbors)
+        nearest = slice(settings.neighbors)
         scores, ids, found = scores[:, nearest], ids[:, nearest], found[:, nearest]
-        similarity = np.where(found, np.maximum(scores, 0), 0) ** self.map_beta
-        importance = self.saliency_**self.region_exponent * self.centrality_
+        similarity = np.where(found, np.maximum(scores, 0), 0) ** settings.map_beta
+        importance = self.saliency_**settings.region_exponent * self.centrality_
         S = np.zeros_like(F)
-        S[kept] = F[kept] ** self.feature_exponent * (similarity * importance[ids]).sum(axis=1)
+        recurring = (similarity * importance[ids]).sum(axis=1)
+        S[kept] = F[kept] ** settings.feature_exponent * recurring
         return S
 
     def regions(self, saliency: Any) -> Regions:
@@ -310,11 +245,7 @@ class ObjectDiscovery:
         content = {
             "library": diffusion.__version__,
             "kind": _KIND,
-            "parameters": {
-                name: asdict(value) if isinstance(value, EGM) else value
-                for name, value in self.get_params().items()
-                if name != "progress"
-            },
+            "parameters": asdict(self.settings),
         }
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
         whitening = {"mean": self.whitening_.mean, "projection": self.whitening_.projection}
@@ -340,10 +271,7 @@ class ObjectDiscovery:
         try:
             if manifest.get("kind") != _KIND:
                 raise ValueError(f"an index of another kind, {manifest.get('kind')!r}")
-            parameters = dict(manifest["parameters"])
-            for name in ("feature_egm", "object_egm"):
-                parameters[name] = EGM(**parameters[name])
-            discovery = cls(**parameters)
+            discovery = cls(DiscoverySettings(**manifest["parameters"]))
             whitening = Whitening(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
             found = {name: arrays[name] for name in _ARRAYS}
             r, d = len(found["vectors"]), whitening.dimension
@@ -361,10 +289,6 @@ class ObjectDiscovery:
         return discovery
 
     # --- inside -----------------------------------------------------------------------------------
-
-    def get_params(self) -> dict[str, Any]:
-        """Return the parameters by name."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def _set(
         self,
@@ -404,7 +328,7 @@ class ObjectDiscovery:
 
     def _describe_patches(self, A: Map, kept: NDArray[np.bool_]) -> Tensor:
         """Return the whitened descriptors (m, d) of the patches around m positions kept."""
-        reach = self.patch // 2
+        reach = self.settings.patch // 2
         maxima = A
         # The largest of each row of a patch, then of these; slices are many times faster here
         # than a pooling of few cells by many channels.
@@ -451,18 +375,3 @@ class ObjectDiscovery:
         ids = np.take_along_axis(ids, order, axis=1)
         scores = np.take_along_axis(scores, order, axis=1)
         return np.where(ids < 0, np.float32(-np.inf), scores), ids
-
-
-def _check_egm(egm: EGM, name: str) -> EGM:
-    if not isinstance(egm, EGM):
-        raise DiffusionError(f"{name}: expected an EGM, got {egm!r}")
-    return egm
-
-
-def _check_contrast(contrast: tuple[int, int] | None) -> tuple[int, int] | None:
-    if contrast is None:
-        return None
-    if isinstance(contrast, str) or not isinstance(contrast, Sequence) or len(contrast) != 2:
-        raise DiffusionError(f"contrast: expected two ranks or None, got {contrast!r}")
-    first = check_integer(contrast[0], "contrast", low=0)
-    return first, check_integer(contrast[1], "contrast", low=first + 1)

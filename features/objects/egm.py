@@ -18,13 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.validation import check_choice, check_integer, check_real
 
+from ..settings import EGMSettings
 from .maps import as_saliency
 
 Array = NDArray[np.float64]
-
-M_STEPS = ("weighted", "printed")
 
 # The first iteration holds six (points, components) arrays in float64: 0.8 GB.
 _MOST_POINTS = 4096
@@ -140,13 +138,12 @@ def fit_points(
     """
     X, w = _as_points(points, weights)
     X, w = X[w > 0], w[w > 0] / float(w.sum())
-    variances = np.full_like(X, check_real(sigma, "sigma", low=0.0, strict=True) ** 2)
-    settings = _settings(expansion, purge, max_iter)
-    return _fit(X, w, w, variances, 0.0, *settings, isotropic=True)
+    EGMSettings(sigma=sigma, expansion=expansion, purge=purge, max_iter=max_iter)  # checks them
+    variances = np.full_like(X, sigma**2)
+    return _fit(X, w, w, variances, 0.0, expansion, purge, max_iter, isotropic=True)
 
 
-@dataclass(frozen=True)
-class EGM:
+class EGM(EGMSettings):
     """Settings of the expanding Gaussian mixture by which a map's regions are found.
 
     The map is divided by its maximum, what is below `threshold` is set to 0, and the rest is
@@ -159,21 +156,8 @@ class EGM:
 
     Parameters
     ----------
-    exponent : float > 0, default 1
-        ρ.
-    threshold : float in [0, 1), default 0
-        τ, as a part of the maximum.
-    sigma : float > 0, default 0.7
-        σ in cells: width of a position, and of every component at the start.
-    m_step : {"weighted", "printed"}, default "weighted"
-        `"weighted"`: s_p = S_p, so that a component goes to where saliency is. `"printed"`:
-        s_p = 1, as the paper prints it, by which saliency acts through the first weights π_p ~
-        S_p and the threshold alone. Weighted regions hold the true objects better.
-    expansion : float in [0, 1), default 0
-        λ, see `fit_points`; above 0 neighbouring things merge.
-    purge : float in [0, 1], default 0.55
-        τ of the purge, see `fit_points`.
-    max_iter : int >= 1, default 15
+    exponent, threshold, sigma, m_step, expansion, purge, max_iter
+        As `features.settings.EGMSettings` describes them.
 
     Raises
     ------
@@ -185,21 +169,6 @@ class EGM:
     >>> EGM(threshold=0.1).regions([[0, 9, 0, 0, 0, 5]]).cells().tolist()
     [[0, 0, 1, 3], [0, 4, 1, 2]]
     """
-
-    exponent: float = 1.0
-    threshold: float = 0.0
-    sigma: float = 0.7
-    m_step: str = "weighted"
-    expansion: float = 0.0
-    purge: float = 0.55
-    max_iter: int = 15
-
-    def __post_init__(self) -> None:
-        check_real(self.exponent, "exponent", low=0.0, strict=True)
-        check_real(self.threshold, "threshold", low=0.0, high=1.0)
-        check_real(self.sigma, "sigma", low=0.0, strict=True)
-        check_choice(self.m_step, "m_step", M_STEPS)
-        _settings(self.expansion, self.purge, self.max_iter)
 
     def regions(self, saliency: ArrayLike) -> Regions:
         """Find the regions of a saliency map.
@@ -376,14 +345,6 @@ def _purge(pi: Array, means: Array, variances: Array, purge: float) -> NDArray[n
 
 
 # --- checks ---------------------------------------------------------------------------------------
-
-
-def _settings(expansion: object, purge: object, max_iter: object) -> tuple[float, float, int]:
-    return (
-        check_real(expansion, "expansion", low=0.0, high=1.0),
-        check_real(purge, "purge", low=0.0, high=np.nextafter(1.0, 2.0)),
-        check_integer(max_iter, "max_iter", low=1),
-    )
 
 
 def _as_points(points: Any, weights: Any) -> tuple[Array, Array]:

@@ -38,12 +38,19 @@ from ..description.descriptors import (
     OBJECTS,
     WHITENING,
 )
-from ..description.recipe import DEFAULT_SIZE, Describer, make_recipe
+from ..description.recipe import Describer, make_recipe
 from ..description.sweep import Found, Sweep, claimed
 from ..description.target import PARTIAL, check_target
 from ..description.whitening import Whitening, load_whitening
-from ..images.batches import Item, check_workers
+from ..images.batches import Item
 from ..images.reading import find_images
+from ..settings import (
+    DiscoverySettings,
+    ImageSettings,
+    NetworkSettings,
+    RunSettings,
+    as_settings,
+)
 from . import locate
 from .discovery import ObjectDiscovery
 from .locate import Locator, Mapper
@@ -58,65 +65,48 @@ _OURS = {*ARRAYS, FILES, WHITENING, MANIFEST, DISCOVERY, PAGE, PARTIAL}
 def discover_folder(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    network: NetworkSettings,
     *,
-    backbone: str | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    size: int = DEFAULT_SIZE,
+    images: ImageSettings | None = None,
+    discovery: DiscoverySettings | None = None,
+    run: RunSettings | None = None,
     descriptor: str = "egm-weighted",
     whitening: str | os.PathLike[str] | Whitening | None = None,
-    discovery: ObjectDiscovery | None = None,
     pictures: int = 12,
-    batch_size: int = 32,
-    workers: int | None = None,
-    device: str | None = None,
-    progress: bool = False,
 ) -> Objects:
-    """Learn what recurs in a folder of JPEG and PNG photos, and find it in each of them.
+    """Learn the recurring objects of a folder of photos, and find them in each photo.
 
-    A photo that cannot be read is skipped; the manifest's `skipped` names it with the reason.
-    Interrupted, at whatever moment, the same call goes on where it was and writes what it would
-    have written undisturbed. A complete discovery of the same files is not repeated.
+    JPEG and PNG photos are read. Photos that cannot be read are skipped; `skipped` in the manifest
+    lists them with the reason. After an interruption at any moment, the same call resumes and
+    writes what it would have written without it. A complete discovery of the same files is not
+    repeated.
 
     Parameters
     ----------
     folder : path-like
-        Read with the folders in it.
+        Folder of photos; its subfolders are read too.
     out : path-like
-        A folder that is an object discovery, is empty or does not exist. It receives
-        `descriptors.npy`, `files.txt`, one path a row, and `manifest.json`, which is what
-        `diffusion build` reads; the arrays of `Objects` as `maps.npy`, `map_shapes.npy`,
-        `map_extents.npy`, `boxes.npy`, `box_images.npy`, `box_weights.npy`; what was learned in
-        `discovery/`, for `ObjectDiscovery.load`; `page.html`, pictures of some photos; with
-        `whitening` a copy of it.
-    backbone : str, optional
-        As `features.backbone` takes it. Without it, `weights` is a checkpoint that names its
-        network. Its last convolution has to be followed by a ReLU.
-    weights : path-like, optional
-    mean, std : three float, optional
-        As for `features.extract_folder`.
-    size : int >= 1, default 512
-        The longer side of larger photos becomes this, the aspect ratio stays. Sides are rounded
-        to those that the network takes.
+        Folder to write: an earlier object discovery, an empty folder or one that does not exist.
+        `open_objects` reads it, and `open_descriptors` its descriptors; `page.html` shows some of
+        the photos, and `discovery` holds what was learned, for `ObjectDiscovery.load`.
+    network : NetworkSettings
+        Network; its last convolution has to be followed by a ReLU. It is not pooled, so `pooling`
+        has to be None.
+    images : ImageSettings, optional
+        Size of the photos; by default `ImageSettings()`. `scales` and `regions` do not apply.
+    discovery : DiscoverySettings, optional
+        How objects are found; by default `DiscoverySettings()`.
+    run : RunSettings, optional
+        Batch size, threads, device and progress bars; by default `RunSettings()`.
     descriptor : {"egm-weighted", "egm", "egm-delta", "mac"}, default "egm-weighted"
-        `"egm"` is the paper's OS.EGM, the sum of the regions' MACs, and `"egm-weighted"` the same
-        weighted by π; `"egm-delta"` is OS.EGM-Δ, with regions sampled uniformly inside each;
-        `"mac"` is MAC of the activations times object saliency.
+        Descriptor of a photo. `"egm"` is the paper's OS.EGM, the sum of the MACs (maximum
+        activations) of the regions, and `"egm-weighted"` the same sum weighted by π;
+        `"egm-delta"` is OS.EGM-Δ, with regions sampled uniformly inside each; `"mac"` is the MAC
+        of the activations times object saliency.
     whitening : path-like or Whitening, optional
-        Applied to the descriptors.
-    discovery : ObjectDiscovery, optional
-        Its parameters are taken; by default those of `ObjectDiscovery()`.
+        Whitening applied to the descriptors.
     pictures : int >= 0, default 12
-        Photos on the page, spread evenly over the list.
-    batch_size : int >= 1, default 32
-        At most so many photos at a time; fewer where they are large.
-    workers : int >= 1, optional
-        Threads that decode; by default one a core, at most eight.
-    device : str, optional
-        By default a GPU where there is one.
-    progress : bool, default False
-        Show bars on standard error.
+        Number of photos on the page, spread evenly over the list.
 
     Returns
     -------
@@ -125,37 +115,39 @@ def discover_folder(
     Raises
     ------
     DiffusionError
-        If an argument is not as described, fewer than two photos can be read that show anything,
-        a photo is altered meanwhile, or `out` holds anything else.
+        If an argument is not as described, fewer than two readable photos have a region, a photo
+        is altered during the discovery, or `out` holds anything else.
 
     Notes
     -----
-    The network sees every photo twice. Memory: about 4 (c + d) bytes a region while it is learned
-    what recurs, of which photos have a handful each, c channels and d = `dimension`.
+    The network sees every photo twice. Memory: about 4 (c + d) bytes per region while objects are
+    learned, with c channels and d = `dimension`; a photo has a handful of regions.
 
     References
     ----------
     Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
     recognition. WACV 2018.
     """
-    recipe = make_recipe(backbone, weights, mean=mean, std=std, size=size)
+    network = as_settings(network, "network", NetworkSettings)
+    images = as_settings(images, "images", ImageSettings)
+    settings = as_settings(discovery, "discovery", DiscoverySettings)
+    run = as_settings(run, "run", RunSettings)
+    if network.pooling is not None:
+        raise DiffusionError("pooling: expected None, object discovery does not pool the maps")
+    for name in ("scales", "regions"):
+        if getattr(images, name) != getattr(ImageSettings(), name):
+            raise DiffusionError(f"{name}: expected the default, object discovery has no other")
+    recipe = make_recipe(network, images)
     check_choice(descriptor, "descriptor", locate.DESCRIPTORS)
-    if not isinstance(discovery, ObjectDiscovery | None):
-        raise DiffusionError(f"discovery: expected an ObjectDiscovery, got {discovery!r}")
     pictures = check_integer(pictures, "pictures", low=0)
-    batch_size = check_integer(batch_size, "batch_size", low=1)
-    workers = check_workers(workers)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
     folder, out = os.fspath(folder), as_path(out, "out")
     check_target(out, _OURS, "an object discovery", lambda manifest: OBJECTS in manifest)
-    describer = Describer(recipe, whitening=white, device=device)
-    template = (discovery or ObjectDiscovery()).get_params()
+    describer = Describer(recipe, whitening=white, device=run.device)
     with claimed(out):
-        found = sweep.scan(folder, files, describer, workers, progress=progress)
-        return _Work(
-            folder, out, found, describer, template, descriptor, pictures, batch_size, workers
-        ).run(progress)
+        found = sweep.scan(folder, files, describer, run)
+        return _Work(folder, out, found, describer, settings, descriptor, pictures, run).run()
 
 
 class _Work:
@@ -167,25 +159,23 @@ class _Work:
         out: Path,
         found: Found,
         describer: Describer,
-        template: dict[str, Any],
+        settings: DiscoverySettings,
         descriptor: str,
         pictures: int,
-        batch_size: int,
-        workers: int,
+        run: RunSettings,
     ) -> None:
         self.folder, self.out, self.found = folder, out, found
         self.partial = out / PARTIAL
         self.describer, self.mapper = describer, Mapper(describer)
-        self.template, self.descriptor, self.pictures = template, descriptor, pictures
-        self.settings = sweep.settings_of(describer, batch_size)
-        self.batch_size, self.workers = batch_size, workers
+        self.settings, self.descriptor, self.pictures = settings, descriptor, pictures
+        self.unfitted = ObjectDiscovery(settings, progress=run.progress)
+        self.network = sweep.settings_of(describer, run.batch_size)
+        self.run_settings = run
 
-    def run(self, progress: bool) -> Objects:
-        egm = asdict(self.template["feature_egm"])
+    def run(self) -> Objects:
+        egm = asdict(self.settings.feature_egm)
         regions = self._sweep(self.found.items, {"of": "regions", "egm": egm})
-        fitting = sweep.fingerprint(
-            [regions.keys, locate.settings_of(ObjectDiscovery(**self.template))]
-        )
+        fitting = sweep.fingerprint([regions.keys, asdict(self.settings)])
         white = self.describer.whitening
         whole = [fitting, self.descriptor, self.pictures, self.found.skipped]
         whole.append(None if white is None else sweep.digest_of(white))
@@ -196,9 +186,9 @@ class _Work:
                 shutil.rmtree(self.partial, ignore_errors=True)
                 return complete
         self.found.refuse_nothing(self.folder)
-        regions.run(self._regions, name="regions", progress=progress)
+        regions.run(self._regions, name="regions")
         kept, skipped = self._readable(regions)
-        discovery = self._learned(regions, kept, fitting, progress)
+        discovery = self._learned(regions, kept, fitting)
         locator = Locator(self.mapper, discovery, self.descriptor)
         learned = locate.digest(discovery)
         # From here on, images are numbered by their rows.
@@ -209,7 +199,7 @@ class _Work:
         def work(images: Tensor, rows: list[int]) -> dict[str, NDArray[Any]]:
             return self._objects(locator, images, rows, sizes)
 
-        objects.run(work, name="objects", progress=progress, whole=True)
+        objects.run(work, name="objects", whole=True)
         # Readers see the old discovery whole, none, or the new one whole.
         (self.out / MANIFEST).unlink(missing_ok=True)
         boxes = self._assemble(objects, len(items))
@@ -220,7 +210,7 @@ class _Work:
             white.save(self.out / WHITENING)
             written.append(WHITENING)
         discovery.save(self.out / DISCOVERY)
-        self._page(locator, names, progress)
+        self._page(locator, names)
         sweep.sweep_up(self.out, _OURS, {*written, DISCOVERY, PAGE})
         about = {
             "recipe": self.describer.recipe.as_dict(),
@@ -236,8 +226,7 @@ class _Work:
         return open_objects(self.out)
 
     def _sweep(self, items: Sequence[Item], step: dict[str, Any]) -> Sweep:
-        settings = [self.settings, step]
-        return Sweep(self.folder, items, self.partial, settings, self.batch_size, self.workers)
+        return Sweep(self.folder, items, self.partial, [self.network, step], self.run_settings)
 
     # --- what recurs ------------------------------------------------------------------------------
 
@@ -245,7 +234,7 @@ class _Work:
         found = []
         for item, A in zip(items, self.mapper.activations(images), strict=True):
             try:
-                found.append(find_regions(A, self.template["feature_egm"]))
+                found.append(find_regions(A, self.unfitted.feature_egm))
             except DiffusionError as error:
                 raise DiffusionError(f"{self.found.items[item].file}: {error}") from None
         return {
@@ -267,9 +256,7 @@ class _Work:
             Found([], [], skipped).refuse_nothing(self.folder)
         return np.flatnonzero(readable), skipped
 
-    def _learned(
-        self, regions: Sweep, kept: NDArray[np.int64], fitting: str, progress: bool
-    ) -> ObjectDiscovery:
+    def _learned(self, regions: Sweep, kept: NDArray[np.int64], fitting: str) -> ObjectDiscovery:
         """Return the discovery; it is kept as soon as it is there, as the shards are."""
         path = self.partial / sweep.fingerprint([fitting, regions.names])
         with contextlib.suppress(DiffusionError):
@@ -284,8 +271,7 @@ class _Work:
             )
             for number, *fields in zip(numbers, *parts, strict=True):
                 found[number] = ImageRegions(*fields)
-        discovery = ObjectDiscovery(**{**self.template, "progress": progress})
-        discovery.fit_regions([found[number] for number in kept])
+        discovery = self.unfitted.fit_regions([found[number] for number in kept])
         discovery.save(path)
         return ObjectDiscovery.load(path)
 
@@ -342,12 +328,14 @@ class _Work:
                 arrays[BOX_WEIGHTS][places] = part["weights"]
         return m
 
-    def _page(self, locator: Locator, names: list[str], progress: bool) -> None:
+    def _page(self, locator: Locator, names: list[str]) -> None:
         shown = min(self.pictures, len(names))
         rows = np.linspace(0, len(names) - 1, shown).astype(int)
 
         def pictures() -> Iterator[Picture]:
-            for row in tqdm(rows, desc="pictures", unit="image", disable=not progress):
+            for row in tqdm(
+                rows, desc="pictures", unit="image", disable=not self.run_settings.progress
+            ):
                 path = os.path.join(self.folder, names[row])
                 yield locator.picture(path, sweep.plain_text(names[row]), int(row))
 

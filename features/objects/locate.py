@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from ..images.reading import quiet, read_image, read_size
 from ..networks.frame import Frame, FramedTrunk
 from .descriptors import sum_of_regions, weighted_mac
 from .discovery import ObjectDiscovery
-from .egm import EGM, Regions
+from .egm import Regions
 from .maps import Map
 from .page import Picture, make_picture
 
@@ -172,18 +171,9 @@ def _describe(kind: str, activations: Map, saliency: Map, regions: Regions) -> M
     return sum_of_regions(activations, regions, weights=weights, uniform=kind == "egm-delta")
 
 
-def settings_of(discovery: ObjectDiscovery) -> dict[str, Any]:
-    """Return the parameters that what is learned depends on, as JSON values."""
-    return {
-        name: asdict(value) if isinstance(value, EGM) else value
-        for name, value in discovery.get_params().items()
-        if name != "progress"
-    }
-
-
 def digest(discovery: ObjectDiscovery) -> str:
     """Return the SHA-256 of all that a fitted discovery's answers depend on."""
-    whole = hashlib.sha256(json.dumps(settings_of(discovery), sort_keys=True).encode())
+    whole = hashlib.sha256(json.dumps(asdict(discovery.settings), sort_keys=True).encode())
     for array in (
         discovery.whitening_.mean,
         discovery.whitening_.projection,

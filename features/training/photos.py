@@ -16,8 +16,9 @@ from diffusion.errors import DiffusionError
 
 from ..description.recipe import Describer
 from ..description.sweep import scan
-from ..images.batches import Item, ahead, decode, in_order, plan
+from ..images.batches import Item, ahead, check_workers, decode, in_order, plan
 from ..images.reading import UnreadableImageError, find_images, read_image
+from ..settings import RunSettings
 from .samples import View
 
 
@@ -28,9 +29,8 @@ class Photos:
     ----------
     folder : path-like
     describer : Describer
-        Of whole photos; squares that are made of parts have its size.
-    workers : int
-    progress : bool
+        Describes whole photos; squares cut from photos have its size.
+    run : RunSettings
 
     Raises
     ------
@@ -39,11 +39,12 @@ class Photos:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], describer: Describer, workers: int, progress: bool
+        self, folder: str | os.PathLike[str], describer: Describer, run: RunSettings
     ) -> None:
-        self.folder, self.describer, self.workers = os.fspath(folder), describer, workers
+        self.folder, self.describer = os.fspath(folder), describer
+        self.workers = check_workers(run.workers)
         files = find_images(folder)
-        found = scan(self.folder, files, describer, workers, progress=progress)
+        found = scan(self.folder, files, describer, run)
         # Each is decoded once, small, to know that it can be.
         least = describer.network.backbone.sides.minimum
 
@@ -54,7 +55,7 @@ class Photos:
                 return False
             return True
 
-        kept = list(in_order(can_read, found.items, workers))
+        kept = list(in_order(can_read, found.items, self.workers))
         self.items = list(compress(found.items, kept))
         self.sizes = list(compress(found.sizes, kept))  # before any resizing
         if not self.items:
@@ -81,7 +82,7 @@ class Photos:
         self, batches: Sequence[NDArray[np.int64]], views: Sequence[View]
     ) -> Generator[Tensor, None, None]:
         """Yield batches of squares (b, s, s, 3), uint8; `views` are of all, one after the other."""
-        coming, side = iter(views), self.describer.recipe.size
+        coming, side = iter(views), self.describer.recipe.images.size
         tasks = [[(int(number), next(coming)) for number in batch] for batch in batches]
 
         def read(task: tuple[int, View]) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from ..networks import safetensors
 from ..networks.pooling import GeM
 from ..networks.retrieval_network import RetrievalNetwork
 from ..networks.trained import save_trained
+from ..settings import RunSettings, TrainingSettings
 from .contrastive import seeded
 from .curve import write_curve
 from .evaluation import leave_one_out
@@ -44,22 +45,8 @@ _KEY = "training"
 # What is new learns faster than what is there: the classifier, and GeM's exponent.
 _NEW = 10.0
 _DECAY = 1e-4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a training depends on, but for the photos and the weights."""
-
-    loss: str
-    epochs: int
-    size: int
-    batch_size: int
-    learning_rate: float
-    margin: float
-    negatives: int
-    anchors: int
-    neighbors: int
-    seed: int
+# Default margins by loss.
+MARGINS = {"softmax": None, "contrastive": 0.7, "triplet": 0.1}
 
 
 @dataclass(frozen=True)
@@ -83,21 +70,34 @@ class Trained:
 
 
 class Trainer:
-    """One training, from the first epoch, or the one after the last whole one, to the end."""
+    """One training, from the first epoch, or the one after the last complete one, to the end.
+
+    Parameters
+    ----------
+    network : RetrievalNetwork
+    settings : TrainingSettings
+        `size` and `margin` are set.
+    run : RunSettings
+    photos : Photos
+        Photos to train on.
+    validation : Photos or None
+    known : Supervise
+        Says which photos match.
+    """
 
     def __init__(
         self,
         network: RetrievalNetwork,
-        settings: Settings,
+        settings: TrainingSettings,
+        run: RunSettings,
         photos: Photos,
         validation: Photos | None,
         known: Supervise,
-        progress: bool,
     ) -> None:
-        self.network, self.settings = network, settings
+        self.network, self.settings, self.batch_size = network, settings, run.batch_size
         self.photos, self.validation = photos, validation
         self.known: Supervision = known(photos.files)
-        self.progress = progress
+        self.progress = run.progress
         self.device = next(network.parameters()).device
         self.history: list[dict[str, Any]] = []
         self.fingerprint = ""
@@ -127,7 +127,7 @@ class Trainer:
         """Make out what this training depends on, to know it again."""
         trunk = self.network.backbone
         content = [
-            asdict(self.settings),
+            self._settings(),
             [None if file is None else checksum(file) for file in (weights, pairs)],
             [trunk.name, type(self.network.pool).__name__, trunk.mean, trunk.std],
             self.known.labels is None,
@@ -137,6 +137,9 @@ class Trainer:
             self.device.type,
         ]
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _settings(self) -> dict[str, Any]:
+        return {**asdict(self.settings), "batch_size": self.batch_size}
 
     def run(self, out: Path) -> Trained:
         """Go on to the last epoch."""
@@ -186,12 +189,12 @@ class Trainer:
         rng = np.random.default_rng([settings.seed, epoch])
         if self.classifier is not None:
             order = rng.permutation(len(self.photos.items))
-            batches = np.array_split(order, math.ceil(len(order) / settings.batch_size))
+            batches = np.array_split(order, math.ceil(len(order) / self.batch_size))
         else:
             X = self._describe(self.photos)
             mined = mine(self.known, X, settings.negatives, settings.neighbors)
             tuples = draw_tuples(mined, settings.anchors, settings.negatives, rng)
-            count = max(1, settings.batch_size // tuples.shape[1])
+            count = max(1, self.batch_size // tuples.shape[1])
             parts = np.array_split(tuples, math.ceil(len(tuples) / count))
             batches = [part.reshape(-1) for part in parts]
         views = draw_views([self.photos.sizes[n] for batch in batches for n in batch], rng)
@@ -244,6 +247,7 @@ class Trainer:
             labels = torch.from_numpy(self.known.labels[batch]).to(self.device)
             return self.classifier(y, labels)
         y = y.view(-1, 2 + self.settings.negatives, y.shape[1])
+        assert self.settings.margin is not None
         compare = triplet_loss if self.settings.loss == "triplet" else tuple_contrastive_loss
         return compare(y[:, 0], y[:, 1], y[:, 2:], margin=self.settings.margin)
 
@@ -274,7 +278,7 @@ class Trainer:
 
     def _show(self, out: Path) -> None:
         with replacing(out / HISTORY, "w") as file:
-            json.dump({"settings": asdict(self.settings), "history": self.history}, file, indent=1)
+            json.dump({"settings": self._settings(), "history": self.history}, file, indent=1)
         write_curve(
             out / CURVE,
             f"{self.network.backbone.name}, {self.settings.loss} loss",

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
-from diffusion.validation import check_choice, check_integer, check_real
+from diffusion.validation import check_choice, check_integer
+
+from ...settings import Triple
+from ...settings import check_triple as check_triple
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Triple = tuple[float, float, float]
 
 
 class Stage(NamedTuple):
@@ -183,11 +184,3 @@ def check_images(images: Tensor, network: Backbone) -> None:
 def check_classes(classes: int | None) -> int | None:
     """Check the number of a classifier's outputs."""
     return None if classes is None else check_integer(classes, "classes", low=1)
-
-
-def check_triple(values: Sequence[float], name: str, *, positive: bool = False) -> Triple:
-    """Return three numbers, a mean or a standard deviation by channel, as floats."""
-    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 3:
-        raise DiffusionError(f"{name}: expected three numbers, one a channel, got {values!r}")
-    red, green, blue = (check_real(v, name, low=0.0, high=256.0, strict=positive) for v in values)
-    return red, green, blue

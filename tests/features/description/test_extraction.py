@@ -24,8 +24,10 @@ from features.images import batches as loading
 from features.images.batches import Item, plan
 from features.images.reading import UnreadableImageError
 from features.networks import safetensors
+from features.settings import ImageSettings, NetworkSettings, RunSettings
 from tests.support.photos import CHINA, pattern, png, write_photos
 from tests.support.processes import run_killed, run_whole
+from tests.support.settings import take
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +58,12 @@ def extract(photos, weights, tmp_path, monkeypatch):
     def extract(out="out", **settings):
         settings = {"size": 90, "batch_size": 3, "workers": 2, **settings}
         return features.extract_folder(
-            photos, tmp_path / out, backbone="alexnet", weights=weights, **settings
+            photos,
+            tmp_path / out,
+            take(NetworkSettings, {"backbone": "alexnet", "weights": weights, **settings}),
+            images=take(ImageSettings, settings),
+            run=take(RunSettings, settings),
+            whitening=settings.get("whitening"),
         )
 
     return extract
@@ -136,16 +143,17 @@ def test_images_of_another_mean(extract, photos, weights):
     out = extract(**statistics)
     expected = one_by_one(photos, weights, out.files, **statistics)
     np.testing.assert_allclose(out.vectors, expected, atol=2e-5)
-    # A query is described in the same way, and as before there were these settings.
+    # A query is described in the same way, and as before there were groups and these settings.
     recipe = out.manifest["recipe"]
     query = describer_of(recipe, None, "out").describe_file(photos / out.files[7])
     np.testing.assert_allclose(query, expected[7], atol=2e-5)
-    early = {name: value for name, value in recipe.items() if name not in statistics}
+    flat = {**recipe["network"], **recipe["images"], "weights_sha256": recipe["weights_sha256"]}
+    early = {name: value for name, value in flat.items() if name not in statistics}
     query = describer_of(early, None, "out").describe_file(photos / out.files[7])
     expected = one_by_one(photos, weights, out.files[7:8])
     np.testing.assert_allclose(query, expected[0], atol=2e-5)
     with pytest.raises(DiffusionError, match="out: altered"):
-        describer_of({**recipe, "std": [1, 1, 0]}, None, "out")
+        describer_of({**recipe, "network": {"std": [1, 1, 0]}}, None, "out")
 
 
 def test_workers_do_not_change_a_bit(extract, tmp_path):
@@ -157,7 +165,7 @@ def test_workers_do_not_change_a_bit(extract, tmp_path):
 
 def test_square_images(extract):
     squashed = extract("square", square=True, size=70)
-    assert squashed.manifest["recipe"]["square"]
+    assert squashed.manifest["recipe"]["images"]["square"]
     assert not np.allclose(squashed.vectors, extract("aspect", size=70).vectors, atol=1e-3)
 
 
@@ -265,12 +273,13 @@ def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path)
     extract("undisturbed")
     out = tmp_path / "killed"
     call = (
-        "import torch, features\n"
-        "from features import sweep\n"
+        "import torch\n"
+        "from features import *\n"
+        "from features.description import sweep\n"
         "torch.set_num_threads(1)\n"
         "sweep.SHARD_IMAGES = 4\n"
-        "features.extract_folder(*sys.argv[3:5], backbone='alexnet', "
-        "weights=sys.argv[5], size=90, batch_size=3, workers=2)\n"
+        "extract_folder(*sys.argv[3:5], NetworkSettings('alexnet', sys.argv[5]), "
+        "images=ImageSettings(size=90), run=RunSettings(batch_size=3, workers=2))\n"
     )
     run_killed(call, 2, ".npz", photos, out, weights)
     assert len(list(out.glob("partial/*.npz"))) == 2
@@ -403,7 +412,7 @@ def test_networks_that_are_not_said_or_not_trained(photos, tmp_path, weights):
         ({"weights": weights}, "name the backbone"),
     ):
         with pytest.raises(DiffusionError, match=message):
-            features.extract_folder(photos, tmp_path / "out", **arguments)
+            features.extract_folder(photos, tmp_path / "out", NetworkSettings(**arguments))
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,7 @@ from features.objects import maps
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import EGM
 from features.objects.regions import ImageRegions, find_regions
+from features.settings import DiscoverySettings
 from tests.support.activations import recurring_blobs
 from tests.support.oracles import dense_diffusion, dense_graph
 
@@ -40,7 +41,9 @@ def collection():
 def small():
     """Return a few images with few channels, and what was learned from them."""
     A = recurring_blobs(n_images=12, n_objects=3)[0][:, :24]
-    return A, ObjectDiscovery(dimension=6, k=4, neighbors=3, contrast=(2, 5)).fit(iter(A))
+    return A, ObjectDiscovery(
+        DiscoverySettings(dimension=6, k=4, neighbors=3, contrast=(2, 5))
+    ).fit(iter(A))
 
 
 def precision(saliencies, boxes):
@@ -62,7 +65,7 @@ def test_what_recurs_is_salient(collection, regions, settings, bar):
     A, boxes = collection
     feature = precision(map(maps.feature_saliency, A), boxes)
     assert feature.mean() < 0.10
-    discovery = ObjectDiscovery(dimension=64, **settings).fit_regions(regions)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=64, **settings)).fit_regions(regions)
     objects = precision((discovery.saliency(a, i) for i, a in enumerate(A)), boxes)
     assert objects.mean() >= bar
     assert (objects > feature).mean() >= 0.95
@@ -70,7 +73,7 @@ def test_what_recurs_is_salient(collection, regions, settings, bar):
 
 def test_new_images_need_no_refitting(collection, regions):
     A, boxes = (part[64:] for part in collection)
-    discovery = ObjectDiscovery(dimension=64).fit_regions(regions[:64])
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=64)).fit_regions(regions[:64])
     saliencies = [discovery.saliency(a) for a in A]
     assert precision(saliencies, boxes).mean() >= 0.60
     # The first region of most is on the object.
@@ -88,7 +91,9 @@ def test_contrast_takes_back_what_is_everywhere(collection):
     A[:, :, 1:4, 1:4] = np.maximum(A[:, :, 1:4, 1:4], pattern[:, None, None].astype(np.float32))
     share = []
     for contrast in (None, (10, 30)):
-        discovery = ObjectDiscovery(dimension=64, map_beta=5.0, contrast=contrast).fit(A)
+        discovery = ObjectDiscovery(
+            DiscoverySettings(dimension=64, map_beta=5.0, contrast=contrast)
+        ).fit(A)
         S = np.array([discovery.saliency(a, i) for i, a in enumerate(A)])
         share.append((S[:, :5, :5].sum(axis=(1, 2)) / S.sum(axis=(1, 2))).mean())
     assert share[1] < 0.6 * share[0]
@@ -161,7 +166,7 @@ def test_object_saliency_equals_loops(small, image):
 def test_own_regions_say_nothing():
     """Alone of its kind, a blob is salient only to itself."""
     A, _ = recurring_blobs(n_images=20, n_objects=20, n_clutter=0)
-    discovery = ObjectDiscovery(dimension=32, contrast=None).fit(A)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=32, contrast=None)).fit(A)
     own, others = discovery.saliency(A[0]), discovery.saliency(A[0], 0)
     assert others.max() < 0.3 * own.max()
 
@@ -169,7 +174,7 @@ def test_own_regions_say_nothing():
 @pytest.mark.parametrize("centrality", ["degree", "none"])
 def test_other_centralities(small, centrality):
     A, katz = small
-    discovery = ObjectDiscovery(dimension=6, k=4, centrality=centrality).fit(A)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=6, k=4, centrality=centrality)).fit(A)
     np.testing.assert_array_equal(discovery.vectors_, katz.vectors_)
     degree = diffusion.degree(discovery.graph_)
     expected = degree / degree.mean() if centrality == "degree" else np.ones(len(degree))
@@ -177,7 +182,7 @@ def test_other_centralities(small, centrality):
 
 
 def test_katz_is_nearly_the_root_of_the_degree(regions):
-    discovery = ObjectDiscovery(dimension=64, **PAPER).fit_regions(regions)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=64, **PAPER)).fit_regions(regions)
     root = np.sqrt(diffusion.degree(discovery.graph_))
     assert np.corrcoef(discovery.centrality_, root)[0, 1] > 0.98
 
@@ -185,7 +190,7 @@ def test_katz_is_nearly_the_root_of_the_degree(regions):
 def test_images_without_anything_salient_and_of_other_sizes(small):
     A, _ = small
     mixed = [A[0], np.zeros_like(A[0]), *A[1:5, :, :9, :13], A[5, :, :1, :1], *A[6:]]
-    discovery = ObjectDiscovery(dimension=6, k=4).fit(mixed)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=6, k=4)).fit(mixed)
     assert discovery.n_images_ == len(mixed)
     assert discovery.starts_[1] == discovery.starts_[2]
     for i, a in enumerate(mixed):
@@ -198,7 +203,7 @@ def test_images_without_anything_salient_and_of_other_sizes(small):
 
 def test_fewer_regions_than_neighbours(small):
     A, _ = small
-    discovery = ObjectDiscovery(k=50, neighbors=40, contrast=(50, 60)).fit(A[:3])
+    discovery = ObjectDiscovery(DiscoverySettings(k=50, neighbors=40, contrast=(50, 60))).fit(A[:3])
     assert np.isfinite(discovery.saliency(A[0], 0)).all()
 
 
@@ -209,7 +214,7 @@ def test_saved_and_loaded_it_answers_alike(small, tmp_path):
     A, discovery = small
     discovery.save(tmp_path / "objects")
     loaded = ObjectDiscovery.load(tmp_path / "objects", verify=True)
-    assert loaded.get_params() == discovery.get_params()
+    assert loaded.settings == discovery.settings
     np.testing.assert_array_equal(loaded.saliency(A[2], 2), discovery.saliency(A[2], 2))
     loaded.save(tmp_path / "objects")
 
@@ -254,7 +259,7 @@ def test_damage_and_other_kinds_are_refused(small, tmp_path):
 )
 def test_bad_settings_are_named(settings):
     with pytest.raises(DiffusionError, match=next(iter(settings))):
-        ObjectDiscovery(**settings)
+        ObjectDiscovery(DiscoverySettings(**settings))
 
 
 def test_bad_input_is_named(small):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from diffusion import DiffusionError
 from features.objects import egm
+from features.settings import M_STEPS
 
 
 def density(x, mean, variances):
@@ -126,7 +127,7 @@ def test_maps_equal_the_reference(seed, m_step, expansion):
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    m_step=st.sampled_from(egm.M_STEPS),
+    m_step=st.sampled_from(M_STEPS),
     expansion=st.sampled_from([0.0, 0.2]),
     exponent=st.sampled_from([0.5, 1.0, 4.0]),
 )
@@ -171,7 +172,7 @@ def test_weighted_regions_follow_the_saliency_and_printed_ones_the_support():
     S = np.linspace(0.1, 1, 6)[None]
     centre = (S[0] * (np.arange(6) + 0.5)).sum() / S.sum()
     weighted, printed = (
-        egm.EGM(m_step=m_step, sigma=3, max_iter=30).regions(S).mixture for m_step in egm.M_STEPS
+        egm.EGM(m_step=m_step, sigma=3, max_iter=30).regions(S).mixture for m_step in M_STEPS
     )
     assert len(weighted.weights) == len(printed.weights) == 1
     assert weighted.means[0, 0] == pytest.approx(centre)

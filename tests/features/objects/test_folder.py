@@ -27,9 +27,11 @@ from features.objects.descriptors import sum_of_regions, weighted_mac
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import EGM
 from features.objects.locate import Mapper
+from features.settings import DiscoverySettings, ImageSettings, NetworkSettings, RunSettings
 from tests.features.demo.test_demo import Page
 from tests.support.photos import pattern, png
 from tests.support.processes import run_killed, run_whole
+from tests.support.settings import take
 
 # Height and width; the longer side becomes 120, and what is smaller stays.
 SIZES = ((100, 150), (150, 100), (110, 90))
@@ -86,9 +88,14 @@ def discover(photos, weights, tmp_path, monkeypatch):
 
     def discover(out="out", **settings):
         settings = {"size": 120, "batch_size": 3, "workers": 2, "pictures": 2, **settings}
-        settings.setdefault("discovery", ObjectDiscovery(**SETTINGS))
+        settings.setdefault("discovery", DiscoverySettings(**SETTINGS))
         return features.discover_folder(
-            photos, tmp_path / out, backbone="alexnet", weights=weights, **settings
+            photos,
+            tmp_path / out,
+            NetworkSettings("alexnet", weights),
+            images=take(ImageSettings, settings),
+            run=take(RunSettings, settings),
+            **settings,
         )
 
     return discover
@@ -136,7 +143,7 @@ def test_it_is_its_parts_one_after_the_other(discover, photos, weights):
     assert out.files == sorted(out.files)
     assert len(out.files) == N
     A = maps_of(photos, weights, out.files)
-    expected = ObjectDiscovery(**SETTINGS).fit(A)
+    expected = ObjectDiscovery(DiscoverySettings(**SETTINGS)).fit(A)
     learned = out.discovery()
     np.testing.assert_array_equal(learned.cells_, expected.cells_)
     np.testing.assert_array_equal(learned.starts_, expected.starts_)
@@ -316,13 +323,14 @@ def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path
     discover("undisturbed")
     out = tmp_path / "killed"
     call = (
-        "import torch, features\n"
-        "from features import EGM, sweep\n"
+        "import torch\n"
+        "from features import *\n"
+        "from features.description import sweep\n"
         "torch.set_num_threads(1)\n"
         "sweep.SHARD_IMAGES = 4\n"
-        "features.discover_folder(*sys.argv[3:5], backbone='alexnet', "
-        "weights=sys.argv[5], size=120, batch_size=3, workers=2, pictures=2, discovery="
-        f"features.ObjectDiscovery(**{SETTINGS!r}))\n"
+        "discover_folder(*sys.argv[3:5], NetworkSettings('alexnet', sys.argv[5]), "
+        "images=ImageSettings(size=120), run=RunSettings(batch_size=3, workers=2), pictures=2, "
+        f"discovery=DiscoverySettings(**{SETTINGS!r}))\n"
     )
     run_killed(call, shards, ".npz", photos, out, weights)
     assert len(list(out.glob("partial/*.npz"))) == shards
@@ -376,7 +384,7 @@ def test_what_changed_is_done_again(discover, photos, tmp_path):
     assert len(out.files) == N - 1
     discover("fresh")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-    other = discover(discovery=ObjectDiscovery(**{**SETTINGS, "centrality": "none"}))
+    other = discover(discovery=DiscoverySettings(**{**SETTINGS, "centrality": "none"}))
     assert not np.array_equal(other.maps, out.maps)
 
 
@@ -405,6 +413,8 @@ def test_a_photo_altered_meanwhile_is_named(discover, photos, tmp_path, monkeypa
     ("settings", "message"),
     [
         ({"size": 0}, "^size:"),
+        ({"scales": (1.0, 0.5)}, "^scales:"),
+        ({"regions": "rmac"}, "^regions:"),
         ({"descriptor": "gem"}, "^descriptor:"),
         ({"discovery": {"k": 3}}, "^discovery:"),
         ({"pictures": -1}, "^pictures:"),
@@ -422,8 +432,8 @@ def test_bad_settings_are_named_and_leave_nothing(discover, tmp_path, settings, 
 def test_extractions_and_discoveries_do_not_overwrite_each_other(
     discover, photos, weights, tmp_path
 ):
-    network = {"backbone": "alexnet", "weights": weights, "size": 90}
-    features.extract_folder(photos, tmp_path / "extracted", **network)
+    network, images = NetworkSettings("alexnet", weights), ImageSettings(size=90)
+    features.extract_folder(photos, tmp_path / "extracted", network, images=images)
     with pytest.raises(DiffusionError, match="expected an object discovery or an empty"):
         discover("extracted")
     with pytest.raises(DiffusionError, match="these are descriptors alone"):
@@ -431,7 +441,7 @@ def test_extractions_and_discoveries_do_not_overwrite_each_other(
     discover()
     before = contents(tmp_path / "out")
     with pytest.raises(DiffusionError, match="expected descriptors or an empty"):
-        features.extract_folder(photos, tmp_path / "out", **network)
+        features.extract_folder(photos, tmp_path / "out", network, images=images)
     assert contents(tmp_path / "out") == before
 
 

@@ -16,6 +16,7 @@ from features.objects import page as pictures
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import Regions
 from features.objects.maps import feature_saliency
+from features.settings import DiscoverySettings
 from tests.features.demo.test_demo import Page
 from tests.support.activations import recurring_blobs
 from tests.support.photos import pattern
@@ -197,7 +198,7 @@ def test_nothing_salient_is_nothing_drawn(picture, tmp_path):
 def test_a_picture_is_made_of_an_image_and_its_activations():
     A, boxes = recurring_blobs(n_images=12, n_objects=3)
     A = A[:, :24]
-    discovery = ObjectDiscovery(dimension=6, k=4, contrast=None).fit(A)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=6, k=4, contrast=None)).fit(A)
     made = pictures.make_picture(
         "x", pattern(17, 17, 0), A[2], Frame(1, 0, 0), discovery, 2, boxes[2]
     )

@@ -17,9 +17,11 @@ from features import cli
 from features.description.recipe import load_network
 from features.networks import backbones, safetensors
 from features.networks.backbones.base import Backbone, Sides, Stage
+from features.settings import ImageSettings, NetworkSettings, RunSettings, TrainingSettings
 from features.training.curve import draw
 from features.training.folder import train_folder
 from tests.support.photos import pattern, png
+from tests.support.settings import take
 
 CLASSES, EACH = 4, 6
 
@@ -87,7 +89,15 @@ def train(home, tmp_path):
     def train(out="out", **settings):
         arguments = {"validation": home / "judge", "epochs": 2, "batch_size": 10}
         given = {"backbone": "tiny", "weights": home / "w.safetensors", "workers": 2}
-        return train_folder(home / "fit", tmp_path / out, **{**arguments, **given, **settings})
+        settings = {**arguments, **given, **settings}
+        return train_folder(
+            home / "fit",
+            tmp_path / out,
+            take(NetworkSettings, settings),
+            training=take(TrainingSettings, settings),
+            run=take(RunSettings, settings),
+            **settings,
+        )
 
     return train
 
@@ -118,9 +128,8 @@ def test_first_epoch_judges_the_untrained_network(train, home, tmp_path):
     out = features.extract_folder(
         home / "judge",
         tmp_path / "plain",
-        backbone="tiny",
-        weights=home / "w.safetensors",
-        size=48,
+        NetworkSettings("tiny", home / "w.safetensors"),
+        images=ImageSettings(size=48),
     )
     labels = [file.split("/")[0] for file in out.files]
     expected = 100 * features.training.evaluation.leave_one_out(out.vectors, labels).mean()
@@ -129,11 +138,13 @@ def test_first_epoch_judges_the_untrained_network(train, home, tmp_path):
 
 def test_what_was_trained_describes(train, home, tmp_path):
     trained = train(loss="softmax")
-    out = features.extract_folder(home / "judge", tmp_path / "d", weights=trained.path, size=48)
+    network = NetworkSettings(weights=trained.path)
+    images = ImageSettings(size=48)
+    out = features.extract_folder(home / "judge", tmp_path / "d", network, images=images)
     labels = [file.split("/")[0] for file in out.files]
     got = 100 * features.training.evaluation.leave_one_out(out.vectors, labels).mean()
     assert got == pytest.approx(trained.history[-1]["map"], abs=1e-3)
-    network = load_network(weights=trained.path)
+    network = load_network(network)
     assert network.backbone.name == "tiny"
     assert network.pool.p.item() != 3.0
     for name, value in trained.network.state_dict().items():
@@ -202,7 +213,7 @@ def test_the_mean_of_the_images_is_kept_with_the_network(train):
     trained = train(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), epochs=1)
     plain = train("plain", epochs=1)
     assert trained.history != plain.history
-    loaded = load_network(weights=trained.path).backbone
+    loaded = load_network(NetworkSettings(weights=trained.path)).backbone
     assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 
 
@@ -227,19 +238,17 @@ def test_the_manifold_takes_the_place_of_labels(train, home, tmp_path):
     flat.mkdir()
     for number, path in enumerate(sorted((home / "fit").rglob("*.png"))):
         (flat / f"{number}.png").symlink_to(path)
+    network = NetworkSettings("tiny", home / "w.safetensors")
     trained = train_folder(
         flat,
         tmp_path / "out",
-        backbone="tiny",
-        weights=home / "w.safetensors",
+        network,
+        training=TrainingSettings(neighbors=5, epochs=1, size=48),
         manifold=True,
-        neighbors=5,
-        epochs=1,
-        size=48,
     )
     assert np.isfinite(trained.history[-1]["loss"])
     with pytest.raises(DiffusionError, match=r"^folder: expected a folder for each class"):
-        train_folder(flat, tmp_path / "no", backbone="tiny", weights=home / "w.safetensors")
+        train_folder(flat, tmp_path / "no", network)
 
 
 def test_the_curve_shows_every_epoch(train, tmp_path):
