@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion.cli import command
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 from .arguments import add_machine, add_network, common, say_skipped
 

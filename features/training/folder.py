@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 from diffusion.validation import check_choice, check_integer, check_real
 
 from ..description.recipe import Describer, Recipe, check_statistics, choose_device, load_network
