@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 
 @dataclass

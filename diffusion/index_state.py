@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import storage
 from ._version import __version__
 from .affinity import Context
 from .errors import DiffusionError
@@ -15,11 +16,13 @@ from .graph.graph import Graph
 from .neighbors.index import METHODS, NeighborIndex, make_method
 from .scoring.fusion import SCORES
 from .solvers import SOLVERS
-from .storage import directory as storage
 from .transfer import TRANSFERS, RegularizedLaplacian
 
 if TYPE_CHECKING:
     from .reranker import Reranker
+
+# The format of an index on disk.
+INDEX = storage.Format("diffusion-rerank index", 1, "an index")
 
 PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
 _AFFINITY, _SOLVER = "affinity_", "solver_"

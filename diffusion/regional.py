@@ -18,16 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from tqdm import tqdm
 
+from . import storage
 from .affinity import Pointwise
 from .errors import DiffusionError
-from .index_state import pack, unpack
+from .index_state import INDEX, pack, unpack
 from .kernels import ranking, threads
 from .parameters import Parameters
 from .reranker import Reranker, Results
 from .scoring.ranking import rank
 from .scoring.regions import Groups, generalized_max_pooling
 from .solvers import Solution, Solver
-from .storage import directory as storage
 from .transfer import Transfer
 from .validation import check_choice, check_integer, check_real
 
@@ -356,7 +356,7 @@ class RegionalReranker(Parameters):
             "region_weights": self.weights_,
             "image_numbers": self._groups.names,
         }
-        storage.save(path, content, arrays)
+        storage.save(path, INDEX, content, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
@@ -367,7 +367,7 @@ class RegionalReranker(Parameters):
         DiffusionError
             If there is no index of regions, or it is truncated, altered or of a newer version.
         """
-        stored = storage.load(path, verify=verify)
+        stored = storage.load(path, INDEX, verify=verify)
         if stored.manifest.get("kind") != "regional":
             raise DiffusionError(
                 f"{path}: an index of single vectors, not of regions; expected diffusion.load"

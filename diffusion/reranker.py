@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from . import storage
 from .affinity import Affinity, Context, make_affinity
 from .errors import DiffusionError
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
-from .index_state import PLAIN_PARAMETERS, pack, settings_of, unpack
+from .index_state import INDEX, PLAIN_PARAMETERS, pack, settings_of, unpack
 from .kernels import threads
 from .neighbors.index import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
 from .scoring.ranking import padding_last, rank
 from .solvers import Solver, Spectral, make_solver
-from .storage import directory as storage
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_lists, as_vectors, center_of, check_integer
@@ -557,7 +557,7 @@ class Reranker(Parameters):
         DiffusionError
             If `path` holds anything else.
         """
-        storage.save(path, *pack(self))
+        storage.save(path, INDEX, *pack(self))
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
@@ -583,7 +583,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, foreign or of a newer version.
     """
-    stored = storage.load(path, verify=verify)
+    stored = storage.load(path, INDEX, verify=verify)
     if stored.manifest.get("kind") == "regional":
         raise DiffusionError(
             f"{path}: an index of images by their regions; expected RegionalReranker.load"

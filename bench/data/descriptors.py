@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffusion.baselines import expansion
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import DAMAGED
+from diffusion.storage import DAMAGED
 
 from . import matlab
 

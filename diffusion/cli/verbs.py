@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
+from .. import metrics, storage
 from .._version import __version__
 from ..affinity import AFFINITIES
 from ..errors import DiffusionError
-from ..index_state import pack
+from ..index_state import INDEX, pack
 from ..neighbors.index import METHODS
 from ..reranker import Reranker, load
 from ..solvers import SOLVERS
-from ..storage import directory as storage
 from ..storage import runs
 from ..validation import METRICS, check_integer
 from . import command
@@ -126,7 +125,7 @@ def _build(options: argparse.Namespace) -> None:
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
     if lists[0] is None and options.vectors is None:
         raise DiffusionError("VECTORS.npy: expected a file, or --neighbor-scores, --neighbor-ids")
-    storage.check_target(options.index)
+    storage.check_target(options.index, INDEX)
     X: Any = None
     images: Any = None
     if options.vectors is not None and Path(options.vectors).is_dir():
@@ -134,19 +133,19 @@ def _build(options: argparse.Namespace) -> None:
 
         X, images = pack_images(options.vectors)
     elif options.vectors is not None:
-        X = runs.read_array(options.vectors)
+        X = storage.read_array(options.vectors)
     if lists[0] is None:
         with _named(X=options.vectors), _writing(options.index):
             # Beside the index, so that a killed build goes on where it was.
             ranker.fit(X, checkpoint=f"{os.fspath(options.index).rstrip(os.sep)}.partial")
     else:
         with _named(X=options.vectors, scores=lists[0], ids=lists[1]):
-            ranker.fit_neighbors(runs.read_array(lists[0]), runs.read_array(lists[1]), X)
+            ranker.fit_neighbors(storage.read_array(lists[0]), storage.read_array(lists[1]), X)
     with _writing(options.index):
         content, arrays = pack(ranker)
         if images is not None:
             content, arrays = content | images[0], arrays | images[1]
-        storage.save(options.index, content, arrays)
+        storage.save(options.index, INDEX, content, arrays)
     print(f"{options.index}: {ranker.graph_}")
 
 
@@ -158,7 +157,7 @@ def _search(options: argparse.Namespace) -> None:
     if options.image:
         from features.index.photos import describe_queries, write_names
 
-        stored = storage.load(options.index)
+        stored = storage.load(options.index, INDEX)
         Q = describe_queries(stored, options.image, weights=options.weights)
         scores, ids = ranker.search(Q, options.k)
         if options.output is None:
@@ -167,7 +166,7 @@ def _search(options: argparse.Namespace) -> None:
             _write(options, scores, ids)
         return
     with _named(Q=options.queries):
-        _write(options, *ranker.search(runs.read_array(options.queries), options.k))
+        _write(options, *ranker.search(storage.read_array(options.queries), options.k))
 
 
 def _rerank(options: argparse.Namespace) -> None:
@@ -211,7 +210,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             hits, relevant = metrics.hits_from_lists(ids, *runs.read_qrels(options.qrels, len(ids)))
     else:
         with _named(ids=options.results, gallery_labels=labels[0], query_labels=labels[1]):
-            hits, relevant = metrics.hits_from_labels(ids, *map(runs.read_array, labels))
+            hits, relevant = metrics.hits_from_labels(ids, *map(storage.read_array, labels))
     if not (relevant > 0).any():
         raise DiffusionError(f"{options.results}: expected a query with something relevant to find")
     figures = {
@@ -228,7 +227,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    stored = storage.load(options.index, verify=options.verify)
+    stored = storage.load(options.index, INDEX, verify=options.verify)
     manifest = stored.manifest
     diagnosis = load(options.index).diagnose()
     size = sum(entry["bytes"] for entry in manifest["arrays"].values())

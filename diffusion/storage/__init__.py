@@ -1,1 +1,60 @@
-"""Files and directories: arrays with a manifest, resumable rows, result lists."""
+"""Directories of arrays and other files, written atomically and read back with checks.
+
+A directory of arrays holds `manifest.json` and `arrays-xxxxxxxx/NAME.npy`. A `Format` says what it
+is called, its version, and which companions its writer keeps beside the manifest.
+
+Whole directories:
+
+- `save(path, format, content, arrays)` writes one, or replaces it;
+- `writing(path, format)` does so piece by piece: its `Writing` has `add(name, array)`,
+  `create(name, dtype, shape)` for arrays larger than memory, and `commit(content)`;
+- `load(path, format, verify=False)` returns a `Stored`: path, manifest, memory-mapped arrays;
+- `read_manifest(path, format)` reads the manifest alone;
+- `check_target(path, format, accepts=None)` raises unless a directory may be written to;
+- `claimed(path, format)` holds one during long work: lock, unfinished manifest, clear errors;
+- `remove(path, format)` deletes one, but nothing else that is in it.
+
+Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
+
+Single files: `replacing(path)`, `read_array(path)`, `sha256_of(path)`, `fingerprint(value)`,
+`as_path(path, name)`, and `DAMAGED`, what numpy raises on damaged files. Result lists and TREC
+files are in `runs`.
+"""
+
+from .directory import (
+    MANIFEST,
+    Format,
+    Stored,
+    Writing,
+    check_target,
+    claimed,
+    load,
+    read_manifest,
+    remove,
+    save,
+    writing,
+)
+from .files import DAMAGED, as_path, fingerprint, read_array, replacing, sha256_of
+from .shards import Shard, Shards
+
+__all__ = [
+    "DAMAGED",
+    "MANIFEST",
+    "Format",
+    "Shard",
+    "Shards",
+    "Stored",
+    "Writing",
+    "as_path",
+    "check_target",
+    "claimed",
+    "fingerprint",
+    "load",
+    "read_array",
+    "read_manifest",
+    "remove",
+    "replacing",
+    "save",
+    "sha256_of",
+    "writing",
+]

@@ -1,189 +1,92 @@
-"""An index on disk: a directory of .npy files and one manifest.
+"""A directory of arrays: .npy files, and one manifest that describes them.
 
-The manifest names every file with its shape, dtype, size and SHA-256. A save writes the arrays
-into a new subdirectory and commits them by replacing the manifest, which is atomic: a reader, or a
-save that is interrupted, sees the old index or the new one and nothing between. Saves to one path
-take turns, by a lock on its directory. Arrays are memory-mapped on loading, nothing of them is read
-before it is used. No pickle anywhere.
+The manifest names every file with its shape, dtype, size and SHA-256. The arrays are written to a
+new subdirectory and committed by replacing the manifest, which is atomic: a reader sees the old
+state or the new one, and an interrupted write leaves the old one. Writers of one directory take
+turns, by a lock on it. Arrays are memory-mapped on loading; nothing of them is read before it is
+used. No pickled object is ever read or written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
+from .files import DAMAGED, as_path, create_array, fingerprint, plain, replacing, sha256_of
+from .lock import locked
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT = "diffusion-rerank index"
-VERSION = 1
 MANIFEST = "manifest.json"
 
 _FOLDER = re.compile(r"arrays-[0-9a-f]{8}")
-_TEMPORARY = re.compile(r"\.manifest\.json\.[0-9a-f]{8}\.tmp")
-# What numpy raises on a damaged .npy or .npz file, beside what the system does. RuntimeError: of an
-# archive that says to be packed or encrypted as numpy packs none.
-DAMAGED = (
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-# How often `load` starts again because a save has replaced the index under it.
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+_UNFINISHED = "unfinished"
+# How often `load` starts again because the directory was rewritten while it was being opened.
 _TRIES = 10
+
+Accepts = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a kind of directory is called, and what it may contain.
+
+    Attributes
+    ----------
+    name : str
+        The manifest's `format`.
+    version : int
+        The version of the format that is written, and the only one that is read.
+    noun : str
+        What error messages call such a directory, with its article, such as "an index".
+    companions : frozenset of str
+        Names of the other files and directories that its writer keeps beside the manifest.
+    """
+
+    name: str
+    version: int
+    noun: str
+    companions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An opened index: its manifest, and its arrays by name, memory-mapped."""
+    """An opened directory: its manifest, and its arrays by name, memory-mapped."""
 
     path: Path
     manifest: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
 
-def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
-    """Return `path` as a Path; `name` is what the error calls it."""
-    try:
-        return Path(path)
-    except TypeError:
-        raise DiffusionError(f"{name}: expected a str or a path, got {path!r}") from None
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` only once it is written whole.
-
-    Where `path` is a link, of what it points to. A pipe or a device is written to directly.
-    """
-    path = Path(path)
-    # Before the link is resolved: /dev/stdout may lead to a pipe, which has no path. Where this is
-    # a directory, opening it is the error.
-    if path.exists() and not path.is_file():
-        with open(path, mode) as file:
-            yield file
-        return
-    path = Path(os.path.realpath(path))
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(aside, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def create_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """Make an .npy file, mapped for writing, on a disk that has room for all of it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be made; where the disk is full, now, and not by a fatal signal when the
-        mapping is written to.
-    """
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(file, "r+b") as stream:
-            try:
-                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-    return array
-
-
-def lock_directory(path: Path, *, wait: bool = True) -> int | None:
-    """Make a directory unless it exists, and lock it against other processes and threads.
-
-    The lock is on the directory itself, so nothing is left behind; it ends with the process.
-
-    Parameters
-    ----------
-    path : Path
-    wait : bool, default True
-
-    Returns
-    -------
-    int or None
-        For `unlock`.
-
-    Raises
-    ------
-    BlockingIOError
-        If the lock is taken, unless `wait`.
-    FileExistsError
-        If `path` is a file.
-    """
-    while True:
-        path.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return None
-        descriptor = None
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise
-            except OSError:
-                pass  # a file system without locks
-            # Whoever had the lock may have removed the directory.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            unlock(descriptor)
-            raise
-        unlock(descriptor)
-
-
-def unlock(descriptor: int | None) -> None:
-    """Release what `lock_directory` returned."""
-    if descriptor is not None:
-        os.close(descriptor)
+# --- writing --------------------------------------------------------------------------------------
 
 
 def save(
-    path: str | os.PathLike[str], content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    path: str | os.PathLike[str],
+    format: Format,
+    content: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
 ) -> None:
-    """Write an index, or replace the one at `path`.
+    """Write a directory of arrays, or replace the one at `path`.
 
     Parameters
     ----------
     path : path-like
-        A directory that is an index, is empty or does not exist.
+        A directory of this format, an empty one or none.
+    format : Format
     content : mapping
-        What the manifest says beside the arrays; JSON values and numpy scalars.
+        What the manifest says besides the arrays: JSON values and numpy scalars.
     arrays : mapping of str to ndarray
 
     Raises
@@ -191,86 +94,297 @@ def save(
     DiffusionError
         If `path` holds something else, which is never touched.
     """
+    with writing(path, format) as new:
+        for name, array in arrays.items():
+            new.add(name, array)
+        new.commit(content)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], format: Format) -> Iterator[Writing]:
+    """Write a directory of arrays piece by piece; nothing is visible before `Writing.commit`.
+
+    Without a commit, the directory stays as it was. The lock is held meanwhile.
+
+    Parameters
+    ----------
+    path : path-like
+        A directory of this format, an empty one or none.
+    format : Format
+
+    Raises
+    ------
+    DiffusionError
+        If `path` holds something else, which is never touched.
+    """
     path = as_path(path)
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        lock = lock_directory(path)
-    except FileExistsError:
-        raise DiffusionError(f"{path}: expected a directory, this is a file") from None
-    try:
-        check_target(path)
-        _save(path, content, arrays)
-    except BaseException:
-        for made in missing:
-            with contextlib.suppress(OSError):
-                made.rmdir()
-        raise
-    finally:
-        unlock(lock)
+    with _locked(path):
+        check_target(path, format)
+        new = Writing(path, format)
+        try:
+            yield new
+        finally:
+            new.close()
 
 
-def _save(path: Path, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    folder = path / f"arrays-{secrets.token_hex(4)}"
-    folder.mkdir()
-    entries: dict[str, Any] = {}
-    try:
-        entries = {name: _write_array(folder, name, array) for name, array in arrays.items()}
-        _sync_directory(folder)
-        manifest = {"format": FORMAT, "version": VERSION, **content, "arrays": entries}
-        manifest["checksum"] = _manifest_checksum(manifest)
-        with replacing(path / MANIFEST, "w") as file:
-            json.dump(manifest, file, indent=1, default=_plain)
-        _sync_directory(path)
-    except BaseException:
-        # Unless the interruption came after the commit: then the folder is the index.
-        committed = False
+class Writing:
+    """The new state of a directory of arrays while it is being written; `writing` yields it."""
+
+    def __init__(self, path: Path, format: Format) -> None:
+        self._path, self._format = path, format
+        self._folder = path / f"arrays-{secrets.token_hex(4)}"
+        self._folder.mkdir()
+        self._created: dict[str, np.memmap[Any, Any]] = {}
+        self._entries: dict[str, Any] = {}
+
+    def add(self, name: str, array: NDArray[Any]) -> None:
+        """Write an array."""
+        file = self._file(name)
+        with open(file, "wb") as stream:
+            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._note(name, array)
+
+    def create(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+        """Create an array of zeros that the caller fills before the commit.
+
+        It is memory-mapped, so it may be larger than memory; its disk space is reserved.
+
+        Raises
+        ------
+        OSError
+            If the disk is full.
+        """
+        array = create_array(self._file(name), dtype, shape)
+        self._created[name] = array
+        return array
+
+    def commit(self, content: Mapping[str, Any]) -> None:
+        """Replace the directory's state by the arrays written, and `content` beside them.
+
+        Parameters
+        ----------
+        content : mapping
+            JSON values and numpy scalars.
+        """
+        for name, array in self._created.items():
+            array.flush()
+            with open(self._file(name), "rb") as stream:
+                os.fsync(stream.fileno())
+            self._note(name, array)
+        _sync_directory(self._folder)
+        write_manifest(self._path, self._format, content, self._entries)
+        _sync_directory(self._path)
+        # What earlier writers left, including interrupted ones. Arrays that a process has mapped
+        # from there stay valid: the files lose their names, not their content.
+        remove_leftovers(self._path, self._format, keep=self._folder)
+
+    def close(self) -> None:
+        """Delete what has been written unless it was committed."""
         with contextlib.suppress(DiffusionError):
-            committed = read_manifest(path)["arrays"] == entries
-        if not committed:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    # What earlier saves left, the interrupted ones too. Arrays that this process has mapped from
-    # there stay valid: the files are gone from the directory, not from under the mapping.
-    for old in list(path.iterdir()):
-        if old == folder or not _is_ours(old):
-            continue
-        if old.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                old.unlink()
+            if read_manifest(self._path, self._format)["arrays"] == self._entries != {}:
+                return
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.npy"
+
+    def _note(self, name: str, array: NDArray[Any]) -> None:
+        file = self._file(name)
+        self._entries[name] = {
+            "file": f"{self._folder.name}/{file.name}",
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "bytes": file.stat().st_size,
+            "sha256": sha256_of(file),
+        }
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Raise unless `path` is an index, is empty but for what a save left, or does not exist."""
+@contextlib.contextmanager
+def claimed(path: str | os.PathLike[str], format: Format) -> Iterator[None]:
+    """Hold a directory during long work in it, which writes companions and commits at the end.
+
+    The directory is created, locked without waiting, and marked as this format's with an
+    unfinished manifest unless it has one, so that interrupted work is recognised by
+    `check_target` and can be resumed. Errors of the file system become one clear error. If
+    nothing was written, the directory is left as it was.
+
+    Parameters
+    ----------
+    path : path-like
+        A directory of this format, an empty one or none.
+    format : Format
+
+    Raises
+    ------
+    DiffusionError
+        If `path` holds something else, is being written by another process or thread, or cannot
+        be written.
+    """
+    path = as_path(path)
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(path, wait=False))
+            except BlockingIOError:
+                raise DiffusionError(f"{path}: another process or thread is writing here") from None
+            check_target(path, format)
+            if not (path / MANIFEST).exists():
+                write_manifest(path, format, {_UNFINISHED: True}, {})
+            try:
+                yield
+            finally:
+                _unmark(path, format)
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def remove(path: str | os.PathLike[str], format: Format) -> None:
+    """Delete a directory of this format, and nothing else that may be in it."""
+    path = as_path(path)
+    if not _has_manifest(path, format):
+        return
+    remove_leftovers(path, format)
+    for name in format.companions:
+        _remove(path / name)
+    # The file that marks the directory as this format's is the last to go.
+    (path / MANIFEST).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def remove_leftovers(path: Path, format: Format, *, keep: Path | None = None) -> None:
+    """Delete what interrupted writes left in a directory of this format, but not `keep`."""
+    for entry in list(path.iterdir()):
+        if entry != keep and _is_ours(entry, format):
+            _remove(entry)
+
+
+def write_manifest(
+    path: Path, format: Format, content: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> None:
+    """Replace the manifest atomically; `arrays` describes the files."""
+    manifest = {"format": format.name, "version": format.version, **content, "arrays": arrays}
+    manifest["checksum"] = _checksum(manifest)
+    with replacing(path / MANIFEST, "w") as file:
+        json.dump(manifest, file, indent=1, default=plain)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a directory, which is created, and deleted again if nothing is put in it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, wait=wait))
+        except FileExistsError:
+            raise DiffusionError(f"{path}: expected a directory, this is a file") from None
+        try:
+            yield
+        finally:
+            for made in missing:
+                with contextlib.suppress(OSError):
+                    made.rmdir()
+
+
+def _unmark(path: Path, format: Format) -> None:
+    """Delete an unfinished manifest if nothing has been written beside it."""
+    with contextlib.suppress(OSError, DiffusionError):
+        if os.listdir(path) == [MANIFEST] and _UNFINISHED in _read(path, format):
+            (path / MANIFEST).unlink()
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- recognising ----------------------------------------------------------------------------------
+
+
+def check_target(
+    path: str | os.PathLike[str], format: Format, accepts: Accepts | None = None
+) -> None:
+    """Raise unless a directory may be written to.
+
+    Parameters
+    ----------
+    path : path-like
+        Accepted if it is of this format, even damaged, holds only what an interrupted write left,
+        is empty or does not exist.
+    format : Format
+    accepts : callable, optional
+        Takes the manifest of a directory of this format, and returns whether it may be replaced.
+
+    Raises
+    ------
+    DiffusionError
+        If `path` is something else; the message names a file that does not belong.
+    """
     path = as_path(path)
     if not path.exists():
         return
     if not path.is_dir():
         raise DiffusionError(f"{path}: expected a directory, this is a file")
-    # Listed before the manifest is read, so that a first save that commits between is recognised.
-    rest = [entry for entry in path.iterdir() if entry.name != MANIFEST]
+    # Listed before the manifest is read, so that a first commit between the two is recognised.
+    entries = [entry for entry in path.iterdir() if entry.name != MANIFEST]
+    foreign = sorted(entry.name for entry in entries if not _is_ours(entry, format))
     try:
         text = (path / MANIFEST).read_text(errors="replace")
     except FileNotFoundError:
-        ours = all(map(_is_ours, rest))
+        ours = not foreign
     except OSError:
-        ours = False
+        ours, foreign = False, [MANIFEST]
     else:
         try:
             manifest = json.loads(text)
-            ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+            ours = isinstance(manifest, dict) and manifest.get("format") == format.name
+            ours = ours and (accepts is None or accepts(manifest))
         except (ValueError, RecursionError):
-            # A save may mend a damaged index, which has arrays; no one else's manifest.
-            ours = FORMAT in text or (bool(rest) and all(map(_is_ours, rest)))
+            # A damaged directory of arrays may be replaced; another program's manifest may not.
+            arrays = any(_FOLDER.fullmatch(entry.name) for entry in entries)
+            ours = format.name in text or (arrays and not foreign)
+        foreign = [MANIFEST]
     if not ours:
-        raise DiffusionError(f"{path}: expected an index or an empty directory, found other files")
+        raise DiffusionError(
+            f"{path}: expected {format.noun} or an empty directory, found {foreign[0]!r}"
+        )
 
 
-def _is_ours(entry: Path) -> bool:
-    """Whether what stands in an index beside the manifest can only come from a save."""
-    if _TEMPORARY.fullmatch(entry.name):
-        return not entry.is_dir()
+def _has_manifest(path: Path, format: Format) -> bool:
+    """Return whether a directory has a manifest of this format, even a damaged one."""
+    if not (path / MANIFEST).exists():
+        return False
+    try:
+        check_target(path, format)
+    except DiffusionError:
+        return False
+    return True
+
+
+def _is_ours(entry: Path, format: Format | None = None) -> bool:
+    """Return whether an entry beside the manifest can only be what an interrupted write left.
+
+    With a format, files of its companions that were being written count, too.
+    """
+    aside = _ASIDE.fullmatch(entry.name)
+    if aside is not None:
+        names = {MANIFEST} if format is None else {MANIFEST, *format.companions}
+        return aside[1] in names and not entry.is_dir()
     if not _FOLDER.fullmatch(entry.name) or entry.is_symlink():
         return False
     try:
@@ -278,76 +392,78 @@ def _is_ours(entry: Path) -> bool:
             return all(
                 file.name.endswith(".npy") and file.is_file(follow_symlinks=False) for file in files
             )
-    except FileNotFoundError:  # another save has just removed it
+    except FileNotFoundError:  # another writer has just deleted it
         return True
     except OSError:
         return False
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = False) -> Stored:
-    """Open an index.
+# --- reading --------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str], format: Format, *, verify: bool = False) -> Stored:
+    """Open a directory of arrays.
 
     Parameters
     ----------
     path : path-like
+    format : Format
     verify : bool, default False
-        Read every file and compare its checksum. Without it the manifest and the sizes are
-        checked, in a time that does not depend on the index's size.
+        Read every file and compare its checksum. By default, only the manifest and the sizes are
+        checked, in a time that does not depend on the size of the arrays.
 
     Raises
     ------
     DiffusionError
-        If there is no index, or it is truncated, altered, foreign or of a newer version.
+        If there is none, or it is truncated, altered, foreign or of another version.
     """
     path = as_path(path)
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, format)
     for _ in range(_TRIES):
         try:
             return Stored(path, manifest, _open_arrays(path, manifest, verify))
         except DiffusionError:
-            # A save may have replaced the index since its manifest was read.
-            before, manifest = manifest, read_manifest(path)
+            # A writer may have replaced the arrays since the manifest was read.
+            before, manifest = manifest, read_manifest(path, format)
             if manifest == before:
                 raise
     return Stored(path, manifest, _open_arrays(path, manifest, verify))
 
 
-def _open_arrays(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str, NDArray[Any]]:
-    arrays = {}
-    for name, entry in manifest["arrays"].items():
-        file = path / entry["file"]
-        try:
-            size = file.stat().st_size
-            if size != entry["bytes"]:
-                raise DiffusionError(
-                    f"{file}: truncated or altered, expected {entry['bytes']} bytes, got {size}"
-                )
-            if verify and _checksum(file) != entry["sha256"]:
-                raise DiffusionError(f"{file}: altered, its SHA-256 is not the manifest's")
-        except OSError as error:
-            raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
-        arrays[name] = _map_array(file, entry)
-    return arrays
+def read_manifest(path: str | os.PathLike[str], format: Format) -> dict[str, Any]:
+    """Read and check the manifest alone.
+
+    Raises
+    ------
+    DiffusionError
+        If there is none, or it is truncated, altered, foreign, of another version or unfinished.
+    """
+    manifest = _read(as_path(path), format)
+    if _UNFINISHED in manifest:
+        raise DiffusionError(
+            f"{path}: expected {format.noun}, this one is not finished; run the command that "
+            "writes it again, it resumes"
+        )
+    return manifest
 
 
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read and check the manifest alone."""
-    file = as_path(path) / MANIFEST
+def _read(path: Path, format: Format) -> dict[str, Any]:
+    file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text())
-        checksum = _manifest_checksum(manifest) if isinstance(manifest, dict) else None
+        checksum = _checksum(manifest) if isinstance(manifest, dict) else None
     except FileNotFoundError:
-        raise DiffusionError(f"{path}: expected an index, found no {MANIFEST}") from None
+        raise DiffusionError(f"{path}: expected {format.noun}, found no {MANIFEST}") from None
     except OSError as error:
         raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise DiffusionError(f"{file}: truncated or altered, not valid JSON") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DiffusionError(f"{file}: expected format {FORMAT!r}, this is a foreign file")
-    if manifest.get("version") != VERSION:
+    if not isinstance(manifest, dict) or manifest.get("format") != format.name:
+        raise DiffusionError(f"{file}: expected format {format.name!r}, this is a foreign file")
+    if manifest.get("version") != format.version:
         raise DiffusionError(
-            f"{file}: index of version {manifest.get('version')}, this library reads version "
-            f"{VERSION}; a newer diffusion-rerank may read it"
+            f"{file}: {format.noun} of version {manifest.get('version')}, this library reads "
+            f"version {format.version}; a newer diffusion-rerank may read it"
         )
     if manifest.get("checksum") != checksum:
         raise DiffusionError(f"{file}: altered, its checksum does not match")
@@ -357,8 +473,12 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return fingerprint({key: value for key, value in manifest.items() if key != "checksum"})
+
+
 def _is_entry(entry: Any) -> bool:
-    """Whether a manifest entry is well-formed and stays inside the index."""
+    """Return whether a manifest's entry is well-formed and its file is inside the directory."""
     kinds = {"file": str, "dtype": str, "shape": list, "bytes": int, "sha256": str}
     return (
         isinstance(entry, dict)
@@ -367,19 +487,22 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
-def _write_array(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:
-    file = folder / f"{name}.npy"
-    with open(file, "wb") as stream:
-        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return {
-        "file": f"{folder.name}/{file.name}",
-        "dtype": array.dtype.str,
-        "shape": list(array.shape),
-        "bytes": file.stat().st_size,
-        "sha256": _checksum(file),
-    }
+def _open_arrays(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str, NDArray[Any]]:
+    arrays = {}
+    for name, entry in manifest["arrays"].items():
+        file = path / entry["file"]
+        try:
+            size = file.stat().st_size
+        except OSError as error:
+            raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
+        if size != entry["bytes"]:
+            raise DiffusionError(
+                f"{file}: truncated or altered, expected {entry['bytes']} bytes, got {size}"
+            )
+        if verify and sha256_of(file) != entry["sha256"]:
+            raise DiffusionError(f"{file}: altered, its SHA-256 is not the manifest's")
+        arrays[name] = _map_array(file, entry)
+    return arrays
 
 
 def _map_array(file: Path, entry: dict[str, Any]) -> NDArray[Any]:
@@ -395,30 +518,3 @@ def _map_array(file: Path, entry: dict[str, Any]) -> NDArray[Any]:
             f"{array.dtype.str} of shape {array.shape}"
         )
     return np.asarray(array)
-
-
-def _checksum(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=_plain).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Turn a numpy scalar into a number that JSON can hold."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

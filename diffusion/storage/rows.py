@@ -1,12 +1,8 @@
-"""Rows on disk while they are being computed, so that a killed run can go on."""
+"""Rows that are kept on disk while they are computed, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import re
 import threading
 import time
 import weakref
@@ -18,14 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .directory import DAMAGED, as_path, create_array, lock_directory, replacing, unlock
+from .directory import (
+    Format,
+    check_target,
+    read_manifest,
+    remove,
+    remove_leftovers,
+    write_manifest,
+)
+from .files import DAMAGED, as_path, create_array, fingerprint
+from .lock import lock_directory, unlock
 
 # Seconds of work that a kill may cost.
 _INTERVAL = 5.0
-_FORMAT = "diffusion-rerank checkpoint"
-_PROGRESS = "progress.json"
-_TEMPORARY = re.compile(r"\.progress\.json\.[0-9a-f]{8}\.tmp")
-_ARRAYS = ("scores.npy", "ids.npy", "residuals.npy")
+CHECKPOINT = Format(
+    "diffusion-rerank checkpoint",
+    1,
+    "a checkpoint",
+    frozenset({"scores.npy", "ids.npy", "residuals.npy"}),
+)
 
 # The checkpoints that this process holds, by directory (device, inode) and thread.
 _held: weakref.WeakValueDictionary[tuple[int, int, int], RowsCheckpoint] = (
@@ -69,7 +76,9 @@ class RowsCheckpoint:
                 f"checkpoint: {self._path} is in use by another process or thread"
             ) from None
         except FileExistsError:
-            raise _something_else(self._path) from None
+            raise DiffusionError(
+                f"checkpoint: {self._path}: expected a directory, this is a file"
+            ) from None
         self._release = weakref.finalize(self, unlock, lock)
         try:
             self._open(inputs, settings, layout)
@@ -84,15 +93,17 @@ class RowsCheckpoint:
         settings: str,
         layout: Mapping[str, tuple[type, int]],
     ) -> None:
-        state = _read_progress(self._path)
-        if state is None:
-            raise _something_else(self._path)
-        _remove_temporary(self._path)
-        shapes = {name: (np.dtype(kind).str, width) for name, (kind, width) in layout.items()}
-        digest = hashlib.sha256(f"{settings} {shapes} {[a.shape for a in inputs]}".encode())
-        for array in inputs:
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        self._fingerprint = digest.hexdigest()
+        try:
+            check_target(self._path, CHECKPOINT)
+        except DiffusionError as error:
+            raise DiffusionError(f"checkpoint: {error}") from None
+        try:
+            state = read_manifest(self._path, CHECKPOINT)
+        except DiffusionError:  # there is none yet, or it is damaged
+            state = {}
+        remove_leftovers(self._path, CHECKPOINT)
+        shapes = {name: [np.dtype(kind).str, width] for name, (kind, width) in layout.items()}
+        self._fingerprint = fingerprint([settings, shapes, list(inputs)])
         rows = state.get("rows")
         if (
             state.get("fingerprint") == self._fingerprint
@@ -108,7 +119,7 @@ class RowsCheckpoint:
             }
             self.rows = rows
             return
-        # First of all, so that the directory is known as a checkpoint whenever this is killed.
+        # This comes first, so that the directory is known as a checkpoint whenever this is killed.
         self._write_progress()
         try:
             self.arrays = {
@@ -116,7 +127,7 @@ class RowsCheckpoint:
                 for name, (kind, width) in layout.items()
             }
         except BaseException:
-            _remove(self._path)  # a full disk is not to stay full
+            remove(self._path, CHECKPOINT)  # a full disk must not stay full
             raise
 
     def close(self) -> None:
@@ -158,9 +169,8 @@ class RowsCheckpoint:
         )
 
     def _write_progress(self) -> None:
-        with replacing(self._path / _PROGRESS, "w") as file:
-            state = {"format": _FORMAT, "fingerprint": self._fingerprint, "rows": self.rows}
-            json.dump(state, file)
+        state = {"fingerprint": self._fingerprint, "rows": self.rows}
+        write_manifest(self._path, CHECKPOINT, state, {})
 
 
 class ListsCheckpoint(RowsCheckpoint):
@@ -188,8 +198,7 @@ def discard(path: str | os.PathLike[str]) -> None:
     except BlockingIOError:
         return
     try:
-        if (path / _PROGRESS).exists() and _read_progress(path) is not None:
-            _remove(path)
+        remove(path, CHECKPOINT)
     finally:
         unlock(lock)
 
@@ -209,38 +218,3 @@ def _lock(path: Path) -> int | None:
         if held is not None:
             held.close()
     return lock_directory(path, wait=False)
-
-
-def _read_progress(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint's progress, empty where there is none yet; None for anything else."""
-    try:
-        text = (path / _PROGRESS).read_text(errors="replace")
-    except FileNotFoundError:
-        return {} if all(map(_TEMPORARY.fullmatch, os.listdir(path))) else None
-    except OSError:
-        return None
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError):
-        return {} if _FORMAT in text else None
-    return state if isinstance(state, dict) and state.get("format") == _FORMAT else None
-
-
-def _remove(path: Path) -> None:
-    """Delete a checkpoint's files; the one that marks it as a checkpoint last."""
-    _remove_temporary(path)
-    for name in (*_ARRAYS, _PROGRESS):
-        (path / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.rmdir()
-
-
-def _remove_temporary(path: Path) -> None:
-    for name in filter(_TEMPORARY.fullmatch, os.listdir(path)):
-        (path / name).unlink(missing_ok=True)
-
-
-def _something_else(path: Path) -> DiffusionError:
-    return DiffusionError(
-        f"checkpoint: expected a new directory or an earlier checkpoint, {path} is something else"
-    )

@@ -11,32 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .directory import DAMAGED, replacing
+from .files import DAMAGED, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 # Last column of a TREC run.
 TAG = "diffusion-rerank"
-
-
-def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Memory-map a .npy file; no pickles.
-
-    Raises
-    ------
-    DiffusionError
-        If the file cannot be read or is no .npy file; it is named.
-    """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("this is an archive of arrays")
-        return array
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except DAMAGED as error:
-        reason = (str(error) or "damaged").splitlines()[0]
-        raise DiffusionError(f"{path}: expected a .npy file without pickles ({reason})") from None
 
 
 def read_results(path: str | os.PathLike[str]) -> Lists:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion.cli import command
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 from ..settings import DiscoverySettings, ImageSettings, NetworkSettings
 from .arguments import add_network, add_options, add_run, from_options, run_of, say_skipped

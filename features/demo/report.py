@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 from ..images.png import data_address
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
-from diffusion.storage.runs import read_array
+from diffusion.storage import as_path, read_array
 
 if TYPE_CHECKING:
     from .whitening import Whitening

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 
 from ..images.reading import find_images
 from ..settings import ImageSettings, NetworkSettings, RunSettings, as_settings

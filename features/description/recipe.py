@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 
 from ..images.reading import fitted_size, quiet, read_image, read_size
 from ..networks.backbones import backbone as make_backbone

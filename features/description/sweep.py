@@ -26,7 +26,9 @@ from tqdm import tqdm
 
 from diffusion._version import __version__
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import DAMAGED, create_array, lock_directory, replacing, unlock
+from diffusion.storage import DAMAGED, replacing
+from diffusion.storage.files import create_array
+from diffusion.storage.lock import lock_directory, unlock
 
 from ..images.batches import Batch, Item, check_workers, decode, in_order, plan
 from ..images.reading import UnreadableImageError, decoder, quiet, read_size

@@ -13,7 +13,7 @@ from scipy import linalg
 
 from diffusion.baselines.expansion import normalize
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import DAMAGED, as_path, replacing
+from diffusion.storage import DAMAGED, as_path, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
 # Directions of less than this share of the largest variance are rounding.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 
 from ..networks.backbones.base import Sides
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import Stored
+from diffusion.storage import Stored
 
 from ..description.descriptors import OBJECTS, open_descriptors
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path, replacing
+from diffusion.storage import as_path, replacing
 
 _DTYPES = {
     "F64": torch.float64,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 
 from . import safetensors
 

@@ -27,9 +27,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import diffusion
+from diffusion import storage
 from diffusion.errors import DiffusionError
+from diffusion.index_state import INDEX
 from diffusion.neighbors.index import Exact, NeighborIndex
-from diffusion.storage import directory as storage
 from diffusion.validation import check_integer
 
 from ..description.whitening import Whitening, learn_pca
@@ -249,7 +250,7 @@ class ObjectDiscovery:
         }
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
         whitening = {"mean": self.whitening_.mean, "projection": self.whitening_.projection}
-        storage.save(path, content, {**arrays, **whitening})
+        storage.save(path, INDEX, content, {**arrays, **whitening})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
@@ -266,7 +267,7 @@ class ObjectDiscovery:
         DiffusionError
             If there is none, or it is truncated, altered or foreign.
         """
-        stored = storage.load(path, verify=verify)
+        stored = storage.load(path, INDEX, verify=verify)
         manifest, arrays = stored.manifest, stored.arrays
         try:
             if manifest.get("kind") != _KIND:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 from diffusion.validation import check_choice, check_integer
 
 from ..description import sweep

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.runs import read_array
+from diffusion.storage import read_array
 from diffusion.validation import check_integer
 
 from ..description.descriptors import (

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 from ..images.png import data_address
 from ..networks.frame import Frame

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 WIDTH, HEIGHT = 640, 360
 # Left, right, top and bottom of what the axes enclose.

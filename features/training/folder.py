@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 from diffusion.validation import check_integer
 
 from ..description.recipe import Describer, Recipe, choose_device, load_network

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import as_path
+from diffusion.storage import as_path
 
 from .mining import Ids, Mined, groups_of_pairs, hard_negatives, mine_manifold, same_label
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from diffusion.errors import DiffusionError
-from diffusion.storage.directory import replacing
+from diffusion.storage import replacing
 
 from ..description.recipe import checksum
 from ..networks import safetensors

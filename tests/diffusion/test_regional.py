@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import DiffusionError, RegionalReranker, Reranker, metrics
+from diffusion.index_state import INDEX
 from diffusion.solvers import SOLVERS
 from tests.support.oracles import dense_diffusion, dense_graph, similarity
 
@@ -308,7 +309,7 @@ def test_an_index_is_opened_by_its_own_kind(rng, vectors, tmp_path):
 def test_a_damaged_index_is_refused(vectors, tmp_path, damage, monkeypatch):
     content, arrays = {}, {}
     monkeypatch.setattr(
-        "diffusion.storage.directory.save", lambda path, c, a: (content.update(c), arrays.update(a))
+        "diffusion.storage.save", lambda path, format, c, a: (content.update(c), arrays.update(a))
     )
     RegionalReranker(k=5).fit(vectors, np.arange(120) // 3).save(tmp_path / "index")
     monkeypatch.undo()
@@ -320,7 +321,7 @@ def test_a_damaged_index_is_refused(vectors, tmp_path, damage, monkeypatch):
         del content["parameters"]["pooling"]
     else:
         content["kind"] = "other"
-    diffusion.storage.directory.save(tmp_path / "index", json.loads(json.dumps(content)), arrays)
+    diffusion.storage.save(tmp_path / "index", INDEX, json.loads(json.dumps(content)), arrays)
     message = "diffusion.load" if damage == "kind" else "altered, its manifest does not describe"
     with pytest.raises(DiffusionError, match=message):
         RegionalReranker.load(tmp_path / "index")

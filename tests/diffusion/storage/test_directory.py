@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 
 import diffusion
-from diffusion import DiffusionError
-from diffusion.storage import directory as storage
+from diffusion import DiffusionError, storage
+from diffusion.index_state import INDEX
+from diffusion.storage import directory
+from diffusion.storage.lock import lock_directory, unlock
 
 
 @pytest.fixture
@@ -157,7 +161,9 @@ def edit(manifest_path, change, *, sign=True):
     manifest = json.loads(manifest_path.read_text())
     change(manifest)
     if sign:
-        manifest["checksum"] = storage._manifest_checksum(manifest)
+        rest = {key: value for key, value in manifest.items() if key != "checksum"}
+        text = json.dumps(rest, sort_keys=True)
+        manifest["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     manifest_path.write_text(json.dumps(manifest))
 
 
@@ -321,7 +327,7 @@ def test_replacing_writes_to_a_pipe_and_not_over_a_directory(tmp_path):
 
 def test_saves_and_loads_of_one_path_at_once(tmp_path):
     path = tmp_path / "index"
-    storage.save(path, {"who": 0}, {"a": np.zeros(1)})
+    storage.save(path, INDEX, {"who": 0}, {"a": np.zeros(1)})
     errors, running = [], threading.Event()
     running.set()
 
@@ -334,10 +340,10 @@ def test_saves_and_loads_of_one_path_at_once(tmp_path):
 
     def saver(who):
         arrays = {name: np.full(10 * who, who) for name in "abc"}
-        return lambda: storage.save(path, {"who": who}, arrays)
+        return lambda: storage.save(path, INDEX, {"who": who}, arrays)
 
     def read():
-        stored = storage.load(path, verify=True)
+        stored = storage.load(path, INDEX, verify=True)
         assert all((array == stored.manifest["who"]).all() for array in stored.arrays.values())
 
     steps = (saver(1), saver(2), saver(3), read)
@@ -349,34 +355,34 @@ def test_saves_and_loads_of_one_path_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert not errors
-    storage.load(path, verify=True)
+    storage.load(path, INDEX, verify=True)
     assert len(os.listdir(path)) == 2  # one folder and the manifest, no lock file
 
 
 def test_load_follows_a_save_that_comes_between(tmp_path, monkeypatch):
-    storage.save(tmp_path / "index", {}, {"a": np.zeros(3)})
-    open_arrays = storage._open_arrays
+    storage.save(tmp_path / "index", INDEX, {}, {"a": np.zeros(3)})
+    open_arrays = directory._open_arrays
 
     def late(*arguments):
         monkeypatch.undo()
-        storage.save(tmp_path / "index", {}, {"a": np.ones(4)})
+        storage.save(tmp_path / "index", INDEX, {}, {"a": np.ones(4)})
         return open_arrays(*arguments)
 
-    monkeypatch.setattr(storage, "_open_arrays", late)
-    assert storage.load(tmp_path / "index").arrays["a"].tolist() == [1] * 4
+    monkeypatch.setattr(directory, "_open_arrays", late)
+    assert storage.load(tmp_path / "index", INDEX).arrays["a"].tolist() == [1] * 4
 
 
 def test_a_save_waits_for_another(tmp_path):
     path = tmp_path / "index"
-    lock = storage.lock_directory(path)
-    other = threading.Thread(target=storage.save, args=(path, {}, {"a": np.ones(2)}))
+    lock = lock_directory(path)
+    other = threading.Thread(target=storage.save, args=(path, INDEX, {}, {"a": np.ones(2)}))
     other.start()
     other.join(0.2)
     assert other.is_alive()
     path.rmdir()  # as a failed first save does
-    storage.unlock(lock)
+    unlock(lock)
     other.join(10)
-    assert storage.load(path, verify=True).arrays["a"].tolist() == [1, 1]
+    assert storage.load(path, INDEX, verify=True).arrays["a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["arrays-of-mine", "arrays-deadbeef", "arrays-DEADBEEF"])
@@ -386,7 +392,7 @@ def test_a_save_keeps_foreign_folders(ranker, index, tmp_path, name):
         (path / name / "thesis.txt").write_text("precious")
     ranker.save(index)
     assert (index / name / "thesis.txt").read_text() == "precious"
-    with pytest.raises(DiffusionError, match="found other files"):
+    with pytest.raises(DiffusionError, match=f"found '{name}'"):
         ranker.save(tmp_path / "other")
 
 
@@ -398,8 +404,8 @@ def test_a_save_never_replaces_a_foreign_manifest(tmp_path, text, beside):
     (tmp_path / "manifest.json").write_text(text)
     if beside:
         (tmp_path / beside).write_text("mine")
-    with pytest.raises(DiffusionError, match="found other files"):
-        storage.save(tmp_path, {}, {"a": np.ones(2)})
+    with pytest.raises(DiffusionError, match=r"found 'manifest\.json'"):
+        storage.save(tmp_path, INDEX, {}, {"a": np.ones(2)})
     assert (tmp_path / "manifest.json").read_text() == text
 
 
@@ -416,18 +422,18 @@ def test_a_save_clears_what_a_killed_first_save_left(tmp_path):
     (tmp_path / ".manifest.json.0123abcd.tmp").write_text('{"form')
     (tmp_path / "arrays-0123abcd").mkdir()
     (tmp_path / "arrays-0123abcd" / "a.npy").write_bytes(b"half")
-    storage.save(tmp_path, {}, {"a": np.ones(2)})
+    storage.save(tmp_path, INDEX, {}, {"a": np.ones(2)})
     assert len(os.listdir(tmp_path)) == 2
-    storage.load(tmp_path, verify=True)
+    storage.load(tmp_path, INDEX, verify=True)
 
 
 def test_a_failed_first_save_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="Object arrays"):
-        storage.save(tmp_path / "a" / "index", {}, {"a": np.array([{}])})
+        storage.save(tmp_path / "a" / "index", INDEX, {}, {"a": np.array([{}])})
     assert os.listdir(tmp_path) == []
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="Object arrays"):
-        storage.save(tmp_path / "mine", {}, {"a": np.array([{}])})
+        storage.save(tmp_path / "mine", INDEX, {}, {"a": np.array([{}])})
     assert os.listdir(tmp_path) == ["mine"]
 
 
@@ -440,15 +446,237 @@ def test_refuses_a_deeply_nested_manifest(index):
 @pytest.mark.parametrize("path", [3, None, 2.5])
 def test_refuses_what_is_no_path(path):
     with pytest.raises(DiffusionError, match="path: expected"):
-        storage.load(path)
+        storage.load(path, INDEX)
     with pytest.raises(DiffusionError, match="path: expected"):
-        storage.save(path, {}, {})
+        storage.save(path, INDEX, {}, {})
 
 
 def test_numpy_scalars_are_stored_as_numbers(tmp_path):
     content = {"k": np.int64(3), "alpha": np.float32(0.5), "more": [np.bool_(True)]}
-    storage.save(tmp_path, content, {"a": np.ones(2)})
-    manifest = storage.load(tmp_path, verify=True).manifest
+    storage.save(tmp_path, INDEX, content, {"a": np.ones(2)})
+    manifest = storage.load(tmp_path, INDEX, verify=True).manifest
     assert (manifest["k"], manifest["alpha"], manifest["more"]) == (3, 0.5, [True])
     with pytest.raises(TypeError, match="no JSON value"):
-        storage.save(tmp_path, {"k": object()}, {})
+        storage.save(tmp_path, INDEX, {"k": object()}, {})
+
+
+# --- an index written by hand, as earlier versions wrote them -------------------------------------
+
+
+def test_reads_an_index_that_an_earlier_version_wrote(tmp_path):
+    # Two pairs of items, and an item without an edge: every file spelled out.
+    arrays = {
+        "graph_indptr": np.array([0, 1, 2, 3, 4, 4], np.int64),
+        "graph_indices": np.array([1, 0, 3, 2], np.int32),
+        "graph_weights": np.ones(4, np.float32),
+        "graph_order": np.arange(5, dtype=np.int32),
+        "graph_position": np.arange(5, dtype=np.int32),
+        "graph_degrees": np.array([1.0, 1, 1, 1, 0]),
+        "graph_components": np.array([0, 0, 1, 1, 2], np.int32),
+        "vectors": np.eye(5, dtype=np.float32)[[0, 0, 1, 1, 2]],
+    }
+    folder = tmp_path / "arrays-00c0ffee"
+    folder.mkdir()
+    entries = {}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+        content = (folder / f"{name}.npy").read_bytes()
+        entries[name] = {
+            "file": f"arrays-00c0ffee/{name}.npy",
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+    manifest = {
+        "format": "diffusion-rerank index",
+        "version": 1,
+        "library": "0.0.0",
+        "parameters": {
+            "k": 1,
+            "query_k": 2,
+            "gamma": 3.0,
+            "metric": "cosine",
+            "affinity": "cosine",
+            "score": None,
+            "solver": {"name": "cg", "tol": 1e-6, "max_iter": 100},
+            "transfer": {"name": "regularized_laplacian", "alpha": 0.5},
+            "neighbors": {"name": "exact"},
+        },
+        "sizes": {"items": 5, "dimension": 5, "edges": 2, "components": 3, "isolated": 1},
+        "arrays": entries,
+    }
+    text = json.dumps(manifest, sort_keys=True)
+    manifest["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    loaded = diffusion.load(tmp_path, verify=True)
+    assert (loaded.k, loaded.alpha, loaded.solver) == (1, 0.5, diffusion.CG(1e-6, 100))
+    scores, ids = loaded.search([0.0, 1, 0, 0, 0], k=3)
+    # An observation of ones on both items of a pair of weight 1: they keep what they have.
+    assert ids.tolist() == [2, 3, 0]
+    np.testing.assert_allclose(scores[:2], scores[0])
+    loaded.save(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 1
+
+
+# --- writing piece by piece -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (0, 2), (0,), ()])
+def test_created_arrays_are_written_in_place(tmp_path, shape):
+    with storage.writing(tmp_path / "out", INDEX) as new:
+        array = new.create("a", np.float32, shape)
+        array[...] = 7
+        new.add("b", np.arange(3))
+        assert not (tmp_path / "out" / "manifest.json").exists()
+        new.commit({"kind": "test"})
+    stored = storage.load(tmp_path / "out", INDEX, verify=True)
+    assert stored.manifest["kind"] == "test"
+    assert (stored.arrays["a"] == np.full(shape, 7, np.float32)).all()
+    assert (stored.arrays["a"].shape, stored.arrays["a"].dtype) == (shape, np.float32)
+    assert stored.arrays["b"].tolist() == [0, 1, 2]
+
+
+def test_what_is_not_committed_is_not_kept(tmp_path):
+    def interrupted():
+        with storage.writing(tmp_path / "out", INDEX) as new:
+            new.add("a", np.zeros(3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert os.listdir(tmp_path) == []
+    storage.save(tmp_path / "out", INDEX, {"who": 1}, {"a": np.ones(2)})
+    before = files(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with storage.writing(tmp_path / "out", INDEX) as new:
+        new.add("a", np.zeros(3))
+    assert files(tmp_path) == before
+
+
+def test_a_full_disk_is_found_when_an_array_is_created(tmp_path, monkeypatch):
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+
+    def write():
+        with (
+            storage.claimed(tmp_path / "out", INDEX),
+            storage.writing(tmp_path / "out", INDEX) as n,
+        ):
+            n.create("a", np.float32, (1000, 1000))
+
+    with pytest.raises(DiffusionError, match=r"out: cannot be written \(No space left"):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+PASS = storage.Format("test pass", 3, "a pass", frozenset({"page.html", "partial"}))
+
+
+def test_a_claimed_directory_is_recognised_after_an_interruption(tmp_path):
+    out = tmp_path / "out"
+
+    def work(finish):
+        with storage.claimed(out, PASS):
+            shards = storage.Shards(out / "partial")
+            shards.write("0" * 64, {"a": np.ones(3)})
+            (out / ".page.html.01234567.tmp").write_text("half")
+            if not finish:
+                raise KeyboardInterrupt
+            with storage.writing(out, PASS) as new:  # the lock is this thread's already
+                new.add("a", np.ones(3))
+                new.commit({})
+            shards.discard()
+
+    with pytest.raises(KeyboardInterrupt):
+        work(finish=False)
+    assert (out / "partial" / f"{'0' * 64}.npz").exists()
+    with pytest.raises(DiffusionError, match="expected a pass, this one is not finished"):
+        storage.load(out, PASS)
+    storage.check_target(out, PASS)
+    with pytest.raises(DiffusionError, match=r"expected an index or an empty .* found 'manifest"):
+        storage.check_target(out, INDEX)
+    work(finish=True)
+    assert storage.load(out, PASS).arrays["a"].tolist() == [1, 1, 1]
+    assert len(os.listdir(out)) == 2
+    storage.check_target(out, PASS, accepts=lambda manifest: manifest["version"] == 3)
+    with pytest.raises(DiffusionError, match=r"expected a pass or an empty .* found 'manifest"):
+        storage.check_target(out, PASS, accepts=lambda manifest: "objects" in manifest)
+
+
+def test_a_claim_that_nothing_came_of_leaves_nothing(tmp_path):
+    def refused(path):
+        with storage.claimed(path, PASS):
+            raise ValueError("refused")
+
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "a" / "b", tmp_path / "empty"):
+        with pytest.raises(ValueError, match="refused"):
+            refused(path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_claim_takes_nothing_by_its_name_alone(tmp_path):
+    for name in ("page.html", "partial", ".page.html.tmp", "manifest.json"):
+        out = tmp_path / name.strip(".")
+        out.mkdir()
+        (out / name).write_text("mine")
+        with (
+            pytest.raises(DiffusionError, match=f"or an empty directory, found '{name}'"),
+            storage.claimed(out, PASS),
+        ):
+            pass
+        assert (out / name).read_text() == "mine"
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(DiffusionError, match="expected a directory, this is a file"),
+        storage.claimed(tmp_path / "file", PASS),
+    ):
+        pass
+
+
+def test_a_claim_does_not_wait(tmp_path):
+    def claim():
+        try:
+            with storage.claimed(tmp_path, PASS):
+                pass
+        except DiffusionError as error:
+            got.append(str(error))
+
+    got = []
+    with storage.claimed(tmp_path, PASS):
+        other = threading.Thread(target=claim)
+        other.start()
+        other.join()
+    claim()
+    assert got == [f"{tmp_path}: another process or thread is writing here"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_claim_of_what_cannot_be_written_is_one_clear_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(DiffusionError, match=r"out: cannot be written \(Permission denied"),
+        storage.claimed(tmp_path / "out", PASS),
+    ):
+        pass
+
+
+def test_remove_deletes_what_is_ours(tmp_path):
+    out = tmp_path / "out"
+    storage.remove(out, PASS)
+    storage.save(out, PASS, {}, {"a": np.ones(3)})
+    (out / "page.html").touch()
+    (out / "partial").mkdir()
+    storage.remove(out, INDEX)
+    assert len(os.listdir(out)) == 4
+    (out / "notes.txt").write_text("mine")
+    storage.remove(out, PASS)
+    assert os.listdir(out) == ["notes.txt"]
+    storage.remove(out, PASS)
+    assert os.listdir(out) == ["notes.txt"]

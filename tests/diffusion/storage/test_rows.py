@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from diffusion import DiffusionError
-from diffusion.storage.rows import ListsCheckpoint, RowsCheckpoint, discard
+from diffusion.storage.directory import read_manifest, write_manifest
+from diffusion.storage.rows import CHECKPOINT, ListsCheckpoint, RowsCheckpoint, discard
 
 X = np.ones((10, 3), np.float32)
 
@@ -30,8 +31,8 @@ def part(tmp_path):
 
 
 def edit(part, **changes):
-    file = part / "progress.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    state = read_manifest(part, CHECKPOINT)
+    write_manifest(part, CHECKPOINT, {k: state[k] for k in ("fingerprint", "rows")} | changes, {})
 
 
 def in_thread(function):
@@ -54,15 +55,15 @@ def test_goes_on(part):
     kept = lists(part)
     assert kept.rows == 10
     assert (kept.scores == 7).all()
-    assert "format" in json.loads((part / "progress.json").read_text())
+    assert "format" in json.loads((part / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("names", [["scores.npy", "ids.npy"], ["progress.json"], ["thesis.txt"]])
+@pytest.mark.parametrize("names", [["scores.npy", "ids.npy"], ["manifest.json"], ["thesis.txt"]])
 @pytest.mark.parametrize("content", ["precious", "{}", "[]", "[" * 10**5])
 def test_refuses_and_keeps_what_is_no_checkpoint(tmp_path, names, content):
-    for name in [*names, ".progress.json.0123abcd.tmp"]:
+    for name in [*names, ".manifest.json.0123abcd.tmp"]:
         (tmp_path / name).write_text(content)
-    with pytest.raises(DiffusionError, match=r"checkpoint: expected a new .* is something else"):
+    with pytest.raises(DiffusionError, match=r"checkpoint: .* or an empty directory, found '"):
         lists(tmp_path)
     discard(tmp_path)
     assert {entry.read_text() for entry in tmp_path.iterdir()} == {content}
@@ -71,7 +72,7 @@ def test_refuses_and_keeps_what_is_no_checkpoint(tmp_path, names, content):
 
 def test_refuses_what_is_no_directory(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DiffusionError, match="is something else"):
+    with pytest.raises(DiffusionError, match=r"checkpoint: .* expected a directory"):
         lists(tmp_path / "file")
     discard(tmp_path / "file")
     discard(tmp_path / "nothing")
@@ -80,19 +81,19 @@ def test_refuses_what_is_no_directory(tmp_path):
         lists(3)
 
 
-@pytest.mark.parametrize("leftover", [[], [".progress.json.0123abcd.tmp"]])
+@pytest.mark.parametrize("leftover", [[], [".manifest.json.0123abcd.tmp"]])
 def test_takes_a_directory_that_an_early_kill_left(tmp_path, leftover):
     for name in leftover:
         (tmp_path / name).write_text("")
     kept = lists(tmp_path)
     assert kept.rows == 0
-    assert sorted(os.listdir(tmp_path)) == ["ids.npy", "progress.json", "scores.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["ids.npy", "manifest.json", "scores.npy"]
 
 
 def test_a_kill_while_the_arrays_are_created_leaves_a_checkpoint(tmp_path):
     code = """if True:
         import os, numpy as np
-        from diffusion.checkpoint import ListsCheckpoint
+        from diffusion.storage.rows import ListsCheckpoint
         ListsCheckpoint._create = lambda *arguments: os._exit(7)
         ListsCheckpoint("part", np.ones((10, 3), np.float32), "settings", 4)
     """
@@ -103,7 +104,7 @@ def test_a_kill_while_the_arrays_are_created_leaves_a_checkpoint(tmp_path):
         check=False,
     )
     assert killed.returncode == 7
-    assert os.listdir(tmp_path / "part") == ["progress.json"]
+    assert os.listdir(tmp_path / "part") == ["manifest.json"]
     assert lists(tmp_path / "part").rows == 0
 
 
@@ -138,7 +139,7 @@ def damage(name):
             lambda part, rows=rows: edit(part, rows=rows)
             for rows in (-1, 11, 5.0, True, "5", None, [])
         ),
-        lambda part: os.truncate(part / "progress.json", 50),
+        lambda part: os.truncate(part / "manifest.json", 50),
     ],
 )
 def test_starts_afresh_after_damage(part, change):
@@ -177,7 +178,7 @@ def test_one_process_at_a_time(part):
     kept = lists(part)
     code = f"""if True:
         import numpy as np
-        from diffusion.checkpoint import ListsCheckpoint
+        from diffusion.storage.rows import ListsCheckpoint
         ListsCheckpoint({str(part)!r}, np.ones((10, 3), np.float32), "settings", 4)
     """
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -187,10 +188,10 @@ def test_one_process_at_a_time(part):
 
 
 def test_a_refused_directory_is_not_locked(tmp_path):
-    (tmp_path / "progress.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(DiffusionError) as caught:
         lists(tmp_path)
-    (tmp_path / "progress.json").unlink()
+    (tmp_path / "manifest.json").unlink()
     assert in_thread(lambda: lists(tmp_path).rows) == 0
     assert caught  # and its traceback with the refused object
 

@@ -371,7 +371,7 @@ def test_an_image_that_was_out_of_reach_is_tried_again(extract, tmp_path, monkey
 
 
 def test_two_extractions_do_not_share_a_folder(extract, tmp_path):
-    from diffusion.storage.directory import lock_directory, unlock
+    from diffusion.storage.lock import lock_directory, unlock
 
     lock = lock_directory(tmp_path / "out")
     with pytest.raises(DiffusionError, match="another extraction"):
