@@ -6,7 +6,7 @@ A folder is read that holds, for the images and for the queries of a protocol, o
   structures `glob` and `reg`, whose cells `V` and `Q` hold an image each, as (d, regions);
 - `X.npy` (N, d) and `Q.npy` (nq, d), rows in that order; and, or instead, `X_regions.npy` (m, d)
   with the row number of each region's image in `X_images.npy` (m,), and the same of `Q`;
-- folders `gallery` and `queries` as extraction writes them: `files.txt`, a name a line,
+- folders `gallery` and `queries` that `features extract` wrote, or with `files.txt`, a name a line,
   `descriptors.npy` (n, d), and `regions.npy` (m, d) with `region_images.npy` (m,). Images are
   found by their names, whatever the order.
 """
@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from diffusion.baselines import expansion
 from diffusion.errors import DiffusionError
 from diffusion.storage import DAMAGED
+from features.description.descriptors import open_descriptors
 
 from . import matlab
 
@@ -149,6 +150,9 @@ def read_extraction(folder: Path) -> Descriptors:
     DiffusionError
         If a file is not there or not as described.
     """
+    if (folder / "manifest.json").exists() and not (folder / "files.txt").exists():
+        found = open_descriptors(folder)
+        return _checked(folder, found.vectors, found.regional, found.region_images, found.files)
     try:
         text = (folder / "files.txt").read_text("utf-8", "surrogateescape")
     except OSError as error:

@@ -16,15 +16,13 @@ import numpy as np
 
 from .. import metrics, storage
 from .._version import __version__
-from ..affinity import AFFINITIES
 from ..errors import DiffusionError
 from ..index_state import INDEX, pack
-from ..neighbors.index import METHODS
-from ..reranker import Reranker, load
-from ..solvers import SOLVERS
+from ..reranker import load
 from ..storage import runs
-from ..validation import METRICS, check_integer
+from ..validation import check_integer
 from . import command
+from .parameters import add_parameters, reranker_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,17 +51,7 @@ def _parser() -> command.Parser:
     build.add_argument("index", metavar="INDEX", help="directory to write")
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
-    default = Reranker().get_params()
-    build.add_argument(
-        "-k", type=int, default=default["k"], help="neighbours an item (%(default)s)"
-    )
-    build.add_argument("--alpha", type=float, default=default["alpha"], help="(%(default)s)")
-    build.add_argument("--gamma", type=float, default=default["gamma"], help="(%(default)s)")
-    build.add_argument("--query-k", type=int, default=default["query_k"], help="(%(default)s)")
-    build.add_argument("--metric", choices=METRICS, default=default["metric"])
-    build.add_argument("--affinity", choices=AFFINITIES, default=default["affinity"])
-    build.add_argument("--neighbors", choices=tuple(METHODS), default=default["neighbors"])
-    build.add_argument("--solver", choices=tuple(SOLVERS), default=default["solver"])
+    add_parameters(build)
 
     search = verb("search", _search, "Search an index for query vectors, or for images.")
     search.add_argument("index", metavar="INDEX")
@@ -116,10 +104,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    names = ("k", "alpha", "gamma", "query_k", "metric", "affinity", "neighbors", "solver")
-    ranker = Reranker(
-        **{name: getattr(options, name) for name in names}, progress=not options.quiet
-    )
+    ranker = reranker_of(options, progress=not options.quiet)
     lists = (options.neighbor_scores, options.neighbor_ids)
     if (lists[0] is None) != (lists[1] is None):
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
@@ -127,12 +112,11 @@ def _build(options: argparse.Namespace) -> None:
         raise DiffusionError("VECTORS.npy: expected a file, or --neighbor-scores, --neighbor-ids")
     storage.check_target(options.index, INDEX)
     X: Any = None
-    images: Any = None
     if options.vectors is not None and Path(options.vectors).is_dir():
-        from features.index.photos import pack_images
-
-        X, images = pack_images(options.vectors)
-    elif options.vectors is not None:
+        raise DiffusionError(
+            f"{options.vectors}: expected a .npy file; `features index` builds indexes of photos"
+        )
+    if options.vectors is not None:
         X = storage.read_array(options.vectors)
     if lists[0] is None:
         with _named(X=options.vectors), _writing(options.index):
@@ -143,8 +127,6 @@ def _build(options: argparse.Namespace) -> None:
             ranker.fit_neighbors(storage.read_array(lists[0]), storage.read_array(lists[1]), X)
     with _writing(options.index):
         content, arrays = pack(ranker)
-        if images is not None:
-            content, arrays = content | images[0], arrays | images[1]
         storage.save(options.index, INDEX, content, arrays)
     print(f"{options.index}: {ranker.graph_}")
 

@@ -111,8 +111,12 @@ def documentation(kind: type) -> dict[str, str]:
 
 def _how_to_parse(hint: Any, default: Any) -> dict[str, Any]:
     """Return the arguments of `add_argument` for a field of a type."""
+    metavars = {int: "N", float: "X", str: "NAME"}
     if get_origin(hint) in (Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        hint = parts[0]
+        if len(parts) > 1:  # a path, as a str or as an object
+            metavars[str] = "FILE"
     if hint is bool:
         return {"action": "store_true"}
     if get_origin(hint) is tuple:
@@ -121,7 +125,7 @@ def _how_to_parse(hint: Any, default: Any) -> dict[str, Any]:
         return {"type": parts[0], "nargs": len(parts), "metavar": names}
     if is_dataclass(hint):
         return {"type": _parser_of(default), "metavar": "NAME=VALUE,..."}
-    return {"type": hint, "metavar": {int: "N", float: "X", str: "TEXT"}[hint]}
+    return {"type": hint, "metavar": metavars[hint]}
 
 
 def _parser_of(default: Any) -> Callable[[str], Any]:
@@ -148,5 +152,6 @@ def _in_words(default: Any) -> str:
     """Return a default value as it is typed on the command line."""
     if is_dataclass(default):
         values = {field.name: getattr(default, field.name) for field in fields(default)}
-        return ",".join(f"{name}={_in_words(value)}" for name, value in values.items())
+        plain = type(default)()
+        return ",".join(f"{n}={_in_words(v)}" for n, v in values.items() if v != getattr(plain, n))
     return f"{default:g}" if isinstance(default, float) else str(default)

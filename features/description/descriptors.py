@@ -1,53 +1,60 @@
-"""A folder of descriptors that an extraction wrote, opened without torch."""
+"""A folder of descriptors that an extraction or a discovery wrote, opened without torch."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path, read_array
+from diffusion.storage.strings import unpack_strings
 
 if TYPE_CHECKING:
     from .whitening import Whitening
 
-FORMAT = "diffusion-rerank descriptors"
-VERSION = 1
-MANIFEST = "manifest.json"
-DESCRIPTORS, FILES, WHITENING = "descriptors.npy", "files.txt", "whitening.npz"
-REGIONAL, REGION_IMAGES, REGION_BOXES = "regions.npy", "region_images.npy", "region_boxes.npy"
-# What an object discovery holds beside; the key of its manifest that tells it from an extraction.
-MAPS, MAP_SHAPES, MAP_EXTENTS = "maps.npy", "map_shapes.npy", "map_extents.npy"
-BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes.npy", "box_images.npy", "box_weights.npy"
+# Entries beside the manifest: the shards of an unfinished run, and the page of a discovery.
+PARTIAL, PAGE = "partial", "page.html"
+FORMAT = storage.Format(
+    "diffusion-rerank descriptors", 2, "descriptors", companions=frozenset({PARTIAL, PAGE})
+)
+# The key of the manifest that distinguishes an object discovery from an extraction.
 OBJECTS = "objects"
+
+# Arrays by name.
+DESCRIPTORS, FILES, FILE_ENDS = "descriptors", "files", "file_ends"
+REGIONAL, REGION_IMAGES, REGION_BOXES = "regions", "region_images", "region_boxes"
+MEAN, PROJECTION = "whitening_mean", "whitening_projection"
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What an extraction wrote.
+    """The descriptors of a folder of images.
 
     Attributes
     ----------
     path : Path
     manifest : dict
-        `recipe`, `skipped`, sizes, checksums.
+        `recipe`, `skipped`, numbers, checksums.
     vectors : ndarray, shape (n, d), float32
         Memory-mapped.
     files : list of str
         The image of each row, relative to the folder that was read.
     regional : ndarray, shape (m, d), float32, or None
-        Descriptors of regions, the images' one after the other.
+        Descriptors of regions, image by image.
     region_images : ndarray, shape (m,), int64, or None
-        The row of the image that each region is of.
+        The row of the image that each region belongs to.
     region_boxes : ndarray, shape (m, 4), float32, or None
-        (top, left, bottom, right), in [0, 1] of the image.
+        Top, left, bottom and right of each region, as parts of the image in [0, 1].
+    arrays : dict of ndarray
+        All arrays of the folder by name.
     """
 
     path: Path
@@ -57,96 +64,121 @@ class Descriptors:
     regional: NDArray[np.float32] | None
     region_images: NDArray[np.int64] | None
     region_boxes: NDArray[np.float32] | None
+    arrays: dict[str, NDArray[Any]]
 
     def whitening(self) -> Whitening | None:
-        """Return the whitening that the descriptors went through, if any."""
-        from .whitening import load_whitening
-
-        entry = WHITENING in self.manifest["files"]
-        return load_whitening(self.path / WHITENING) if entry else None
+        """Return the whitening that was applied to the descriptors, if any."""
+        return stored_whitening(self.arrays)
 
 
 def open_descriptors(path: str | os.PathLike[str], *, verify: bool = False) -> Descriptors:
-    """Open a folder of descriptors.
+    """Open a folder of descriptors that `extract_folder` or `discover_folder` wrote.
 
     Parameters
     ----------
     path : path-like
     verify : bool, default False
-        Read every file and compare its checksum.
+        Read every array and compare its checksum.
 
     Raises
     ------
     DiffusionError
-        If it is none, is not complete, or a file of it is altered.
+        If there are none, the extraction is not finished, or an array is altered.
     """
-    path = as_path(path)
-    manifest = read_manifest(path)
-    for name, entry in manifest["files"].items():
-        try:
-            size = (path / name).stat().st_size
-        except OSError as error:
-            raise DiffusionError(f"{path / name}: cannot be read ({error.strerror})") from None
-        if size != entry["bytes"] or (verify and digest(path / name) != entry["sha256"]):
-            raise DiffusionError(f"{path / name}: altered since it was written")
-    vectors = _array(path / DESCRIPTORS, 2, np.float32)
-    files = (path / FILES).read_text("utf-8", "surrogateescape").split("\n")[:-1]
-    if len(files) != len(vectors):
-        raise DiffusionError(f"{path}: altered, {len(vectors)} descriptors of {len(files)} files")
-    regional, images, boxes = None, None, None
-    if REGIONAL in manifest["files"]:
-        regional = _array(path / REGIONAL, 2, np.float32)
-        images = _array(path / REGION_IMAGES, 1, np.int64)
-        boxes = _array(path / REGION_BOXES, 2, np.float32)
-        if not len(regional) == len(images) == len(boxes) or (
-            len(images) and not 0 <= images.min() <= images.max() < len(files)
-        ):
-            raise DiffusionError(f"{path}: altered, its regions do not belong to its images")
-    return Descriptors(path, manifest, vectors, files, regional, images, boxes)
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check the manifest of a folder of descriptors."""
-    file = path / MANIFEST
+    path = storage.as_path(path)
+    refuse_version_1(path)
+    stored = storage.load(path, FORMAT, verify=verify)
+    arrays, altered = stored.arrays, f"{path / storage.MANIFEST}: altered"
+    if not isinstance(stored.manifest.get("recipe"), dict):
+        raise DiffusionError(f"{altered}, it has no recipe")
     try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
+        vectors = expected_array(arrays, DESCRIPTORS, np.float32, (None, None))
+        files = unpack_strings(arrays[FILES], arrays[FILE_ENDS])
+        if len(files) != len(vectors):
+            raise ValueError(f"{len(vectors)} descriptors of {len(files)} files")
+        regional, images, boxes = None, None, None
+        if REGIONAL in arrays:
+            regional = expected_array(arrays, REGIONAL, np.float32, (None, vectors.shape[1]))
+            m = len(regional)
+            images = expected_array(arrays, REGION_IMAGES, np.int64, (m,))
+            boxes = expected_array(arrays, REGION_BOXES, np.float32, (m, 4))
+            if m and not 0 <= images.min() <= images.max() < len(files):
+                raise ValueError("regions of images that are not there")
+    except (KeyError, ValueError) as error:
         raise DiffusionError(
-            f"{path}: expected descriptors, found no {MANIFEST}; where an extraction was "
-            "interrupted, the same command goes on with it"
+            f"{altered}, its arrays are not those of descriptors ({error})"
         ) from None
-    except OSError as error:
-        raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise DiffusionError(f"{file}: truncated or altered, not valid JSON") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DiffusionError(f"{file}: expected format {FORMAT!r}, this is a foreign file")
-    if manifest.get("version") != VERSION:
+    return Descriptors(path, stored.manifest, vectors, files, regional, images, boxes, arrays)
+
+
+def is_described(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds descriptors, perhaps unfinished or of another version."""
+    manifest = _manifest(storage.as_path(path))
+    return manifest is not None and manifest.get("format") == FORMAT.name
+
+
+def check_target(out: Path, *, objects: bool) -> None:
+    """Raise unless a folder may be written to.
+
+    Parameters
+    ----------
+    out : Path
+    objects : bool
+        Whether the folder is to hold an object discovery; otherwise an extraction. Neither
+        replaces the other.
+    """
+
+    def accepts(manifest: Mapping[str, Any]) -> bool:
+        return "recipe" not in manifest or (OBJECTS in manifest) == objects
+
+    refuse_version_1(out)
+    expected = replace(FORMAT, noun="an object discovery") if objects else FORMAT
+    storage.check_target(out, expected, accepts)
+
+
+def refuse_version_1(path: Path) -> None:
+    """Raise if an earlier version of the library wrote a folder of descriptors."""
+    manifest = _manifest(path)
+    if manifest and (manifest.get("format"), manifest.get("version")) == (FORMAT.name, 1):
         raise DiffusionError(
-            f"{file}: of version {manifest.get('version')}, this library reads version {VERSION}"
+            f"{path}: descriptors of version 1, which this library does not read; extract the "
+            "images again, to another folder"
         )
-    entries = manifest.get("files")
-    known = {DESCRIPTORS, FILES, WHITENING, REGIONAL, REGION_IMAGES, REGION_BOXES}
-    known |= {MAPS, MAP_SHAPES, MAP_EXTENTS, BOXES, BOX_IMAGES, BOX_WEIGHTS}
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Return a folder's manifest, of whatever format; None without one."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        manifest = json.loads((path / storage.MANIFEST).read_text("utf-8"))
+        return manifest if isinstance(manifest, dict) else None
+    return None
+
+
+def expected_array(
+    arrays: Mapping[str, NDArray[Any]], name: str, dtype: Any, shape: tuple[int | None, ...]
+) -> Any:
+    """Return an array, or raise a ValueError unless it has a dtype and a shape; None is any."""
+    array = arrays[name]
     if (
-        not isinstance(entries, dict)
-        or not {DESCRIPTORS, FILES} <= set(entries) <= known
-        or not all(isinstance(e, dict) and {"bytes", "sha256"} <= set(e) for e in entries.values())
-        or (REGIONAL in entries and not {REGION_IMAGES, REGION_BOXES} <= set(entries))
-        or not isinstance(manifest.get("recipe"), dict)
+        array.dtype != dtype
+        or array.ndim != len(shape)
+        or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
     ):
-        raise DiffusionError(f"{file}: altered, its files are not described as expected")
-    return manifest
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _array(path: Path, ndim: int, dtype: type) -> Any:
-    array = read_array(path)
-    if array.ndim != ndim or array.dtype != dtype:
-        raise DiffusionError(f"{path}: altered, {array.dtype} of shape {array.shape}")
+        raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
     return array
+
+
+def stored_whitening(arrays: Mapping[str, NDArray[Any]]) -> Whitening | None:
+    """Return the whitening that is stored among arrays, if any."""
+    if MEAN not in arrays:
+        return None
+    from .whitening import Whitening
+
+    return Whitening(*(np.asarray(arrays[name], np.float64) for name in (MEAN, PROJECTION)))
+
+
+def whitening_arrays(whitening: Whitening | None) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays by which a whitening is stored."""
+    if whitening is None:
+        return {}
+    return {MEAN: whitening.mean, PROJECTION: whitening.projection}

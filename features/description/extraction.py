@@ -1,14 +1,9 @@
-"""A folder of photos into a folder of descriptors, resumable.
-
-The images are described in shards (see `features.description.sweep`). At the end the shards become
-arrays, and the manifest is written last.
-"""
+"""Resumable extraction of the descriptors of a folder of images."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path
+from diffusion.storage.strings import pack_strings
 
-from ..images.reading import find_images
+from ..images.reading import find_images, quiet
 from ..settings import ImageSettings, NetworkSettings, RunSettings, as_settings
 from . import sweep
 from .descriptors import (
     DESCRIPTORS,
+    FILE_ENDS,
     FILES,
-    MANIFEST,
-    OBJECTS,
+    FORMAT,
+    PARTIAL,
     REGION_BOXES,
     REGION_IMAGES,
     REGIONAL,
-    WHITENING,
     Descriptors,
+    check_target,
     open_descriptors,
+    whitening_arrays,
 )
 from .recipe import Describer, make_recipe
-from .sweep import Found, Sweep, claimed
-from .target import PARTIAL, check_target
+from .sweep import Found, Sweep
 from .whitening import Whitening, load_whitening
-
-_OURS = {DESCRIPTORS, FILES, MANIFEST, REGIONAL, REGION_IMAGES, REGION_BOXES, WHITENING, PARTIAL}
 
 
 def extract_folder(
@@ -95,10 +90,10 @@ def extract_folder(
     run = as_settings(run, "run", RunSettings)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
-    folder, out = os.fspath(folder), as_path(out, "out")
-    check_target(out, _OURS, "descriptors", lambda manifest: OBJECTS not in manifest)
+    folder, out = os.fspath(folder), storage.as_path(out, "out")
+    check_target(out, objects=False)
     describer = Describer(recipe, whitening=white, device=run.device)
-    with claimed(out):
+    with storage.claimed(out, FORMAT), quiet():
         found = sweep.scan(folder, files, describer, run)
         return _extract(folder, out, found, describer, run)
 
@@ -108,16 +103,16 @@ def _extract(
 ) -> Descriptors:
     """Describe what is not described yet, and assemble the shards."""
     settings = sweep.settings_of(describer, run.batch_size)
-    partial = out / PARTIAL
-    described = Sweep(folder, found.items, partial, settings, run)
-    white = [] if describer.whitening is None else [sweep.digest_of(describer.whitening)]
-    fingerprint = sweep.fingerprint([settings, white, described.keys, found.skipped])
+    shards = storage.Shards(out / PARTIAL)
+    described = Sweep(folder, found.items, shards, settings, run)
+    white = list(whitening_arrays(describer.whitening).values())
+    fingerprint = storage.fingerprint([settings, white, described.keys, found.skipped])
     with contextlib.suppress(DiffusionError):
         complete = open_descriptors(out)
         if complete.manifest.get("fingerprint") == fingerprint and not described.can_read(
             sweep.failed_before(complete.manifest, found)
         ):
-            shutil.rmtree(partial, ignore_errors=True)
+            shards.discard()
             return complete
     found.refuse_nothing(folder)
 
@@ -125,7 +120,7 @@ def _extract(
         descriptors, regional, boxes = describer.raw(images)
         if regional is None:
             return {"descriptors": descriptors}
-        # Of the images of a batch all have the same regions.
+        # All images of a batch have the same regions.
         return {
             "descriptors": descriptors,
             "regional": regional.reshape(-1, regional.shape[2]),
@@ -135,7 +130,7 @@ def _extract(
 
     described.run(work, name="extract")
     _assemble(folder, out, found, describer, described, fingerprint)
-    shutil.rmtree(partial, ignore_errors=True)
+    shards.discard()
     return open_descriptors(out)
 
 
@@ -159,41 +154,34 @@ def _assemble(
         Found([], [], skipped).refuse_nothing(folder)
     row = np.cumsum(counts >= 0) - 1
     first = np.concatenate([[0], np.cumsum(counts[kept])])
-    d = describer.dimension
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {DESCRIPTORS: ((len(kept), d), np.float32)}
-    if regional:
-        total = int(first[-1])
-        shapes[REGIONAL] = ((total, d), np.float32)
-        shapes[REGION_IMAGES] = ((total,), np.int64)
-        shapes[REGION_BOXES] = ((total, 4), np.float32)
-    with contextlib.ExitStack() as stack:
-        arrays = {
-            name: stack.enter_context(sweep.writing(out / name, *shape))
-            for name, shape in shapes.items()
-        }
+    d, total = describer.dimension, int(first[-1])
+    with storage.writing(out, FORMAT) as new:
+        vectors = new.create(DESCRIPTORS, np.float32, (len(kept), d))
+        if regional:
+            of_regions = new.create(REGIONAL, np.float32, (total, d))
+            images = new.create(REGION_IMAGES, np.int64, (total,))
+            boxes = new.create(REGION_BOXES, np.float32, (total, 4))
         for numbers, _, part in described.contents():
             if not numbers:
                 continue
             rows = row[numbers]
-            arrays[DESCRIPTORS][rows] = sweep.whitened(describer, part["descriptors"])
+            vectors[rows] = sweep.whitened(describer, part["descriptors"])
             if regional:
                 places = sweep.places(first[rows], part["counts"])
-                arrays[REGIONAL][places] = sweep.whitened(describer, part["regional"])
-                arrays[REGION_IMAGES][places] = np.repeat(rows, part["counts"])
-                arrays[REGION_BOXES][places] = part["boxes"]
-        # Readers see the old extraction whole, none, or the new one whole.
-        (out / MANIFEST).unlink(missing_ok=True)
-    sweep.write_files(out / FILES, [found.items[number].file for number in kept])
-    written = [*shapes, FILES]
-    if describer.whitening is not None:
-        describer.whitening.save(out / WHITENING)
-        written.append(WHITENING)
-    sweep.sweep_up(out, _OURS, written)
-    about = {
-        "recipe": describer.recipe.as_dict(),
-        "images": len(kept),
-        "dimension": d,
-        "regions": int(first[-1]),
-        "fingerprint": fingerprint,
-    }
-    sweep.write_manifest(out, about, skipped, describer, written)
+                of_regions[places] = sweep.whitened(describer, part["regional"])
+                images[places] = np.repeat(rows, part["counts"])
+                boxes[places] = part["boxes"]
+        names = pack_strings([found.items[number].file for number in kept])
+        for name, array in zip((FILES, FILE_ENDS), names, strict=True):
+            new.add(name, array)
+        for name, array in whitening_arrays(describer.whitening).items():
+            new.add(name, array)
+        new.commit(
+            {
+                **sweep.about_run(skipped, describer),
+                "images": len(kept),
+                "dimension": d,
+                "regions": total,
+                "fingerprint": fingerprint,
+            }
+        )

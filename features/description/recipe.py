@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path
+from diffusion.storage import as_path, sha256_of
 
 from ..images.reading import fitted_size, quiet, read_image, read_size
 from ..networks.backbones import backbone as make_backbone
@@ -83,16 +82,7 @@ def make_recipe(network: NetworkSettings, images: ImageSettings) -> Recipe:
             raise DiffusionError("weights: expected a file; random weights describe nothing")
         return Recipe(network, images)
     path = os.path.abspath(as_path(network.weights, "weights"))
-    return Recipe(replace(network, weights=path), images, checksum(path))
-
-
-def checksum(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return Recipe(replace(network, weights=path), images, sha256_of(path))
 
 
 def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwork:
@@ -165,7 +155,7 @@ class Describer:
         self.device = choose_device(device)
         if network is None:
             weights = recipe.network.weights
-            if weights is not None and checksum(weights) != recipe.weights_sha256:
+            if weights is not None and sha256_of(weights) != recipe.weights_sha256:
                 raise DiffusionError(
                     f"{os.fspath(weights)}: expected the weights that made the descriptors, "
                     "these are others"

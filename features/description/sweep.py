@@ -1,21 +1,18 @@
-"""Passes over the images of a folder, resumable.
+"""Resumable passes over the images of a folder.
 
-Images are grouped by size into batches, batches into shards. A shard is written whole under a
-name that its content determines: the files with their sizes and times, and everything that the
-outcome depends on. The same pass after an interruption, even a kill, finds the shards that are
-there and computes the others; since batches do not depend on what was there before, the outcome is
-the same to the bit.
+Images are grouped by size into batches, and batches into shards. A shard is written atomically
+under a name that its content determines: the files with their sizes and times, and everything else
+that the outcome depends on. After an interruption, even a kill, the same pass finds the finished
+shards and computes the others. Batches do not depend on what was finished before, so the outcome
+is the same to the bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,31 +23,26 @@ from tqdm import tqdm
 
 from diffusion._version import __version__
 from diffusion.errors import DiffusionError
-from diffusion.storage import DAMAGED, replacing
-from diffusion.storage.files import create_array
-from diffusion.storage.lock import lock_directory, unlock
+from diffusion.storage import Shards, fingerprint
 
 from ..images.batches import Batch, Item, check_workers, decode, in_order, plan
-from ..images.reading import UnreadableImageError, decoder, quiet, read_size
+from ..images.reading import UnreadableImageError, decoder, read_size
 from ..settings import RunSettings
-from .descriptors import FORMAT, MANIFEST, VERSION, digest
 from .recipe import Describer
-from .target import PARTIAL, is_aside
-from .whitening import Whitening
 
-# Images a shard: what an interruption costs at most, and half of it on average.
+# Images per shard: an interruption costs the work on this many at most, on half of them on average.
 SHARD_IMAGES = 128
 
 
 class Found(NamedTuple):
-    """The images of a folder: those that can be worked on, and the others with the reason."""
+    """The images of a folder whose size can be read, and the others with the reason."""
 
     items: list[Item]
-    sizes: list[tuple[int, int]]  # height and width of each item as the file has it, upright
+    sizes: list[tuple[int, int]]  # height and width of each item in its file, upright
     skipped: dict[str, str]
 
     def refuse_nothing(self, folder: str) -> None:
-        """Raise where there is no image to work on."""
+        """Raise if no image can be read."""
         if not self.items:
             file, reason = next(iter(self.skipped.items()))
             raise DiffusionError(
@@ -60,7 +52,7 @@ class Found(NamedTuple):
 
 
 def scan(folder: str, files: Sequence[str], describer: Describer, run: RunSettings) -> Found:
-    """Read the size of every image, and note those that have none."""
+    """Read the size of every image, and list those that have none with the reason."""
 
     def measure(file: str) -> tuple[Item, tuple[int, int]] | str:
         path = os.path.join(folder, file)
@@ -104,21 +96,21 @@ def settings_of(describer: Describer, batch_size: int) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    """Return what the last bits of a network's numbers depend on, and nothing more."""
+    """Return what only the last bits of a network's outputs depend on."""
     return {"threads": torch.get_num_threads()}
 
 
 def failed_before(manifest: Mapping[str, Any], found: Found) -> list[int]:
-    """Return the numbers of the images that a complete run could not read."""
+    """Return the numbers of the images that a complete run skipped."""
     before = {entry["file"] for entry in manifest["skipped"]}
     return [n for n, item in enumerate(found.items) if plain_text(item.file) in before]
 
 
 class Shard(NamedTuple):
-    """Batches that are written together, what determines them, and the name of their file.
+    """Batches that are written together, the fingerprint of their content, and their name.
 
-    The name says the machine's part too: shards whose last bits would differ are not mixed. A
-    finished run is the same run on any machine.
+    The name depends on the machine too, so that shards whose last bits would differ are not mixed.
+    The key does not, so that a complete run is recognised on any machine.
     """
 
     batches: list[Batch]
@@ -127,7 +119,10 @@ class Shard(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What is known of the images of a shard: without arrays where none could be read."""
+    """The content of a shard: the images that were read, the others, and the results.
+
+    Without an image that could be read there are no arrays.
+    """
 
     numbers: list[int]
     failed: dict[int, str]
@@ -141,28 +136,28 @@ class Sweep:
     ----------
     folder : str
     items : sequence of Item
-    partial : Path
-        Folder for the shards.
+    finished : Shards
+        The shards on disk.
     settings : JSON value
-        Everything that the outcome depends on, but for the images.
+        Everything that the outcome depends on, except the images.
     run : RunSettings
     """
 
     def __init__(
-        self, folder: str, items: Sequence[Item], partial: Path, settings: Any, run: RunSettings
+        self, folder: str, items: Sequence[Item], finished: Shards, settings: Any, run: RunSettings
     ) -> None:
-        self.folder, self.items, self.partial = folder, items, partial
+        self.folder, self.items, self.finished = folder, items, finished
         self.workers, self.progress = check_workers(run.workers), run.progress
         self.shards = list(self._shards(settings, run.batch_size))
 
     @property
     def keys(self) -> list[str]:
-        """What determines the outcome, shard by shard."""
+        """Fingerprints of the outcome, shard by shard."""
         return [shard.key for shard in self.shards]
 
     @property
     def names(self) -> list[str]:
-        """What determines the outcome to the last bit, shard by shard."""
+        """Fingerprints of the outcome to the last bit, shard by shard."""
         return [shard.name for shard in self.shards]
 
     def run(
@@ -172,19 +167,18 @@ class Sweep:
         name: str,
         whole: bool = False,
     ) -> None:
-        """Compute and write the shards that are not there.
+        """Compute and write the shards that are missing.
 
         Parameters
         ----------
         work : callable
             Takes images (b, h, w, 3), uint8, and their numbers; returns arrays by name, the first
-            of them with a row an image. Those of the batches of a shard are joined.
+            of them with one row per image. The arrays of the batches of a shard are concatenated.
         name : str
-            Of the progress bar.
+            Label of the progress bar.
         whole : bool, default False
-            Raise where an image cannot be read, in place of noting it.
+            Raise if an image cannot be read, instead of recording it as failed.
         """
-        self.partial.mkdir(exist_ok=True)
         missing = [shard for shard in self.shards if not self._is_finished(shard)]
         batches = [batch for shard in missing for batch in shard.batches]
         left = sum(len(batch.numbers) for batch in batches)
@@ -207,7 +201,7 @@ class Sweep:
                     if whole and failed:
                         number, reason = next(iter(failed.items()))
                         raise DiffusionError(
-                            f"{self.items[number].file}: altered while it was worked on ({reason})"
+                            f"{self.items[number].file}: altered during the run ({reason})"
                         )
                     if part.images is not None:
                         numbers = [n for n in part.batch.numbers if n not in part.failed]
@@ -216,17 +210,18 @@ class Sweep:
                 self._write(shard, parts, failed)
 
     def can_read(self, numbers: Sequence[int]) -> bool:
-        """Whether one of some images can be read: what failed may have been the disk's fault."""
+        """Return whether any of some images can be read now: the disk may have failed before."""
         batches = [Batch(*self.items[n][3:], (n,)) for n in numbers]
         with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
             return any(not part.failed for part in decoded)
 
     def contents(self) -> Iterator[Content]:
-        """Read the shards one after the other."""
+        """Yield the content of each shard in turn."""
         for shard in self.shards:
             content = self._read(shard)
             if content is None:
-                raise DiffusionError(f"{self._path(shard)}: damaged since it was written")
+                file = self.finished.file(shard.name)
+                raise DiffusionError(f"{file}: damaged after it was written")
             yield content
 
     def _shards(self, settings: Any, batch_size: int) -> Iterator[Shard]:
@@ -242,129 +237,49 @@ class Sweep:
                 yield Shard(batches, key, fingerprint([key, machine]))
                 batches, count = [], 0
 
-    def _path(self, shard: Shard) -> Path:
-        return self.partial / f"{shard.name}.npz"
-
     def _write(
         self, shard: Shard, parts: list[dict[str, NDArray[Any]]], failed: dict[int, str]
     ) -> None:
         names = parts[0] if parts else ()
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
-        reasons = np.frombuffer(json.dumps(failed).encode(), np.uint8)
-        with replacing(self._path(shard)) as file:
-            np.savez(file, failed=reasons, **arrays)  # type: ignore[arg-type]
+        self.finished.write(shard.name, arrays, failed=failed)
 
     def _is_finished(self, shard: Shard) -> bool:
         content = self._read(shard)
         return content is not None and not self.can_read(list(content.failed))
 
     def _read(self, shard: Shard) -> Content | None:
-        """Return what a finished shard holds; None without it."""
-        try:
-            with (
-                open(self._path(shard), "rb") as stream,
-                np.load(stream, allow_pickle=False) as file,
-            ):
-                failed = {int(n): text for n, text in json.loads(file["failed"].tobytes()).items()}
-                arrays = {name: file[name] for name in file.files if name != "failed"}
-        except FileNotFoundError:
+        """Return the content of a finished shard; None if there is none, or it is damaged."""
+        found = self.finished.read(shard.name)
+        if found is None:
             return None
-        except (OSError, *DAMAGED):
-            return None  # damaged after it was written: computed again
+        failed = {int(number): reason for number, reason in found.meta.get("failed", {}).items()}
         numbers = [n for batch in shard.batches for n in batch.numbers if n not in failed]
-        if len(next(iter(arrays.values()), ())) != len(numbers):
+        if len(next(iter(found.arrays.values()), ())) != len(numbers):
             return None
-        return Content(numbers, failed, arrays)
+        return Content(numbers, failed, found.arrays)
 
 
-# --- the folder that is written -------------------------------------------------------------------
+# --- what is written ------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def claimed(out: Path, kind: str = "extraction") -> Iterator[None]:
-    """Hold the lock of a folder, making it; what fails in it is one clear error."""
-    try:
-        lock = lock_directory(out, wait=False)
-    except BlockingIOError:
-        raise DiffusionError(f"{out}: another {kind} is writing here") from None
-    except OSError as error:
-        raise DiffusionError(f"{out}: cannot be written ({error.strerror})") from None
-    try:
-        with quiet():
-            yield
-    except OSError as error:
-        raise DiffusionError(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        unlock(lock)
-
-
-@contextlib.contextmanager
-def writing(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[NDArray[Any]]:
-    """Open an .npy for writing row by row, which takes its place once it is whole."""
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        array = create_array(aside, dtype, shape)
-        yield array
-        array.flush()
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_files(path: Path, names: Sequence[str]) -> None:
-    """Write file names, one a line."""
-    with replacing(path) as file:
-        file.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
-
-
-def sweep_up(out: Path, ours: Collection[str], written: Collection[str]) -> None:
-    """Remove what an earlier run wrote and this one did not, and what was being written."""
-    for name in set(ours) - {*written, PARTIAL}:
-        (out / name).unlink(missing_ok=True)
-    for entry in out.iterdir():
-        if is_aside(entry.name, ours):
-            entry.unlink()
-
-
-def write_manifest(
-    out: Path,
-    about: Mapping[str, Any],
-    skipped: Mapping[str, str],
-    describer: Describer,
-    written: Collection[str],
-) -> None:
-    """Write what makes the folder complete.
+def about_run(skipped: Mapping[str, str], describer: Describer) -> dict[str, Any]:
+    """Return what the manifest of every run contains: the recipe, the skipped images, the machine.
 
     Parameters
     ----------
-    out : Path
-    about : mapping
-        What is particular to its kind.
     skipped : mapping
         The images that could not be read, with the reason.
     describer : Describer
-    written : collection of str
-        The other files, for their sizes and checksums.
     """
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        **about,
+    return {
+        "recipe": describer.recipe.as_dict(),
         "skipped": [
             {"file": plain_text(f), "reason": plain_text(r)} for f, r in sorted(skipped.items())
         ],
         "torch": torch.__version__,
         "device": describer.device.type,
-        "files": {
-            name: {"bytes": (out / name).stat().st_size, "sha256": digest(out / name)}
-            for name in sorted(written)
-        },
     }
-    with replacing(out / MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=1, sort_keys=True).encode())
 
 
 def places(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -374,21 +289,10 @@ def places(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 
 
 def whitened(describer: Describer, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return descriptors as they are written."""
+    """Return descriptors with the whitening of the describer applied, if it has one."""
     return vectors if describer.whitening is None else describer.whitening.apply(vectors)
 
 
-def digest_of(whitening: Whitening) -> str:
-    """Return the SHA-256 of a whitening's numbers."""
-    joined = np.concatenate([whitening.mean[None], whitening.projection])
-    return hashlib.sha256(np.ascontiguousarray(joined).tobytes()).hexdigest()
-
-
-def fingerprint(content: Any) -> str:
-    """Return the SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def plain_text(text: str) -> str:
-    """Return text without what stands for undecodable bytes of a file name."""
+    """Return text in which the undecodable bytes of a file name are replaced."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

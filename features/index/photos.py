@@ -1,4 +1,4 @@
-"""Images in an index: the names of its items, and what describes a query as they were."""
+"""Photos in an index: it is built from descriptors, and searched with photos."""
 
 from __future__ import annotations
 
@@ -9,84 +9,96 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion import Reranker, storage
 from diffusion.errors import DiffusionError
+from diffusion.index_state import INDEX, pack
 from diffusion.storage import Stored
+from diffusion.storage.strings import pack_strings, unpack_strings
 
-from ..description.descriptors import OBJECTS, open_descriptors
+from ..description.descriptors import (
+    OBJECTS,
+    Descriptors,
+    stored_whitening,
+    whitening_arrays,
+)
 
-# What an index of images holds beside an index of vectors.
+# What an index of photos holds beside an index of vectors.
 _CONTENT = "images"
 _NAMES, _ENDS = "image_names", "image_name_ends"
-_MEAN, _PROJECTION = "whitening_mean", "whitening_projection"
 
 
-def pack_images(
-    path: str | os.PathLike[str],
-) -> tuple[NDArray[np.float32], tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
-    """Open a folder of descriptors for indexing.
+def build_index(
+    descriptors: Descriptors, index: str | os.PathLike[str], ranker: Reranker
+) -> Reranker:
+    """Fit a Reranker to descriptors, and save it together with what describes query photos.
+
+    After an interruption the same call resumes.
+
+    Parameters
+    ----------
+    descriptors : Descriptors
+        As `open_descriptors` returns them.
+    index : path-like
+        Directory to write: an earlier index, an empty directory or one that does not exist.
+    ranker : Reranker
+        Not fitted yet.
 
     Returns
     -------
-    vectors : ndarray, shape (n, d), float32
-    (content, arrays)
-        What goes into the index beside them: the recipe, the files' names, the whitening.
+    Reranker
+        The fitted one.
 
     Raises
     ------
     DiffusionError
-        If it is none, or is not complete.
+        If `index` holds anything else, or cannot be written.
     """
-    descriptors = open_descriptors(path)
-    names = [file.encode("utf-8", "surrogateescape") for file in descriptors.files]
-    arrays: dict[str, NDArray[Any]] = {
-        _NAMES: np.frombuffer(b"".join(names), np.uint8),
-        _ENDS: np.cumsum([len(name) for name in names], dtype=np.int64),
-    }
-    whitening = descriptors.whitening()
-    if whitening is not None:
-        arrays |= {_MEAN: whitening.mean, _PROJECTION: whitening.projection}
-    content = {"recipe": descriptors.manifest["recipe"]}
+    index = storage.as_path(index, "index")
+    storage.check_target(index, INDEX)
+    content: dict[str, Any] = {"recipe": descriptors.manifest["recipe"]}
     if OBJECTS in descriptors.manifest:
-        learned = descriptors.manifest[OBJECTS]["discovery"]
-        content[OBJECTS] = {"path": os.path.abspath(path), "discovery": learned}
-    return descriptors.vectors, ({_CONTENT: content}, arrays)
+        digest = descriptors.manifest[OBJECTS]["digest"]
+        content[OBJECTS] = {"path": os.path.abspath(descriptors.path), "discovery": digest}
+    extra = dict(zip((_NAMES, _ENDS), pack_strings(descriptors.files), strict=True))
+    extra |= whitening_arrays(descriptors.whitening())
+    try:
+        ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")
+        about, arrays = pack(ranker)
+        storage.save(index, INDEX, {**about, _CONTENT: content}, {**arrays, **extra})
+    except OSError as error:
+        raise DiffusionError(f"{index}: cannot be written ({error.strerror or error})") from None
+    return ranker
 
 
 def image_names(stored: Stored) -> list[str]:
-    """Return the file of each item of an index of images.
+    """Return the photo of each item of an index.
 
     Raises
     ------
     DiffusionError
-        If it is an index of something else.
+        If it is an index of vectors alone.
     """
     content = stored.manifest.get(_CONTENT)
     if not isinstance(content, dict) or not {_NAMES, _ENDS} <= set(stored.arrays):
         raise DiffusionError(
-            f"{stored.path}: expected an index of images, built from what `features extract` "
-            "wrote; this one is of vectors alone"
+            f"{stored.path}: expected an index of photos, as `features index` builds it; this one "
+            "is of vectors alone"
         )
-    names, ends = stored.arrays[_NAMES], stored.arrays[_ENDS]
-    if (
-        names.dtype != np.uint8
-        or ends.dtype != np.int64
-        or ends.shape != (stored.manifest["sizes"]["items"],)
-        or (np.diff(ends, prepend=0) < 0).any()
-        or ends[-1] != len(names)
-    ):
-        raise DiffusionError(f"{stored.path}: altered, its images' names are none")
-    text = names.tobytes()
-    starts = [0, *ends[:-1].tolist()]
-    return [
-        text[start:end].decode("utf-8", "surrogateescape")
-        for start, end in zip(starts, ends.tolist(), strict=True)
-    ]
+    try:
+        names = unpack_strings(stored.arrays[_NAMES], stored.arrays[_ENDS])
+        if len(names) != stored.manifest["sizes"]["items"]:
+            raise ValueError(f"{len(names)} names")
+    except ValueError as error:
+        raise DiffusionError(
+            f"{stored.path}: altered, its photos have no names ({error})"
+        ) from None
+    return names
 
 
 def describe_queries(
     stored: Stored, files: Sequence[str | os.PathLike[str]], *, weights: str | None = None
 ) -> NDArray[np.float32]:
-    """Describe image files as the images of an index were described.
+    """Describe photos as the photos of an index were described.
 
     Parameters
     ----------
@@ -94,7 +106,7 @@ def describe_queries(
         An opened index.
     files : sequence of path-like
     weights : str, optional
-        Where the network's weights are now; their checksum must be that of then.
+        The file of weights, if it has been moved; its checksum must not have changed.
 
     Returns
     -------
@@ -103,31 +115,26 @@ def describe_queries(
     Raises
     ------
     DiffusionError
-        If the index is not one of images, its network cannot be loaded, or a file is no image.
+        If the index is not one of photos, its network cannot be loaded, or a file is no image.
     """
     from ..description.recipe import describer_of
-    from ..description.whitening import Whitening
 
     image_names(stored)
     content = stored.manifest[_CONTENT]
     if OBJECTS in content:
         from ..objects.opened import open_objects
 
-        # What recurs is large, and stays with the descriptors that it made.
+        # What was learned is large, and is stored with the descriptors only.
         made = content[OBJECTS]
         objects = open_objects(made["path"])
-        if objects.descriptors.manifest[OBJECTS]["discovery"] != made["discovery"]:
+        if objects.descriptors.manifest[OBJECTS]["digest"] != made["discovery"]:
             raise DiffusionError(
                 f"{made['path']}: expected the object discovery that the index was built from, "
-                "this is another; build the index anew"
+                "this is another one; build the index again"
             )
         locator = objects.locator(weights=weights)
         return np.stack([locator.describe_file(file) for file in files])
-    whitening = None
-    if _MEAN in stored.arrays:
-        whitening = Whitening(
-            *(np.asarray(stored.arrays[name], np.float64) for name in (_MEAN, _PROJECTION))
-        )
+    whitening = stored_whitening(stored.arrays)
     describer = describer_of(content.get("recipe"), whitening, str(stored.path), weights=weights)
     return np.stack([describer.describe_file(file) for file in files])
 
@@ -139,12 +146,12 @@ def write_names(
     scores: NDArray[np.float32],
     ids: NDArray[np.int64],
 ) -> None:
-    """Write lines of query, rank, score and file, with tabs between; padding is left out."""
+    """Write lines of query, rank, score and file name, separated by tabs, without padding."""
     names = image_names(stored)
     encoding = getattr(file, "encoding", None) or "utf-8"
     for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
             if item >= 0:
                 line = f"{query}\t{rank}\t{score:.6g}\t{names[item]}\n"
-                # What a terminal cannot show of a name must not end the list.
+                # Characters that the output cannot encode are replaced.
                 file.write(line.encode(encoding, "replace").decode(encoding))

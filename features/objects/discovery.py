@@ -15,7 +15,7 @@ recognition. WACV 2018.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -29,7 +29,6 @@ from tqdm import tqdm
 import diffusion
 from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.index_state import INDEX
 from diffusion.neighbors.index import Exact, NeighborIndex
 from diffusion.validation import check_integer
 
@@ -42,7 +41,7 @@ from .regions import ImageRegions, find_regions
 # Regions compared with at a time: 75 MiB of similarities to the positions of a map of 17 x 17.
 _REGIONS_AT_ONCE = 1 << 16
 
-_KIND = "object discovery"
+_FORMAT = storage.Format("diffusion-rerank object discovery", 1, "a saved object discovery")
 _ARRAYS = {
     "vectors": np.float32,
     "cells": np.int64,
@@ -230,27 +229,54 @@ class ObjectDiscovery:
 
     # --- storage ----------------------------------------------------------------------------------
 
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the settings as JSON values, and by name the arrays that new images need.
+
+        The graph is not among them: new images need the regions and their centrality alone.
+        """
+        self._fitted()
+        arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
+        whitening = {"mean": self.whitening_.mean, "projection": self.whitening_.projection}
+        return asdict(self.settings), {**arrays, **whitening}
+
+    @classmethod
+    def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the discovery whose state this is.
+
+        Raises
+        ------
+        DiffusionError
+            If it is the state of none.
+        """
+        try:
+            discovery = cls(DiscoverySettings(**settings))
+            whitening = Whitening(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
+            found = {name: arrays[name] for name in _ARRAYS}
+            r, d = len(found["vectors"]), whitening.dimension
+            shapes = {"vectors": (r, d), "cells": (r, 4), "saliency": (r,), "centrality": (r,)}
+            for name, dtype in _ARRAYS.items():
+                array = found[name]
+                if array.dtype != dtype or array.shape != shapes.get(name, array.shape):
+                    raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
+            starts = found["starts"]
+            if starts[0] != 0 or starts[-1] != r or (np.diff(starts) < 0).any():
+                raise ValueError("starts that do not go from 0 to the number of regions")
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DiffusionError(f"expected a saved object discovery ({error})") from None
+        discovery._set(whitening, **found)
+        return discovery
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what has been learned to a directory, replacing what was saved there before.
 
         Parameters
         ----------
         path : path-like
-            A directory that `save` has written, that is empty or does not exist.
-
-        Notes
-        -----
-        The graph is not stored: new images need the regions and their centrality alone.
+            A directory that `save` wrote, that is empty or does not exist.
         """
-        self._fitted()
-        content = {
-            "library": diffusion.__version__,
-            "kind": _KIND,
-            "parameters": asdict(self.settings),
-        }
-        arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
-        whitening = {"mean": self.whitening_.mean, "projection": self.whitening_.projection}
-        storage.save(path, INDEX, content, {**arrays, **whitening})
+        settings, arrays = self.state()
+        content = {"library": diffusion.__version__, "settings": settings}
+        storage.save(path, _FORMAT, content, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
@@ -267,27 +293,11 @@ class ObjectDiscovery:
         DiffusionError
             If there is none, or it is truncated, altered or foreign.
         """
-        stored = storage.load(path, INDEX, verify=verify)
-        manifest, arrays = stored.manifest, stored.arrays
+        stored = storage.load(path, _FORMAT, verify=verify)
         try:
-            if manifest.get("kind") != _KIND:
-                raise ValueError(f"an index of another kind, {manifest.get('kind')!r}")
-            discovery = cls(DiscoverySettings(**manifest["parameters"]))
-            whitening = Whitening(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
-            found = {name: arrays[name] for name in _ARRAYS}
-            r, d = len(found["vectors"]), whitening.dimension
-            shapes = {"vectors": (r, d), "cells": (r, 4), "saliency": (r,), "centrality": (r,)}
-            for name, dtype in _ARRAYS.items():
-                array = found[name]
-                if array.dtype != dtype or array.shape != shapes.get(name, array.shape):
-                    raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
-            starts = found["starts"]
-            if starts[0] != 0 or starts[-1] != r or (np.diff(starts) < 0).any():
-                raise ValueError("starts that do not go from 0 to the number of regions")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DiffusionError(f"{path}: expected a saved object discovery ({error})") from None
-        discovery._set(whitening, **found)
-        return discovery
+            return cls.from_state(stored.manifest["settings"], stored.arrays)
+        except (KeyError, DiffusionError) as error:
+            raise DiffusionError(f"{path}: {error}") from None
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -1,15 +1,14 @@
-"""A folder of photos into a folder of object discovery, resumable.
+"""Resumable object discovery in a folder of photos.
 
-Two passes over the photos (see `features.description.sweep`), each with the network: one finds the
-regions of every photo, from which it is learned what recurs; one sees every photo in the light of
-that. Maps of activations are far too large to be kept from one to the other.
+Two passes over the photos (see `features.description.sweep`) run the network: the first finds the
+regions of every photo, from which recurring objects are learned; the second finds these objects in
+every photo. Activation maps are far too large to be kept from the first pass to the second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,30 +19,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path
+from diffusion.storage.strings import pack_strings
 from diffusion.validation import check_choice, check_integer
 
 from ..description import sweep
 from ..description.descriptors import (
-    BOX_IMAGES,
-    BOX_WEIGHTS,
-    BOXES,
     DESCRIPTORS,
+    FILE_ENDS,
     FILES,
-    MANIFEST,
-    MAP_EXTENTS,
-    MAP_SHAPES,
-    MAPS,
+    FORMAT,
     OBJECTS,
-    WHITENING,
+    PAGE,
+    PARTIAL,
+    check_target,
+    whitening_arrays,
 )
 from ..description.recipe import Describer, make_recipe
-from ..description.sweep import Found, Sweep, claimed
-from ..description.target import PARTIAL, check_target
+from ..description.sweep import Found, Sweep
 from ..description.whitening import Whitening, load_whitening
 from ..images.batches import Item
-from ..images.reading import find_images
+from ..images.reading import find_images, quiet
 from ..settings import (
     DiscoverySettings,
     ImageSettings,
@@ -54,12 +51,19 @@ from ..settings import (
 from . import locate
 from .discovery import ObjectDiscovery
 from .locate import Locator, Mapper
-from .opened import ARRAYS, DISCOVERY, Objects, open_objects
+from .opened import (
+    BOX_IMAGES,
+    BOX_WEIGHTS,
+    BOXES,
+    LEARNED,
+    MAP_EXTENTS,
+    MAP_SHAPES,
+    MAPS,
+    Objects,
+    open_objects,
+)
 from .page import LEGEND, Picture, write_page
 from .regions import ImageRegions, find_regions
-
-PAGE = "page.html"
-_OURS = {*ARRAYS, FILES, WHITENING, MANIFEST, DISCOVERY, PAGE, PARTIAL}
 
 
 def discover_folder(
@@ -142,16 +146,16 @@ def discover_folder(
     pictures = check_integer(pictures, "pictures", low=0)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     files = find_images(folder)
-    folder, out = os.fspath(folder), as_path(out, "out")
-    check_target(out, _OURS, "an object discovery", lambda manifest: OBJECTS in manifest)
+    folder, out = os.fspath(folder), storage.as_path(out, "out")
+    check_target(out, objects=True)
     describer = Describer(recipe, whitening=white, device=run.device)
-    with claimed(out):
+    with storage.claimed(out, FORMAT), quiet():
         found = sweep.scan(folder, files, describer, run)
         return _Work(folder, out, found, describer, settings, descriptor, pictures, run).run()
 
 
 class _Work:
-    """One discovery, from the photos' sizes to the manifest."""
+    """One discovery, from the sizes of the photos to the manifest."""
 
     def __init__(
         self,
@@ -165,7 +169,7 @@ class _Work:
         run: RunSettings,
     ) -> None:
         self.folder, self.out, self.found = folder, out, found
-        self.partial = out / PARTIAL
+        self.shards = storage.Shards(out / PARTIAL)
         self.describer, self.mapper = describer, Mapper(describer)
         self.settings, self.descriptor, self.pictures = settings, descriptor, pictures
         self.unfitted = ObjectDiscovery(settings, progress=run.progress)
@@ -175,60 +179,46 @@ class _Work:
     def run(self) -> Objects:
         egm = asdict(self.settings.feature_egm)
         regions = self._sweep(self.found.items, {"of": "regions", "egm": egm})
-        fitting = sweep.fingerprint([regions.keys, asdict(self.settings)])
-        white = self.describer.whitening
-        whole = [fitting, self.descriptor, self.pictures, self.found.skipped]
-        whole.append(None if white is None else sweep.digest_of(white))
-        fingerprint = sweep.fingerprint(whole)
+        fitting = storage.fingerprint([regions.keys, asdict(self.settings)])
+        white = list(whitening_arrays(self.describer.whitening).values())
+        whole = [fitting, self.descriptor, self.pictures, self.found.skipped, white]
+        fingerprint = storage.fingerprint(whole)
         with contextlib.suppress(DiffusionError):
             complete = open_objects(self.out)
             if complete.descriptors.manifest.get("fingerprint") == fingerprint:
-                shutil.rmtree(self.partial, ignore_errors=True)
+                self.shards.discard()
                 return complete
         self.found.refuse_nothing(self.folder)
         regions.run(self._regions, name="regions")
         kept, skipped = self._readable(regions)
         discovery = self._learned(regions, kept, fitting)
         locator = Locator(self.mapper, discovery, self.descriptor)
-        learned = locate.digest(discovery)
+        digest = storage.fingerprint(discovery.state())
         # From here on, images are numbered by their rows.
         items = [self.found.items[n] for n in kept]
         sizes = [self.found.sizes[n] for n in kept]
-        objects = self._sweep(items, {"of": "objects", "discovery": learned, "as": self.descriptor})
+        objects = self._sweep(items, {"of": "objects", "discovery": digest, "as": self.descriptor})
 
         def work(images: Tensor, rows: list[int]) -> dict[str, NDArray[Any]]:
             return self._objects(locator, images, rows, sizes)
 
         objects.run(work, name="objects", whole=True)
-        # Readers see the old discovery whole, none, or the new one whole.
-        (self.out / MANIFEST).unlink(missing_ok=True)
-        boxes = self._assemble(objects, len(items))
         names = [item.file for item in items]
-        sweep.write_files(self.out / FILES, names)
-        written = [*ARRAYS, FILES]
-        if white is not None:
-            white.save(self.out / WHITENING)
-            written.append(WHITENING)
-        discovery.save(self.out / DISCOVERY)
         self._page(locator, names)
-        sweep.sweep_up(self.out, _OURS, {*written, DISCOVERY, PAGE})
-        about = {
-            "recipe": self.describer.recipe.as_dict(),
-            OBJECTS: {"descriptor": self.descriptor, "discovery": learned},
-            "images": len(kept),
-            "dimension": self.describer.dimension,
-            "regions": len(discovery.vectors_),
-            "boxes": boxes,
+        about = {"descriptor": self.descriptor, "digest": digest, "settings": asdict(self.settings)}
+        content = {
+            **sweep.about_run(skipped, self.describer),
+            OBJECTS: about,
             "fingerprint": fingerprint,
         }
-        sweep.write_manifest(self.out, about, skipped, self.describer, written)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self._assemble(objects, names, discovery, content)
+        self.shards.discard()
         return open_objects(self.out)
 
     def _sweep(self, items: Sequence[Item], step: dict[str, Any]) -> Sweep:
-        return Sweep(self.folder, items, self.partial, [self.network, step], self.run_settings)
+        return Sweep(self.folder, items, self.shards, [self.network, step], self.run_settings)
 
-    # --- what recurs ------------------------------------------------------------------------------
+    # --- learning ---------------------------------------------------------------------------------
 
     def _regions(self, images: Tensor, items: list[int]) -> dict[str, NDArray[Any]]:
         found = []
@@ -246,7 +236,7 @@ class _Work:
         }
 
     def _readable(self, regions: Sweep) -> tuple[NDArray[np.int64], dict[str, str]]:
-        """Return the items that could be read, and all images that could not, with the reason."""
+        """Return the items that can be read, and all images that cannot, with the reason."""
         skipped = dict(self.found.skipped)
         readable = np.zeros(len(self.found.items), bool)
         for numbers, failed, _ in regions.contents():
@@ -257,8 +247,8 @@ class _Work:
         return np.flatnonzero(readable), skipped
 
     def _learned(self, regions: Sweep, kept: NDArray[np.int64], fitting: str) -> ObjectDiscovery:
-        """Return the discovery; it is kept as soon as it is there, as the shards are."""
-        path = self.partial / sweep.fingerprint([fitting, regions.names])
+        """Return the fitted discovery, which is kept beside the shards until the end."""
+        path = self.shards.path / storage.fingerprint([fitting, regions.names])
         with contextlib.suppress(DiffusionError):
             return ObjectDiscovery.load(path, verify=True)
         found: dict[int, ImageRegions] = {}
@@ -275,7 +265,7 @@ class _Work:
         discovery.save(path)
         return ObjectDiscovery.load(path)
 
-    # --- where it is ------------------------------------------------------------------------------
+    # --- locating ---------------------------------------------------------------------------------
 
     def _objects(
         self, locator: Locator, images: Tensor, rows: list[int], sizes: list[tuple[int, int]]
@@ -294,39 +284,42 @@ class _Work:
             "weights": np.concatenate([one.weights for one in located]),
         }
 
-    def _assemble(self, objects: Sweep, n: int) -> int:
-        """Write the arrays; return the number of boxes."""
+    def _assemble(
+        self,
+        objects: Sweep,
+        names: list[str],
+        discovery: ObjectDiscovery,
+        content: dict[str, Any],
+    ) -> None:
+        """Write the arrays and the manifest."""
+        n, d = len(names), self.describer.dimension
         counts, cells = np.zeros(n, np.int64), np.zeros(n, np.int64)
         for rows, _, part in objects.contents():
             counts[rows], cells[rows] = part["counts"], part["shapes"].prod(axis=1)
         first_box, first_cell = (np.cumsum(lengths) - lengths for lengths in (counts, cells))
         m = int(counts.sum())
-        shapes: dict[str, tuple[int, ...]] = {
-            DESCRIPTORS: (n, self.describer.dimension),
-            MAPS: (int(cells.sum()),),
-            MAP_SHAPES: (n, 2),
-            MAP_EXTENTS: (n, 4),
-            BOXES: (m, 4),
-            BOX_IMAGES: (m,),
-            BOX_WEIGHTS: (m,),
-        }
-        with contextlib.ExitStack() as stack:
-            arrays = {
-                name: stack.enter_context(sweep.writing(self.out / name, shapes[name], dtype))
-                for name, dtype in ARRAYS.items()
-            }
+        with storage.writing(self.out, FORMAT) as new:
+            vectors = new.create(DESCRIPTORS, np.float32, (n, d))
+            maps = new.create(MAPS, np.float32, (int(cells.sum()),))
+            shapes = new.create(MAP_SHAPES, np.int64, (n, 2))
+            extents = new.create(MAP_EXTENTS, np.float64, (n, 4))
+            boxes = new.create(BOXES, np.float32, (m, 4))
+            images = new.create(BOX_IMAGES, np.int64, (m,))
+            weights = new.create(BOX_WEIGHTS, np.float32, (m,))
             for rows, _, part in objects.contents():
-                arrays[DESCRIPTORS][rows] = sweep.whitened(self.describer, part["descriptors"])
-                arrays[MAP_SHAPES][rows], arrays[MAP_EXTENTS][rows] = (
-                    part["shapes"],
-                    part["extents"],
-                )
-                arrays[MAPS][sweep.places(first_cell[rows], cells[rows])] = part["maps"]
+                vectors[rows] = sweep.whitened(self.describer, part["descriptors"])
+                shapes[rows], extents[rows] = part["shapes"], part["extents"]
+                maps[sweep.places(first_cell[rows], cells[rows])] = part["maps"]
                 places = sweep.places(first_box[rows], part["counts"])
-                arrays[BOXES][places] = part["boxes"]
-                arrays[BOX_IMAGES][places] = np.repeat(rows, part["counts"])
-                arrays[BOX_WEIGHTS][places] = part["weights"]
-        return m
+                boxes[places], weights[places] = part["boxes"], part["weights"]
+                images[places] = np.repeat(rows, part["counts"])
+            others = dict(zip((FILES, FILE_ENDS), pack_strings(names), strict=True))
+            others |= whitening_arrays(self.describer.whitening)
+            others |= {LEARNED + name: array for name, array in discovery.state()[1].items()}
+            for name, array in others.items():
+                new.add(name, array)
+            numbers = {"images": n, "dimension": d, "regions": len(discovery.vectors_), "boxes": m}
+            new.commit({**content, **numbers})
 
     def _page(self, locator: Locator, names: list[str]) -> None:
         shown = min(self.pictures, len(names))
@@ -341,7 +334,7 @@ class _Work:
 
         text = [
             f"{len(names)} photos, of which {shown} are shown. {LEGEND}",
-            "Feature saliency is what the network finds strong in each photo by itself, object "
-            "saliency what recurs in the others.",
+            "Feature saliency is high where the network responds strongly to a photo by itself. "
+            "Object saliency is high where something is shown that recurs in other photos.",
         ]
-        write_page(self.out / PAGE, "What recurs in these photos", text, pictures())
+        write_page(self.out / PAGE, "Recurring objects in these photos", text, pictures())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffusion.errors import DiffusionError
 from diffusion.validation import check_choice
 
 from ..description.recipe import Describer
@@ -169,26 +166,3 @@ def _describe(kind: str, activations: Map, saliency: Map, regions: Regions) -> M
         return weighted_mac(activations, saliency)
     weights = "weighted" if kind == "egm-weighted" else "plain"
     return sum_of_regions(activations, regions, weights=weights, uniform=kind == "egm-delta")
-
-
-def digest(discovery: ObjectDiscovery) -> str:
-    """Return the SHA-256 of all that a fitted discovery's answers depend on."""
-    whole = hashlib.sha256(json.dumps(asdict(discovery.settings), sort_keys=True).encode())
-    for array in (
-        discovery.whitening_.mean,
-        discovery.whitening_.projection,
-        discovery.vectors_,
-        discovery.saliency_,
-        discovery.centrality_,
-        discovery.starts_,
-    ):
-        whole.update(np.ascontiguousarray(array).data)
-    return whole.hexdigest()
-
-
-def load_discovery(path: str | os.PathLike[str], expected: str) -> ObjectDiscovery:
-    """Load a discovery, and raise unless it is the one that has this digest."""
-    discovery = ObjectDiscovery.load(path)
-    if digest(discovery) != expected:
-        raise DiffusionError(f"{os.fspath(path)}: altered since it made the descriptors")
-    return discovery

@@ -1,4 +1,4 @@
-"""A folder of object discovery, opened without torch until photos are to be seen."""
+"""The folder that an object discovery wrote, opened without torch."""
 
 from __future__ import annotations
 
@@ -10,61 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
-from diffusion.storage import read_array
 from diffusion.validation import check_integer
 
-from ..description.descriptors import (
-    BOX_IMAGES,
-    BOX_WEIGHTS,
-    BOXES,
-    DESCRIPTORS,
-    MANIFEST,
-    MAP_EXTENTS,
-    MAP_SHAPES,
-    MAPS,
-    OBJECTS,
-    Descriptors,
-    open_descriptors,
-)
+from ..description.descriptors import OBJECTS, Descriptors, expected_array, open_descriptors
 
 if TYPE_CHECKING:
     from .discovery import ObjectDiscovery
     from .locate import Locator
 
-DISCOVERY = "discovery"
-ARRAYS = {
-    DESCRIPTORS: np.float32,
-    MAPS: np.float32,
-    MAP_SHAPES: np.int64,
-    MAP_EXTENTS: np.float64,
-    BOXES: np.float32,
-    BOX_IMAGES: np.int64,
-    BOX_WEIGHTS: np.float32,
-}
+# Arrays by name, beside those of descriptors.
+MAPS, MAP_SHAPES, MAP_EXTENTS = "maps", "map_shapes", "map_extents"
+BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes", "box_images", "box_weights"
+# What the arrays that were learned are called: this, and their own names.
+LEARNED = "discovery_"
 
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """What an object discovery of a folder wrote.
+    """The objects that a discovery found in a folder of photos.
 
     Attributes
     ----------
     descriptors : Descriptors
-        One a photo, with the photos' names and the manifest.
+        One per photo, with the names of the photos and the manifest.
     maps : ndarray, shape (cells,), float32
-        The object saliency of all photos, one after the other; memory-mapped as all arrays.
+        The object saliency maps of all photos, one after the other; memory-mapped, as all arrays.
     map_shapes : ndarray, shape (n, 2), int64
         Height and width of each map.
     map_extents : ndarray, shape (n, 4), float64
         Left, top, right, bottom of each map in pixels of the upright photo; the outer cells may
-        reach out of it.
+        extend beyond it.
     boxes : ndarray, shape (m, 4), float32
-        Left, top, right, bottom in pixels of the upright photo, photo by photo and in each by
-        descending weight.
+        Left, top, right, bottom of the regions in pixels of the upright photo, photo by photo, and
+        within each by descending weight.
     box_images : ndarray, shape (m,), int64
-        The row of the photo that each is of.
+        The row of the photo that each box belongs to.
     box_weights : ndarray, shape (m,), float32
-        π of the mixture, summing to 1 in each photo.
+        Weights π of the mixture, which sum to 1 in each photo.
     """
 
     descriptors: Descriptors
@@ -88,28 +70,33 @@ class Objects:
         return self.maps[start : start + cells[row]].reshape(self.map_shapes[row])
 
     def boxes_of(self, row: int) -> NDArray[np.float32]:
-        """Return the boxes of a photo, shape (k, 4), float32, the weightiest first."""
+        """Return the boxes of a photo, shape (k, 4), float32, the heaviest first."""
         first, last = np.searchsorted(self.box_images, [self._row(row), row + 1])
         return self.boxes[first:last]
 
     def discovery(self) -> ObjectDiscovery:
         """Load what was learned from the photos."""
-        from .locate import load_discovery
+        from .discovery import ObjectDiscovery
 
-        path = self.descriptors.path / DISCOVERY
-        return load_discovery(path, self.descriptors.manifest[OBJECTS]["discovery"])
+        settings = self.descriptors.manifest[OBJECTS]["settings"]
+        arrays = self.descriptors.arrays
+        learned = {n.removeprefix(LEARNED): a for n, a in arrays.items() if n.startswith(LEARNED)}
+        try:
+            return ObjectDiscovery.from_state(settings, learned)
+        except ValueError as error:
+            raise DiffusionError(f"{self.descriptors.path}: altered, {error}") from None
 
     def locator(
         self, *, weights: str | os.PathLike[str] | None = None, device: str | None = None
     ) -> Locator:
-        """Load the network too, for photos that the discovery has not seen.
+        """Load the network as well, to locate objects in other photos.
 
         Parameters
         ----------
         weights : path-like, optional
-            Where the network's weights are now; their checksum must be that of then.
+            The file of weights, if it has been moved; its checksum must not have changed.
         device : str, optional
-            By default a GPU where there is one.
+            By default a GPU if there is one.
         """
         from ..description.recipe import describer_of
         from .locate import Locator, Mapper
@@ -137,42 +124,38 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
     ----------
     path : path-like
     verify : bool, default False
-        Read every file and compare its checksum.
+        Read every array and compare its checksum.
 
     Raises
     ------
     DiffusionError
-        If it is none, is not complete, or a file of it is altered.
+        If there is none, the discovery is not finished, or an array is altered.
     """
     descriptors = open_descriptors(path, verify=verify)
-    path = descriptors.path
+    path, arrays = descriptors.path, descriptors.arrays
     about = descriptors.manifest.get(OBJECTS)
     if about is None:
         raise DiffusionError(
             f"{path}: expected an object discovery, as `features discover` writes it; these are "
             "descriptors alone"
         )
-    if (
-        not isinstance(about, dict)
-        or set(about) != {"descriptor", "discovery"}
-        or not set(ARRAYS) <= set(descriptors.manifest["files"])
-    ):
-        raise DiffusionError(f"{path / MANIFEST}: altered, its objects are not as expected")
-    arrays = {name: read_array(path / name) for name in ARRAYS if name != DESCRIPTORS}
-    n, m = len(descriptors.files), len(arrays[BOXES])
-    shapes: dict[str, tuple[int, ...]] = {MAP_SHAPES: (n, 2), MAP_EXTENTS: (n, 4), BOXES: (m, 4)}
-    shapes |= {BOX_IMAGES: (m,), BOX_WEIGHTS: (m,)}
-    if arrays[MAP_SHAPES].shape == (n, 2):
-        shapes[MAPS] = (int(arrays[MAP_SHAPES].prod(axis=1).sum()),)
-    for name, array in arrays.items():
-        if array.dtype != ARRAYS[name] or array.shape != shapes.get(name):
-            raise DiffusionError(f"{path / name}: altered, {array.dtype} of shape {array.shape}")
-    return Objects(
-        descriptors,
-        arrays[MAPS],
-        arrays[MAP_SHAPES],
-        arrays[MAP_EXTENTS],
-        arrays[BOXES],
-        arrays[BOX_IMAGES],
-        arrays[BOX_WEIGHTS],
-    )
+    try:
+        if not isinstance(about, dict) or not {"descriptor", "digest", "settings"} <= set(about):
+            raise ValueError(OBJECTS)
+        n = len(descriptors.files)
+        shapes = expected_array(arrays, MAP_SHAPES, np.int64, (n, 2))
+        boxes = expected_array(arrays, BOXES, np.float32, (None, 4))
+        m, cells = len(boxes), int(shapes.prod(axis=1).sum())
+        return Objects(
+            descriptors,
+            expected_array(arrays, MAPS, np.float32, (cells,)),
+            shapes,
+            expected_array(arrays, MAP_EXTENTS, np.float64, (n, 4)),
+            boxes,
+            expected_array(arrays, BOX_IMAGES, np.int64, (m,)),
+            expected_array(arrays, BOX_WEIGHTS, np.float32, (m,)),
+        )
+    except (KeyError, ValueError) as error:
+        raise DiffusionError(
+            f"{path / 'manifest.json'}: altered, its objects are not as expected ({error})"
+        ) from None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
+from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path
 from diffusion.validation import check_integer
 
 from ..description.recipe import Describer, Recipe, choose_device, load_network
-from ..description.sweep import claimed
 from ..images.reading import quiet
 from ..networks.trained import check_stored
 from ..settings import (
@@ -23,7 +21,7 @@ from ..settings import (
 )
 from .photos import Photos
 from .samples import supervise
-from .trainer import CURVE, HISTORY, MARGINS, NETWORK, STATE, Trained, Trainer
+from .trainer import MARGINS, TRAINING, Trained, Trainer
 
 
 def train_folder(
@@ -97,8 +95,8 @@ def train_folder(
     side = trunk.sides.nearest(training.size or trunk.input_size)
     known = supervise(pairs=pairs, manifold=manifold)
     device = choose_device(run.device)
-    out = as_path(out, "out")
-    _check_target(out)
+    out = storage.as_path(out, "out")
+    storage.check_target(out, TRAINING)
     with quiet():
         recipe = Recipe(network, ImageSettings(size=side))
         describer = Describer(recipe, untrained, device=device)
@@ -107,17 +105,5 @@ def train_folder(
         settings = replace(training, size=side, margin=training.margin or MARGINS[training.loss])
         trainer = Trainer(untrained, settings, run, photos, judged, known)
         trainer.sign(network.weights, pairs)
-    with claimed(out, "training"):
+    with storage.claimed(out, TRAINING):
         return trainer.run(out)
-
-
-def _check_target(out: Path) -> None:
-    """Raise unless `out` is a training, is empty or does not exist."""
-    if out.exists() and not out.is_dir():
-        raise DiffusionError(f"{out}: expected a directory, this is a file")
-    ours = {NETWORK, STATE, HISTORY, CURVE}
-    for entry in out.iterdir() if out.exists() else ():
-        if entry.name not in ours and not entry.name.endswith(".tmp"):
-            raise DiffusionError(
-                f"{out}: expected a training or an empty directory, found {entry.name!r}"
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -19,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage import replacing
 
-from ..description.recipe import checksum
 from ..networks import safetensors
 from ..networks.pooling import GeM
 from ..networks.retrieval_network import RetrievalNetwork
@@ -42,6 +40,12 @@ NETWORK, STATE, HISTORY, CURVE = (
     "curve.svg",
 )
 _KEY = "training"
+TRAINING = storage.Format(
+    "diffusion-rerank training",
+    1,
+    "a training",
+    companions=frozenset({NETWORK, STATE, HISTORY, CURVE}),
+)
 # What is new learns faster than what is there: the classifier, and GeM's exponent.
 _NEW = 10.0
 _DECAY = 1e-4
@@ -124,11 +128,11 @@ class Trainer:
     def sign(
         self, weights: str | os.PathLike[str] | None, pairs: str | os.PathLike[str] | None
     ) -> None:
-        """Make out what this training depends on, to know it again."""
+        """Fingerprint everything that this training depends on, so that it is recognised."""
         trunk = self.network.backbone
         content = [
             self._settings(),
-            [None if file is None else checksum(file) for file in (weights, pairs)],
+            [None if file is None else storage.sha256_of(file) for file in (weights, pairs)],
             [trunk.name, type(self.network.pool).__name__, trunk.mean, trunk.std],
             self.known.labels is None,
             self.photos.items,
@@ -136,18 +140,20 @@ class Trainer:
             torch.__version__,
             self.device.type,
         ]
-        self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        self.fingerprint = storage.fingerprint(content)
 
     def _settings(self) -> dict[str, Any]:
         return {**asdict(self.settings), "batch_size": self.batch_size}
 
     def run(self, out: Path) -> Trained:
-        """Go on to the last epoch."""
+        """Train up to the last epoch, from where an earlier run was interrupted."""
+        if self._is_complete(out):
+            (out / STATE).unlink(missing_ok=True)
+            return Trained(out / NETWORK, self.network.cpu().eval(), self.history)
         start = self._restore(out)
-        if start is None:
+        if start == 0:
             self._imprint()
             self._record(0, None)
-            start = 0
         with tqdm(
             total=self.settings.epochs,
             initial=start,
@@ -157,12 +163,12 @@ class Trainer:
         ) as bar:
             for epoch in range(start, self.settings.epochs):
                 self._record(epoch + 1, self._epoch(epoch))
-                self._save(out, epoch + 1)
+                self._save(out)
                 bar.set_postfix(self.history[-1], refresh=False)
                 bar.update()
         self._show(out)
-        more = {_KEY: {"fingerprint": self.fingerprint, "history": self.history}}
-        save_trained(out / NETWORK, self.network.cpu(), more)
+        save_trained(out / NETWORK, self.network.cpu())
+        storage.save(out, TRAINING, {**self._content(), "settings": self._settings()}, {})
         (out / STATE).unlink(missing_ok=True)
         return Trained(out / NETWORK, self.network.eval(), self.history)
 
@@ -277,7 +283,7 @@ class Trainer:
     # --- on disk ---------------------------------------------------------------------------------
 
     def _show(self, out: Path) -> None:
-        with replacing(out / HISTORY, "w") as file:
+        with storage.replacing(out / HISTORY, "w") as file:
             json.dump({"settings": self._settings(), "history": self.history}, file, indent=1)
         write_curve(
             out / CURVE,
@@ -286,44 +292,49 @@ class Trainer:
             [entry["map"] for entry in self.history],
         )
 
-    def _save(self, out: Path, epoch: int) -> None:
-        """Write everything that the next epoch needs, then what people look at."""
+    def _save(self, out: Path) -> None:
+        """Write everything that the next epoch needs, then the history and its curve."""
         tensors = {f"network.{name}": v for name, v in self.network.state_dict().items()}
         if self.classifier is not None:
             tensors["classifier.weight"] = self.classifier.weight.detach()
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-        content = {"fingerprint": self.fingerprint, "epoch": epoch, "history": self.history}
-        safetensors.write(out / STATE, tensors, {_KEY: json.dumps(content)})
+        safetensors.write(out / STATE, tensors, {_KEY: json.dumps(self._content())})
         self._show(out)
 
-    def _restore(self, out: Path) -> int | None:
-        """Take up a training where it was; return how many epochs are done, None without one."""
-        if (out / STATE).exists():
-            tensors, metadata = safetensors.read(out / STATE)
-            content = self._content(out / STATE, metadata.get(_KEY, ""))
-            self._take(tensors)
-            self.history = content["history"]
-            return int(content["epoch"])
-        if (out / NETWORK).exists():
-            tensors, metadata = safetensors.read(out / NETWORK)
-            text = json.loads(metadata.get("features", "{}")).get(_KEY)
-            content = self._content(out / NETWORK, json.dumps(text))
-            self.network.load_state_dict(tensors, strict=False)
-            self.history = content["history"]
-            return self.settings.epochs
-        return None
+    def _content(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, "history": self.history}
 
-    def _content(self, path: Path, text: str) -> dict[str, Any]:
+    def _is_complete(self, out: Path) -> bool:
+        """Load the trained network if this training is complete; return whether it is."""
         try:
-            content = json.loads(text)
-            if content["fingerprint"] == self.fingerprint:
-                return dict(content)
-        except (ValueError, TypeError, KeyError):
-            pass
+            manifest = storage.read_manifest(out, TRAINING)
+        except DiffusionError:  # not finished, or damaged
+            return False
+        self.history = self._history(out / storage.MANIFEST, manifest)
+        self.network.load_state_dict(safetensors.read(out / NETWORK)[0], strict=False)
+        return True
+
+    def _restore(self, out: Path) -> int:
+        """Load the state after the last complete epoch, if any; return the complete epochs."""
+        if not (out / STATE).exists():
+            return 0
+        tensors, metadata = safetensors.read(out / STATE)
+        try:
+            content = json.loads(metadata.get(_KEY, ""))
+        except ValueError:
+            content = None
+        self.history = self._history(out / STATE, content)
+        self._take(tensors)
+        return len(self.history) - 1
+
+    def _history(self, path: Path, content: Any) -> list[dict[str, Any]]:
+        """Return the history of this training, or raise if a file is of another one."""
+        if isinstance(content, dict) and content.get("fingerprint") == self.fingerprint:
+            return list(content["history"])
         raise DiffusionError(
-            f"{path}: expected this training or none; of other photos, weights or settings. Choose "
-            "another folder, or remove it"
+            f"{path}: expected this training, this one is of other photos, weights or settings. "
+            "Choose another folder, or remove this one"
         )
 
     def _take(self, tensors: dict[str, Tensor]) -> None:

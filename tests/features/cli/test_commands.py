@@ -6,6 +6,8 @@ import contextlib
 import io
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 import diffusion
 import features
-from diffusion import cli as diffusion_cli
+from diffusion.cli import main as diffusion_main
 from features import cli
 from features.networks import safetensors
 from tests.support.photos import CHINA, with_exif, write_photos
@@ -42,10 +44,11 @@ def home(tmp_path_factory):
         white = ["--whitening", "w.npz", "-q"]
         with contextlib.redirect_stderr(io.StringIO()):
             assert cli.main(["extract", "photos", "white", *NETWORK, *white]) == 0
-        assert diffusion_cli.main(["build", "white", "index", *SHORT]) == 0
+        assert cli.main(["index", "white", "index", *SHORT]) == 0
     lines = printed.getvalue().splitlines()
     assert lines[0] == "out: 20 descriptors of dimension 256; 1 images skipped"
     assert lines[1] == "w.npz: 256 -> 16 dimensions"
+    assert lines[3].startswith("index: 20 photos; Graph")
     return home
 
 
@@ -58,7 +61,7 @@ def index(home, monkeypatch):
 
 def test_images_find_themselves_by_name(index, capsys):
     queries = ["photos/b/04.png", "photos/a/c/11.png"]
-    assert diffusion_cli.main(["search", "index", "--image", *queries, "-k", "3", "-q"]) == 0
+    assert cli.main(["search", "index", *queries, "-k", "3", "-q"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == [queries[0]] * 3 + [queries[1]] * 3
     assert [line[1] for line in lines] == ["1", "2", "3"] * 2
@@ -67,20 +70,21 @@ def test_images_find_themselves_by_name(index, capsys):
     # The same as the library's, of the descriptors that the extraction wrote.
     ranker = diffusion.load("index", verify=True)
     assert ranker.n_items_ == 20
-    X, files = np.load("out/descriptors.npy"), Path("out/files.txt").read_text().split()
+    out = features.open_descriptors("out")
+    X, files = out.vectors, out.files
     white = features.load_whitening("w.npz").apply(X[files.index("b/04.png")][None])
     scores, ids = ranker.search(white[0], 3)
     assert [files[i] for i in ids] == [line[3] for line in lines[:3]]
     np.testing.assert_allclose([float(line[2]) for line in lines[:3]], scores, rtol=1e-3)
-    assert diffusion_cli.main(["search", "index", "--image", *queries, "-o", "r.npz", "-q"]) == 0
+    assert cli.main(["search", "index", *queries, "-o", "r.npz", "-q"]) == 0
     assert np.load("r.npz")["ids"].shape == (2, 100)
 
 
 def test_a_name_that_the_output_cannot_show_does_not_end_the_list(index):
     shutil.copy("photos/00.png", "\u00e9.png")
-    arguments = ["search", "index", "--image", "\u00e9.png", "-k", "2", "-q"]
+    arguments = ["search", "index", "\u00e9.png", "-k", "2", "-q"]
     with io.TextIOWrapper(io.BytesIO(), "ascii") as out, contextlib.redirect_stdout(out):
-        assert diffusion_cli.main(arguments) == 0
+        assert cli.main(arguments) == 0
         lines = out.buffer.getvalue().splitlines()
     assert [line.split(b"\t")[:2] for line in lines] == [[b"?.png", b"1"], [b"?.png", b"2"]]
 
@@ -89,25 +93,25 @@ def test_a_rotated_query_is_turned_upright(index, capsys):
     Path("photos/china.jpg").write_bytes(CHINA.read_bytes())
     assert cli.main(["extract", "photos", "more", *NETWORK, "-q"]) == 0
     Path("photos/china.jpg").unlink()
-    assert diffusion_cli.main(["build", "more", "index2", *SHORT]) == 0
+    assert cli.main(["index", "more", "index2", *SHORT]) == 0
     Path("q.jpg").write_bytes(with_exif(CHINA.read_bytes(), 1))
     capsys.readouterr()
-    assert diffusion_cli.main(["search", "index2", "--image", "q.jpg", "-k", "1", "-q"]) == 0
+    assert cli.main(["search", "index2", "q.jpg", "-k", "1", "-q"]) == 0
     assert capsys.readouterr().out.endswith("china.jpg\n")
 
 
 def test_weights_that_moved_or_changed(index, capsys):
-    search = ["search", "index", "--image", "photos/00.png", "-k", "1", "-q"]
+    search = ["search", "index", "photos/00.png", "-k", "1", "-q"]
     os.rename("w.safetensors", "moved.safetensors")
     try:
-        assert diffusion_cli.main(search) == 2
+        assert cli.main(search) == 2
         assert "--weights" in capsys.readouterr().err
-        assert diffusion_cli.main([*search, "--weights", "moved.safetensors"]) == 0
+        assert cli.main([*search, "--weights", "moved.safetensors"]) == 0
         assert capsys.readouterr().out.endswith("00.png\n")
         content = bytearray(Path("moved.safetensors").read_bytes())
         content[-1] ^= 1
         Path("other.safetensors").write_bytes(content)
-        assert diffusion_cli.main([*search, "--weights", "other.safetensors"]) == 2
+        assert cli.main([*search, "--weights", "other.safetensors"]) == 2
         assert "these are others" in capsys.readouterr().err
     finally:
         os.rename("moved.safetensors", "w.safetensors")
@@ -116,22 +120,87 @@ def test_weights_that_moved_or_changed(index, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "index", "--image", "absent.jpg"], "absent.jpg: No such file"),
-        (["search", "index", "--image", "photos/text.jpg"], "text.jpg: no JPEG or PNG"),
-        (["search", "index", "q.npy", "--image", "photos/00.png"], "expected one of them"),
-        (["search", "vectors", "--image", "photos/00.png"], "index of images"),
-        (["build", "photos", "other"], "photos: expected descriptors"),
+        (["search", "index", "absent.jpg"], "absent.jpg: No such file"),
+        (["search", "index", "photos/text.jpg"], "text.jpg: no JPEG or PNG"),
+        (["search", "index", "photos/00.png", "-o", "absent/r.npz"], "a directory that exists"),
+        (["search", "vectors", "photos/00.png"], "index of photos"),
+        (["search", "photos", "photos/00.png"], "expected an index"),
+        (["index", "photos", "other"], "backbone: expected"),
+        (["index", "photos", "photos", *NETWORK], "photos: expected an index or an empty"),
+        (["index", "out", "other", "--weights", "w.safetensors"], "holds descriptors already"),
     ],
 )
 def test_bad_searches_are_one_line(index, capsys, arguments, message):
     np.save("v.npy", np.random.default_rng(0).random((9, 4)))
-    assert diffusion_cli.main(["build", "v.npy", "vectors", "-k", "2", "-q"]) == 0
+    assert diffusion_main(["build", "v.npy", "vectors", "-k", "2", "-q"]) == 0
     capsys.readouterr()
-    assert diffusion_cli.main([*arguments, *["-q"]]) == 2
+    assert cli.main([*arguments, *["-q"]]) == 2
+    assert not Path("other").exists()
+    assert not Path("other.descriptors").exists()
     printed = capsys.readouterr()
     assert printed.out == ""
     assert message in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_photos_are_indexed_in_one_step_and_not_described_again(index, capsys, monkeypatch):
+    call = ["index", "photos", "direct", *NETWORK, "--whitening", "w.npz", *SHORT]
+    assert cli.main(call) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("direct: 20 photos; Graph")
+    assert printed.err == "features: skipped text.jpg: no JPEG or PNG image\n"
+    assert features.open_descriptors("direct.descriptors").vectors.shape == (20, 16)
+    search = ["search", "index", "photos/b/04.png", "-k", "5", "-q"]
+    assert cli.main(search) == 0
+    expected = capsys.readouterr().out
+    assert cli.main(["search", "direct", *search[2:]]) == 0
+    assert capsys.readouterr().out == expected
+    # With other settings of the graph, the descriptors stay.
+    monkeypatch.setattr(features.description.recipe.Describer, "raw", lambda *_: 1 / 0)
+    assert cli.main([*call, "--alpha", "0.9"]) == 0
+    assert cli.main([*call, "--descriptors", "white", "--alpha", "0.8"]) == 0
+    assert diffusion.load("direct").alpha == 0.8
+
+
+def test_demo_takes_its_folder(tmp_path, monkeypatch):
+    from features.demo import digits
+
+    seen = []
+    monkeypatch.setattr(digits, "run", lambda folder, progress: seen.append((folder, progress)))
+    assert cli.main(["demo", "--folder", "elsewhere", "-q"]) == 0
+    assert cli.main(["demo"]) == 0
+    assert seen == [("elsewhere", False), ("demo", True)]
+
+
+def blocked(library, code):
+    """Run code in a process that cannot import a library; return its status and what it says."""
+    block = f"import sys; sys.modules[{library!r}] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", block + code], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("library", ["torch", "PIL"])
+def test_a_missing_library_is_one_line_that_names_the_extra(index, library):
+    call = ["extract", "photos", "missing", *NETWORK, "-q"]
+    code = f"from features.cli import main; sys.exit(main({call!r}))"
+    status, out, said = blocked(library, code)
+    assert (status, out, said.count("\n")) == (2, "", 1)
+    assert "pip install 'diffusion-rerank[features]'" in said
+    assert not Path("missing").exists()
+
+
+def test_without_torch_there_are_help_and_settings_but_no_networks(index):
+    code = "from features.cli import main\nmain(['discover', '--help'])"
+    status, out, said = blocked("torch", code)
+    assert (status, said) == (0, "")
+    assert "--object-egm" in out
+    status, out, said = blocked("torch", "import features; features.NetworkSettings('alexnet')")
+    assert (status, said) == (0, "")
+    status, out, said = blocked("torch", "import features; features.backbone")
+    assert status == 1
+    assert "ModuleNotFoundError: torch is not installed; features needs it: pip install" in said
 
 
 @pytest.mark.parametrize(

@@ -15,22 +15,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import features
-from diffusion import DiffusionError
+from diffusion import DiffusionError, storage
+from diffusion.storage.lock import lock_directory, unlock
 from features.description import extraction as folder
 from features.description import sweep
-from features.description.descriptors import open_descriptors
+from features.description.descriptors import FORMAT, open_descriptors
 from features.description.recipe import describer_of
 from features.images import batches as loading
 from features.images.batches import Item, plan
 from features.images.reading import UnreadableImageError
 from features.networks import safetensors
 from features.settings import ImageSettings, NetworkSettings, RunSettings
+from tests.support.folders import contents
 from tests.support.photos import CHINA, pattern, png, write_photos
 from tests.support.processes import run_killed, run_whole
 from tests.support.settings import take
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# The files of an extraction without regions.
+PLAIN = {
+    "manifest.json",
+    *(f"arrays/{name}.npy" for name in ("descriptors", "files", "file_ends")),
+}
 # The longer side at most 90, none below AlexNet's least, 63.
 FITTED = ((63, 90), (90, 63), (80, 80), (70, 66))
 
@@ -67,15 +74,6 @@ def extract(photos, weights, tmp_path, monkeypatch):
         )
 
     return extract
-
-
-def contents(path):
-    """Return the bytes of every file in a folder, by name."""
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in sorted(Path(path).rglob("*"))
-        if file.is_file()
-    }
 
 
 # --- the plan ------------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ def test_workers_do_not_change_a_bit(extract, tmp_path):
     extract("one", workers=1)
     extract("four", workers=4)
     assert contents(tmp_path / "one") == contents(tmp_path / "four")
-    assert set(contents(tmp_path / "one")) == {"descriptors.npy", "files.txt", "manifest.json"}
+    assert set(contents(tmp_path / "one")) == PLAIN
 
 
 def test_square_images(extract):
@@ -230,13 +228,15 @@ def test_where_no_image_can_be_read(extract, photos, tmp_path):
         file.write_bytes(png(pattern(60, 90, 0))[:-60])
     with pytest.raises(DiffusionError, match=r"none of 20 can, 00\.png"):
         extract()
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(DiffusionError, match="not finished"):
+        open_descriptors(tmp_path / "out")
 
 
 # --- interruptions -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 8, 9])
+# The claim on the folder, four shards and the manifest are written by a replacement each.
+@pytest.mark.parametrize("step", range(6))
 def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     extract, tmp_path, monkeypatch, step
 ):
@@ -253,8 +253,8 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
         patch.setattr(os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
             extract("out", regions="rmac")
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    with pytest.raises(DiffusionError, match="interrupted"):
+    assert len(writes) == step
+    with pytest.raises(DiffusionError, match="not finished" if step else "found no manifest"):
         open_descriptors(tmp_path / "out")
     described = []
     raw = features.description.recipe.Describer.raw
@@ -265,8 +265,8 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     )
     extract("out", regions="rmac")
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
-    # Four shards of five images come before what is put together of them.
-    assert sum(described) == 20 - 5 * min(step, 4)
+    # A shard has five images.
+    assert sum(described) == 20 - 5 * max(step - 1, 0)
 
 
 def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path):
@@ -283,7 +283,8 @@ def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path)
     )
     run_killed(call, 2, ".npz", photos, out, weights)
     assert len(list(out.glob("partial/*.npz"))) == 2
-    assert not (out / "manifest.json").exists()
+    with pytest.raises(DiffusionError, match="not finished"):
+        open_descriptors(out)
     run_whole(call, photos, out, weights)
     assert contents(out) == contents(tmp_path / "undisturbed")
 
@@ -306,7 +307,7 @@ def test_what_changed_is_described_again(extract, photos, tmp_path):
     (photos / "b" / "01.png").unlink()
     out = extract()
     assert len(out.files) == 19
-    assert set(contents(tmp_path / "out")) == {"descriptors.npy", "files.txt", "manifest.json"}
+    assert set(contents(tmp_path / "out")) == PLAIN
     again = extract("fresh")
     np.testing.assert_array_equal(out.vectors, again.vectors)
     other = extract(pooling="mac")
@@ -371,10 +372,9 @@ def test_an_image_that_was_out_of_reach_is_tried_again(extract, tmp_path, monkey
 
 
 def test_two_extractions_do_not_share_a_folder(extract, tmp_path):
-    from diffusion.storage.lock import lock_directory, unlock
 
     lock = lock_directory(tmp_path / "out")
-    with pytest.raises(DiffusionError, match="another extraction"):
+    with pytest.raises(DiffusionError, match="another process or thread is writing"):
         extract()
     unlock(lock)
     extract()
@@ -428,7 +428,7 @@ def test_other_files_are_never_touched(extract, tmp_path):
     with pytest.raises(DiffusionError, match="this is a file"):
         extract("file")
     # Files and folders that have but the names of ours.
-    for name in ("descriptors.npy", "files.txt", "partial/thesis.txt", "regions.npy/x"):
+    for name in ("partial/thesis.txt", "page.html", "arrays-01234567/x", "descriptors.npy"):
         out = tmp_path / f"other {name[:5]}"
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("mine")
@@ -440,11 +440,17 @@ def test_other_files_are_never_touched(extract, tmp_path):
         extract("manifest")
 
 
+def array(out, name="descriptors"):
+    """Return the file of an array of a folder."""
+    (file,) = out.glob(f"arrays-*/{name}.npy")
+    return file
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda out: (out / "descriptors.npy").unlink(), r"descriptors\.npy: cannot"),
-        (lambda out: (out / "descriptors.npy").write_bytes(b""), r"descriptors\.npy: altered"),
+        (lambda out: array(out).unlink(), r"descriptors\.npy: cannot"),
+        (lambda out: array(out).write_bytes(b""), r"descriptors\.npy: truncated or altered"),
         (lambda out: (out / "manifest.json").write_text("{"), "not valid JSON"),
         (lambda out: (out / "manifest.json").write_text("{}"), "foreign"),
         (lambda out: (out / "manifest.json").unlink(), "expected descriptors"),
@@ -458,26 +464,44 @@ def test_damaged_descriptors_are_refused(extract, tmp_path, damage, message):
         open_descriptors(tmp_path / "out")
 
 
-def test_every_entry_of_a_manifest_is_checked(extract, tmp_path):
+def test_what_the_manifest_and_the_arrays_say_is_checked(extract, tmp_path):
     extract(regions="rmac")
-    path = tmp_path / "out" / "manifest.json"
-    whole = json.loads(path.read_text())
-    for change in (
-        {"version": 2},
-        {"files": []},
-        {"files": {}},
-        {"files": {"../x": {"bytes": 1, "sha256": ""}}},
-        {"files": {**whole["files"], "descriptors.npy": 5}},
-        {"recipe": None},
+    stored = storage.load(tmp_path / "out", FORMAT)
+    manifest, arrays = stored.manifest, stored.arrays
+    for content, changed in (
+        ({"recipe": None}, {}),
+        ({}, {"descriptors": arrays["descriptors"].astype(np.float64)}),
+        ({}, {"descriptors": arrays["descriptors"][1:]}),
+        ({}, {"file_ends": arrays["file_ends"][:-1]}),
+        ({}, {"regions": arrays["regions"][1:]}),
+        ({}, {"regions": arrays["regions"][:, 1:]}),
+        ({}, {"region_boxes": arrays["region_boxes"][:, 1:]}),
+        ({}, {"region_images": arrays["region_images"] + 1}),
     ):
-        path.write_text(json.dumps({**whole, **change}))
-        with pytest.raises(DiffusionError, match=r"manifest\.json: "):
-            open_descriptors(tmp_path / "out")
+        kept = {name: np.array(array) for name, array in {**arrays, **changed}.items()}
+        storage.save(tmp_path / "changed", FORMAT, {**manifest, **content}, kept)
+        with pytest.raises(DiffusionError, match=r"manifest\.json: altered"):
+            open_descriptors(tmp_path / "changed")
+    storage.save(tmp_path / "changed", FORMAT, manifest, {"descriptors": arrays["descriptors"]})
+    with pytest.raises(DiffusionError, match=r"manifest\.json: altered"):
+        open_descriptors(tmp_path / "changed")
+
+
+def test_descriptors_of_version_1_are_refused_and_kept(extract, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    np.save(out / "descriptors.npy", np.zeros((1, 2), np.float32))
+    (out / "manifest.json").write_text(json.dumps({"format": FORMAT.name, "version": 1}))
+    before = contents(out)
+    for attempt in (lambda: open_descriptors(out), extract):
+        with pytest.raises(DiffusionError, match=r"version 1, .*; extract the images again"):
+            attempt()
+    assert contents(out) == before
 
 
 def test_verifying_compares_checksums(extract, tmp_path):
     extract()
-    path = tmp_path / "out" / "descriptors.npy"
+    path = array(tmp_path / "out")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

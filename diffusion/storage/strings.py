@@ -1,0 +1,41 @@
+"""Lists of strings as two arrays, for directories of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def pack_strings(strings: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the UTF-8 bytes of all strings together, and where each string ends in them.
+
+    File names that are not valid UTF-8 are kept, as `os.fsdecode` returns them.
+    """
+    encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+    ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
+    return np.frombuffer(b"".join(encoded), np.uint8), ends
+
+
+def unpack_strings(content: NDArray[Any], ends: NDArray[Any]) -> list[str]:
+    """Return the strings that `pack_strings` packed.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are no such pair.
+    """
+    if (
+        (content.dtype, ends.dtype) != (np.uint8, np.int64)
+        or (content.ndim, ends.ndim) != (1, 1)
+        or (np.diff(ends, prepend=0) < 0).any()
+        or (ends[-1] if len(ends) else 0) != len(content)
+    ):
+        raise ValueError("expected the bytes of strings and where each of them ends")
+    text, starts = content.tobytes(), [0, *ends[:-1].tolist()]
+    return [
+        text[start:end].decode("utf-8", "surrogateescape")
+        for start, end in zip(starts, ends.tolist(), strict=False)
+    ]

@@ -1,0 +1,127 @@
+"""The verbs of the command `features` that index photos and search them by photo."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusion.cli import command
+from diffusion.cli.parameters import add_parameters, reranker_of
+from diffusion.errors import DiffusionError
+
+from ..settings import NetworkSettings
+from .arguments import (
+    add_images,
+    add_network,
+    add_run,
+    from_options,
+    images_of,
+    run_of,
+    say_skipped,
+)
+
+if TYPE_CHECKING:
+    from ..description.descriptors import Descriptors
+
+
+def add_verbs(verbs: command.Verbs) -> None:
+    """Add `index` and `search`."""
+    index = verbs.add("index", _index, "Describe a folder of photos and build an index of them.")
+    index.add_argument(
+        "photos",
+        metavar="PHOTOS",
+        help="folder of photos, or one that `features extract` or `features discover` wrote",
+    )
+    index.add_argument("index", metavar="INDEX", help="directory to write")
+    index.add_argument(
+        "--descriptors",
+        metavar="DIR",
+        help="folder for the descriptors of the photos (default INDEX.descriptors)",
+    )
+    index.add_argument("--whitening", metavar="FILE", help="whitening that `features whiten` wrote")
+    add_parameters(index.add_argument_group("graph and search"))
+    add_network(index)
+    add_images(index)
+    add_run(index)
+
+    search = verbs.add("search", _search, "Search an index of photos for photos like others.")
+    search.add_argument("index", metavar="INDEX", help="directory that `features index` wrote")
+    search.add_argument("photos", nargs="+", metavar="PHOTO", help="query photo")
+    search.add_argument("-k", type=int, default=100, help="results per query (default %(default)s)")
+    search.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write results to an .npz file or a TREC run instead of printing names",
+    )
+    search.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    search.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
+
+
+def _index(options: argparse.Namespace) -> None:
+    from ..index.photos import build_index
+
+    descriptors = _described(options)
+    ranker = reranker_of(options, progress=not options.quiet)
+    build_index(descriptors, options.index, ranker)
+    print(f"{options.index}: {len(descriptors.files)} photos; {ranker.graph_}")
+
+
+def _described(options: argparse.Namespace) -> Descriptors:
+    """Return the descriptors of the photos, which are extracted unless PHOTOS holds descriptors."""
+    from diffusion import storage
+    from diffusion.index_state import INDEX
+
+    from ..description.descriptors import is_described, open_descriptors
+
+    storage.check_target(options.index, INDEX)
+    if is_described(options.photos):
+        for name in ("backbone", "weights", "pooling", "whitening", "descriptors"):
+            if getattr(options, name) is not None:
+                raise DiffusionError(
+                    f"--{name}: not taken with {options.photos}, which holds descriptors already"
+                )
+        return open_descriptors(options.photos)
+    from ..description.extraction import extract_folder
+
+    out = options.descriptors or f"{os.fspath(options.index).rstrip(os.sep)}.descriptors"
+    described = extract_folder(
+        options.photos,
+        out,
+        from_options(NetworkSettings, options),
+        images=images_of(options),
+        run=run_of(options),
+        whitening=options.whitening,
+    )
+    say_skipped(described.manifest["skipped"], out)
+    return described
+
+
+def _search(options: argparse.Namespace) -> None:
+    import diffusion
+    from diffusion import storage
+    from diffusion.index_state import INDEX
+    from diffusion.storage import runs
+
+    from ..index.photos import describe_queries, write_names
+
+    _check_output(options.output)
+    ranker = diffusion.load(options.index).set_params(progress=not options.quiet)
+    stored = storage.load(options.index, INDEX)
+    queries = describe_queries(stored, options.photos, weights=options.weights)
+    scores, ids = ranker.search(queries, options.k)
+    if options.output is None:
+        write_names(sys.stdout, stored, options.photos, scores, ids)
+    else:
+        runs.write_results(options.output, scores, ids)
+
+
+def _check_output(output: str | None) -> None:
+    """Raise before the search if its results could not be written afterwards."""
+    if output is not None:
+        path = Path(output).absolute()
+        if not output or path.is_dir() or not path.parent.is_dir():
+            raise DiffusionError(f"-o {output!r}: expected a file in a directory that exists")
