@@ -151,8 +151,8 @@ def read_extraction(folder: Path) -> Descriptors:
         If a file is not there or not as described.
     """
     if (folder / "manifest.json").exists() and not (folder / "files.txt").exists():
-        found = open_descriptors(folder)
-        return _checked(folder, found.vectors, found.regional, found.region_images, found.files)
+        opened = open_descriptors(folder)
+        return _checked(folder, opened.vectors, opened.regional, opened.region_images, opened.files)
     try:
         text = (folder / "files.txt").read_text("utf-8", "surrogateescape")
     except OSError as error:

@@ -25,7 +25,9 @@ Group = TypeVar("Group")
 _ENTRY = re.compile(r"^(\w+) : (.+)\n((?:    .+\n)+)", re.MULTILINE)
 
 
-def add_options(verb: argparse.ArgumentParser, kind: type, *, skip: Collection[str] = ()) -> None:
+def add_options(
+    verb: argparse._ActionsContainer, kind: type, *, skip: Collection[str] = ()
+) -> None:
     """Add an option for each field of a kind of settings, but for some."""
     hints, texts = get_type_hints(kind), documentation(kind)
     for field in fields(kind):
@@ -120,9 +122,9 @@ def _how_to_parse(hint: Any, default: Any) -> dict[str, Any]:
     if hint is bool:
         return {"action": "store_true"}
     if get_origin(hint) is tuple:
-        parts = get_args(hint)
-        names = {2: ("FIRST", "LAST"), 3: ("RED", "GREEN", "BLUE")}[len(parts)]
-        return {"type": parts[0], "nargs": len(parts), "metavar": names}
+        kinds = get_args(hint)
+        names = {2: ("FIRST", "LAST"), 3: ("RED", "GREEN", "BLUE")}[len(kinds)]
+        return {"type": kinds[0], "nargs": len(kinds), "metavar": names}
     if is_dataclass(hint):
         return {"type": _parser_of(default), "metavar": "NAME=VALUE,..."}
     return {"type": hint, "metavar": metavars[hint]}
@@ -152,6 +154,6 @@ def _in_words(default: Any) -> str:
     """Return a default value as it is typed on the command line."""
     if is_dataclass(default):
         values = {field.name: getattr(default, field.name) for field in fields(default)}
-        plain = type(default)()
-        return ",".join(f"{n}={_in_words(v)}" for n, v in values.items() if v != getattr(plain, n))
+        plain = {field.name: field.default for field in fields(default)}
+        return ",".join(f"{n}={_in_words(v)}" for n, v in values.items() if v != plain[n])
     return f"{default:g}" if isinstance(default, float) else str(default)

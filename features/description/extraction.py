@@ -171,9 +171,9 @@ def _assemble(
                 of_regions[places] = sweep.whitened(describer, part["regional"])
                 images[places] = np.repeat(rows, part["counts"])
                 boxes[places] = part["boxes"]
-        names = pack_strings([found.items[number].file for number in kept])
-        for name, array in zip((FILES, FILE_ENDS), names, strict=True):
-            new.add(name, array)
+        files, ends = pack_strings([found.items[number].file for number in kept])
+        new.add(FILES, files)
+        new.add(FILE_ENDS, ends)
         for name, array in whitening_arrays(describer.whitening).items():
             new.add(name, array)
         new.commit(

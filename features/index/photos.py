@@ -59,7 +59,8 @@ def build_index(
     if OBJECTS in descriptors.manifest:
         digest = descriptors.manifest[OBJECTS]["digest"]
         content[OBJECTS] = {"path": os.path.abspath(descriptors.path), "discovery": digest}
-    extra = dict(zip((_NAMES, _ENDS), pack_strings(descriptors.files), strict=True))
+    names, ends = pack_strings(descriptors.files)
+    extra: dict[str, NDArray[Any]] = {_NAMES: names, _ENDS: ends}
     extra |= whitening_arrays(descriptors.whitening())
     try:
         ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")

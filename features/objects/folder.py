@@ -313,7 +313,8 @@ class _Work:
                 places = sweep.places(first_box[rows], part["counts"])
                 boxes[places], weights[places] = part["boxes"], part["weights"]
                 images[places] = np.repeat(rows, part["counts"])
-            others = dict(zip((FILES, FILE_ENDS), pack_strings(names), strict=True))
+            files, ends = pack_strings(names)
+            others: dict[str, NDArray[Any]] = {FILES: files, FILE_ENDS: ends}
             others |= whitening_arrays(self.describer.whitening)
             others |= {LEARNED + name: array for name, array in discovery.state()[1].items()}
             for name, array in others.items():
