@@ -1,6 +1,7 @@
-"""Images in, descriptors out: the networks, their training and the descriptors they give.
+"""Photos in, descriptors, trained networks and objects out.
 
-Importing this package is cheap: torch is loaded when one of its names is first used.
+Importing this package is cheap: torch is loaded when a name that needs it is first used. The
+settings need neither torch nor Pillow.
 
 >>> import features
 >>> network = features.LeNet(image_size=8, dimension=16)

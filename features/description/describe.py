@@ -1,4 +1,4 @@
-"""From images to descriptors, with a network."""
+"""Descriptors of images in memory, by a network."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ def describe(
 ) -> NDArray[np.float32]:
     """Describe images with a network.
 
-    The network works in evaluation mode and without gradients, on the device where its
-    parameters are; each of its modules is in its own mode again afterwards.
+    The network runs in evaluation mode and without gradients, on the device of its parameters;
+    afterwards the mode of each of its modules is restored.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Takes images (b, c, h, w), float32, and returns descriptors (b, d). Where it has an
-        `input_shape` (c, h, w), the images are held against it.
+        Takes images (b, c, h, w), float32, and returns descriptors (b, d). If it has an
+        `input_shape` (c, h, w), the images must have that shape.
     images : array_like, shape (n, h, w) or (n, c, h, w)
-        Grey images, or images of c channels: real and finite, in the range that the network was
-        trained on. Converted to float32 a batch at a time.
+        Grey images, or images of c channels, with finite values in the range that the network was
+        trained on. They are converted to float32 batch by batch.
     batch_size : int >= 1, default 256
+        Images per batch.
     progress : bool, default False
-        Show a bar on standard error.
+        Show a progress bar on standard error.
 
     Returns
     -------
     ndarray, shape (n, d), float32
-        L2-normalised rows; a descriptor of zeros stays zero.
+        L2-normalised rows; a zero descriptor stays zero.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def describe(
 
 
 def as_images(images: ArrayLike, network: nn.Module) -> NDArray[Any]:
-    """Check the shape and kind of images; return them as (n, c, h, w), not converted."""
+    """Check the shape and dtype of images; return them as (n, c, h, w), not converted."""
     try:
         array = np.asarray(images)
     except ValueError as error:
@@ -86,7 +87,10 @@ def as_images(images: ArrayLike, network: nn.Module) -> NDArray[Any]:
 
 
 def as_tensor(images: NDArray[Any], first: int = 0) -> Tensor:
-    """Return images as a float32 tensor, or raise naming the one, from `first` on, not finite."""
+    """Return images as a float32 tensor, or raise naming the first that is not finite.
+
+    `first` is the number of the first image.
+    """
     batch = np.array(images, dtype=np.float32)
     finite = np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
     if not finite.all():
@@ -98,14 +102,14 @@ def as_tensor(images: NDArray[Any], first: int = 0) -> Tensor:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return the device of a network's parameters, the CPU if it has none."""
+    """Return the device of the parameters of a network, the CPU if it has none."""
     parameter = next(network.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 @contextmanager
 def in_mode(network: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a network into training or evaluation mode, and each module back into its own after."""
+    """Put a network into training or evaluation mode, and restore the mode of each module."""
     before = [(module, module.training) for module in network.modules()]
     network.train(training)
     try:

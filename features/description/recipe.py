@@ -1,4 +1,4 @@
-"""How images become descriptors: written down, so that a query is described as the gallery was."""
+"""The recipe of descriptors, stored so that queries are described as the collection was."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwor
     Raises
     ------
     DiffusionError
-        If the file does not fit.
+        If the file of weights does not fit the network, or does not name one.
     """
     weights, pooling = settings.weights, settings.pooling
     if settings.backbone is not None:
@@ -119,29 +119,29 @@ def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwor
         whole = load_trained(weights, state, meta)
     else:
         raise DiffusionError(
-            f"{os.fspath(weights)}: expected a checkpoint that names its network; for the weights "
-            "of a trunk alone, name the backbone"
+            f"{os.fspath(weights)}: expected a checkpoint that names its network; for weights "
+            "of a backbone alone, name the backbone"
         )
     return whole if pooling is None else RetrievalNetwork(whole.backbone, pooling).eval()
 
 
 class Describer:
-    """A recipe ready to describe images.
+    """A recipe with its network loaded, ready to describe images.
 
     Parameters
     ----------
     recipe : Recipe
     network : RetrievalNetwork, optional
-        In place of the one that the recipe names.
+        Network to use instead of the one that the recipe names.
     whitening : Whitening, optional
         Applied to global and regional descriptors.
     device : str or torch.device, optional
-        By default a GPU where there is one.
+        By default a GPU if there is one.
 
     Raises
     ------
     DiffusionError
-        If the network cannot be loaded, or its weights are others than when the recipe was made.
+        If the network cannot be loaded, or its weights have changed since the recipe was made.
     """
 
     def __init__(
@@ -174,17 +174,17 @@ class Describer:
 
     @property
     def dimension(self) -> int:
-        """Length of a descriptor."""
+        """Dimension of the descriptors."""
         return self.network.dimension if self.whitening is None else self.whitening.dimension
 
     def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width that an image of a height and width is resized to."""
+        """Return the height and width to which an image of a given size is resized."""
         sides = self.network.backbone.sides
         return fitted_size(size, self.recipe.images.size, sides, square=self.recipe.images.square)
 
     @torch.inference_mode()
     def raw(self, images: Tensor) -> tuple[NDArray[np.float32], Any, Any]:
-        """Describe a batch, before any whitening.
+        """Describe a batch of images, without whitening.
 
         Parameters
         ----------
@@ -198,9 +198,9 @@ class Describer:
         boxes : ndarray, shape (r, 4), float32, or None
             Each region as (top, left, bottom, right) in [0, 1].
         """
-        # The channels stay last in memory, which is how they were decoded and fast on CPUs.
+        # The channels stay last in memory, as they were decoded; this is fast on CPUs.
         ready = self.network.backbone.normalize(images.to(self.device).permute(0, 3, 1, 2))
-        # A GPU's fastest convolution need not be one that repeats itself to the bit.
+        # The fastest convolution of a GPU may not be reproducible to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             descriptors = self.network.describe(ready, self.recipe.images.scales)
             if self.recipe.images.regions is None:
@@ -215,12 +215,12 @@ class Describer:
         )
 
     def describe_file(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
-        """Describe an image file, whitened: shape (d,), float32.
+        """Describe an image file and apply the whitening: shape (d,), float32.
 
         Raises
         ------
         UnreadableImageError
-            If it is no image that can be read; it is named.
+            If the file cannot be read as an image; the message names it.
         """
         with quiet():
             image = read_image(path, self.fitted(read_size(path)))
@@ -229,7 +229,7 @@ class Describer:
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for, by default a GPU where there is one."""
+    """Return the requested device, by default a GPU if there is one."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -238,13 +238,13 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DiffusionError(
-            f"device: expected one that is there, got {device!r} ({reason})"
+            f"device: expected an available one, got {device!r} ({reason})"
         ) from None
     return chosen
 
 
 def moved(recipe: Recipe, weights: str | os.PathLike[str]) -> Recipe:
-    """Return a recipe whose weights lie elsewhere now."""
+    """Return a recipe with another path of its weights."""
     path = os.path.abspath(as_path(weights, "weights"))
     return replace(recipe, network=replace(recipe.network, weights=path))
 
@@ -257,13 +257,13 @@ def describer_of(
     weights: str | None = None,
     device: str | None = None,
 ) -> Describer:
-    """Return what describes queries as a manifest's recipe says."""
+    """Return the Describer for queries of a collection, from the recipe in its manifest."""
     recipe = Recipe.from_dict(fields, source)
     if weights is not None:
         recipe = moved(recipe, weights)
     elif recipe.network.weights is not None and not Path(recipe.network.weights).is_file():
         raise DiffusionError(
-            f"{os.fspath(recipe.network.weights)}: the weights that made the descriptors are not "
-            "there any more; say where they are now (--weights FILE)"
+            f"{os.fspath(recipe.network.weights)}: the weights that made the descriptors are no "
+            "longer here; give their path (--weights FILE)"
         )
     return Describer(recipe, whitening=whitening, device=device)

@@ -50,6 +50,7 @@ from ..settings import (
 )
 from . import locate
 from .discovery import ObjectDiscovery
+from .egm import EGM
 from .locate import Locator, Mapper
 from .opened import (
     BOX_IMAGES,
@@ -172,7 +173,7 @@ class _Work:
         self.shards = storage.Shards(out / PARTIAL)
         self.describer, self.mapper = describer, Mapper(describer)
         self.settings, self.descriptor, self.pictures = settings, descriptor, pictures
-        self.unfitted = ObjectDiscovery(settings, progress=run.progress)
+        self.egm = EGM(**asdict(settings.feature_egm))
         self.network = sweep.settings_of(describer, run.batch_size)
         self.run_settings = run
 
@@ -224,7 +225,7 @@ class _Work:
         found = []
         for item, A in zip(items, self.mapper.activations(images), strict=True):
             try:
-                found.append(find_regions(A, self.unfitted.feature_egm))
+                found.append(find_regions(A, self.egm))
             except DiffusionError as error:
                 raise DiffusionError(f"{self.found.items[item].file}: {error}") from None
         return {
@@ -261,8 +262,8 @@ class _Work:
             )
             for number, *fields in zip(numbers, *parts, strict=True):
                 found[number] = ImageRegions(*fields)
-        discovery = self.unfitted.fit_regions([found[number] for number in kept])
-        discovery.save(path)
+        discovery = ObjectDiscovery(self.settings, progress=self.run_settings.progress)
+        discovery.fit_regions([found[number] for number in kept]).save(path)
         return ObjectDiscovery.load(path)
 
     # --- locating ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Photos seen by an object discovery: where in each of them the things are that recur."""
+"""Localisation of discovered objects in photos."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ DESCRIPTORS = ("egm", "egm-weighted", "egm-delta", "mac")
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """What an object discovery sees in a photo.
+    """The objects that a discovery locates in a photo.
 
     Attributes
     ----------
     saliency : ndarray, shape (h, w), float32
-        Object saliency.
+        Object saliency map.
     extent : ndarray, shape (4,), float64
         Left, top, right, bottom of the map in pixels of the upright photo; the outer cells may
-        reach out of it.
+        extend beyond it.
     boxes : ndarray, shape (k, 4), float32
-        Regions of the map, by descending weight: left, top, right, bottom in pixels of the upright
-        photo, within it.
+        Left, top, right, bottom of the regions of the map in pixels of the upright photo, clipped
+        to it, by descending weight.
     weights : ndarray, shape (k,), float32
-        π of each, summing to 1.
+        Weights π of the regions, which sum to 1.
     descriptor : ndarray, shape (c,), float32
         L2-normalised, not whitened.
     """
@@ -54,12 +54,12 @@ class Located:
 
 
 class Mapper:
-    """The trunk of a network, giving the activation maps of images.
+    """The backbone of a network, which gives the activation maps of images.
 
     Parameters
     ----------
     describer : Describer
-        Its network's last convolution is taken, not its pooling.
+        The output of its network's last convolution is used, before any pooling.
     """
 
     def __init__(self, describer: Describer) -> None:
@@ -71,22 +71,22 @@ class Mapper:
     def activations(self, images: Tensor) -> Map:
         """Return the maps (b, c, h', w'), float32, of images (b, h, w, 3), uint8."""
         ready = self._trunk.normalize(images.to(self.describer.device).permute(0, 3, 1, 2))
-        # A GPU's fastest convolution need not be one that repeats itself to the bit.
+        # The fastest convolution of a GPU may not be reproducible to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             return self._framed(ready).float().cpu().numpy()
 
     def frame(self, image: tuple[int, ...], cells: tuple[int, ...]) -> Frame:
-        """Return where the cells (h', w') lie in an image (h, w)."""
+        """Return the positions of the cells (h', w') of a map in an image (h, w)."""
         return self._framed.frame(image, cells)
 
     def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-        """Decode an image file at the size that the network sees it at."""
+        """Decode an image file at the size that the network takes."""
         with quiet():
             return read_image(path, self.describer.fitted(read_size(path)))
 
 
 class Locator:
-    """An object discovery together with the network that made its maps, ready for photos.
+    """An object discovery together with the network of its maps, ready to locate objects.
 
     Parameters
     ----------
@@ -103,19 +103,19 @@ class Locator:
         self.descriptor = check_choice(descriptor, "descriptor", DESCRIPTORS)
 
     def locate(self, path: str | os.PathLike[str]) -> Located:
-        """Find what recurs in the collection in a photo that need not be one of it.
+        """Locate the objects of the collection in a photo, which may be outside the collection.
 
         Raises
         ------
         UnreadableImageError
-            If the file is no image that can be read; it is named.
+            If the file cannot be read as an image; the message names it.
         """
         image = self.mapper.read(path)
         activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
         return self.locate_in(activations, image.shape[:2], read_size(path))
 
     def describe_file(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
-        """Describe an image file as the collection was described, whitened: (d,), float32."""
+        """Describe an image file as the collection was described: shape (d,), float32."""
         return whitened(self.mapper.describer, self.locate(path).descriptor[None])[0]
 
     def locate_in(
@@ -125,20 +125,22 @@ class Locator:
         photo: tuple[int, int],
         number: int | None = None,
     ) -> Located:
-        """Find what recurs in activations.
+        """Locate objects in the activation maps of a photo.
 
         Parameters
         ----------
         activations : ndarray, shape (c, h', w')
-        image, photo : tuple of int
-            Height and width as the network saw it, and of the upright photo.
+        image : tuple of int
+            Height and width of the image that the network was given.
+        photo : tuple of int
+            Height and width of the upright photo.
         number : int, optional
-            Of the image in the collection, where it is in it.
+            Number of the photo in the collection, if it belongs to it.
         """
         S = self.discovery.saliency(activations, number)
         regions = self.discovery.regions(S)
         frame = self.mapper.frame(image, S.shape)
-        # Sides are rounded to those that the network takes, each by itself.
+        # Each side is rounded separately to one that the network takes.
         scale = np.array([photo[1] / image[1], photo[0] / image[0]] * 2)
         whole = np.array([[0, 0, S.shape[1], S.shape[0]]], float)
         boxes = frame.to_pixels(regions.boxes) * scale

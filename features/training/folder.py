@@ -1,4 +1,4 @@
-"""Learning descriptors from a folder of photos, resumable after every epoch."""
+"""Training of a network on a folder of photos, resumable after every epoch."""
 
 from __future__ import annotations
 

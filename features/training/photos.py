@@ -1,4 +1,4 @@
-"""The photos that are learned from: which can be read, described whole, seen in parts."""
+"""The photos of a training, which are described whole and learned from in parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .samples import View
 
 
 class Photos:
-    """The photos of a folder that can be read, and how they are described and seen.
+    """The readable photos of a folder, their descriptors, and views of them.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Photos:
     Raises
     ------
     DiffusionError
-        If there is none.
+        If no photo can be read.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Photos:
         self.workers = check_workers(run.workers)
         files = find_images(folder)
         found = scan(self.folder, files, describer, run)
-        # Each is decoded once, small, to know that it can be.
+        # Each photo is decoded once, at the smallest size, to find out whether it can be read.
         least = describer.network.backbone.sides.minimum
 
         def can_read(item: Item) -> bool:
@@ -63,11 +63,11 @@ class Photos:
 
     @property
     def files(self) -> list[str]:
-        """Those that can be read, relative to the folder, sorted."""
+        """Names of the photos, relative to the folder and sorted."""
         return [item.file for item in self.items]
 
     def describe(self) -> NDArray[np.float32]:
-        """Describe every photo whole, with the network as it is."""
+        """Describe every whole photo with the network as it is now."""
         X = np.empty((len(self.items), self.describer.dimension), np.float32)
         batches = plan(self.items, 32)
         with contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded:
@@ -81,7 +81,7 @@ class Photos:
     def views(
         self, batches: Sequence[NDArray[np.int64]], views: Sequence[View]
     ) -> Generator[Tensor, None, None]:
-        """Yield batches of squares (b, s, s, 3), uint8; `views` are of all, one after the other."""
+        """Yield batches of squares (b, s, s, 3), uint8; `views` has one per photo, in turn."""
         coming, side = iter(views), self.describer.recipe.images.size
         tasks = [[(int(number), next(coming)) for number in batch] for batch in batches]
 

@@ -46,7 +46,7 @@ TRAINING = storage.Format(
     "a training",
     companions=frozenset({NETWORK, STATE, HISTORY, CURVE}),
 )
-# What is new learns faster than what is there: the classifier, and GeM's exponent.
+# Factor on the learning rate of new parameters: the classifier, and the exponent of GeM.
 _NEW = 10.0
 _DECAY = 1e-4
 # Default margins by loss.
@@ -55,17 +55,18 @@ MARGINS = {"softmax": None, "contrastive": 0.7, "triplet": 0.1}
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made.
+    """A trained network.
 
     Attributes
     ----------
     path : Path
-        Of the trained network, a file for the `weights` of `features.extract_folder`.
+        File of the trained network, for the `weights` of `features.NetworkSettings`.
     network : RetrievalNetwork
         In evaluation mode.
     history : list of dict
-        `epoch`, from 0, the untrained network; `loss`, the mean over the epoch; `map`, the mAP of
-        the validation photos in percent. None where there is none.
+        One entry per epoch: `epoch`, where 0 is the untrained network; `loss`, the mean over the
+        epoch, None for epoch 0; `map`, the mAP of the validation photos in percent, None without
+        validation photos.
     """
 
     path: Path
@@ -74,7 +75,7 @@ class Trained:
 
 
 class Trainer:
-    """One training, from the first epoch, or the one after the last complete one, to the end.
+    """One training, which starts at the first epoch or resumes after the last complete one.
 
     Parameters
     ----------
@@ -173,10 +174,10 @@ class Trainer:
         return Trained(out / NETWORK, self.network.eval(), self.history)
 
     def _imprint(self) -> None:
-        """Begin with the classes' mean descriptors as the classifier's weights.
+        """Initialise the weights of the classifier with the mean descriptor of each class.
 
-        Random weights would first pull the descriptors apart to suit themselves. Source: Qi,
-        Brown, Lowe. Low-Shot Learning with Imprinted Weights. CVPR 2018.
+        Random weights would first change the descriptors to fit themselves. Source: Qi, Brown,
+        Lowe. Low-Shot Learning with Imprinted Weights. CVPR 2018.
         """
         if self.classifier is None:
             return
@@ -190,7 +191,7 @@ class Trainer:
     # --- an epoch --------------------------------------------------------------------------------
 
     def _epoch(self, epoch: int) -> float:
-        """Learn from every batch of an epoch; return the mean loss."""
+        """Train on every batch of an epoch and return the mean loss."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, epoch])
         if self.classifier is not None:
@@ -263,7 +264,7 @@ class Trainer:
         return X
 
     def _finite(self, value: float, name: str) -> float:
-        """Return what a training that runs away makes infinite or NaN, or raise."""
+        """Return a value, or raise if the training has diverged and it is infinite or NaN."""
         if not math.isfinite(value):
             raise DiffusionError(
                 f"learning_rate: the {name} is {value} after {len(self.history)} epochs; expected "
