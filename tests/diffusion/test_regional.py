@@ -183,7 +183,7 @@ def test_r_match_in_blocks(rng, monkeypatch):
     X, images = rng.standard_normal((60, 4)), np.repeat(np.arange(12), 5)
     Q, queries = rng.standard_normal((9, 4)), np.repeat([0, 1], [7, 2])
     whole = diffusion.r_match(Q, X, images, queries, 12)
-    monkeypatch.setattr("diffusion.scoring.regions._BLOCK_VALUES", 120)
+    monkeypatch.setattr("diffusion.baselines.r_match._BLOCK_VALUES", 120)
     parts = diffusion.r_match(Q, X, images, queries, 12)
     assert (whole[1] == parts[1]).all()
     np.testing.assert_allclose(whole[0], parts[0], rtol=1e-6)
