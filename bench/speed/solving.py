@@ -21,6 +21,7 @@ import diffusion
 from diffusion.affinity import PowerAffinity
 from diffusion.graph.graph import Graph
 from diffusion.kernels.blocks import laplacian_block
+from diffusion.kernels.matrix import Matrix
 from diffusion.kernels.threads import chunks
 from diffusion.neighbors.index import Exact, NeighborIndex
 from diffusion.solvers.cg import CG
@@ -156,10 +157,9 @@ def conjugate_gradient(
 
     P = np.ones((N, solver.block_size), np.float32)
     Q, sums = np.empty_like(P), np.empty((chunks(N), P.shape[1]))
+    matrix = Matrix(graph.indptr, graph.indices, graph.weights)
     product = seconds_of(
-        lambda: laplacian_block(
-            graph.indptr, graph.indices, graph.weights, np.float32(ALPHA), P, Q, sums
-        ),
+        lambda: laplacian_block(matrix, np.float32(ALPHA), P, Q, sums),
         20,
     )
     operations = 2 * len(graph.indices) * P.shape[1] / product

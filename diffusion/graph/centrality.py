@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DiffusionError
-from ..kernels import subgraph as kernels
+from ..kernels.matrix import Matrix, System
+from ..kernels.subgraph import solve_part
 from ..solvers.base import Report
 from ..solvers.cg import CG
 from ..transfer import RegularizedLaplacian
@@ -96,15 +97,11 @@ def katz(
     if chosen is None:
         solution = solver.prepare(graph, transfer).solve(w)
         return Centrality(np.asarray(solution.x)[0], solution.report)
-    g, iterations, residual, entries = kernels.solve_part(
-        graph.indptr,
-        graph.indices,
-        graph.weights,
+    g, iterations, residual, entries = solve_part(
+        Matrix(graph.indptr, graph.indices, graph.weights),
         graph.position[chosen],
-        float(alpha),
         (1 - alpha) * w,
-        float(tol),
-        max_iter,
+        System(float(alpha), float(tol), max_iter),
     )
     report = Report(
         np.array([residual]),

@@ -8,19 +8,27 @@ so that a result does not depend on how many threads made it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from .matrix import Matrix
 from .threads import CHUNK, parallel
 
 
+class Entries(NamedTuple):
+    """A sparse block: values[t] at (rows[t], columns[t]), rows ascending."""
+
+    rows: Any  # int64
+    columns: Any  # int64
+    values: Any  # float64
+
+
 @parallel
-def laplacian_block(
-    indptr: Any, indices: Any, weights: Any, alpha: Any, P: Any, Q: Any, dots: Any
-) -> None:
+def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> None:
     """Q = (I - α W) P for a float32 block P (n, b); dots[chunk, c] = Σ P[:, c] Q[:, c] over it."""
+    indptr, indices, weights = matrix
     n, b = P.shape
     for chunk in numba.prange(dots.shape[0]):
         total = np.zeros(b, np.float32)
@@ -66,23 +74,14 @@ def laplacian_block(
 
 
 @parallel
-def residual_block(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    alpha: float,
-    X: Any,
-    rows: Any,
-    columns: Any,
-    values: Any,
-    R: Any,
-    squares: Any,
-) -> None:
+def residual_block(matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squares: Any) -> None:
     """R = B - (I - α W) X in float64, rounded to float32 at the end, and its squared norms.
 
-    B (n, b) is sparse: B[rows[t], columns[t]] = values[t], rows ascending. X (n, b) is float64.
-    `squares[chunk, c]` receives the sum of R[:, c]² over the chunk, before rounding.
+    B and X are (n, b), X float64. `squares[chunk, c]` receives the sum of R[:, c]² over the
+    chunk, before rounding.
     """
+    indptr, indices, weights = matrix
+    rows, columns, values = B
     n, b = X.shape
     for chunk in numba.prange(squares.shape[0]):
         residual = np.zeros(b, np.float64)
@@ -144,20 +143,19 @@ def columns_to_rows(X: Any, position: Any, scale: Any, out: Any) -> None:
 
 
 @parallel
-def recurrence_block(
-    indptr: Any, indices: Any, weights: Any, scale: Any, shift: Any, P: Any, Q: Any
-) -> None:
+def recurrence_block(matrix: Matrix, scale: Any, shift: Any, P: Any, Q: Any) -> None:
     """Q = scale W P + shift P - Q for float blocks P, Q (n, b): a step of a Chebyshev recurrence.
 
     `scale` and `shift` are of the blocks' type.
     """
+    indptr, indices, weights = matrix
     n, b = P.shape
     for chunk in numba.prange(-(-n // CHUNK)):
         total = np.empty(b, P.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             e, end = indptr[i], indptr[i + 1]
             total[:] = 0
-            # As kernels.laplacian_block: four edges a pass, unsigned indices.
+            # As in laplacian_block: four edges a pass, unsigned indices.
             while e + 4 <= end:
                 j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
                 j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])

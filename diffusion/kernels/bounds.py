@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .local import Rows, State, Touched, sweep
+from .support import Rows, State, Touched, sweep
 from .threads import contracting
 
 # Row sums of D^-1/2 W D^1/2 are 1 but for the rounding of W and of the square roots to float32.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .subgraph import add, clean, cut, grow, workspace
 from .threads import contracting
 
@@ -22,13 +23,30 @@ _TINY = 1e-300
 _TRUSTED_DROP = 1e-3
 
 
+class Columns(NamedTuple):
+    """Sparse columns of the inverse, row by row: nodes in storage order, -1 and 0 padded."""
+
+    ids: Any  # (n, keep) int32
+    values: Any  # (n, keep) float32
+    residuals: Any  # (n,) float64, relative
+
+
+class Block(NamedTuple):
+    """The vectors of conjugate gradient for columns side by side, (size, LANES)."""
+
+    X: Any  # float64, the solution
+    R: Any  # float32, the residual
+    P: Any  # float32, the search direction
+    Q: Any  # float32, the product with it
+
+
 @contracting
-def groups(indptr: Any, indices: Any, weights: Any, alpha: float, widest: int) -> Any:
+def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
     """Put nodes that lie together into groups of at most `widest`.
 
     Returns the nodes, group after group (n,), and where each group begins (groups + 1,).
     """
-    n = len(indptr) - 1
+    n = len(matrix.indptr) - 1
     near = min(n, _NEAR * widest)
     work = workspace(np.zeros(n, np.int32), near)
     grouped = np.zeros(n, np.bool_)
@@ -43,7 +61,7 @@ def groups(indptr: Any, indices: Any, weights: Any, alpha: float, widest: int) -
         count = add(work, 0, seed)
         work.b[0] = 1
         if widest > 1:
-            count = grow(indptr, indices, weights, alpha, work, count, near)
+            count = grow(matrix, alpha, work, count, near)
         for a in range(count):
             node = work.nodes[a]
             if not grouped[node] and end < begins[number - 1] + widest:
@@ -82,20 +100,76 @@ def _keep_largest(
 
 
 @contracting
+def _multiply(part: Matrix, count: int, alpha: float, block: Block, total: Any, sums: Any) -> None:
+    """Q = (I - α W_T) P; sums[c] = Σ P[:, c] Q[:, c]. `total` (LANES,) float32 is memory."""
+    indptr, cols, values = part
+    P, Q = block.P, block.Q
+    minus_alpha = np.float32(-alpha)
+    sums[:] = 0
+    for i in range(count):
+        e, end = indptr[i], indptr[i + 1]
+        total[:] = 0
+        # Four edges a pass: the running total is loaded and stored once for the four.
+        while e + 4 <= end:
+            j0, j1 = np.uintp(cols[e]), np.uintp(cols[e + 1])
+            j2, j3 = np.uintp(cols[e + 2]), np.uintp(cols[e + 3])
+            w0, w1, w2, w3 = values[e], values[e + 1], values[e + 2], values[e + 3]
+            for c in range(LANES):
+                total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
+            e += 4
+        while e < end:
+            j, w = np.uintp(cols[e]), values[e]
+            for c in range(LANES):
+                total[c] += w * P[j, c]
+            e += 1
+        for c in range(LANES):
+            q = P[i, c] + minus_alpha * total[c]
+            Q[i, c] = q
+            sums[c] += P[i, c] * q
+
+
+@contracting
+def _step(count: int, block: Block, step: Any, sums: Any) -> None:
+    """X += step P and R -= step Q; sums[c] = Σ R[:, c]²."""
+    X, R, P, Q = block
+    sums[:] = 0
+    for i in range(count):
+        for c in range(LANES):
+            X[i, c] += step[c] * P[i, c]
+            r = np.float32(R[i, c] - np.float32(step[c]) * Q[i, c])
+            R[i, c] = r
+            sums[c] += r * r
+
+
+@contracting
+def _true_residual(
+    part: Matrix, count: int, width: int, alpha: float, block: Block, total: Any, sums: Any
+) -> None:
+    """R = (1 - α) E - (I - α W_T) X in float64, E being the first `width` unit vectors.
+
+    sums[c] = Σ R[:, c]², before R is rounded to float32. `total` (LANES,) float64 is memory.
+    """
+    indptr, cols, values = part
+    X, R = block.X, block.R
+    sums[:] = 0
+    for i in range(count):
+        total[:] = 0
+        for e in range(indptr[i], indptr[i + 1]):
+            j, v = np.uintp(cols[e]), np.float64(values[e])
+            for c in range(LANES):
+                total[c] += v * X[j, c]
+        for c in range(LANES):
+            total[c] = alpha * total[c] - X[i, c]
+        if i < width:
+            total[i] += 1 - alpha
+        for c in range(LANES):
+            R[i, c] = total[c]
+            sums[c] += total[c] * total[c]
+
+
+@contracting
 def _unit_columns(
-    work: Any,
-    count: int,
-    width: int,
-    cols: Any,
-    values: Any,
-    alpha: float,
-    tol: float,
-    max_iter: int,
-    X: Any,
-    R: Any,
-    P: Any,
-    Q: Any,
-    residuals: Any,
+    part: Matrix, count: int, width: int, system: System, block: Block, residuals: Any
 ) -> None:
     """Solve (I - α W_T) X[:, c] = (1 - α) e_c side by side for the first `width` nodes of a part.
 
@@ -103,7 +177,8 @@ def _unit_columns(
     one after every three orders of magnitude, as in `diffusion.CG`. `residuals[c]` receives the
     relative residual, in float64.
     """
-    indptr = work.indptr
+    alpha, tol, max_iter = system
+    X, R, P, _ = block
     total = np.empty(LANES, np.float32)
     total64, sums, step, beta = np.empty((4, LANES), np.float64)
     rho, anchor = np.zeros((2, LANES), np.float64)
@@ -115,39 +190,12 @@ def _unit_columns(
     for c in range(width):
         R[c, c] = 1 - alpha
     P[:count] = R[:count]
-    minus_alpha = np.float32(-alpha)
     iterations = 0
     while True:
-        sums[:] = 0
-        for i in range(count):
-            e, end = indptr[i], indptr[i + 1]
-            total[:] = 0
-            # Four edges a pass: the running total is loaded and stored once for the four.
-            while e + 4 <= end:
-                j0, j1 = np.uintp(cols[e]), np.uintp(cols[e + 1])
-                j2, j3 = np.uintp(cols[e + 2]), np.uintp(cols[e + 3])
-                w0, w1, w2, w3 = values[e], values[e + 1], values[e + 2], values[e + 3]
-                for c in range(LANES):
-                    total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
-                e += 4
-            while e < end:
-                j, w = np.uintp(cols[e]), values[e]
-                for c in range(LANES):
-                    total[c] += w * P[j, c]
-                e += 1
-            for c in range(LANES):
-                q = P[i, c] + minus_alpha * total[c]
-                Q[i, c] = q
-                sums[c] += P[i, c] * q
+        _multiply(part, count, alpha, block, total, sums)
         for c in range(LANES):
             step[c] = rho[c] / sums[c] if sums[c] > 0 else 0.0
-        sums[:] = 0
-        for i in range(count):
-            for c in range(LANES):
-                X[i, c] += step[c] * P[i, c]
-                r = np.float32(R[i, c] - np.float32(step[c]) * Q[i, c])
-                R[i, c] = r
-                sums[c] += r * r
+        _step(count, block, step, sums)
         iterations += 1
         # A little below the target: the true residual is not quite the recurrence's.
         stopped = iterations >= max_iter or sums.max() <= 0.81 * target
@@ -155,20 +203,7 @@ def _unit_columns(
         for c in range(LANES):
             replace |= sums[c] < _TRUSTED_DROP**2 * anchor[c]
         if replace:
-            sums[:] = 0
-            for i in range(count):
-                total64[:] = 0
-                for e in range(indptr[i], indptr[i + 1]):
-                    j, v = np.uintp(cols[e]), np.float64(values[e])
-                    for c in range(LANES):
-                        total64[c] += v * X[j, c]
-                for c in range(LANES):
-                    total64[c] = alpha * total64[c] - X[i, c]
-                if i < width:
-                    total64[i] += 1 - alpha
-                for c in range(LANES):
-                    R[i, c] = total64[c]
-                    sums[c] += total64[c] * total64[c]
+            _true_residual(part, count, width, alpha, block, total64, sums)
             anchor[:] = sums
         if stopped and (iterations >= max_iter or sums.max() <= target):
             for c in range(width):
@@ -184,31 +219,23 @@ def _unit_columns(
 
 @contracting
 def columns(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    order: Any,
-    degrees: Any,
-    alpha: float,
+    matrix: Matrix,
+    nodes: Nodes,
+    system: System,
     sequence: Any,
     begins: Any,
     size: int,
-    tol: float,
-    max_iter: int,
-    out_ids: Any,
-    out_values: Any,
-    out_residuals: Any,
+    out: Columns,
 ) -> None:
     """Compute truncated columns of (1 - α) (I - α W)^-1 for some groups of nodes.
 
     A group, `sequence[begins[t] : begins[t + 1]]`, shares a part of `size` nodes, grown from all
-    of its nodes. Rows of `out_ids`, `out_values` (n, keep) are nodes; of a column the entries
-    that are largest over √degree are kept.
+    of its nodes. Of a column the entries that are largest over √degree are kept.
     """
-    work = workspace(np.zeros(len(indptr) - 1, np.int32), size)
+    work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), size)
     cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
-    X = np.empty((size, LANES), np.float64)
     R, P, Q = np.empty((3, size, LANES), np.float32)
+    block = Block(np.empty((size, LANES), np.float64), R, P, Q)
     x, score = np.empty((2, size), np.float64)
     residuals = np.empty(LANES, np.float64)
     for t in range(len(begins) - 1):
@@ -217,63 +244,55 @@ def columns(
         for node in group:
             work.b[count] = 1
             count = add(work, count, node)
-        count = grow(indptr, indices, weights, alpha, work, count, size)
-        cols, values = cut(indptr, indices, weights, work, count, cols, values)
-        _unit_columns(
-            work, count, len(group), cols, values, alpha, tol, max_iter, X, R, P, Q, residuals
-        )
+        count = grow(matrix, system.alpha, work, count, size)
+        part = cut(matrix, work, count, cols, values)
+        cols, values = part.indices, part.weights
+        _unit_columns(part, count, len(group), system, block, residuals)
         for a in range(count):
-            work.scale[a] = 1 / np.sqrt(max(degrees[order[work.nodes[a]]], _TINY))
+            work.scale[a] = 1 / np.sqrt(max(nodes.degrees[nodes.order[work.nodes[a]]], _TINY))
         for c in range(len(group)):
             for a in range(count):
-                x[a] = X[a, c]
+                x[a] = block.X[a, c]
                 score[a] = x[a] * work.scale[a]
             node = group[c]
-            _keep_largest(x, score, work.nodes, count, out_ids[node], out_values[node])
-            out_residuals[node] = residuals[c]
+            _keep_largest(x, score, work.nodes, count, out.ids[node], out.values[node])
+            out.residuals[node] = residuals[c]
         clean(work, count)
 
 
 @contracting
 def combine(
-    ids: Any,
-    values: Any,
-    order: Any,
-    position: Any,
-    y_indptr: Any,
-    y_nodes: Any,
-    y_values: Any,
-    starts: Any,
+    columns: Columns,
+    nodes: Nodes,
+    y: Observations,
     x: Any,
     reached: Any,
-    out_ids: Any,
-    out_values: Any,
-    out_counts: Any,
+    out: SparseRows,
     out_work: Any,
 ) -> None:
-    """Combine stored columns, Σ_j y_j c_j for each observation, written from starts[row] on.
+    """Combine stored columns, Σ_j y_j c_j for each observation.
 
-    Nodes of y and of the columns are in storage order, those of the output in the user's,
-    ascending. `x` (n,) float64 is memory, `reached` (n,) bool comes and goes filled with False.
+    `x` (n,) float64 is memory, `reached` (n,) bool comes and goes filled with False. `out_work`
+    (m,) counts the entries combined.
     """
-    for row in range(len(starts)):
-        begin = end = starts[row]
-        for t in range(y_indptr[row], y_indptr[row + 1]):
-            y, column, nodes = y_values[t], values[y_nodes[t]], ids[y_nodes[t]]
-            for a in range(len(nodes)):
-                p = nodes[a]
+    for row in range(len(out.starts)):
+        begin = end = out.starts[row]
+        for t in range(y.indptr[row], y.indptr[row + 1]):
+            value, column, own = y.values[t], columns.values[y.nodes[t]], columns.ids[y.nodes[t]]
+            for a in range(len(own)):
+                p = own[a]
                 if p < 0:
                     break
                 if not reached[p]:
                     reached[p] = True
                     x[p] = 0.0
-                    out_ids[end] = order[p]
+                    out.ids[end] = nodes.order[p]
                     end += 1
-                x[p] += y * column[a]
+                x[p] += value * column[a]
                 out_work[row] += 1
-        out_counts[row] = end - begin
-        out_ids[begin:end].sort()
+        out.counts[row] = end - begin
+        out.ids[begin:end].sort()
         for t in range(begin, end):
-            p = position[out_ids[t]]
-            out_values[t] = x[p]
+            p = nodes.position[out.ids[t]]
+            out.values[t] = x[p]
             reached[p] = False

@@ -1,9 +1,4 @@
-"""Compiled loops of the local solver: a support that grows, and relaxation in it.
-
-A *support* is a set of nodes whose rows are copied next to each other, so that a sweep over it
-touches nothing else. The nodes that it touches, those of the support and those next to it, are
-numbered in the order in which they were found ("touched" numbers). x is 0 beside the support.
-"""
+"""The compiled solve of the local solver: first to its tolerance, then to its certificate."""
 
 from __future__ import annotations
 
@@ -11,260 +6,151 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
+from .support import LocalGraph, State, Workspace, empty_workspace, grow, relax, touch
 from .threads import contracting
 
-# A round of growth takes in the nodes whose residual is at least this share of the largest one.
-_SHARE = 0.1
+# A support that is too small costs more of the ranking than sweeps that are too few: the residual
+# beside it is to be this share of the one that is allowed.
+_BESIDE = 1.0 / 3.0
 
-# Work that must be left before a row is taken in: rows are swept, and their residual computed.
-_RESERVE = 3
-
-
-class Touched(NamedTuple):
-    """What is known of the touched nodes; capacities beyond the number touched."""
-
-    node: Any  # int32, place in storage order
-    root: Any  # float64, √d_i
-    right: Any  # float64, b
-    x: Any  # float64
-    residual: Any  # float64, b - L x
-    chi: Any  # float64, √d_i (1 - φ_i)
-    row: Any  # int32, row in the support or -1
+# Bounds fall about as support^(-1 / _GROWTH). A stage takes about so many sweeps over the support
+# that it grows to, and makes it so many times larger at most.
+_GROWTH = 0.68
+_STAGE = 60
+_LEAP = 32.0
 
 
-class Rows(NamedTuple):
-    """The rows of W of the nodes in the support, as CSR with touched numbers."""
+class Settings(NamedTuple):
+    """What is solved, and how far; as in `diffusion.Local`."""
 
-    own: Any  # int32, touched number of the row
-    start: Any  # int64
-    columns: Any  # int32
-    weights: Any  # float32
+    alpha: float
+    tol: float
+    certify: int
+    max_work: int
 
 
-class State(NamedTuple):
-    """How far a solve has come."""
+class Answer(NamedTuple):
+    """What a solve came to, beside x, which its workspace holds."""
 
-    touched: int
-    rows: int
-    inside: float  # largest |r_i| / √d_i in the support
-    beside: float  # the same beside it
-    work: int
-    sweeps: int
+    state: State
+    bounds: Bounds
+    certified: bool
+    squares: float  # ||r||²
 
 
 @contracting
-def empty_workspace(nodes: int, edges: int) -> tuple[Touched, Rows]:
-    """Room for so many touched nodes and edges; it grows by itself."""
-    touched = Touched(
-        np.empty(nodes, np.int32),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.int32),
-    )
-    rows = Rows(
-        np.empty(nodes, np.int32),
-        np.zeros(nodes + 1, np.int64),
-        np.empty(edges, np.int32),
-        np.empty(edges, np.float32),
-    )
-    return touched, rows
+def solve(
+    graph: LocalGraph, settings: Settings, work: Workspace, places: Any, values: Any
+) -> tuple[Workspace, Answer]:
+    """Solve (I - α W) x = b for one sparse b, b[places] = values, storage order.
 
-
-@contracting
-def _more_room(T: Touched, R: Rows, nodes: int, edges: int) -> tuple[Touched, Rows]:
-    new_t, new_r = empty_workspace(nodes, edges)
-    size = T.node.shape[0]
-    new_t.node[:size] = T.node
-    new_t.root[:size] = T.root
-    new_t.right[:size] = T.right
-    new_t.x[:size] = T.x
-    new_t.residual[:size] = T.residual
-    new_t.chi[:size] = T.chi
-    new_t.row[:size] = T.row
-    new_r.own[:size] = R.own
-    new_r.start[: size + 1] = R.start
-    new_r.columns[: R.columns.shape[0]] = R.columns
-    new_r.weights[: R.weights.shape[0]] = R.weights
-    return new_t, new_r
-
-
-@contracting
-def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
-    """Take a node in as row t, with nothing in it yet."""
-    T.node[t] = place
-    T.root[t] = root
-    T.right[t] = right
-    T.residual[t] = right
-    T.x[t] = 0.0
-    T.chi[t] = 0.0
-    T.row[t] = -1
-
-
-@contracting
-def _take_in(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    roots: Any,
-    number: Any,
-    T: Touched,
-    R: Rows,
-    state: State,
-    threshold: float,
-    max_rows: int,
-    max_work: int,
-) -> tuple[Touched, Rows, State]:
-    """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
-    touched, rows = state.touched, state.rows
+    `work.number` is -1 everywhere, and is so again at the end. Returns the workspace, which may
+    have been exchanged for a larger one, and the answer.
+    """
+    alpha = settings.alpha
+    omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
+    work, state = _begin(graph, work, places, values)
+    scale = state.beside
+    work, state = _to_tolerance(graph, settings, omega, work, state, settings.tol * scale)
+    B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
+    certified = False
+    if settings.certify > 0:
+        work, state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
+    else:
+        B = bounds(work.touched, work.rows, state, alpha)
+    T = work.touched
+    squares = 0.0
     for t in range(state.touched):
-        if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
-            continue
-        begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
-        size = end - begin
-        e = R.start[rows]
-        if state.work + _RESERVE * (e + size) > max_work:
-            break
-        nodes, edges = T.node.shape[0], R.columns.shape[0]
-        if touched + size > nodes or e + size > edges:
-            T, R = _more_room(T, R, max(nodes, 2 * (touched + size)), max(edges, 2 * (e + size)))
-        T.row[t] = rows
-        R.own[rows] = t
-        for a in range(begin, end):
-            place = indices[a]
-            j = number[place]
-            if j < 0:
-                j = touched
-                number[place] = j
-                touch(T, j, place, roots[place], 0.0)
-                touched += 1
-            R.columns[e] = j
-            R.weights[e] = weights[a]
-            e += 1
-        rows += 1
-        R.start[rows] = e
-    return T, R, State(touched, rows, state.inside, state.beside, state.work, state.sweeps)
+        squares += T.residual[t] ** 2
+        work.number[T.node[t]] = -1
+    return work, Answer(state, B, certified, squares)
 
 
 @contracting
-def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, right: Any) -> float:
-    """Relax each row once: x_i += ω (b - L x)_i. Returns the largest |(b - L x)_i| / √d_i met."""
-    largest = 0.0
-    for s in range(rows):
-        e, end = R.start[s], R.start[s + 1]
-        t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-        while e + 4 <= end:
-            t0 += R.weights[e] * x[np.uintp(R.columns[e])]
-            t1 += R.weights[e + 1] * x[np.uintp(R.columns[e + 1])]
-            t2 += R.weights[e + 2] * x[np.uintp(R.columns[e + 2])]
-            t3 += R.weights[e + 3] * x[np.uintp(R.columns[e + 3])]
-            e += 4
-        while e < end:
-            t0 += R.weights[e] * x[np.uintp(R.columns[e])]
-            e += 1
-        i = np.uintp(R.own[s])
-        change = right[i] + alpha * ((t0 + t1) + (t2 + t3)) - x[i]
-        x[i] += omega * change
-        largest = max(largest, abs(change) / T.root[i])
-    return largest
+def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> tuple[Workspace, State]:
+    """Touch the nodes of b; the support is empty."""
+    number, T, R = work
+    if places.shape[0] > T.node.shape[0]:
+        T, R = empty_workspace(2 * places.shape[0], R.columns.shape[0])
+    scale = 0.0
+    touched = 0
+    for a in range(places.shape[0]):
+        place = places[a]
+        if values[a] != 0:
+            number[place] = touched
+            touch(T, touched, place, graph.roots[place], values[a])
+            scale = max(scale, abs(values[a]) / graph.roots[place])
+            touched += 1
+    R.start[0] = 0
+    return Workspace(number, T, R), State(touched, 0, 0.0, scale, 0, 0)
 
 
 @contracting
-def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
-    """T.residual = right - L x on all touched nodes; beyond them it is 0."""
-    r = T.residual
-    for t in range(state.touched):
-        r[t] = right[t] - x[t]
-    for s in range(state.rows):
-        flow = alpha * x[R.own[s]]
-        if flow != 0:
-            for e in range(R.start[s], R.start[s + 1]):
-                r[np.uintp(R.columns[e])] += R.weights[e] * flow
-    inside = beside = 0.0
-    for t in range(state.touched):
-        scaled = abs(r[t]) / T.root[t]
-        if T.row[t] >= 0:
-            inside = max(inside, scaled)
-        else:
-            beside = max(beside, scaled)
-    work = state.work + R.start[state.rows]
-    return State(state.touched, state.rows, inside, beside, work, state.sweeps)
-
-
-@contracting
-def relax(
-    T: Touched, R: Rows, state: State, alpha: float, omega: float, goal: float, max_work: int
-) -> State:
-    """Sweep until the residual inside is at most `goal`, and compute it; or until work is spent."""
-    edges = R.start[state.rows]
-    work, sweeps = state.work, state.sweeps
-    while work + 2 * edges <= max_work:
-        met = np.inf
-        while met > goal and work + 2 * edges <= max_work:
-            met = sweep(T, R, state.rows, alpha, omega, T.x, T.right)
-            work += edges
-            sweeps += 1
-        state = _residual(
-            T,
-            R,
-            State(state.touched, state.rows, 0.0, 0.0, work, sweeps),
-            alpha,
-            T.x,
-            T.right,
-        )
-        work = state.work
-        if state.inside <= goal:
-            break
-    return state
-
-
-@contracting
-def grow(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    roots: Any,
-    number: Any,
-    alpha: float,
+def _to_tolerance(
+    graph: LocalGraph,
+    settings: Settings,
     omega: float,
-    T: Touched,
-    R: Rows,
+    work: Workspace,
     state: State,
     goal: float,
-    max_rows: int,
-    max_work: int,
-) -> tuple[Touched, Rows, State]:
-    """Take in nodes, with a sweep a round, until the residual beside is at most `goal`."""
-    while state.beside > goal and state.rows < max_rows:
-        before = state.rows
-        # Half the goal: else the last nodes would come one by one.
-        threshold = max(_SHARE * state.beside, 0.5 * goal)
-        T, R, state = _take_in(
-            indptr,
-            indices,
-            weights,
-            roots,
-            number,
-            T,
-            R,
-            state,
-            threshold,
-            max_rows,
-            max_work,
-        )
-        if state.rows == before:
+) -> tuple[Workspace, State]:
+    """Grow the support and relax until the scaled residual is at most `goal`."""
+    alpha, max_work, n = settings.alpha, settings.max_work, len(graph.order)
+    beside = _BESIDE * goal
+    while state.beside > beside or state.inside > goal:
+        before = state.work
+        work, state = grow(graph, work, state, alpha, omega, beside, n, max_work)
+        _, T, R = work
+        state = relax(T, R, state, alpha, omega, goal, max_work)
+        if state.work == before or state.work + 2 * R.start[state.rows] > max_work:
             break
-        # Less relaxed than later: what lies ahead is yet to be taken in.
-        sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
-        work = state.work + R.start[state.rows]
-        state = _residual(
-            T,
-            R,
-            State(state.touched, state.rows, 0.0, 0.0, work, state.sweeps + 1),
-            alpha,
-            T.x,
-            T.right,
-        )
-    return T, R, state
+    return work, state
+
+
+@contracting
+def _to_certificate(
+    graph: LocalGraph,
+    settings: Settings,
+    omega: float,
+    work: Workspace,
+    state: State,
+    scale: float,
+) -> tuple[Workspace, State, Bounds, bool]:
+    """Solve on ever larger supports, until the best items are certified or work is spent.
+
+    Each is solved so well that the residual beside it is what counts.
+    """
+    alpha, _, certify, max_work = settings
+    n = len(graph.order)
+    floor = 1.0 - alpha * (1.0 + ROW_SUM_SLACK)
+    finest = 1e-15 * scale / (1.0 - alpha)
+    inner = state.inside
+    while True:
+        _, T, R = work
+        edges = R.start[state.rows]
+        closed = state.touched == state.rows
+        inner = max(finest, 1e-2 * inner if closed else INSIDE * state.beside)
+        if state.inside > inner:
+            state = relax(T, R, state, alpha, omega, inner, max_work - 2 * edges)
+        if not closed and floor > 0:
+            state = shield(T, R, state, alpha, omega, floor, max_work)
+        B = bounds(T, R, state, alpha)
+        certified, ratio = certificate(T, state, graph.order, certify, n, graph.largest_root, B)
+        if certified or not floor > 0 or (closed and inner <= finest):
+            break
+        if closed:
+            if state.work + 2 * edges > max_work:
+                break
+            continue
+        # Straight to the support that the bounds, as they fall, will fit in the gap with.
+        factor = max(1.5, ratio**_GROWTH) if ratio < np.inf else 4.0
+        factor = min(_LEAP, factor, (max_work - state.work) / (_STAGE * edges + 1))
+        if factor < 1.2:
+            break
+        rows = state.rows
+        max_rows = int(factor * rows) + 16
+        work, state = grow(graph, work, state, alpha, omega, 0.0, max_rows, max_work)
+        if state.rows == rows:
+            break
+    return work, state, B, certified

@@ -7,14 +7,12 @@ sparsely, so that the work does not depend on the size of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from scipy import sparse
 
+from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .threads import contracting
 
 # A push visits the residuals above a threshold that falls by this factor from sweep to sweep ...
@@ -39,7 +37,7 @@ class Workspace(NamedTuple):
 
 
 @contracting
-def workspace(place: Any, size: int) -> Any:
+def workspace(place: Any, size: int) -> Workspace:
     """Allocate for parts of at most `size` nodes; `place` (n,) int32 comes filled with 0."""
     return Workspace(
         place,
@@ -56,7 +54,7 @@ def workspace(place: Any, size: int) -> Any:
 
 
 @contracting
-def add(work: Any, count: int, node: int) -> int:
+def add(work: Workspace, count: int, node: int) -> int:
     """Append a node to the part of `count` nodes unless it is there; return the new count."""
     if work.place[node] == 0:
         work.nodes[count] = node
@@ -66,22 +64,21 @@ def add(work: Any, count: int, node: int) -> int:
 
 
 @contracting
-def clean(work: Any, count: int) -> None:
+def clean(work: Workspace, count: int) -> None:
     """Empty the part."""
     for a in range(count):
         work.place[work.nodes[a]] = 0
 
 
 @contracting
-def grow(
-    indptr: Any, indices: Any, weights: Any, alpha: float, work: Any, count: int, size: int
-) -> int:
+def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -> int:
     """Grow a part of `count` nodes to `size` nodes by pushing its `b`; return its size.
 
     A push at node i moves the residual r_i to the solution, which leaves α W_ij r_i at its
     neighbours; nodes join the part as they are first reached, from the largest residuals on.
     The part remains smaller where the components of its first nodes hold no more.
     """
+    indptr, indices, weights = matrix
     r = work.r
     largest = 0.0
     for a in range(count):
@@ -119,10 +116,9 @@ def grow(
 
 
 @contracting
-def cut(
-    indptr: Any, indices: Any, weights: Any, work: Any, count: int, cols: Any, values: Any
-) -> Any:
-    """Cut W[T, T] out of W: fill `work.indptr`, return `cols` and `values`, or larger ones."""
+def cut(matrix: Matrix, work: Workspace, count: int, cols: Any, values: Any) -> Matrix:
+    """Cut W[T, T] out of W, into `work.indptr`, `cols` and `values`, or larger ones of these."""
+    indptr, indices, weights = matrix
     total = 0
     for a in range(count):
         i = work.nodes[a]
@@ -141,29 +137,31 @@ def cut(
             values[end] = weights[e]
             end += local > 0
         work.indptr[a + 1] = end
-    return cols, values
+    return Matrix(work.indptr, cols, values)
 
 
 @contracting
-def normalize_again(root: Any, work: Any, count: int, cols: Any, values: Any) -> None:
+def normalize_again(root: Any, work: Workspace, count: int, part: Matrix) -> None:
     """From W[T, T] to D_T^-1/2 A[T, T] D_T^-1/2, D_T being the degrees within the part.
 
     `root` (count,) holds the square roots of the degrees in the whole graph. With
     A_ij = √d_i W_ij √d_j a degree within the part is √d_i Σ_j W_ij √d_j.
     """
+    indptr, cols, values = part
     for a in range(count):
         total = 0.0
-        for e in range(work.indptr[a], work.indptr[a + 1]):
+        for e in range(indptr[a], indptr[a + 1]):
             total += values[e] * root[cols[e]]
         work.scale[a] = np.sqrt(root[a] / total) if total > 0 else 0.0
     for a in range(count):
-        for e in range(work.indptr[a], work.indptr[a + 1]):
+        for e in range(indptr[a], indptr[a + 1]):
             values[e] *= work.scale[a] * work.scale[cols[e]]
 
 
 @contracting
-def _row_product(indptr: Any, cols: Any, values: Any, p: Any, i: int) -> float:
+def _row_product(matrix: Matrix, p: Any, i: int) -> float:
     """Return Σ_j W_ij p_j. Four edges at a time, each to a total of its own."""
+    indptr, cols, values = matrix
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
     e, end = indptr[i], indptr[i + 1]
     while e + 4 <= end:
@@ -179,14 +177,13 @@ def _row_product(indptr: Any, cols: Any, values: Any, p: Any, i: int) -> float:
 
 
 @contracting
-def conjugate_gradient(
-    work: Any, count: int, cols: Any, values: Any, alpha: float, tol: float, max_iter: int
-) -> Any:
+def conjugate_gradient(work: Workspace, count: int, part: Matrix, system: System) -> Any:
     """Solve (I - α W_T) x = b within a part, from x = 0, to ||b - (I - α W_T) x|| <= tol ||b||.
 
     Returns the number of iterations and the relative residual, computed from x in float64.
     """
-    indptr, b, x, r, p, q = work.indptr, work.b, work.x, work.r, work.p, work.q
+    alpha, tol, max_iter = system
+    b, x, r, p, q = work.b, work.x, work.r, work.p, work.q
     square_b = 0.0
     for i in range(count):
         square_b += b[i] * b[i]
@@ -203,7 +200,7 @@ def conjugate_gradient(
         while rho > 0.81 * target and iterations < max_iter:
             curvature = 0.0
             for i in range(count):
-                q[i] = p[i] - alpha * _row_product(indptr, cols, values, p, i)
+                q[i] = p[i] - alpha * _row_product(part, p, i)
                 curvature += p[i] * q[i]
             step = rho / curvature
             rho_new = 0.0
@@ -218,136 +215,129 @@ def conjugate_gradient(
             iterations += 1
         rho = 0.0
         for i in range(count):
-            r[i] = b[i] - x[i] + alpha * _row_product(indptr, cols, values, x, i)
+            r[i] = b[i] - x[i] + alpha * _row_product(part, x, i)
             p[i] = r[i]
             rho += r[i] * r[i]
         if rho <= target or iterations >= max_iter:
             return iterations, np.sqrt(rho / square_b)
 
 
+class Shortlists(NamedTuple):
+    """Which nodes make the part of an observation, and how the graph is cut to it."""
+
+    candidates: Any  # (m, c) int64, the user's ids, -1 padded
+    grown: int  # size that a part grows to
+    early: bool  # whether what is cut is normalised again
+
+
+class Outcome(NamedTuple):
+    """How the solve of each observation went."""
+
+    iterations: Any  # (m,) int64
+    residuals: Any  # (m,) float64
+    work: Any  # (m,) int64
+
+
+@contracting
+def _shortlisted(
+    row: int,
+    matrix: Matrix,
+    nodes: Nodes,
+    alpha: float,
+    y: Observations,
+    lists: Shortlists,
+    work: Workspace,
+) -> int:
+    """Fill a part with the nodes of an observation, candidates and what grows; return its size."""
+    count = 0
+    for t in range(y.indptr[row], y.indptr[row + 1]):
+        work.b[count] = (1 - alpha) * y.values[t]
+        count = add(work, count, y.nodes[t])
+    own = count
+    for c in range(lists.candidates.shape[1]):
+        if lists.candidates[row, c] >= 0:
+            count = add(work, count, nodes.position[lists.candidates[row, c]])
+    work.b[own:count] = 0
+    if count < lists.grown:
+        own = count
+        count = grow(matrix, alpha, work, count, lists.grown)
+        work.b[own:count] = 0
+    return count
+
+
 @contracting
 def truncated(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    order: Any,
-    position: Any,
-    degrees: Any,
-    alpha: float,
-    tol: float,
-    max_iter: int,
-    early: bool,
-    grown: int,
-    y_indptr: Any,
-    y_nodes: Any,
-    y_values: Any,
-    candidates: Any,
-    starts: Any,
+    matrix: Matrix,
+    nodes: Nodes,
+    system: System,
+    y: Observations,
+    lists: Shortlists,
     place: Any,
-    out_ids: Any,
-    out_values: Any,
-    out_counts: Any,
-    out_iterations: Any,
-    out_residuals: Any,
-    out_work: Any,
+    out: SparseRows,
+    outcome: Outcome,
 ) -> None:
-    """Solve each observation within its own part, written from starts[row] on.
+    """Solve each observation within its own part.
 
-    A part holds the nodes of the observation, then those of a row of `candidates`, then what
-    grows to `grown` nodes. Candidates and output are the user's ids, `y_nodes` storage
-    order. `place` is the workspace's.
+    A part holds the nodes of the observation, then those of a row of candidates, then what it
+    grows by. `place` is the workspace's.
     """
     size = 0
-    for row in range(len(starts)):
-        size = max(size, y_indptr[row + 1] - y_indptr[row] + candidates.shape[1])
-    work = workspace(place, min(len(place), max(size, grown)))
+    for row in range(len(out.starts)):
+        size = max(size, y.indptr[row + 1] - y.indptr[row] + lists.candidates.shape[1])
+    work = workspace(place, min(len(place), max(size, lists.grown)))
     root = np.empty(len(work.nodes), np.float64)
     cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
-    for row in range(len(starts)):
-        count = 0
-        for t in range(y_indptr[row], y_indptr[row + 1]):
-            work.b[count] = (1 - alpha) * y_values[t]
-            count = add(work, count, y_nodes[t])
-        own = count
-        for c in range(candidates.shape[1]):
-            if candidates[row, c] >= 0:
-                count = add(work, count, position[candidates[row, c]])
-        work.b[own:count] = 0
-        if count < grown:
-            own = count
-            count = grow(indptr, indices, weights, alpha, work, count, grown)
-            work.b[own:count] = 0
-        cols, values = cut(indptr, indices, weights, work, count, cols, values)
-        if early:
+    for row in range(len(out.starts)):
+        count = _shortlisted(row, matrix, nodes, system.alpha, y, lists, work)
+        part = cut(matrix, work, count, cols, values)
+        cols, values = part.indices, part.weights
+        if lists.early:
             for a in range(count):
-                root[a] = np.sqrt(degrees[order[work.nodes[a]]])
-            normalize_again(root, work, count, cols, values)
-        out_iterations[row], out_residuals[row] = conjugate_gradient(
-            work, count, cols, values, alpha, tol, max_iter
-        )
-        out_counts[row] = count
-        out_work[row] = out_iterations[row] * work.indptr[count]
-        begin = starts[row]
-        ids = out_ids[begin : begin + count]
+                root[a] = np.sqrt(nodes.degrees[nodes.order[work.nodes[a]]])
+            normalize_again(root, work, count, part)
+        iterations, residual = conjugate_gradient(work, count, part, system)
+        outcome.iterations[row], outcome.residuals[row] = iterations, residual
+        outcome.work[row] = iterations * work.indptr[count]
+        out.counts[row] = count
+        begin = out.starts[row]
+        ids = out.ids[begin : begin + count]
         for a in range(count):
-            ids[a] = order[work.nodes[a]]
+            ids[a] = nodes.order[work.nodes[a]]
         ids.sort()
         for a in range(count):
-            out_values[begin + a] = work.x[work.place[position[ids[a]]] - 1]
+            out.values[begin + a] = work.x[work.place[nodes.position[ids[a]]] - 1]
         clean(work, count)
 
 
 @contracting
-def solve_part(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    nodes: Any,
-    alpha: float,
-    b: Any,
-    tol: float,
-    max_iter: int,
-) -> Any:
+def solve_part(matrix: Matrix, nodes: Any, b: Any, system: System) -> Any:
     """Solve (I - α W[T, T]) x = b for one part T = `nodes`, storage order, each once.
 
     Returns x, the iterations, the relative residual and the entries of W[T, T].
     """
-    work = workspace(np.zeros(len(indptr) - 1, np.int32), len(nodes))
+    work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), len(nodes))
     count = 0
     for node in nodes:
         count = add(work, count, node)
     work.b[:] = b
-    cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
-    cols, values = cut(indptr, indices, weights, work, count, cols, values)
-    iterations, residual = conjugate_gradient(work, count, cols, values, alpha, tol, max_iter)
+    part = cut(matrix, work, count, np.empty(0, np.int32), np.empty(0, np.float32))
+    iterations, residual = conjugate_gradient(work, count, part, system)
     return work.x, iterations, residual, work.indptr[count]
 
 
 @contracting
-def _compress(starts: Any, counts: Any, indptr: Any, ids: Any, values: Any) -> None:
-    """Move the rows that begin at `starts` together, in place, to begin at `indptr`."""
-    for row in range(len(counts)):
-        for t in range(counts[row]):
-            ids[indptr[row] + t] = ids[starts[row] + t]
-            values[indptr[row] + t] = values[starts[row] + t]
+def _compress(rows: SparseRows, indptr: Any) -> None:
+    """Move the rows together, in place, to begin at `indptr`."""
+    for row in range(len(rows.counts)):
+        for t in range(rows.counts[row]):
+            rows.ids[indptr[row] + t] = rows.ids[rows.starts[row] + t]
+            rows.values[indptr[row] + t] = rows.values[rows.starts[row] + t]
 
 
-def compressed(ids: Any, values: Any, starts: Any, counts: Any, n: int) -> sparse.csr_array:
-    """Return rows that begin at `starts`, `counts` long, as a CSR array (m, n); takes them over."""
-    indptr = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=indptr[1:])
-    _compress(starts, counts, indptr, ids, values)
-    end = indptr[-1]
-    return sparse.csr_array((values[:end], ids[:end], indptr), shape=(len(counts), n))
-
-
-def in_threads(work: Callable[[int], None], starts: Iterable[int]) -> None:
-    """Call `work` on each start, on as many threads as numba may use."""
-    starts = list(starts)
-    workers = min(len(starts), numba.get_num_threads())
-    if workers <= 1:
-        for start in starts:
-            work(start)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, starts))
+def compressed(rows: SparseRows, n: int) -> sparse.csr_array:
+    """Return the rows as a CSR array (m, n), which takes their memory over."""
+    indptr = np.zeros(len(rows.counts) + 1, np.int64)
+    np.cumsum(rows.counts, out=indptr[1:])
+    _compress(rows, indptr)
+    entries = rows.values[: indptr[-1]], rows.ids[: indptr[-1]], indptr
+    return sparse.csr_array(entries, shape=(len(rows.counts), n))

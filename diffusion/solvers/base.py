@@ -14,6 +14,7 @@ from scipy import sparse
 
 from ..errors import ConvergenceWarning, DiffusionError
 from ..graph.graph import Graph
+from ..kernels.matrix import Matrix, Nodes, Observations, read_only
 from ..transfer import RegularizedLaplacian, Transfer
 
 
@@ -80,15 +81,28 @@ class Solver(ABC):
     """A way to apply a transfer function to observations.
 
     An object of this kind holds numerical settings alone, its dataclass fields, until `prepare`
-    gives it a graph.
+    gives it a graph. A subclass computes in `_solve`, does its offline work in `_precompute`, and
+    opens what that made in `_attach`; checks, warnings and documentation are here.
     """
 
     name: ClassVar[str]
 
+    #: Whether the solver applies any transfer function, or the regularised Laplacian alone.
+    any_transfer: ClassVar[bool] = False
+
     #: First-stage candidates a query that the solver makes use of beside the observation.
     shortlist: int = 0
 
-    @abstractmethod
+    #: The setting that may end a solve before its tolerance is reached, None without such.
+    limit: ClassVar[str | None] = None
+
+    _graph: Graph
+    _matrix: Matrix  # W, in storage order
+    _nodes: Nodes
+    _transfer: Transfer
+    _alpha: float  # of the regularised Laplacian, where the solver applies nothing else
+    _arrays: dict[str, NDArray[Any]]
+
     def prepare(
         self,
         graph: Graph,
@@ -99,40 +113,107 @@ class Solver(ABC):
     ) -> Self:
         """Do the offline work; return the solver, ready to solve.
 
-        `progress` shows bars on standard error. `checkpoint` is a directory in which offline work
-        that can go on after a kill keeps what it has; the caller discards it.
+        Parameters
+        ----------
+        graph : Graph
+        transfer : Transfer
+        progress : bool, default False
+            Show bars on standard error.
+        checkpoint : path-like, optional
+            A directory in which offline work that can go on after a kill keeps what it has. A
+            later call with the same graph and settings goes on from it; the caller discards it.
 
         Raises
         ------
         DiffusionError
             If the solver cannot apply that transfer function.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the offline work has not reached its tolerance.
         """
-
-    @abstractmethod
-    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
-        """Apply h(W) to each row of `observations` (m, n).
-
-        `candidates` (m, c), the first stage's ids, best first and -1 padded, are for solvers that
-        look at a shortlist alone.
-        """
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what `prepare` made, for the index on disk; names without the solver's."""
-        return {}
+        self._take(graph, transfer)
+        self._arrays = self._precompute(progress, checkpoint)
+        self._attach()
+        return self
 
     def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
         """Take what `arrays` returned, memory-mapped, in place of `prepare`; read nothing."""
-        return self.prepare(graph, transfer)
+        self._take(graph, transfer)
+        self._arrays = arrays
+        self._attach()
+        return self
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what `prepare` made, for the index on disk; names without the solver's."""
+        return self._arrays
 
-def require_regularized_laplacian(name: str, transfer: Transfer) -> float:
-    """Return the α of a solver's system I - α W, or raise."""
-    if not isinstance(transfer, RegularizedLaplacian):
-        raise DiffusionError(
-            f"transfer: solver {name!r} solves with I - α W and expected a RegularizedLaplacian, "
-            f"got {transfer!r}; 'spectral' and 'chebyshev' apply any function"
-        )
-    return float(transfer.alpha)
+    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
+        """Apply h(W) to each observation.
+
+        Parameters
+        ----------
+        observations : sparse array or array_like, shape (m, n) or (n,)
+            One a row, nodes in the user's order.
+        candidates : ndarray, shape (m, c), int, optional
+            The first stage's ids, best first and -1 padded. Solvers whose `shortlist` is 0 make
+            no use of them.
+
+        Returns
+        -------
+        Solution
+            x (m, n), float32, and the report on each of the m observations.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If an observation has not reached the solver's tolerance within its limit.
+        """
+        y = as_observations(observations, self._graph.n_nodes)
+        if candidates is not None:
+            candidates = as_candidates(candidates, *y.shape) if self.shortlist else None
+        solution = self._solve(y, candidates)
+        if self.limit is not None:
+            advice = f"raise {type(self).__name__}'s {self.limit} or tol, or lower alpha"
+            solution.report.warn(advice, stacklevel=2)
+        return solution
+
+    def _precompute(
+        self, progress: bool, checkpoint: str | os.PathLike[str] | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the arrays that the offline work makes, which are stored in an index."""
+        return {}
+
+    def _attach(self) -> None:  # noqa: B027
+        """Take up `_arrays`, which may be memory-mapped, without reading them."""
+
+    @abstractmethod
+    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
+        """Solve for observations y (m, n) that are checked and free of duplicates."""
+
+    def _stored(self, y: sparse.csr_array) -> Observations:
+        """Return observations as kernels take them."""
+        return Observations(y.indptr.astype(np.int64), self._graph.position[y.indices], y.data)
+
+    def _take(self, graph: Graph, transfer: Transfer) -> None:
+        """Set the graph and the transfer function, or raise where it cannot be applied."""
+        if isinstance(transfer, RegularizedLaplacian):
+            self._alpha = float(transfer.alpha)
+        elif not self.any_transfer:
+            raise DiffusionError(
+                f"transfer: solver {self.name!r} solves with I - α W and expected a "
+                f"RegularizedLaplacian, got {transfer!r}; 'spectral' and 'chebyshev' apply any "
+                "function"
+            )
+        self._graph, self._transfer = graph, transfer
+        self._matrix = Matrix(*map(read_only, (graph.indptr, graph.indices, graph.weights)))
+        self._nodes = Nodes(*map(read_only, (graph.order, graph.position, graph.degrees)))
 
 
 def as_observations(observations: Any, n: int) -> sparse.csr_array:
@@ -143,11 +224,16 @@ def as_observations(observations: Any, n: int) -> sparse.csr_array:
     DiffusionError
         If the shape is not (m, n) or (n,), or a value is not finite.
     """
-    if sparse.issparse(observations):
-        y = sparse.csr_array(observations, dtype=np.float64, copy=True)
-    else:
-        y = sparse.csr_array(np.atleast_2d(np.asarray(observations, dtype=np.float64)))
-    if y.shape[1] != n or y.ndim != 2:
+    try:
+        if sparse.issparse(observations):
+            y = sparse.csr_array(observations, dtype=np.float64, copy=True)
+        else:
+            y = sparse.csr_array(np.atleast_2d(np.asarray(observations, dtype=np.float64)))
+    except (TypeError, ValueError):
+        raise DiffusionError(
+            f"observations: expected numbers of shape (m, {n}) or ({n},), got {observations!r:.60}"
+        ) from None
+    if y.ndim != 2 or y.shape[1] != n:
         raise DiffusionError(
             f"observations: expected shape (m, {n}) or ({n},), got {np.shape(observations)}"
         )
@@ -155,3 +241,22 @@ def as_observations(observations: Any, n: int) -> sparse.csr_array:
         raise DiffusionError("observations: expected finite values, got NaN or infinity")
     y.sum_duplicates()
     return y
+
+
+def as_candidates(candidates: Any, m: int, n: int) -> NDArray[np.int64]:
+    """Check the candidates of m observations and return them as an array (m, c), int64.
+
+    Raises
+    ------
+    DiffusionError
+        If the shape is not (m, c), or a value is not an integer in [-1, n).
+    """
+    ids = np.asarray(candidates)
+    if ids.ndim != 2 or len(ids) != m or ids.dtype.kind not in "iu":
+        raise DiffusionError(
+            f"candidates: expected integers of shape ({m}, c), got shape {ids.shape}, "
+            f"dtype {ids.dtype}"
+        )
+    if ((ids < -1) | (ids >= n)).any():
+        raise DiffusionError(f"candidates: expected ids in [-1, {n})")
+    return ids.astype(np.int64, copy=False)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..graph.graph import Graph
-from ..kernels import threads
 from ..kernels.blocks import (
+    Entries,
     columns_to_rows,
     direction_block,
     laplacian_block,
@@ -22,23 +18,16 @@ from ..kernels.blocks import (
     step_block,
 )
 from ..kernels.threads import chunks
-from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
+from .base import Report, Solution, Solver
+from .linalg.blocks import in_blocks, padded
 
 # A residual kept by recurrence in float32 is trusted over three orders of magnitude, then it is
 # computed afresh from x in float64.
 _TRUSTED_DROP = 1e-3
 
-# Below this many nodes a kernel is over before it pays to share it among cores.
-_SHARED_NODES = 20_000
-
-# Work memory of a solve: bytes a node and right-hand side, and how much blocks may take together.
+# Work memory of a solve, in bytes a node and right-hand side.
 _BYTES = 24
-_WORK_BYTES = 1 << 30
-
-# float32 values in the widest vector register.
-_LANES = 16
 
 
 class BlockCG(Solver):
@@ -48,76 +37,20 @@ class BlockCG(Solver):
     max_iter: int
     block_size: int
 
+    limit: ClassVar[str | None] = "max_iter"
+
     def __post_init__(self) -> None:
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.max_iter, "max_iter", low=1)
         check_integer(self.block_size, "block_size", low=1)
 
-    def prepare(
-        self,
-        graph: Graph,
-        transfer: Transfer,
-        *,
-        progress: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Take the graph and the transfer function; there is nothing else to do offline.
-
-        Raises
-        ------
-        DiffusionError
-            If the transfer function is not the regularised Laplacian.
-        """
-        self._alpha = require_regularized_laplacian(self.name, transfer)
-        self._graph = graph
-        return self
-
-    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
-        """Diffuse observations.
-
-        Parameters
-        ----------
-        observations : sparse array or array_like, shape (m, n) or (n,)
-            One a row, nodes in the user's order.
-        candidates : ndarray, optional
-            Not used.
-
-        Returns
-        -------
-        Solution
-            x (m, n) float32, and the report with m residuals, iteration counts and flags.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If a column has not reached `tol` within `max_iter` iterations.
-        """
-        n = self._graph.n_nodes
-        y = as_observations(observations, n)
-        m = y.shape[0]
+    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = y.shape
         x = np.empty((m, n), np.float32)
-        starts = range(0, m, self.block_size)
-        # A block to each core where memory allows, so that no core waits for another; the cores
-        # that are left share the nodes of each block.
-        cores = numba.get_num_threads()
-        affordable = max(1, _WORK_BYTES // (_BYTES * n * self.block_size))
-        workers = min(cores, len(starts), affordable) if threads.concurrent() else 1
-        cores = cores // workers if n >= _SHARED_NODES else 1
-
-        def solve(start: int) -> Report:
-            part = slice(start, min(m, start + self.block_size))
-            with threads.using_cores(cores):
-                return self._solve_block(y[part], x[part])
-
-        if workers > 1:
-            with ThreadPoolExecutor(workers) as pool:
-                reports = list(pool.map(solve, starts))
-        else:
-            reports = [solve(start) for start in starts]
-        report = Report.concatenate(reports)
-        name = type(self).__name__
-        report.warn(f"raise {name}'s max_iter or tol, or lower alpha", stacklevel=2)
-        return Solution(x, report)
+        reports = in_blocks(
+            lambda part: self._solve_block(y[part], x[part]), m, self.block_size, n, _BYTES * n
+        )
+        return Solution(x, Report.concatenate(reports))
 
     def _correct(
         self, x: NDArray[np.float64], r: NDArray[np.float32], columns: NDArray[np.bool_]
@@ -132,29 +65,54 @@ class BlockCG(Solver):
     def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32]) -> Report:
         """Solve for the rows of y (b, n) together and write the solutions to out (b, n)."""
         m = y.shape[0]
-        # Whole vector registers: a few columns of zeros cost less than a remainder loop.
-        b = 1 if m == 1 else -(-m // _LANES) * _LANES
+        b = padded(m)
+        B, largest, norms = self._unit_columns(y, b)
+        norm_b = (norms > 0).astype(np.float64)
+        x, rho, iterations, corrections = self._iterate(B, norm_b)
+        columns_to_rows(x, self._nodes.position, (1.0 - self._alpha) * largest * norms, out)
+        residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
+        return Report(
+            residual,
+            iterations[:m],
+            residual <= self.tol,
+            iterations[:m] * len(self._matrix.indices) + corrections,
+            np.zeros(m, bool),
+        )
+
+    def _unit_columns(
+        self, y: sparse.csr_array, b: int
+    ) -> tuple[Entries, NDArray[np.float64], NDArray[np.float64]]:
+        """Return the rows of y as columns of norm 1 of a block (n, b), and what they are times.
+
+        What is computed in float32 then never leaves its range. A row of y is its column times
+        two numbers, its largest magnitude and the norm after division by it; 0 where y is 0.
+        """
         block = y.tocoo()
         rows = self._graph.position[block.col]
         by_row = np.argsort(rows, kind="stable")
         rows = rows[by_row].astype(np.int64)
         columns = block.row[by_row].astype(np.int64)
-        # Columns of norm 1: what is computed in float32 then never leaves its range.
         largest = np.zeros(b)
         np.maximum.at(largest, columns, np.abs(block.data[by_row]))
         values = block.data[by_row] / np.where(largest > 0, largest, 1)[columns]
         norms = np.sqrt(np.bincount(columns, weights=values**2, minlength=b))
         values /= np.where(norms > 0, norms, 1)[columns]
-        norm_b = (norms > 0).astype(np.float64)
-        graph = self._graph
-        n = graph.n_nodes
-        matrix = (graph.indptr, graph.indices, graph.weights)
+        return Entries(rows, columns, values), largest, norms
+
+    def _iterate(
+        self, B: Entries, norm_b: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], int]:
+        """Solve (I - α W) x = B, whose columns have the norms `norm_b` (b,), 1 or 0.
+
+        Returns x (n, b), the squared norms of the true residuals, the iterations of each column
+        and the multiplications that corrections took.
+        """
+        matrix, n, b = self._matrix, self._graph.n_nodes, len(norm_b)
         alpha = np.float32(self._alpha)
         sums = np.empty((chunks(n), b), np.float64)
-
         x = np.zeros((n, b), np.float64)
         r = np.zeros((n, b), np.float32)
-        r[rows, columns] = values
+        r[B.rows, B.columns] = B.values
         q = np.empty_like(r)
         rho = norm_b.copy()  # ||r||², as CG knows it
         anchor = rho  # ||r||² when r was last the true residual
@@ -162,7 +120,7 @@ class BlockCG(Solver):
         frozen = norm_b == 0  # stopped by the recurrence, or for good
         corrections = self._correct(x, r, ~frozen)
         if corrections:
-            residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
+            residual_block(matrix, self._alpha, x, B, q, sums)
             r, q = q, r
             rho = anchor = sums.sum(axis=0)
             frozen |= rho <= (self.tol * norm_b) ** 2
@@ -170,7 +128,7 @@ class BlockCG(Solver):
         p = r.copy()
         while not done.all():
             active = ~frozen
-            laplacian_block(*matrix, alpha, p, q, sums)
+            laplacian_block(matrix, alpha, p, q, sums)
             curvature = sums.sum(axis=0)
             step = np.divide(rho, curvature, out=np.zeros(b), where=active & (curvature > 0))
             step_block(step, x, r, p, q, sums)
@@ -182,7 +140,7 @@ class BlockCG(Solver):
             restart = frozen
             if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
                 extra = self._correct(x, r, ~done)
-                residual_block(*matrix, self._alpha, x, rows, columns, values, q, sums)
+                residual_block(matrix, self._alpha, x, B, q, sums)
                 r, q = q, r
                 recurred, rho_new = rho_new, sums.sum(axis=0)
                 # Where the recurrence fell far and the true residual did not, float32 has given
@@ -200,16 +158,7 @@ class BlockCG(Solver):
             beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
             direction_block(beta, r, p)
             rho = rho_new
-
-        columns_to_rows(x, graph.position, (1.0 - self._alpha) * largest * norms, out)
-        residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
-        return Report(
-            residual,
-            iterations[:m],
-            residual <= self.tol,
-            iterations[:m] * len(graph.indices) + corrections,
-            np.zeros(m, bool),
-        )
+        return x, rho, iterations, corrections
 
 
 @dataclass

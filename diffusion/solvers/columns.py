@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from tqdm import tqdm
 
 from ..errors import ConvergenceWarning
-from ..graph.graph import Graph
 from ..kernels import columns as kernels
-from ..kernels.subgraph import compressed, in_threads
+from ..kernels.matrix import SparseRows, System, read_only
+from ..kernels.subgraph import compressed
 from ..storage.rows import RowsCheckpoint
-from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
+from .base import Report, Solution, Solver
+from .linalg.blocks import parts, side_by_side
 
 # Groups of columns computed in one call: few enough for a live progress bar, a checkpoint and an
 # even share among threads, enough to make light of the workspace that each call allocates.
@@ -99,38 +102,10 @@ class Columns(Solver):
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.max_iter, "max_iter", low=1)
 
-    def prepare(
-        self,
-        graph: Graph,
-        transfer: Transfer,
-        *,
-        progress: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Compute the columns.
-
-        Parameters
-        ----------
-        graph : Graph
-        transfer : RegularizedLaplacian
-        progress : bool, default False
-            Show a bar on standard error.
-        checkpoint : path-like, optional
-            A directory in which the columns are kept while they are computed and which is left
-            there, memory-mapped; a later call with the same graph and settings goes on from it.
-
-        Raises
-        ------
-        DiffusionError
-            If the transfer function is not the regularised Laplacian.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If a column has not reached `tol` within `max_iter` iterations.
-        """
-        alpha = require_regularized_laplacian(self.name, transfer)
-        n = graph.n_nodes
+    def _precompute(
+        self, progress: bool, checkpoint: str | os.PathLike[str] | None
+    ) -> dict[str, NDArray[Any]]:
+        graph, n = self._graph, self._graph.n_nodes
         size = min(self.size, n)
         keep = min(self.keep, size)
         layout = {
@@ -143,127 +118,79 @@ class Columns(Solver):
             arrays = {name: np.empty((n, width), kind) for name, (kind, width) in layout.items()}
         else:
             inputs = (graph.order, graph.indptr, graph.indices, graph.weights)
-            kept = RowsCheckpoint(checkpoint, inputs, f"{alpha} {self!r}", layout)
+            kept = RowsCheckpoint(checkpoint, inputs, f"{self._alpha} {self!r}", layout)
             arrays = kept.arrays
-        values, ids = np.asarray(arrays["scores"]), np.asarray(arrays["ids"])
-        residuals = np.asarray(arrays["residuals"])[:, 0]
-
-        # Columns of nodes that lie together are solved side by side, where they do not crowd what
-        # they share.
-        widest = min(kernels.LANES, max(1, size // _NODES_A_COLUMN))
-        matrix = (graph.indptr, graph.indices, graph.weights)
-        sequence, begins = kernels.groups(*matrix, alpha, widest)
-
-        def compute(first: int) -> int:
-            part = begins[first : first + _BATCH + 1]
-            kernels.columns(
-                *matrix,
-                graph.order,
-                graph.degrees,
-                alpha,
-                sequence,
-                part,
-                size,
-                self.tol,
-                self.max_iter,
-                ids,
-                values,
-                residuals,
-            )
-            return int(part[-1])
-
+        ids, values = np.asarray(arrays["ids"]), np.asarray(arrays["scores"])
+        out = kernels.Columns(ids, values, np.asarray(arrays["residuals"])[:, 0])
         begin = 0 if kept is None else kept.rows
-        batches = range(int(np.searchsorted(begins, begin)), len(begins) - 1, _BATCH)
-        pool = ThreadPoolExecutor(numba.get_num_threads())
         bar = tqdm(total=n, initial=begin, desc="columns", unit="node", disable=not progress)
-        try:
-            # In order, so that what is done is always the first so many of the sequence.
-            for stop in pool.map(compute, batches):
+        with bar, closing(self._compute(size, out, begin)) as stops:
+            for stop in stops:
                 if kept is not None:
                     kept.done(stop)
                 bar.update(stop - bar.n)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            bar.close()
-        late = int(np.count_nonzero(residuals > self.tol))
+        late = int(np.count_nonzero(out.residuals > self.tol))
         if late:
             warnings.warn(
                 f"{late} of {n} columns have not converged after {self.max_iter} iterations "
-                f"(largest relative residual {residuals.max():.1e}); raise Columns's max_iter or "
-                "tol, or lower alpha",
+                f"(largest relative residual {out.residuals.max():.1e}); raise Columns's max_iter "
+                "or tol, or lower alpha",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.restore(graph, transfer, {"ids": ids, "values": values, "residuals": residuals})
+        return out._asdict()
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the columns: `ids` and `values` (n, keep) in storage order, `residuals` (n,)."""
-        return {"ids": self._ids, "values": self._values, "residuals": self._residuals}
+    def _compute(self, size: int, out: kernels.Columns, begin: int) -> Generator[int, None, None]:
+        """Write columns to `out`, but for the first `begin` of the sequence; yield how many are."""
+        # Columns of nodes that lie together are solved side by side, where they do not crowd what
+        # they share.
+        widest = min(kernels.LANES, max(1, size // _NODES_A_COLUMN))
+        system = System(self._alpha, float(self.tol), self.max_iter)
+        sequence, begins = kernels.groups(self._matrix, self._alpha, widest)
 
-    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
-        """Take what `arrays` returned; a query then reads the rows of its observation alone."""
-        require_regularized_laplacian(self.name, transfer)
-        self._graph = graph
-        self._ids, self._values = arrays["ids"], arrays["values"]
-        self._residuals = arrays["residuals"]
-        return self
+        def compute(first: int) -> int:
+            part = begins[first : first + _BATCH + 1]
+            kernels.columns(self._matrix, self._nodes, system, sequence, part, size, out)
+            return int(part[-1])
 
-    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
-        """Diffuse observations.
+        batches = range(int(np.searchsorted(begins, begin)), len(begins) - 1, _BATCH)
+        pool = ThreadPoolExecutor(numba.get_num_threads())
+        try:
+            # In order, so that what is done is always the first so many of the sequence.
+            yield from pool.map(compute, batches)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-        Parameters
-        ----------
-        observations : sparse array or array_like, shape (m, n) or (n,)
-            One a row, nodes in the user's order.
-        candidates : ndarray, optional
-            Not used.
+    def _attach(self) -> None:
+        self._columns = kernels.Columns(
+            *(read_only(self._arrays[name]) for name in kernels.Columns._fields)
+        )
 
-        Returns
-        -------
-        Solution
-            x (m, n), a CSR array of at most `keep` entries for each node of an observation.
-        """
-        graph = self._graph
-        n = graph.n_nodes
-        y = as_observations(observations, n)
-        m = y.shape[0]
-        nodes = graph.position[y.indices]
-        indptr = y.indptr.astype(np.int64)
-        counts = np.diff(indptr)
-        room = np.minimum(counts * self._ids.shape[1], n)
-        starts = np.concatenate([[0], np.cumsum(room)])
-        out_ids = np.empty(starts[-1], np.int32)
-        out_values = np.empty(starts[-1], np.float32)
-        out_counts = np.zeros(m, np.int64)
+    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = y.shape
+        stored = self._stored(y)
+        counts = np.diff(stored.indptr)
+        out = SparseRows.of_at_most(np.minimum(counts * self._columns.ids.shape[1], n))
         work = np.zeros(m, np.int64)
 
-        def combine(start: int) -> None:
-            stop = min(m, start + _BATCH_QUERIES)
+        def combine(part: slice) -> None:
             kernels.combine(
-                self._ids,
-                self._values,
-                graph.order,
-                graph.position,
-                indptr[start : stop + 1],
-                nodes,
-                y.data,
-                starts[start:stop],
+                self._columns,
+                self._nodes,
+                stored.part(part),
                 # From NumPy, whose zeros are pages that the system provides when touched: the
                 # compiled np.zeros writes them all.
                 np.empty(n, np.float64),
                 np.zeros(n, np.bool_),
-                out_ids,
-                out_values,
-                out_counts[start:stop],
-                work[start:stop],
+                out.part(part),
+                work[part],
             )
 
-        in_threads(combine, range(0, m, _BATCH_QUERIES))
-        x = compressed(out_ids, out_values, starts, out_counts, n)
+        side_by_side(combine, parts(m, _BATCH_QUERIES))
         residual = np.zeros(m)
         rows = np.repeat(np.arange(m), counts)
-        np.maximum.at(residual, rows, self._residuals[nodes])
+        np.maximum.at(residual, rows, self._columns.residuals[stored.nodes])
         report = Report(
             residual, np.zeros(m, np.int64), residual <= self.tol, work, np.zeros(m, bool)
         )
-        return Solution(x, report)
+        return Solution(compressed(out, n), report)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..graph.graph import Graph
-from ..transfer import Transfer
 from ..validation import check_integer, check_real
-from .base import require_regularized_laplacian
 from .cg import BlockCG
 from .linalg.components import known_vector, large_pieces
 from .linalg.eigen import leading_eigenpairs
@@ -84,52 +81,31 @@ class Hybrid(BlockCG):
         check_integer(self.min_nodes, "min_nodes", low=0)
         check_integer(self.seed, "seed", low=0)
 
-    def prepare(
-        self,
-        graph: Graph,
-        transfer: Transfer,
-        *,
-        progress: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Compute the eigenpairs.
-
-        Raises
-        ------
-        DiffusionError
-            If the transfer function is not the regularised Laplacian.
-        """
-        require_regularized_laplacian(self.name, transfer)
-        arrays: dict[str, NDArray[Any]] = {
-            "nodes": np.empty(0, np.int32),
-            "eigenvalues": np.empty(0),
-            "residuals": np.empty(0),
-            "vectors": np.empty((0, 0), np.float32),
-        }
+    def _precompute(
+        self, progress: bool, checkpoint: str | os.PathLike[str] | None
+    ) -> dict[str, NDArray[Any]]:
+        graph = self._graph
         for nodes in large_pieces(graph, self.min_nodes, per_component=False):
             pairs = leading_eigenpairs(
                 graph, nodes, self.rank, tol=self.pair_tol, seed=self.seed, progress=progress
             )
-            arrays = {
+            return {
                 "nodes": pairs.nodes,
                 "eigenvalues": pairs.values,
                 "residuals": pairs.residuals,
                 "vectors": pairs.vectors,
             }
-        return self.restore(graph, transfer, arrays)
+        return {
+            "nodes": np.empty(0, np.int32),
+            "eigenvalues": np.empty(0),
+            "residuals": np.empty(0),
+            "vectors": np.empty((0, 0), np.float32),
+        }
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the eigenpairs, nodes in storage order."""
-        return self._arrays
-
-    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
-        """Take the arrays back."""
-        super().prepare(graph, transfer)
-        self._arrays = arrays
+    def _attach(self) -> None:
         self._known: sparse.csr_array | None = None
-        self.eigenvalues_ = arrays["eigenvalues"]
-        self.residuals_ = arrays["residuals"]
-        return self
+        self.eigenvalues_ = self._arrays["eigenvalues"]
+        self.residuals_ = self._arrays["residuals"]
 
     def _correct(
         self, x: NDArray[np.float64], r: NDArray[np.float32], columns: NDArray[np.bool_]

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..graph.graph import Graph
-from ..kernels.bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
-from ..kernels.local import Rows, State, Touched, empty_workspace, grow, relax, touch
-from ..kernels.threads import contracting
-from ..transfer import Transfer
+from ..kernels import local as kernels
+from ..kernels.matrix import read_only
+from ..kernels.support import LocalGraph, Workspace, empty_workspace
 from ..validation import check_integer, check_real
-from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
+from .base import Report, Solution, Solver
+from .linalg.blocks import side_by_side
 
 # Room that a workspace starts with: touched nodes, edges.
 _ROOM = (1 << 14, 1 << 18)
-
-# A support that is too small costs more of the ranking than sweeps that are too few: the residual
-# beside it is to be this share of the one that is allowed.
-_BESIDE = 1.0 / 3.0
-
-# Bounds fall about as support^(-1 / _GROWTH). A stage takes about so many sweeps over the support
-# that it grows to, and makes it so many times larger at most.
-_GROWTH = 0.68
-_STAGE = 60
-_LEAP = 32.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +114,7 @@ class Local(Solver):
     threads: int | None = None
 
     name: ClassVar[str] = "local"
+    limit: ClassVar[str | None] = "max_work"
 
     def __post_init__(self) -> None:
         check_real(self.tol, "tol", low=0.0, strict=True)
@@ -134,77 +123,31 @@ class Local(Solver):
         if self.threads is not None:
             check_integer(self.threads, "threads", low=1)
 
-    def prepare(
-        self,
-        graph: Graph,
-        transfer: Transfer,
-        *,
-        progress: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Take the graph and the transfer function, and the square roots of the degrees.
-
-        Raises
-        ------
-        DiffusionError
-            If the transfer function is not the regularised Laplacian.
-        """
-        roots = np.sqrt(graph.degrees[graph.order])
+    def _precompute(
+        self, progress: bool, checkpoint: str | os.PathLike[str] | None
+    ) -> dict[str, NDArray[Any]]:
+        roots = np.sqrt(self._graph.degrees[self._graph.order])
         # An isolated node has the equation x_i = b_i, in units of its own.
         roots[roots == 0] = 1.0
         roots = roots.astype(np.float32)
-        return self.restore(graph, transfer, {"roots": roots, "largest": roots.max(keepdims=True)})
+        return {"roots": roots, "largest": roots.max(keepdims=True)}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return `roots` (n,), √d in storage order, and `largest` (1,) of them, float32."""
-        return {"roots": self._roots, "largest": self._largest}
+    def _attach(self) -> None:
+        self._idle: list[Workspace] = []  # list.append and pop are atomic
 
-    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
-        """Take what `arrays` returned, memory-mapped; read nothing."""
-        self._alpha = require_regularized_laplacian(self.name, transfer)
-        self._graph = graph
-        self._roots, self._largest = arrays["roots"], arrays["largest"]
-        parts = (graph.indptr, graph.indices, graph.weights, self._roots, graph.order)
-        self._matrix: Any = tuple(_read_only(array) for array in parts)
-        self._idle: list[Any] = []  # workspaces; list.append and pop are atomic
-        return self
-
-    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
-        """Diffuse observations, each by itself, on as many threads as `threads` says.
-
-        Parameters
-        ----------
-        observations : sparse array or array_like, shape (m, n) or (n,)
-            One a row, nodes in the user's order; few nodes each, or nothing is local.
-        candidates : ndarray, optional
-            Not used.
-
-        Returns
-        -------
-        Solution
-            x (m, n), csr_array of float32, and a `LocalReport`.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If a row has not reached `tol` within `max_work`.
-        """
-        n = self._graph.n_nodes
-        y = as_observations(observations, n)
-        m = y.shape[0]
+    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = y.shape
         places = self._graph.position[y.indices].astype(np.int64)
         values = (1.0 - self._alpha) * y.data
+        roots = read_only(self._arrays["roots"])
+        largest = float(self._arrays["largest"][0])
+        graph = LocalGraph(self._matrix, self._nodes.order, roots, largest)
 
         def solve(row: int) -> Any:
             part = slice(y.indptr[row], y.indptr[row + 1])
-            return self._solve_one(places[part], values[part])
+            return self._solve_one(graph, places[part], values[part])
 
-        workers = min(m, self.threads or os.cpu_count() or 1)
-        if workers > 1:
-            with ThreadPoolExecutor(workers) as pool:
-                answers = list(pool.map(solve, range(m)))
-        else:
-            answers = [solve(row) for row in range(m)]
+        answers = side_by_side(solve, range(m), self.threads or os.cpu_count())
         indptr = np.zeros(m + 1, np.int64)
         np.cumsum([len(ids) for ids, _, _ in answers], out=indptr[1:])
         x = sparse.csr_array(
@@ -218,44 +161,32 @@ class Local(Solver):
         columns = list(zip(*(report for _, _, report in answers), strict=True)) or [()] * 7
         kinds = (np.float64, np.int64, bool, np.int64, bool, np.float64, np.int64)
         report = LocalReport(*(np.array(c, k) for c, k in zip(columns, kinds, strict=True)))
-        report.warn("raise Local's max_work or tol, or lower alpha", stacklevel=2)
         return Solution(x, report)
 
-    def _solve_one(self, places: NDArray[np.int64], values: NDArray[np.float64]) -> Any:
+    def _solve_one(
+        self, graph: LocalGraph, places: NDArray[np.int64], values: NDArray[np.float64]
+    ) -> Any:
         """Return the ids (user's, ascending), the values and the report's entries of one row."""
         try:
-            number, touched, rows = self._idle.pop()
+            work = self._idle.pop()
         except IndexError:
             number = np.full(self._graph.n_nodes, -1, np.int32)
-            touched, rows = empty_workspace(*_ROOM)
-        indptr, indices, weights, roots, order = self._matrix
-        touched, rows, state, limits, certified, squares = _solve(
-            indptr,
-            indices,
-            weights,
-            roots,
-            order,
-            float(self._largest[0]),
-            number,
-            touched,
-            rows,
-            places,
-            values,
-            self._alpha,
-            self.tol,
-            self.certify,
-            self.max_work,
+            work = Workspace(number, *empty_workspace(*_ROOM))
+        settings = kernels.Settings(self._alpha, float(self.tol), self.certify, self.max_work)
+        work, (state, limits, certified, squares) = kernels.solve(
+            graph, settings, work, places, values
         )
+        _, touched, rows = work
         own = rows.own[: state.rows]
         x = touched.x[own].astype(np.float32)
-        ids = order[touched.node[own]]
+        ids = graph.order[touched.node[own]]
         largest = (np.abs(x) / touched.root[own]).max(initial=0.0)
         by_id = np.argsort(ids)
         ids, x = ids[by_id], x[by_id]
         b = np.abs(values)
         norm = np.linalg.norm(b)
-        goal = self.tol * (b / roots[places]).max(initial=0.0)
-        self._idle.append((number, touched, rows))
+        goal = self.tol * (b / graph.roots[places]).max(initial=0.0)
+        self._idle.append(work)
         beside = max(limits.above_beside, limits.below_beside) * (1.0 + limits.eta)
         bound = beside + max(limits.above_inside, limits.below_inside)
         report = (
@@ -269,129 +200,3 @@ class Local(Solver):
             state.rows,
         )
         return ids, x, report
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a plain view: a kernel is compiled anew for memory that may be written to."""
-    view = np.asarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
-@contracting
-def _solve(
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-    roots: Any,
-    order: Any,
-    largest_root: float,
-    number: Any,
-    T: Touched,
-    R: Rows,
-    places: Any,
-    values: Any,
-    alpha: float,
-    tol: float,
-    certify: int,
-    max_work: int,
-) -> tuple[Touched, Rows, State, Bounds, bool, float]:
-    """Solve (I - α W) x = b for one sparse b, b[places] = values, storage order.
-
-    `number` (n,) int32 is -1 everywhere, and is so again at the end. Returns the workspace, which
-    may have been exchanged for a larger one, the state, the bounds, the certificate and ||r||².
-    """
-    n = indptr.shape[0] - 1
-    scale = 0.0
-    touched = 0
-    if places.shape[0] > T.node.shape[0]:
-        T, R = empty_workspace(2 * places.shape[0], R.columns.shape[0])
-    for a in range(places.shape[0]):
-        place = places[a]
-        if values[a] != 0:
-            number[place] = touched
-            touch(T, touched, place, roots[place], values[a])
-            scale = max(scale, abs(values[a]) / roots[place])
-            touched += 1
-    R.start[0] = 0
-    omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
-    goal = tol * scale
-    goal_beside = _BESIDE * goal
-    state = State(touched, 0, 0.0, scale, 0, 0)
-    B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
-    certified = False
-
-    # First to the tolerance.
-    while state.beside > goal_beside or state.inside > goal:
-        before = state.work
-        T, R, state = grow(
-            indptr,
-            indices,
-            weights,
-            roots,
-            number,
-            alpha,
-            omega,
-            T,
-            R,
-            state,
-            goal_beside,
-            n,
-            max_work,
-        )
-        state = relax(T, R, state, alpha, omega, goal, max_work)
-        if state.work == before or state.work + 2 * R.start[state.rows] > max_work:
-            break
-
-    # Then to the certificate: ever larger supports, each solved so well that the residual beside
-    # it is what counts.
-    floor = 1.0 - alpha * (1.0 + ROW_SUM_SLACK)
-    finest = 1e-15 * scale / (1.0 - alpha)
-    inner = state.inside
-    while certify > 0:
-        edges = R.start[state.rows]
-        closed = state.touched == state.rows
-        inner = max(finest, 1e-2 * inner if closed else INSIDE * state.beside)
-        if state.inside > inner:
-            state = relax(T, R, state, alpha, omega, inner, max_work - 2 * edges)
-        if not closed and floor > 0:
-            state = shield(T, R, state, alpha, omega, floor, max_work)
-        B = bounds(T, R, state, alpha)
-        certified, ratio = certificate(T, state, order, certify, n, largest_root, B)
-        if certified or not floor > 0 or (closed and inner <= finest):
-            break
-        if closed:
-            if state.work + 2 * edges > max_work:
-                break
-            continue
-        # Straight to the support that the bounds, as they fall, will fit in the gap with.
-        factor = max(1.5, ratio**_GROWTH) if ratio < np.inf else 4.0
-        factor = min(_LEAP, factor, (max_work - state.work) / (_STAGE * edges + 1))
-        if factor < 1.2:
-            break
-        rows = state.rows
-        T, R, state = grow(
-            indptr,
-            indices,
-            weights,
-            roots,
-            number,
-            alpha,
-            omega,
-            T,
-            R,
-            state,
-            0.0,
-            int(factor * rows) + 16,
-            max_work,
-        )
-        if state.rows == rows:
-            break
-    if certify == 0:
-        B = bounds(T, R, state, alpha)
-
-    squares = 0.0
-    for t in range(state.touched):
-        squares += T.residual[t] ** 2
-        number[T.node[t]] = -1
-    return T, R, state, B, certified, squares

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from scipy import sparse
 
 from ..errors import DiffusionError
 from ..graph.graph import Graph
-from ..transfer import Transfer
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations
 from .linalg.components import dense_components, joined, known_vector, large_pieces
@@ -107,6 +106,7 @@ class Spectral(Solver):
     seed: int = 0
 
     name: ClassVar[str] = "spectral"
+    any_transfer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_integer(self.rank, "rank", low=0)
@@ -120,21 +120,10 @@ class Spectral(Solver):
 
     # --- offline ---------------------------------------------------------------------------------
 
-    def prepare(
-        self,
-        graph: Graph,
-        transfer: Transfer,
-        *,
-        progress: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Compute the eigenpairs.
-
-        Raises
-        ------
-        DiffusionError
-            If the transfer function decreases somewhere and the rank is not full.
-        """
+    def _precompute(
+        self, progress: bool, checkpoint: str | os.PathLike[str] | None
+    ) -> dict[str, NDArray[Any]]:
+        graph, transfer = self._graph, self._transfer
         pieces = large_pieces(graph, self.dense_nodes, self.per_component)
         if not transfer.increasing:
             for nodes in pieces:
@@ -152,7 +141,7 @@ class Spectral(Solver):
         ]
         small = dense_components(graph, transfer, self.dense_nodes)
         in_order = [np.argsort(graph.order[p.nodes]) for p in pairs]
-        arrays: dict[str, NDArray[Any]] = {
+        arrays = {
             "nodes": joined(
                 [graph.order[p.nodes][o] for p, o in zip(pairs, in_order, strict=True)], np.int32
             ),
@@ -163,8 +152,8 @@ class Spectral(Solver):
             "small_indices": small.indices.astype(np.int32),
             "small_values": small.data,
         }
-        arrays |= self._basis_arrays([p.vectors[o] for p, o in zip(pairs, in_order, strict=True)])
-        return self.restore(graph, transfer, arrays)
+        vectors = [p.vectors[o] for p, o in zip(pairs, in_order, strict=True)]
+        return arrays | self._basis_arrays(vectors)
 
     def _basis_arrays(self, vectors: list[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
         """Entries of U by rows, times the root of the number of rows: about 1, for float16."""
@@ -179,19 +168,10 @@ class Spectral(Solver):
             "basis_indices": joined([U.indices for U in kept], np.int32),
         }
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the eigenpairs and the blocks of h(W), nodes in the user's order."""
-        return self._arrays
-
-    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
-        """Take the arrays back."""
-        self._graph = graph
-        self._transfer = transfer
-        self._arrays = arrays
+    def _attach(self) -> None:
         self._opened: list[_Part] | None = None
-        self.eigenvalues_ = arrays["eigenvalues"]
-        self.residuals_ = arrays["residuals"]
-        return self
+        self.eigenvalues_ = self._arrays["eigenvalues"]
+        self.residuals_ = self._arrays["residuals"]
 
     def _parts(self) -> list[_Part]:
         """Return the large components by pieces of the basis, opened with the first use."""
@@ -219,25 +199,8 @@ class Spectral(Solver):
 
     # --- online ----------------------------------------------------------------------------------
 
-    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
-        """Diffuse observations.
-
-        Parameters
-        ----------
-        observations : sparse array or array_like, shape (m, n) or (n,)
-            One a row, nodes in the user's order.
-        candidates : ndarray, optional
-            Not used.
-
-        Returns
-        -------
-        Solution
-            x (m, n) float32, and the report, whose residual is the part of each observation
-            outside of the basis.
-        """
-        n = self._graph.n_nodes
-        y = as_observations(observations, n)
-        m = y.shape[0]
+    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = y.shape
         a = self._arrays
         small = sparse.csr_array(
             (a["small_values"], a["small_indices"], a["small_indptr"]), shape=(n, n)

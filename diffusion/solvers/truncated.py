@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from ..errors import DiffusionError
-from ..graph.graph import Graph
 from ..kernels import subgraph as kernels
-from ..transfer import Transfer
+from ..kernels.matrix import SparseRows, System
 from ..validation import check_choice, check_integer, check_real
-from .base import Report, Solution, Solver, as_observations, require_regularized_laplacian
+from .base import Report, Solution, Solver
+from .linalg.blocks import parts, side_by_side
 
 # Observations solved in one call: an even share among threads against workspaces allocated.
 _BATCH_QUERIES = 16
@@ -65,6 +64,7 @@ class Truncated(Solver):
     max_iter: int = 200
 
     name: ClassVar[str] = "truncated"
+    limit: ClassVar[str | None] = "max_iter"
 
     def __post_init__(self) -> None:
         self.shortlist = check_integer(self.size, "size", low=1)
@@ -72,108 +72,32 @@ class Truncated(Solver):
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.max_iter, "max_iter", low=1)
 
-    def prepare(
-        self,
-        graph: Graph,
-        transfer: Transfer,
-        *,
-        progress: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Take the graph and the transfer function; there is nothing else to do offline.
-
-        Raises
-        ------
-        DiffusionError
-            If the transfer function is not the regularised Laplacian.
-        """
-        self._alpha = require_regularized_laplacian(self.name, transfer)
-        self._graph = graph
-        return self
-
-    def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
-        """Diffuse observations.
-
-        Parameters
-        ----------
-        observations : sparse array or array_like, shape (m, n) or (n,)
-            One a row, nodes in the user's order.
-        candidates : ndarray, shape (m, c), int, optional
-            The first stage's ids, best first and -1 padded; the first `size` are used. None: the
-            shortlist grows from the observation.
-
-        Returns
-        -------
-        Solution
-            x (m, n), a CSR array that holds the nodes of each query's truncated graph.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If a query has not reached `tol` within `max_iter` iterations.
-        """
-        graph = self._graph
-        n = graph.n_nodes
-        y = as_observations(observations, n)
-        m = y.shape[0]
-        if candidates is None:
-            grown = min(self.size, n)
-            listed = np.empty((m, 0), np.int64)
-        else:
-            grown = 0
-            listed = np.ascontiguousarray(_check_candidates(candidates, m, n)[:, : self.size])
-        nodes, indptr = graph.position[y.indices], y.indptr.astype(np.int64)
-        room = np.minimum(np.maximum(np.diff(indptr) + listed.shape[1], grown), n)
-        starts = np.concatenate([[0], np.cumsum(room, dtype=np.int64)])
-        out_ids = np.empty(starts[-1], np.int32)
-        out_values = np.empty(starts[-1], np.float32)
-        counts, iterations, work = np.zeros((3, m), np.int64)
+    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = y.shape
+        listed = np.empty((m, 0), np.int64) if candidates is None else candidates[:, : self.size]
+        listed = np.ascontiguousarray(listed)
+        grown = min(self.size, n) if candidates is None else 0
+        stored = self._stored(y)
+        system = System(self._alpha, float(self.tol), self.max_iter)
+        entries = np.maximum(np.diff(stored.indptr) + listed.shape[1], grown)
+        out = SparseRows.of_at_most(np.minimum(entries, n))
+        iterations, work = np.zeros((2, m), np.int64)
         residual = np.zeros(m)
 
-        def solve(start: int) -> None:
-            part = slice(start, min(m, start + _BATCH_QUERIES))
+        def solve(part: slice) -> None:
             kernels.truncated(
-                graph.indptr,
-                graph.indices,
-                graph.weights,
-                graph.order,
-                graph.position,
-                graph.degrees,
-                self._alpha,
-                self.tol,
-                self.max_iter,
-                self.truncation == "early",
-                grown,
-                indptr[part.start : part.stop + 1],
-                nodes,
-                y.data,
-                listed[part],
-                starts[part],
+                self._matrix,
+                self._nodes,
+                system,
+                stored.part(part),
+                kernels.Shortlists(listed[part], grown, self.truncation == "early"),
                 # From NumPy, whose zeros are pages that the system provides when touched: the
                 # compiled np.zeros writes them all.
                 np.zeros(n, np.int32),
-                out_ids,
-                out_values,
-                counts[part],
-                iterations[part],
-                residual[part],
-                work[part],
+                out.part(part),
+                kernels.Outcome(iterations[part], residual[part], work[part]),
             )
 
-        kernels.in_threads(solve, range(0, m, _BATCH_QUERIES))
-        x = kernels.compressed(out_ids, out_values, starts, counts, n)
+        side_by_side(solve, parts(m, _BATCH_QUERIES))
         report = Report(residual, iterations, residual <= self.tol, work, np.zeros(m, bool))
-        report.warn("raise Truncated's max_iter or tol, or lower alpha", stacklevel=2)
-        return Solution(x, report)
-
-
-def _check_candidates(candidates: Any, m: int, n: int) -> NDArray[np.int64]:
-    ids = np.asarray(candidates)
-    if ids.ndim != 2 or len(ids) != m or ids.dtype.kind not in "iu":
-        raise DiffusionError(
-            f"candidates: expected integers of shape ({m}, c), got shape {ids.shape}, "
-            f"dtype {ids.dtype}"
-        )
-    if ((ids < -1) | (ids >= n)).any():
-        raise DiffusionError(f"candidates: expected ids in [-1, {n})")
-    return ids.astype(np.int64, copy=False)
+        return Solution(kernels.compressed(out, n), report)

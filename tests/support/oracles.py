@@ -36,6 +36,18 @@ def dense_diffusion(W, y, alpha):
     return (1 - alpha) * np.linalg.solve(np.eye(len(W)) - alpha * W, np.atleast_2d(y).T).T
 
 
+def dense_function(W, transfer, y):
+    """h(W) y for each row of y, by a full decomposition."""
+    values, U = np.linalg.eigh(np.asarray(W, float))
+    return (np.atleast_2d(y) @ U * transfer(np.clip(values, -1, 1))) @ U.T
+
+
+def relative_error(x, expected):
+    """The largest ||x - expected|| / ||expected|| of rows whose expected norm is not 0."""
+    norm = np.linalg.norm(expected, axis=1)
+    return (np.linalg.norm(x - expected, axis=1)[norm > 0] / norm[norm > 0]).max(initial=0)
+
+
 def breadth_first_components(A):
     """Component label of each node, by a plain search."""
     label = [-1] * len(A)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
@@ -18,16 +16,14 @@ from tqdm import tqdm
 
 from ...errors import ConvergenceWarning
 from ...graph.graph import Graph
-from ...kernels import threads
 from ...kernels.blocks import recurrence_block
+from ...kernels.matrix import Matrix, read_only
+from .blocks import SHARED_NODES, in_blocks, parts, side_by_side
 from .components import known_vector
 
 # Vectors filtered together; those of a small piece are shared out among cores in slabs.
 _BLOCK = 32
 _SLAB = 16
-
-# Below this many nodes a kernel is over before it pays to share it among cores.
-_SHARED_NODES = 20_000
 
 # Nodes whose share of a dense product is one task.
 _PART = 2048
@@ -156,12 +152,7 @@ def _blas() -> ThreadpoolController:
 
 def _by_parts(size: int, apply: Callable[[slice], Any]) -> list[Any]:
     """Apply a function that is a BLAS call to parts of the nodes, side by side."""
-    parts = [slice(start, start + _PART) for start in range(0, size, _PART)]
-    workers = min(numba.get_num_threads(), len(parts))
-    if workers == 1:
-        return [apply(part) for part in parts]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(apply, parts))
+    return side_by_side(apply, parts(size, _PART))
 
 
 class _Piece:
@@ -170,13 +161,14 @@ class _Piece:
     def __init__(self, graph: Graph, nodes: NDArray[np.int32]) -> None:
         n = graph.n_nodes
         if len(nodes) == n:
-            self.matrix = (graph.indptr, graph.indices, graph.weights)
+            W = (graph.indptr, graph.indices, graph.weights)
         else:
             stored = sparse.csr_array((graph.weights, graph.indices, graph.indptr), shape=(n, n))
             part = stored[nodes][:, nodes]
             part.sort_indices()
             indices = part.indices.astype(np.int32, copy=False)
-            self.matrix = (part.indptr.astype(np.int64, copy=False), indices, part.data)
+            W = (part.indptr.astype(np.int64, copy=False), indices, part.data)
+        self.matrix = Matrix(*map(read_only, W))
         self.nodes = nodes
         self.size = len(nodes)
         self.known = known_vector(graph)[nodes]
@@ -193,24 +185,14 @@ class _Piece:
     def slabs(self, Z: Float32, apply: Callable[[Float32], Any]) -> list[Any]:
         """Apply a function to copies of slabs of the columns of Z, each in a thread."""
         # An edge that is read serves all columns of a slab: wide ones where cores share the nodes.
-        width = _SLAB if self.size < _SHARED_NODES else _BLOCK
-        starts = range(0, Z.shape[1], width)
-        cores = numba.get_num_threads()
-        workers = min(cores, len(starts)) if threads.concurrent() else 1
-        cores = cores // workers if self.size >= _SHARED_NODES else 1
-
-        def run(start: int) -> Any:
-            with threads.using_cores(cores):
-                return apply(Z[:, start : start + width].copy(order="C"))
-
-        if workers == 1:
-            return [run(start) for start in starts]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(run, starts))
+        width = _SLAB if self.size < SHARED_NODES else _BLOCK
+        return in_blocks(
+            lambda part: apply(Z[:, part].copy(order="C")), Z.shape[1], width, self.size
+        )
 
     def step(self, scale: float, shift: float, P: Float32, Q: Float32) -> None:
         """Q = scale W P + shift P - Q."""
-        recurrence_block(*self.matrix, np.float32(scale), np.float32(shift), P, Q)
+        recurrence_block(self.matrix, np.float32(scale), np.float32(shift), P, Q)
 
     def filter(self, Z: Float32, degree: int, cut: float) -> Float32:
         """T_degree((2 W - (cut - 1)) / (cut + 1)) Z: at most 1 for eigenvalues in [-1, cut]."""
@@ -397,7 +379,7 @@ def _lanczos(
             f"{missed} of {rank} eigenpairs have residuals above {tol:g}, the largest "
             f"{best.residuals.max():.1e}; raise tol or change the rank",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return best
 

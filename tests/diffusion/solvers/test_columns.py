@@ -11,10 +11,9 @@ import diffusion
 from diffusion.graph.graph import Graph
 from diffusion.kernels import columns as kernels
 from diffusion.solvers.columns import Columns
-from diffusion.transfer import HeatKernel, RegularizedLaplacian
+from diffusion.transfer import RegularizedLaplacian
+from tests.support.graphs import ALPHAS
 from tests.support.oracles import dense_diffusion, neighbor_lists
-
-ALPHAS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999])
 
 # Neighbourhoods are shared from 64 nodes on; the small graphs of these tests do it or not.
 SHARES = st.sampled_from([1, 3, 32]).map(
@@ -27,25 +26,7 @@ def graph(vectors) -> Graph:
     return diffusion.Reranker(affinity="cosine", k=10).fit(vectors).graph_
 
 
-@given(neighbor_lists(), ALPHAS, st.integers(1, 40), SHARES)
-def test_whole_columns_equal_a_dense_solve(lists, alpha, m, share):
-    graph = Graph.from_neighbors(*lists)
-    n = graph.n_nodes
-    rng = np.random.default_rng(m)
-    y = rng.standard_normal((m, n)) * (rng.random((m, n)) < 0.3)
-    solver = Columns(size=n, keep=n, tol=1e-9, max_iter=1000)
-    with share:
-        solver.prepare(graph, RegularizedLaplacian(alpha))
-    solution = solver.solve(y)
-    expected = dense_diffusion(graph.W.toarray(), y, alpha)
-    np.testing.assert_allclose(solution.x.toarray(), expected, atol=1e-5 * np.abs(y).max())
-    assert solution.report.converged.all()
-    assert solution.x.dtype == np.float32
-    assert solution.x.shape == (m, n)
-    assert solution.x.has_sorted_indices
-
-
-@given(neighbor_lists(), ALPHAS, st.integers(1, 12), st.integers(1, 12), SHARES)
+@given(neighbor_lists(), ALPHAS, st.integers(1, 24), st.integers(1, 24), SHARES)
 def test_a_column_solves_its_own_truncated_system(lists, alpha, size, keep, share):
     graph = Graph.from_neighbors(*lists)
     n, W = graph.n_nodes, graph.W.toarray()
@@ -105,18 +86,13 @@ def test_report(graph):
     assert report.residual[0] > 1e-6
 
 
-def test_moves_by_its_arrays(graph):
-    transfer = RegularizedLaplacian()
-    solver = Columns(size=40, keep=25).prepare(graph, transfer)
-    arrays = solver.arrays()
+def test_arrays(graph):
+    arrays = Columns(size=40, keep=25).prepare(graph, RegularizedLaplacian()).arrays()
     assert {name: (a.shape, a.dtype) for name, a in arrays.items()} == {
         "ids": ((120, 25), np.int32),
         "values": ((120, 25), np.float32),
         "residuals": ((120,), np.float64),
     }
-    again = Columns(size=40, keep=25).restore(graph, transfer, arrays)
-    y = np.eye(120)[:9] + np.eye(120)[9:18]
-    assert (solver.solve(y).x != again.solve(y).x).nnz == 0
 
 
 class Killed(BaseException):
@@ -132,7 +108,7 @@ def test_goes_on_after_a_kill(graph, tmp_path, monkeypatch):
 
     def die_at(first):
         def compute(*arguments):
-            firsts.append(int(arguments[7][0]))
+            firsts.append(int(arguments[4][0]))  # of `begins`
             if firsts[-1] == first:
                 raise Killed
             columns(*arguments)
@@ -177,11 +153,3 @@ def test_progress(graph, capsys):
 def test_bad_settings(arguments, message):
     with pytest.raises(diffusion.DiffusionError, match=message):
         Columns(**arguments)
-
-
-def test_refuses_what_it_cannot_do(graph):
-    with pytest.raises(diffusion.DiffusionError, match="transfer: solver 'columns'"):
-        Columns().prepare(graph, HeatKernel())
-    solver = Columns(size=5).prepare(graph, RegularizedLaplacian())
-    with pytest.raises(diffusion.DiffusionError, match="observations: expected shape"):
-        solver.solve(np.ones(7))

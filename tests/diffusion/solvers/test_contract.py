@@ -2,57 +2,307 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
 import diffusion
 from diffusion import Reranker
+from diffusion.graph.graph import Graph
 from diffusion.solvers import SOLVERS, Solver
-from tests.support.oracles import dense_diffusion
+from diffusion.solvers.base import Report
+from diffusion.transfer import RegularizedLaplacian
+from tests.support.graphs import (
+    ALPHAS,
+    TRANSFERS,
+    chain_and_isolated,
+    mixed_adjacency,
+    mixed_graph,
+    random_observations,
+    symmetric_graph,
+)
+from tests.support.oracles import (
+    dense_diffusion,
+    dense_function,
+    neighbor_lists,
+    relative_error,
+)
 
-# Settings with which each solver is exact on the 120 vectors of the fixture.
+# Settings with which each solver is exact, on graphs of at most 166 nodes.
 EXACT = {
-    "cg": diffusion.CG(tol=1e-8),
-    "spectral": diffusion.Spectral(rank=120),
-    "hybrid": diffusion.Hybrid(rank=10, tol=1e-8),
-    "chebyshev": diffusion.Chebyshev(tol=1e-8),
-    "columns": diffusion.Columns(size=120, keep=120, tol=1e-8),
-    "truncated": diffusion.Truncated(size=120, tol=1e-8),
-    "local": diffusion.Local(tol=1e-7),
+    "cg": diffusion.CG(tol=1e-9, max_iter=1000),
+    "spectral": diffusion.Spectral(rank=166),
+    "hybrid": diffusion.Hybrid(rank=10, tol=1e-9, max_iter=1000),
+    "chebyshev": diffusion.Chebyshev(tol=1e-9),
+    "columns": diffusion.Columns(size=166, keep=166, tol=1e-9, max_iter=1000),
+    "truncated": diffusion.Truncated(size=166, tol=1e-9, max_iter=1000),
+    "local": diffusion.Local(tol=1e-9, certify=0),
 }
-TRANSFERS = [
-    diffusion.RegularizedLaplacian(0.9),
-    diffusion.HeatKernel(5.0),
-    diffusion.TruncatedRandomWalk(0.9, 6),
-    diffusion.CustomTransfer(np.exp, kind="increasing"),
+# Settings beside these that take another way to the same answer.
+VARIANTS = [
+    *EXACT.values(),
+    diffusion.CG(tol=1e-9, max_iter=1000, block_size=3),
+    diffusion.Spectral(rank=24, dense_nodes=0),
+    diffusion.Spectral(rank=24, dense_nodes=3, per_component=True),
+    diffusion.Hybrid(rank=0, tol=1e-9, max_iter=1000, min_nodes=0),
+    diffusion.Hybrid(rank=24, tol=1e-9, max_iter=1000, min_nodes=0),
+    diffusion.Chebyshev(tol=1e-9, block_size=3),
+    diffusion.Truncated(size=166, truncation="early", tol=1e-9, max_iter=1000),
+    diffusion.Local(tol=1e-7, certify=5),
 ]
+# Settings that end a solve before its tolerance is reached, where a solver has such.
+HURRIED = {
+    "cg": diffusion.CG(max_iter=3),
+    "hybrid": diffusion.Hybrid(rank=0, max_iter=3),
+    "truncated": diffusion.Truncated(max_iter=3),
+    "local": diffusion.Local(max_work=500),
+}
 every = pytest.mark.parametrize("name", list(SOLVERS))
 
 
 def test_every_solver_is_tested_here():
     assert set(EXACT) == set(SOLVERS)
+    assert set(HURRIED) == {name for name, kind in SOLVERS.items() if kind.limit is not None}
+
+
+def prepared(solver, graph, transfer=RegularizedLaplacian(), **options):  # noqa: B008
+    return dataclasses.replace(solver).prepare(graph, transfer, **options)
 
 
 def rows(x):
     return x.toarray() if sparse.issparse(x) else x
 
 
+def check_form(solution, m, n):
+    """What a solution and its report are made of."""
+    x, report = solution.x, solution.report
+    assert x.shape == (m, n)
+    assert x.dtype == np.float32
+    if sparse.issparse(x):
+        assert isinstance(x, sparse.csr_array)
+        assert x.has_canonical_format
+    else:
+        assert isinstance(x, np.ndarray)
+    kinds = {"residual": "f", "iterations": "i", "converged": "b", "work": "i", "certified": "b"}
+    for field in dataclasses.fields(Report):
+        value = getattr(report, field.name)
+        assert value.shape == (m,), field.name
+        assert value.dtype.kind == kinds[field.name], field.name
+    for value in (report.residual, report.iterations, report.work):
+        assert (value >= 0).all()
+
+
+# --- the answer ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", VARIANTS, ids=lambda solver: repr(solver).replace(" ", ""))
+@given(
+    neighbor_lists(), ALPHAS, st.sampled_from([None, *TRANSFERS]), st.integers(1, 40), st.booleans()
+)
+def test_exact_settings_equal_a_dense_solve(solver, lists, alpha, other, m, signed):
+    graph = Graph.from_neighbors(*lists)
+    n, W = graph.n_nodes, graph.W.toarray()
+    transfer = other if other is not None and solver.any_transfer else RegularizedLaplacian(alpha)
+    y = random_observations(graph, m, m, signed=signed)
+    y[m // 2] = 0
+    everything = np.tile(np.random.default_rng(m).permutation(n), (m, 1))
+    solution = prepared(solver, graph, transfer).solve(y, candidates=everything if m % 2 else None)
+    check_form(solution, m, n)
+    x = rows(solution.x)
+    assert not x[m // 2].any()
+    assert solution.report.converged.all()
+    if solver.any_transfer:
+        error = np.linalg.norm(x - dense_function(W, transfer, y), axis=1)
+        assert (error <= 5e-6 * np.linalg.norm(y, axis=1)).all()
+    else:
+        expected = dense_diffusion(W, y, alpha)
+        assert relative_error(x, expected) < 1e-5
+        assert (solution.report.work > 0)[y.any(axis=1)].all() or not graph.n_edges
+
+
 @every
-def test_exact_settings_equal_a_dense_solve(vectors, name):
-    ranker = Reranker(k=10, solver=EXACT[name]).fit(vectors)
-    rng = np.random.default_rng(1)
-    y = rng.random((35, 120)) * (rng.random((35, 120)) < 0.05)
-    everything = np.tile(np.arange(120), (35, 1))
-    solution = ranker.solver_.solve(y, candidates=everything)
-    expected = dense_diffusion(ranker.graph_.W.toarray(), y, 0.99)
-    np.testing.assert_allclose(rows(solution.x), expected, atol=2e-5 * expected.max())
-    assert solution.x.dtype == np.float32
-    report = solution.report
-    for field in (report.residual, report.iterations, report.converged, report.work):
-        assert field.shape == (35,)
-    assert report.converged.all()
-    assert (report.work > 0)[y.any(axis=1)].all()
+def test_zero_observations_and_isolated_nodes(name):
+    y = [[0, 0, 0], [0, 0, 2.0], [1.0, 0, 0], [0, 0, -2.0]]
+    solution = prepared(EXACT[name], chain_and_isolated(), RegularizedLaplacian(0.75)).solve(y)
+    x = rows(solution.x)
+    assert not x[0].any()
+    np.testing.assert_allclose(x[1], [0, 0, 0.5], rtol=2e-6)  # (1 - α) y
+    # Two nodes, W = [[0, 1], [1, 0]]: x = (1 - α) / (1 - α²) (1, α).
+    np.testing.assert_allclose(x[2], [0.25 / 0.4375, 0.1875 / 0.4375, 0], rtol=2e-6)
+    np.testing.assert_array_equal(x[3], -x[1])
+    assert solution.report.converged.all()
+    if solution.report.iterations[0] == 0:
+        assert solution.report.residual[0] == 0
+
+
+@every
+def test_a_graph_without_edges(name):
+    graph = Graph.from_neighbors(np.full((5, 2), -1, np.int32), np.zeros((5, 2), np.float32))
+    y = np.array([[0, 0, 0, 0, 0], [0, 3.0, 0, 0, 0]])
+    solution = prepared(SOLVERS[name](), graph, RegularizedLaplacian(0.75)).solve(y)
+    np.testing.assert_allclose(rows(solution.x), 0.25 * y, rtol=1e-5)
+    assert solution.report.converged.all()
+
+
+@every
+def test_names_of_the_nodes_do_not_matter(name):
+    A = mixed_adjacency()
+    names = np.random.default_rng(7).permutation(len(A))
+    solver = prepared(EXACT[name], symmetric_graph(A))
+    renamed = prepared(EXACT[name], symmetric_graph(A[np.ix_(names, names)]))
+    y = random_observations(symmetric_graph(A), 7)
+    x, other = rows(solver.solve(y).x), rows(renamed.solve(y[:, names]).x)
+    np.testing.assert_allclose(other, x[:, names], rtol=1e-4, atol=3e-6)
+
+
+@every
+def test_observations_together_are_each_by_itself(name):
+    graph = mixed_graph()
+    solver = prepared(EXACT[name], graph)
+    y = random_observations(graph, 35)
+    together = rows(solver.solve(y).x)
+    alone = np.concatenate([rows(solver.solve(row).x) for row in y])
+    np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-6)
+
+
+@every
+def test_no_observation(name):
+    solver = prepared(EXACT[name], chain_and_isolated())
+    check_form(solver.solve(sparse.csr_array((0, 3))), 0, 3)
+    check_form(solver.solve(np.zeros((0, 3)), candidates=np.zeros((0, 2), int)), 0, 3)
+
+
+@every
+def test_any_kind_of_array_is_observed_and_left_as_it_was(name):
+    solver = prepared(EXACT[name], chain_and_isolated())
+    y = np.array([[1, 0, 2], [0, 3, 0]])
+    expected = rows(solver.solve(y).x)
+    twice = sparse.coo_array((np.full(6, 0.5), ([0] * 4 + [1] * 2, [0, 0, 2, 2, 1, 1])), (2, 3))
+    twice.data *= np.repeat([1.0, 2.0, 3.0], 2)
+    for same in (y.tolist(), y.astype(np.float32), sparse.csc_matrix(y), twice):
+        before = same.copy()
+        np.testing.assert_array_equal(rows(solver.solve(same).x), expected)
+        assert same == before if isinstance(same, list) else (same != before).sum() == 0
+
+
+# --- offline work, and its arrays ----------------------------------------------------------------
+
+
+@every
+def test_restored_from_files_it_answers_the_same(tmp_path, name):
+    graph = mixed_graph()
+    solver = prepared(EXACT[name], graph)
+    for key, array in solver.arrays().items():
+        np.save(tmp_path / f"{key}.npy", array)
+    mapped = {path.stem: np.load(path, mmap_mode="r") for path in tmp_path.iterdir()}
+    restored = dataclasses.replace(EXACT[name]).restore(graph, RegularizedLaplacian(), mapped)
+    y = random_observations(graph, 9)
+    expected, solution = solver.solve(y), restored.solve(y)
+    np.testing.assert_array_equal(rows(solution.x), rows(expected.x))
+    np.testing.assert_array_equal(solution.report.work, expected.report.work)
+
+
+@every
+def test_progress_and_checkpoint_change_nothing(tmp_path, capsys, name):
+    graph = mixed_graph()
+    expected = prepared(EXACT[name], graph).arrays()
+    assert capsys.readouterr() == ("", "")
+    for _ in range(2):
+        solver = prepared(EXACT[name], graph, progress=True, checkpoint=tmp_path / "part")
+        assert not capsys.readouterr().out
+        assert set(solver.arrays()) == set(expected)
+        for key, array in solver.arrays().items():
+            np.testing.assert_array_equal(array, expected[key])
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        (np.ones((2, 7)), r"observations: expected shape \(m, 3\) or \(3,\), got \(2, 7\)"),
+        (np.ones(7), r"observations: expected shape \(m, 3\) or \(3,\), got \(7,\)"),
+        (sparse.eye_array(7), "observations: expected shape"),
+        (np.ones((2, 2, 3)), "observations: expected numbers of shape"),
+        ([[1, 2, 3], [4]], "observations: expected numbers of shape"),
+        (["a", "b", "c"], "observations: expected numbers of shape"),
+        (None, "observations: expected"),
+        ([np.nan, 1, 1], "observations: expected finite values"),
+        (sparse.csr_array([[0, np.inf, 1]]), "observations: expected finite values"),
+    ],
+    ids=["columns", "length", "sparse", "cube", "ragged", "text", "none", "nan", "infinity"],
+)
+def test_bad_observations(name, observations, message):
+    solver = prepared(EXACT[name], chain_and_isolated())
+    with pytest.raises(diffusion.DiffusionError, match=message):
+        solver.solve(observations)
+
+
+@every
+def test_a_setting_of_the_wrong_kind(name):
+    settings = dataclasses.fields(SOLVERS[name])
+    assert settings
+    for setting in settings:
+        with pytest.raises(diffusion.DiffusionError, match=f"^{setting.name}: expected"):
+            SOLVERS[name](**{setting.name: object()})
+
+
+@every
+@pytest.mark.parametrize("transfer", [*TRANSFERS[1:], np.exp], ids=lambda h: type(h).__name__)
+def test_a_transfer_function_is_applied_or_refused(vectors, name, transfer):
+    graph = Reranker(k=10).fit(vectors).graph_
+    if not SOLVERS[name].any_transfer:
+        with pytest.raises(diffusion.DiffusionError, match=f"transfer: solver '{name}'"):
+            prepared(EXACT[name], graph, transfer)
+        with pytest.raises(diffusion.DiffusionError, match=f"transfer: solver '{name}'"):
+            dataclasses.replace(EXACT[name]).restore(graph, transfer, {})
+    elif transfer is not np.exp:
+        y = np.eye(120)[:5]
+        expected = dense_function(graph.W.toarray(), transfer, y)
+        x = rows(prepared(EXACT[name], graph, transfer).solve(y).x)
+        np.testing.assert_allclose(x, expected, atol=3e-5 * np.abs(expected).max())
+
+
+# --- solves that end early -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(HURRIED))
+def test_warns_and_reports_when_it_has_not_converged(vectors, name):
+    graph = Reranker(k=10).fit(vectors).graph_
+    solver = prepared(HURRIED[name], graph)
+    limit, kind = SOLVERS[name].limit, SOLVERS[name].__name__
+    message = f"3 of 3 observations have not converged .* raise {kind}'s {limit} or tol"
+    with pytest.warns(diffusion.ConvergenceWarning, match=message) as caught:
+        solution = solver.solve(np.eye(len(vectors))[:3])
+    assert {warning.filename for warning in caught} == {__file__}
+    assert not solution.report.converged.any()
+    assert not solution.report.certified.any()
+    assert (solution.report.residual > 1e-6).all()
+    if limit == "max_iter":
+        assert (solution.report.iterations == 3).all()
+
+
+@pytest.mark.parametrize("name", [name for name in HURRIED if name != "local"])
+def test_an_iterative_solver_reports_its_true_residual(name):
+    graph = mixed_graph()
+    y = random_observations(graph, 7, 1)
+    solution = prepared(dataclasses.replace(EXACT[name], tol=1e-4), graph).solve(y)
+    x, b = rows(solution.x).astype(float), 0.01 * y
+    Lx = x - 0.99 * x @ graph.W.toarray()
+    residual = np.linalg.norm(b - Lx, axis=1) / np.linalg.norm(b, axis=1)
+    # The rounding of x to float32 alone is worth 1e-6 here.
+    np.testing.assert_allclose(solution.report.residual, residual, rtol=0.05, atol=2e-6)
+    assert (solution.report.residual <= 1e-4).all()
+    assert (solution.report.iterations > 1).all()
+
+
+# --- within a Reranker ---------------------------------------------------------------------------
 
 
 @every
@@ -79,7 +329,7 @@ def test_the_name_alone_will_do(vectors, tmp_path, name):
 
 
 @every
-def test_one_item_zero_observations_and_isolated_nodes(name):
+def test_one_item_and_isolated_items(name):
     ranker = Reranker(affinity="cosine", solver=EXACT[name]).fit([[1.0, 2.0]])
     np.testing.assert_allclose(ranker.search([1.0, 2.0], k=2)[0][0], 0.01, rtol=1e-5)
     ranker = Reranker(affinity="cosine", k=1, solver=EXACT[name]).fit(
@@ -90,22 +340,6 @@ def test_one_item_zero_observations_and_isolated_nodes(name):
     assert (scores > 0).all()
     _, ids = ranker.rerank([-0.5, -0.6], [2, 0], k=3)
     assert ids.tolist() == [2, 0, -1]
-
-
-@every
-@pytest.mark.parametrize("transfer", TRANSFERS, ids=lambda transfer: transfer.name)
-def test_a_transfer_function_is_applied_or_refused(vectors, name, transfer):
-    ranker = Reranker(k=10, solver=EXACT[name], transfer=transfer)
-    if name in ("spectral", "chebyshev") or transfer is TRANSFERS[0]:
-        ranker.fit(vectors)
-        values, basis = np.linalg.eigh(ranker.graph_.W.toarray().astype(float))
-        y = np.eye(120)[:5]
-        expected = y @ (basis * transfer(values)) @ basis.T
-        x = rows(ranker.solver_.solve(y, candidates=np.tile(np.arange(120), (5, 1))).x)
-        np.testing.assert_allclose(x, expected, atol=3e-5 * np.abs(expected).max())
-    else:
-        with pytest.raises(diffusion.DiffusionError, match=f"transfer: solver '{name}'"):
-            ranker.fit(vectors)
 
 
 def test_a_named_transfer_function_is_saved(vectors, tmp_path):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -12,27 +10,15 @@ from scipy.sparse.linalg import splu
 import diffusion
 from diffusion.graph.graph import Graph
 from diffusion.solvers.local import Local, LocalReport
-from diffusion.transfer import HeatKernel, RegularizedLaplacian
+from diffusion.transfer import RegularizedLaplacian
+from tests.support.graphs import ALPHAS, chain_and_isolated, lists_of, star
 from tests.support.oracles import dense_diffusion, neighbor_lists
 
 pytestmark = pytest.mark.filterwarnings("ignore::diffusion.errors.ConvergenceWarning")
 
-ALPHAS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999])
-
 
 def roots(graph):
     return np.where(graph.degrees > 0, np.sqrt(graph.degrees), 1.0)
-
-
-def star(n, weights=None):
-    """Node 0 joined to all others: its list is as long as theirs are short."""
-    ids = np.full((n, n - 1), -1, np.int32)
-    ids[0] = np.arange(1, n)
-    ids[1:, 0] = 0
-    values = np.zeros((n, n - 1), np.float32)
-    values[0] = 1 if weights is None else weights
-    values[1:, 0] = values[0]
-    return ids, values
 
 
 def lattice(side):
@@ -93,8 +79,8 @@ def check(graph, alpha, y, solution, certify):
     st.booleans(),
     st.sampled_from([1, 30, 300, 100_000]),
 )
-@example(star(30), 0.99, 0, 0.01, 10, False, 100_000)
-@example(star(12, np.arange(1, 12)), 0.99, 1, 0.01, 3, False, 100_000)
+@example(lists_of(star(30)), 0.99, 0, 0.01, 10, False, 100_000)
+@example(lists_of(star(12, np.arange(1, 12))), 0.99, 1, 0.01, 3, False, 100_000)
 @example(lattice(12), 0.99, 2, 0.1, 10, False, 100_000)
 @example(lattice(12), 0.99, 3, 0.1, 10, True, 20_000)
 def test_report_is_true(lists, alpha, seed, tol, certify, signed, max_work):
@@ -155,34 +141,21 @@ def test_the_bound_tightens_towards_the_query():
 
 def test_ties_alone_are_never_certified_against_each_other():
     # Nine leaves alike: no three of them are provably the best beside the centre.
-    graph = Graph.from_neighbors(*star(10))
+    graph = Graph.from_neighbors(*lists_of(star(10)))
     solver = Local(certify=4, max_work=10_000).prepare(graph, RegularizedLaplacian(0.9))
     solution = solver.solve(np.eye(10)[[0]])
     check(graph, 0.9, np.eye(10)[[0]], solution, 4)
     assert solution.report.converged.all()
 
 
-def test_zero_observation_and_isolated_node():
-    ids = np.array([[1], [0], [-1]], np.int32)
-    graph = Graph.from_neighbors(ids, np.array([[1], [1], [0]], np.float32))
+def test_nothing_is_left_to_do_for_an_observation_of_whole_components():
     y = [[0, 0, 0], [0, 0, 2.0], [1.0, 0, 0]]
-    solution = Local(tol=1e-8).prepare(graph, RegularizedLaplacian(0.75)).solve(y)
-    report = solution.report
+    solver = Local(tol=1e-8).prepare(chain_and_isolated(), RegularizedLaplacian(0.75))
+    solution = solver.solve(y)
     assert solution.x[[0]].nnz == 0
-    assert report.work[:2].tolist() == [0, 0]
-    assert report.bound[0] == 0
-    assert report.certified.all()  # the components are solved whole
-    assert report.converged.all()
-    x = solution.x.toarray()
-    np.testing.assert_allclose(x[1], [0, 0, 0.5], rtol=1e-6)  # (1 - α) y
-    np.testing.assert_allclose(x[2], [0.25 / 0.4375, 0.1875 / 0.4375, 0], rtol=1e-6)
-
-
-def test_no_observation():
-    graph = Graph.from_neighbors(*star(5))
-    solution = Local().prepare(graph, RegularizedLaplacian()).solve(sparse.csr_array((0, 5)))
-    assert solution.x.shape == (0, 5)
-    assert solution.report.bound.shape == (0,)
+    assert solution.report.work[:2].tolist() == [0, 0]
+    assert solution.report.bound[0] == 0
+    assert solution.report.certified.all()
 
 
 def test_threads_do_not_change_the_answer(vectors):
@@ -199,15 +172,6 @@ def test_threads_do_not_change_the_answer(vectors):
             assert (first == second).all()
 
 
-def test_answers_are_canonical_csr(vectors):
-    graph = diffusion.Reranker(k=10).fit(vectors).graph_
-    x = Local().prepare(graph, RegularizedLaplacian()).solve(np.eye(len(vectors))[:9]).x
-    assert isinstance(x, sparse.csr_array)
-    assert x.dtype == np.float32
-    for row in range(9):
-        assert (np.diff(x.indices[x.indptr[row] : x.indptr[row + 1]]) > 0).all()
-
-
 def test_warns_where_the_budget_ends_first():
     graph = Graph.from_neighbors(*lattice(30))
     solver = Local(max_work=500).prepare(graph, RegularizedLaplacian())
@@ -216,19 +180,6 @@ def test_warns_where_the_budget_ends_first():
     assert report.work[0] <= 500
     assert not report.converged[0]
     assert not report.certified[0]
-
-
-def test_restores_from_its_arrays(vectors, tmp_path):
-    graph = diffusion.Reranker(k=10).fit(vectors).graph_
-    transfer = RegularizedLaplacian()
-    solver = Local().prepare(graph, transfer)
-    arrays = {}
-    for name, array in solver.arrays().items():
-        np.save(tmp_path / f"{name}.npy", array)
-        arrays[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
-    y = np.eye(len(vectors))[:3]
-    restored = Local().restore(graph, transfer, arrays).solve(y)
-    assert (restored.x != solver.solve(y).x).nnz == 0
 
 
 @pytest.mark.parametrize(
@@ -243,9 +194,3 @@ def test_restores_from_its_arrays(vectors, tmp_path):
 def test_bad_settings(arguments, message):
     with pytest.raises(diffusion.DiffusionError, match=message):
         Local(**arguments)
-
-
-def test_refuses_a_transfer_it_cannot_apply(vectors):
-    graph = diffusion.Reranker(k=5).fit(vectors).graph_
-    with warnings.catch_warnings(), pytest.raises(diffusion.DiffusionError, match="'local'"):
-        Local().prepare(graph, HeatKernel())

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 import diffusion
 from diffusion.graph.graph import Graph
 from diffusion.solvers.truncated import Truncated
-from diffusion.transfer import HeatKernel, RegularizedLaplacian
+from diffusion.transfer import RegularizedLaplacian
+from tests.support.graphs import ALPHAS, random_observations
 from tests.support.oracles import dense_diffusion, dense_graph, neighbor_lists
 
-ALPHAS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999])
 TRUNCATIONS = st.sampled_from(["late", "early"])
 
 
@@ -20,34 +20,13 @@ def graph(vectors) -> Graph:
     return diffusion.Reranker(k=10).fit(vectors).graph_
 
 
-def observations(seed, m, n):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((m, n)) * (rng.random((m, n)) < 0.3)
-
-
-@given(neighbor_lists(), ALPHAS, TRUNCATIONS, st.integers(1, 40), st.booleans())
-def test_full_shortlist_equals_a_dense_solve(lists, alpha, truncation, m, given_candidates):
-    graph = Graph.from_neighbors(*lists)
-    n = graph.n_nodes
-    y = observations(m, m, n)
-    solver = Truncated(n, truncation, tol=1e-9, max_iter=1000)
-    solver.prepare(graph, RegularizedLaplacian(alpha))
-    candidates = np.tile(np.random.default_rng(m).permutation(n), (m, 1))
-    solution = solver.solve(y, candidates=candidates if given_candidates else None)
-    expected = dense_diffusion(graph.W.toarray(), y, alpha)
-    np.testing.assert_allclose(solution.x.toarray(), expected, atol=1e-5 * np.abs(y).max())
-    assert solution.report.converged.all()
-    assert solution.x.dtype == np.float32
-    assert solution.x.has_sorted_indices
-
-
 @given(neighbor_lists(), ALPHAS, st.integers(0, 9), st.integers(1, 12))
 def test_solves_on_the_graph_cut_to_the_shortlist(lists, alpha, width, size):
     graph = Graph.from_neighbors(*lists)
     A, W = dense_graph(*lists)
     n = graph.n_nodes
     rng = np.random.default_rng(size)
-    y = observations(width, 5, n) * (rng.random((5, n)) < 0.3)
+    y = random_observations(graph, 5, width, signed=True) * (rng.random((5, n)) < 0.3)
     candidates = np.stack([rng.permutation(n)[: min(width, n)] for _ in range(5)])
     candidates[rng.random(candidates.shape) < 0.2] = -1
     for truncation in ("late", "early"):
@@ -112,14 +91,6 @@ def test_report_is_of_the_true_residual(graph):
     assert (report.work == report.iterations * entries).all()
 
 
-def test_warns_when_it_has_not_converged(graph):
-    solver = Truncated(max_iter=3).prepare(graph, RegularizedLaplacian())
-    with pytest.warns(diffusion.ConvergenceWarning, match="2 of 2 observations .* 3 iterations"):
-        solution = solver.solve(np.eye(120)[:2])
-    assert not solution.report.converged.any()
-    assert (solution.report.residual > 1e-6).all()
-
-
 def test_says_how_many_candidates_it_wants():
     assert Truncated().shortlist == 1000
     assert Truncated(size=70).shortlist == 70
@@ -151,8 +122,3 @@ def test_bad_candidates(graph, candidates, message):
     solver = Truncated().prepare(graph, RegularizedLaplacian())
     with pytest.raises(diffusion.DiffusionError, match=message):
         solver.solve(np.eye(120)[:2], candidates=candidates)
-
-
-def test_refuses_a_transfer_it_cannot_apply(graph):
-    with pytest.raises(diffusion.DiffusionError, match="transfer: solver 'truncated'"):
-        Truncated().prepare(graph, HeatKernel())

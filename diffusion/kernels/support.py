@@ -1,0 +1,258 @@
+"""Compiled loops of the local solver: a support that grows, and relaxation in it.
+
+A *support* is a set of nodes whose rows are copied next to each other, so that a sweep over it
+touches nothing else. The nodes that it touches, those of the support and those next to it, are
+numbered in the order in which they were found ("touched" numbers). x is 0 beside the support.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .matrix import Matrix
+from .threads import contracting
+
+# A round of growth takes in the nodes whose residual is at least this share of the largest one.
+_SHARE = 0.1
+
+# Work that must be left before a row is taken in: rows are swept, and their residual computed.
+_RESERVE = 3
+
+
+class LocalGraph(NamedTuple):
+    """The graph as the local solver reads it, in storage order."""
+
+    matrix: Matrix
+    order: Any  # (n,) int32, the user's ids
+    roots: Any  # (n,) float32, √d_i
+    largest_root: float
+
+
+class Touched(NamedTuple):
+    """What is known of the touched nodes; capacities beyond the number touched."""
+
+    node: Any  # int32, place in storage order
+    root: Any  # float64, √d_i
+    right: Any  # float64, b
+    x: Any  # float64
+    residual: Any  # float64, b - L x
+    chi: Any  # float64, √d_i (1 - φ_i)
+    row: Any  # int32, row in the support or -1
+
+
+class Rows(NamedTuple):
+    """The rows of W of the nodes in the support, as CSR with touched numbers."""
+
+    own: Any  # int32, touched number of the row
+    start: Any  # int64
+    columns: Any  # int32
+    weights: Any  # float32
+
+
+class Workspace(NamedTuple):
+    """Memory of one thread."""
+
+    number: Any  # (n,) int32, touched number of a node or -1
+    touched: Touched
+    rows: Rows
+
+
+class State(NamedTuple):
+    """How far a solve has come."""
+
+    touched: int
+    rows: int
+    inside: float  # largest |r_i| / √d_i in the support
+    beside: float  # the same beside it
+    work: int
+    sweeps: int
+
+
+@contracting
+def empty_workspace(nodes: int, edges: int) -> tuple[Touched, Rows]:
+    """Room for so many touched nodes and edges; it grows by itself."""
+    touched = Touched(
+        np.empty(nodes, np.int32),
+        np.empty(nodes, np.float64),
+        np.empty(nodes, np.float64),
+        np.empty(nodes, np.float64),
+        np.empty(nodes, np.float64),
+        np.empty(nodes, np.float64),
+        np.empty(nodes, np.int32),
+    )
+    rows = Rows(
+        np.empty(nodes, np.int32),
+        np.zeros(nodes + 1, np.int64),
+        np.empty(edges, np.int32),
+        np.empty(edges, np.float32),
+    )
+    return touched, rows
+
+
+@contracting
+def _more_room(T: Touched, R: Rows, nodes: int, edges: int) -> tuple[Touched, Rows]:
+    new_t, new_r = empty_workspace(nodes, edges)
+    size = T.node.shape[0]
+    new_t.node[:size] = T.node
+    new_t.root[:size] = T.root
+    new_t.right[:size] = T.right
+    new_t.x[:size] = T.x
+    new_t.residual[:size] = T.residual
+    new_t.chi[:size] = T.chi
+    new_t.row[:size] = T.row
+    new_r.own[:size] = R.own
+    new_r.start[: size + 1] = R.start
+    new_r.columns[: R.columns.shape[0]] = R.columns
+    new_r.weights[: R.weights.shape[0]] = R.weights
+    return new_t, new_r
+
+
+@contracting
+def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
+    """Take a node in as row t, with nothing in it yet."""
+    T.node[t] = place
+    T.root[t] = root
+    T.right[t] = right
+    T.residual[t] = right
+    T.x[t] = 0.0
+    T.chi[t] = 0.0
+    T.row[t] = -1
+
+
+@contracting
+def _take_in(
+    graph: LocalGraph,
+    work: Workspace,
+    state: State,
+    threshold: float,
+    max_rows: int,
+    max_work: int,
+) -> tuple[Workspace, State]:
+    """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
+    indptr, indices, weights = graph.matrix
+    number, T, R = work
+    touched, rows = state.touched, state.rows
+    for t in range(state.touched):
+        if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
+            continue
+        begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
+        size = end - begin
+        e = R.start[rows]
+        if state.work + _RESERVE * (e + size) > max_work:
+            break
+        nodes, edges = T.node.shape[0], R.columns.shape[0]
+        if touched + size > nodes or e + size > edges:
+            T, R = _more_room(T, R, max(nodes, 2 * (touched + size)), max(edges, 2 * (e + size)))
+        T.row[t] = rows
+        R.own[rows] = t
+        for a in range(begin, end):
+            place = indices[a]
+            j = number[place]
+            if j < 0:
+                j = touched
+                number[place] = j
+                touch(T, j, place, graph.roots[place], 0.0)
+                touched += 1
+            R.columns[e] = j
+            R.weights[e] = weights[a]
+            e += 1
+        rows += 1
+        R.start[rows] = e
+    state = State(touched, rows, state.inside, state.beside, state.work, state.sweeps)
+    return Workspace(number, T, R), state
+
+
+@contracting
+def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, right: Any) -> float:
+    """Relax each row once: x_i += ω (b - L x)_i. Returns the largest |(b - L x)_i| / √d_i met."""
+    largest = 0.0
+    for s in range(rows):
+        e, end = R.start[s], R.start[s + 1]
+        t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+        while e + 4 <= end:
+            t0 += R.weights[e] * x[np.uintp(R.columns[e])]
+            t1 += R.weights[e + 1] * x[np.uintp(R.columns[e + 1])]
+            t2 += R.weights[e + 2] * x[np.uintp(R.columns[e + 2])]
+            t3 += R.weights[e + 3] * x[np.uintp(R.columns[e + 3])]
+            e += 4
+        while e < end:
+            t0 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += 1
+        i = np.uintp(R.own[s])
+        change = right[i] + alpha * ((t0 + t1) + (t2 + t3)) - x[i]
+        x[i] += omega * change
+        largest = max(largest, abs(change) / T.root[i])
+    return largest
+
+
+@contracting
+def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
+    """T.residual = right - L x on all touched nodes; beyond them it is 0."""
+    r = T.residual
+    for t in range(state.touched):
+        r[t] = right[t] - x[t]
+    for s in range(state.rows):
+        flow = alpha * x[R.own[s]]
+        if flow != 0:
+            for e in range(R.start[s], R.start[s + 1]):
+                r[np.uintp(R.columns[e])] += R.weights[e] * flow
+    inside = beside = 0.0
+    for t in range(state.touched):
+        scaled = abs(r[t]) / T.root[t]
+        if T.row[t] >= 0:
+            inside = max(inside, scaled)
+        else:
+            beside = max(beside, scaled)
+    work = state.work + R.start[state.rows]
+    return State(state.touched, state.rows, inside, beside, work, state.sweeps)
+
+
+@contracting
+def relax(
+    T: Touched, R: Rows, state: State, alpha: float, omega: float, goal: float, max_work: int
+) -> State:
+    """Sweep until the residual inside is at most `goal`, and compute it; or until work is spent."""
+    edges = R.start[state.rows]
+    work, sweeps = state.work, state.sweeps
+    while work + 2 * edges <= max_work:
+        met = np.inf
+        while met > goal and work + 2 * edges <= max_work:
+            met = sweep(T, R, state.rows, alpha, omega, T.x, T.right)
+            work += edges
+            sweeps += 1
+        swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps)
+        state = _residual(T, R, swept, alpha, T.x, T.right)
+        work = state.work
+        if state.inside <= goal:
+            break
+    return state
+
+
+@contracting
+def grow(
+    graph: LocalGraph,
+    work: Workspace,
+    state: State,
+    alpha: float,
+    omega: float,
+    goal: float,
+    max_rows: int,
+    max_work: int,
+) -> tuple[Workspace, State]:
+    """Take in nodes, with a sweep a round, until the residual beside is at most `goal`."""
+    while state.beside > goal and state.rows < max_rows:
+        before = state.rows
+        # Half the goal: else the last nodes would come one by one.
+        threshold = max(_SHARE * state.beside, 0.5 * goal)
+        work, state = _take_in(graph, work, state, threshold, max_rows, max_work)
+        if state.rows == before:
+            break
+        _, T, R = work
+        # Less relaxed than later: what lies ahead is yet to be taken in.
+        sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
+        spent = state.work + R.start[state.rows]
+        swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1)
+        state = _residual(T, R, swept, alpha, T.x, T.right)
+    return work, state
