@@ -13,7 +13,7 @@ from .affinity import Context
 from .errors import ConvergenceWarning, DiffusionError
 from .graph.centrality import degree, katz
 from .graph.graph import Graph
-from .neighbors.index import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
 from .regional import RegionalReranker
 from .reranker import Reranker, load
 from .scoring.fusion import Fusion

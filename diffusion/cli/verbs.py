@@ -19,7 +19,7 @@ from .._version import __version__
 from ..affinity import AFFINITIES
 from ..errors import DiffusionError
 from ..index_state import pack
-from ..neighbors.index import METHODS
+from ..neighbors import METHODS
 from ..reranker import Reranker, load
 from ..solvers import SOLVERS
 from ..storage import directory as storage

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import diffusion
 from diffusion.errors import DiffusionError
-from diffusion.neighbors.index import Exact, NeighborIndex
+from diffusion.neighbors import Exact, NeighborIndex
 from diffusion.storage import directory as storage
 from diffusion.validation import check_choice, check_integer, check_real
 
