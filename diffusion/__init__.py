@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .baselines.r_match import r_match
     from .graph.centrality import degree, katz
     from .graph.graph import Graph
-    from .neighbors.index import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+    from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
     from .regional import RegionalReranker
     from .reranker import Reranker, load
     from .scoring.fusion import Fusion

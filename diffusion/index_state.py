@@ -13,7 +13,7 @@ from ._version import __version__
 from .affinity import Context
 from .errors import DiffusionError
 from .graph.graph import Graph
-from .neighbors.index import METHODS, NeighborIndex, make_method
+from .neighbors import METHODS, NeighborIndex, make_method
 from .scoring.fusion import SCORES
 from .solvers import SOLVERS
 from .transfer import TRANSFERS, RegularizedLaplacian

@@ -23,7 +23,7 @@ from diffusion.graph.graph import Graph
 from diffusion.kernels.blocks import laplacian_block
 from diffusion.kernels.matrix import Matrix
 from diffusion.kernels.threads import chunks
-from diffusion.neighbors.index import Exact, NeighborIndex
+from diffusion.neighbors import Exact, NeighborIndex
 from diffusion.solvers.cg import CG
 from diffusion.transfer import RegularizedLaplacian
 

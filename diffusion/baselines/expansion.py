@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..neighbors.index import Exact, NeighborIndex
+from ..neighbors import Exact, NeighborIndex
 from ..validation import as_lists, as_vectors, check_integer, check_real
 
 # Gathered neighbour vectors held at a time, in values: 64 MiB of float32.

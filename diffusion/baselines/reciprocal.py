@@ -18,7 +18,7 @@ from ..kernels import reciprocal as _reciprocal_kernels
 from ..kernels import threads
 from ..kernels.graph import mutual_ranks
 from ..kernels.ranking import largest_positive
-from ..neighbors.index import Method, NeighborIndex, check_metric, make_method
+from ..neighbors import Method, NeighborIndex, check_metric, make_method
 from ..validation import as_vectors, check_integer, check_real
 
 # Scores of a block of queries for all items, in values: 16 MiB of float32.

@@ -11,7 +11,7 @@ from .threads import parallel
 
 
 @parallel
-def tidy_lists(scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any) -> None:
+def copy_without_self(scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any) -> None:
     """Copy neighbour lists without the node itself, equal scores in ascending order of id.
 
     Row i of `scores`, `ids` (m, w) lists the neighbours of node first + i, best first, -1 padded.

@@ -1,16 +1,7 @@
 """Neighbour search: the methods, and the index that lists each item's nearest neighbours."""
 
-from .index import (
-    HNSW,
-    IVF,
-    METHODS,
-    Exact,
-    Method,
-    NeighborIndex,
-    NNDescent,
-    make_method,
-    nearest_neighbors,
-)
+from .index import NeighborIndex, nearest_neighbors, tidy_lists
+from .methods import HNSW, IVF, METHODS, Exact, Method, NNDescent, check_metric, make_method
 
 __all__ = [
     "HNSW",
@@ -20,6 +11,8 @@ __all__ = [
     "Method",
     "NNDescent",
     "NeighborIndex",
+    "check_metric",
     "make_method",
     "nearest_neighbors",
+    "tidy_lists",
 ]

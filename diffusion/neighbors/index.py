@@ -7,120 +7,27 @@ or the negative squared Euclidean distance.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from ..errors import DiffusionError
-from ..kernels import lists, threads
+from ..kernels import threads
+from ..kernels.lists import copy_without_self
 from ..storage.rows import ListsCheckpoint
-from ..validation import METRICS, as_vectors, center_of, check_choice, check_integer
+from ..validation import as_vectors, center_of, check_integer
+from .methods import FaissMethod, Method, NNDescent, check_metric, make_method, search_all
+from .progress import row_blocks
 
-# Queries searched between two updates of the progress bar.
-_BLOCK = 1024
+Lists = tuple[NDArray[np.float32], NDArray[Any]]
 
+# Gathered vectors held at a time, in values: 64 MiB of float32.
+_GATHER_VALUES = 1 << 24
 
-@dataclass(frozen=True)
-class Exact:
-    """Comparison with every vector, in blocks: exact, O(n d) a query, no memory of its own."""
-
-    name: ClassVar[str] = "exact"
-
-
-@dataclass(frozen=True)
-class IVF:
-    """faiss's inverted file: k-means cells, of which the nearest `nprobe` are searched.
-
-    Parameters
-    ----------
-    nlist : int >= 1, optional
-        Number of cells; default 4 √n, with at least 39 vectors each, faiss's own minimum.
-    nprobe : int >= 1, default 16
-        Cells searched; more is slower and nearer to exact.
-    """
-
-    nlist: int | None = None
-    nprobe: int = 16
-
-    name: ClassVar[str] = "ivf"
-
-    def __post_init__(self) -> None:
-        if self.nlist is not None:
-            object.__setattr__(self, "nlist", check_integer(self.nlist, "nlist", low=1))
-        object.__setattr__(self, "nprobe", check_integer(self.nprobe, "nprobe", low=1))
-
-
-@dataclass(frozen=True)
-class HNSW:
-    """faiss's hierarchical navigable small-world graph.
-
-    Parameters
-    ----------
-    m : int >= 2, default 32
-        Links a vector; memory is 8 m bytes a vector beside the vectors.
-    ef_construction : int >= 1, default 80
-    ef_search : int >= 1, default 128
-        Candidates kept while building and searching; at least k is used.
-    """
-
-    m: int = 32
-    ef_construction: int = 80
-    ef_search: int = 128
-
-    name: ClassVar[str] = "hnsw"
-
-    def __post_init__(self) -> None:
-        for name, low in (("m", 2), ("ef_construction", 1), ("ef_search", 1)):
-            object.__setattr__(self, name, check_integer(getattr(self, name), name, low=low))
-
-
-@dataclass(frozen=True)
-class NNDescent:
-    """pynndescent's nearest-neighbour descent, for the lists alone.
-
-    A query is compared with every vector, as by `Exact`. Not for the inner product, which is no
-    metric.
-
-    Parameters
-    ----------
-    n_trees : int >= 1, optional
-    n_iters : int >= 1, optional
-        pynndescent's own; its defaults grow with n.
-    seed : int, default 0
-    """
-
-    n_trees: int | None = None
-    n_iters: int | None = None
-    seed: int = 0
-
-    name: ClassVar[str] = "nndescent"
-
-    def __post_init__(self) -> None:
-        for name in ("n_trees", "n_iters"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, check_integer(getattr(self, name), name, low=1))
-        object.__setattr__(self, "seed", check_integer(self.seed, "seed", low=0))
-
-
-Method = Exact | IVF | HNSW | NNDescent
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Exact, IVF, HNSW, NNDescent)}
-
-
-def make_method(method: object) -> Method:
-    """Return the settings of a method given by name or as such an object."""
-    if isinstance(method, str) and method in METHODS:
-        return METHODS[method]()
-    if isinstance(method, tuple(METHODS.values())):
-        return method  # type: ignore[return-value]
-    names = ", ".join(repr(name) for name in METHODS)
-    raise DiffusionError(
-        f"neighbors: expected one of {names} or an object such as IVF(nprobe=8), got {method!r}"
-    )
+# The longest list that is searched for all items that tie for a place.
+_WIDEST_TIE = 4096
 
 
 class NeighborIndex:
@@ -158,8 +65,8 @@ class NeighborIndex:
         self.size, self.dimension = vectors.shape
         self.vectors: NDArray[np.float32] | None = vectors
         self._serialized: NDArray[np.uint8] | None = None
-        if isinstance(method, IVF | HNSW):
-            self._faiss = _build_faiss(vectors, metric, method, progress)
+        if isinstance(method, FaissMethod):
+            self._faiss = method.build(vectors, metric, progress=progress)
             self.vectors = None
 
     @classmethod
@@ -178,7 +85,9 @@ class NeighborIndex:
         index.size, index.dimension = shape
         if index.vectors is not None and index.vectors.shape != shape:
             raise ValueError(f"vectors of shape {index.vectors.shape}, expected {shape}")
-        if index.vectors is None and index._serialized is None:
+        if index.vectors is None and not (
+            index._serialized is not None and isinstance(method, FaissMethod)
+        ):
             raise KeyError("vectors")
         return index
 
@@ -221,8 +130,47 @@ class NeighborIndex:
         scores = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
         # No row of the block is an item of the index: a negative first row excludes nothing.
-        self._search_blocks(queries, min(k, self.size), -len(queries), scores, ids, progress)
+        self._search_blocks(queries, min(k, self.size), -len(queries), (scores, ids), progress)
         return scores, ids
+
+    def resolve_ties(
+        self,
+        queries: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        depth: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Cut lists to their best, the same ones whatever the length of the lists.
+
+        Where several items tie for the last place, those of the lowest ids are taken. Which of
+        them a list ends with is the method's choice, so that the search is repeated, for longer
+        lists, until one holds them all or is 4096 long.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (m, d), float32
+        scores, ids : ndarray, shape (m, w)
+            What `search` returned for them.
+        depth : int
+            The length to cut to. Shorter lists, and those of just that length, are returned as
+            they are.
+
+        Returns
+        -------
+        scores : ndarray, shape (m, min(depth, w)), float32
+        ids : ndarray, shape (m, min(depth, w)), int64
+        """
+        width = scores.shape[1]
+        if width <= depth:
+            return scores, ids
+        best_scores, best_ids = scores[:, :depth].copy(), ids[:, :depth].copy()
+        rows = np.flatnonzero(_tied(scores, ids, depth))
+        while len(rows) and width < min(_WIDEST_TIE, self.size):
+            width = min(2 * width, self.size)
+            scores, ids = self.search(queries[rows], width)
+            best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
+            rows = rows[_tied(scores, ids, depth)]
+        return best_scores, best_ids
 
     def neighbors(
         self, k: int, *, progress: bool = False, checkpoint: str | os.PathLike[str] | None = None
@@ -255,14 +203,14 @@ class NeighborIndex:
         if checkpoint is not None and not descend:
             kept = ListsCheckpoint(checkpoint, vectors, f"{self.metric} {self.method}", k)
             scores, ids = np.asarray(kept.scores), np.asarray(kept.ids)
-            self._search_blocks(vectors, width, 0, scores, ids, progress, kept)
+            self._search_blocks(vectors, width, 0, (scores, ids), progress, kept)
             return scores, ids
         scores = np.empty((self.size, k), np.float32)
         ids = np.empty((self.size, k), np.int32)
         if descend:
-            self._descend(vectors, width, scores, ids, progress)
+            self._descend(vectors, width, (scores, ids), progress)
         else:
-            self._search_blocks(vectors, width, 0, scores, ids, progress)
+            self._search_blocks(vectors, width, 0, (scores, ids), progress)
         return scores, ids
 
     def _own_vectors(self) -> NDArray[np.float32]:
@@ -275,86 +223,71 @@ class NeighborIndex:
         queries: NDArray[np.float32],
         width: int,
         first: int,
-        out_scores: NDArray[np.float32],
-        out_ids: NDArray[Any],
+        out: Lists,
         progress: bool,
         checkpoint: ListsCheckpoint | None = None,
     ) -> None:
         """Search block by block and write the tidied lists; row i is item first + i."""
         begin = 0 if checkpoint is None else checkpoint.rows
-        for start in _blocks(begin, len(queries), progress, f"{self.method.name} search"):
-            stop = min(len(queries), start + _BLOCK)
-            scores, ids = self._search_block(queries[start:stop], width)
-            lists.tidy_lists(
-                scores, ids, first + start, out_scores[start:stop], out_ids[start:stop]
-            )
+        label = f"{self.method.name} search"
+        for part in row_blocks(len(queries), label, show=progress, begin=begin):
+            found = self._search_block(queries[part], width)
+            copy_without_self(*found, first + part.start, out[0][part], out[1][part])
             if checkpoint is not None:
-                checkpoint.done(stop)
+                checkpoint.done(part.stop)
 
     def _search_block(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        import faiss
-
-        euclidean = self.metric == "euclidean"
         if self.vectors is not None:
-            metric = faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT
-            scores, ids = faiss.knn(queries, self.vectors, k, metric=metric)
+            scores, ids = search_all(self.vectors, queries, k, self.metric)
         else:
-            if isinstance(self.method, HNSW):
-                self._faiss.hnsw.efSearch = max(self.method.ef_search, k)
-            elif isinstance(self.method, IVF):
-                self._faiss.nprobe = self.method.nprobe
+            assert isinstance(self.method, FaissMethod)
+            self.method.set_effort(self._faiss, k)
             scores, ids = self._faiss.search(queries, k)
-        if euclidean:
+        if self.metric == "euclidean":
             np.negative(scores, out=scores)
         elif self.metric == "cosine":
             np.minimum(scores, np.float32(1), out=scores)
         return scores, ids
 
     def _descend(
-        self,
-        vectors: NDArray[np.float32],
-        width: int,
-        out_scores: NDArray[np.float32],
-        out_ids: NDArray[np.int32],
-        progress: bool,
+        self, vectors: NDArray[np.float32], width: int, out: Lists, progress: bool
     ) -> None:
         """Write lists by pynndescent, their scores computed afresh from the vectors."""
-        from pynndescent import NNDescent as Descent
-
-        method = self.method
-        assert isinstance(method, NNDescent)
-        # On unit vectors the Euclidean distance has the order of the cosine.
+        assert isinstance(self.method, NNDescent)
         with tqdm(total=1, desc="nndescent", disable=not progress) as bar:
-            ids, _ = Descent(
-                vectors,
-                metric="euclidean",
-                n_neighbors=width,
-                n_trees=method.n_trees,
-                n_iters=method.n_iters,
-                random_state=method.seed,
-            ).neighbor_graph
+            ids = self.method.descend(vectors, width)
             bar.update()
-        rows = max(1, (1 << 24) // (width * self.dimension))
+        rows = max(1, _GATHER_VALUES // (width * self.dimension))
         for start in range(0, self.size, rows):
-            own = vectors[start : start + rows]
-            listed = ids[start : start + rows].astype(np.int64)
-            others = vectors[listed]
-            if self.metric == "euclidean":
-                others -= own[:, None]
-                scores = -np.einsum("iad,iad->ia", others, others)
-            else:
-                scores = np.minimum(np.einsum("iad,id->ia", others, own), np.float32(1))
+            part = slice(start, start + rows)
+            listed = ids[part].astype(np.int64)
+            scores = _scores_of(vectors[part], vectors[listed], self.metric)
             scores[listed < 0] = -np.inf
             by_score = np.argsort(-scores, axis=1, kind="stable")
-            lists.tidy_lists(
+            copy_without_self(
                 np.take_along_axis(scores, by_score, axis=1),
                 np.take_along_axis(listed, by_score, axis=1),
                 start,
-                out_scores[start : start + rows],
-                out_ids[start : start + rows],
+                out[0][part],
+                out[1][part],
             )
+
+
+def _scores_of(
+    own: NDArray[np.float32], others: NDArray[np.float32], metric: str
+) -> NDArray[np.float32]:
+    """Score each vector (m, d) against its others (m, w, d), which are overwritten."""
+    if metric == "euclidean":
+        others -= own[:, None]
+        return -np.einsum("iad,iad->ia", others, others)
+    return np.minimum(np.einsum("iad,id->ia", others, own), np.float32(1))
+
+
+def _tied(scores: NDArray[np.float32], ids: NDArray[np.int64], depth: int) -> NDArray[np.bool_]:
+    """Whether the item at place `depth` ties with the last of its list, beyond which more may."""
+    return (ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])
 
 
 def nearest_neighbors(
@@ -404,50 +337,11 @@ def nearest_neighbors(
         return index.neighbors(k, progress=progress)
 
 
-def check_metric(metric: object, method: Method) -> str:
-    """Return the metric if it is one and goes with the method."""
-    metric = check_choice(metric, "metric", METRICS)
-    if metric == "inner_product" and isinstance(method, NNDescent):
-        raise DiffusionError(
-            "metric: 'inner_product' is no metric, on which nearest-neighbour descent rests; "
-            "expected 'cosine' or 'euclidean', or another neighbors method"
-        )
-    return metric
-
-
 def tidy_lists(
     scores: NDArray[np.float32], ids: NDArray[Any], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Bring given neighbour lists (n, w) to the form of `NeighborIndex.neighbors`, k wide."""
     out_scores = np.empty((len(ids), k), np.float32)
     out_ids = np.empty((len(ids), k), np.int32)
-    lists.tidy_lists(scores, ids, 0, out_scores, out_ids)
+    copy_without_self(scores, ids, 0, out_scores, out_ids)
     return out_scores, out_ids
-
-
-def _blocks(begin: int, n: int, progress: bool, description: str) -> Iterator[int]:
-    """Yield the first row of each block from `begin`, under a bar that counts rows."""
-    with tqdm(total=n, initial=begin, desc=description, unit="row", disable=not progress) as bar:
-        for start in range(begin, n, _BLOCK):
-            yield start
-            bar.update(min(_BLOCK, n - start))
-
-
-def _build_faiss(
-    vectors: NDArray[np.float32], metric: str, method: IVF | HNSW, progress: bool
-) -> Any:
-    import faiss
-
-    n, d = vectors.shape
-    measure = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
-    if isinstance(method, HNSW):
-        index: Any = faiss.IndexHNSWFlat(d, method.m, measure)
-        index.hnsw.efConstruction = method.ef_construction
-    else:
-        largest = max(1, n // 39)
-        nlist = method.nlist if method.nlist is not None else int(4 * n**0.5)
-        index = faiss.IndexIVFFlat(faiss.IndexFlat(d, measure), d, min(nlist, largest), measure)
-        index.train(vectors)
-    for start in _blocks(0, n, progress, f"{method.name} build"):
-        index.add(vectors[start : start + _BLOCK])
-    return index

@@ -29,7 +29,7 @@ from tqdm import tqdm
 import diffusion
 from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.neighbors.index import Exact, NeighborIndex
+from diffusion.neighbors import Exact, NeighborIndex
 from diffusion.validation import check_integer
 
 from ..description.whitening import Whitening, learn_pca

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import HNSW, IVF, Exact, NNDescent, nearest_neighbors
-from diffusion.neighbors import index as neighbors
-from diffusion.neighbors.index import NeighborIndex
+from diffusion.neighbors import NeighborIndex
 from diffusion.validation import METRICS, as_vectors
 from tests.support.oracles import similarity
 
@@ -113,9 +112,49 @@ def test_ivf_over_all_cells_and_exact_search_agree_on_queries(rng):
 def test_blocks_do_not_change_the_lists(rng, monkeypatch):
     X = rng.standard_normal((100, 5))
     whole = nearest_neighbors(X, 7)
-    monkeypatch.setattr(neighbors, "_BLOCK", 33)
+    monkeypatch.setattr("diffusion.neighbors.progress.BLOCK", 33)
     blocks = nearest_neighbors(X, 7)
     assert (whole[1] == blocks[1]).all()
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.integers(0, 6),
+    st.integers(0, 10_000),
+)
+def test_resolved_ties_are_those_of_the_lowest_ids(n, depth, more, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-1, 2, (n, 3)).astype(np.float32)  # many items tie
+    queries = rng.integers(-1, 2, (5, 3)).astype(np.float32)
+    index = NeighborIndex(X, "inner_product", Exact())
+    first = index.search(queries, depth + more)
+    scores, ids = index.resolve_ties(queries, *first, depth)
+    if more == 0:  # too short to tell: as they came
+        np.testing.assert_array_equal(ids, first[1])
+        return
+    full = similarity(queries, X, "inner_product")
+    best = np.argsort(-full, axis=1, kind="stable")[:, :depth]
+    np.testing.assert_array_equal(ids[:, : best.shape[1]], best)
+    np.testing.assert_array_equal(ids[:, best.shape[1] :], -1)
+    np.testing.assert_array_equal(
+        scores[:, : best.shape[1]], np.take_along_axis(full, best, axis=1)
+    )
+
+
+def test_ties_are_widened_up_to_a_limit(rng, monkeypatch):
+    monkeypatch.setattr("diffusion.neighbors.index._WIDEST_TIE", 20)
+    index = NeighborIndex(np.ones((100, 2), np.float32), "inner_product", Exact())
+    queries = np.ones((1, 2), np.float32)
+    widths = []
+    search = NeighborIndex.search
+    monkeypatch.setattr(
+        NeighborIndex,
+        "search",
+        lambda self, Q, k: (widths.append(k), search(self, Q, k))[1],
+    )
+    index.resolve_ties(queries, *search(index, queries, 5), 4)
+    assert widths == [10, 20]
 
 
 def test_nearest_neighbours_of_few_items_by_descent_are_exact():
@@ -128,7 +167,7 @@ class KilledError(Exception):
 
 
 def test_a_killed_search_goes_on_where_it_was(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbors, "_BLOCK", 10)
+    monkeypatch.setattr("diffusion.neighbors.progress.BLOCK", 10)
     monkeypatch.setattr("diffusion.storage.rows._INTERVAL", 0.0)
     X = rng.standard_normal((95, 4)).astype(np.float32)
     index = NeighborIndex(X, "euclidean", Exact())

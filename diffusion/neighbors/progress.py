@@ -1,0 +1,19 @@
+"""Rows taken block by block under a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+# Rows searched or added to an index between two updates of the progress bar.
+BLOCK = 1024
+
+
+def row_blocks(n: int, description: str, *, show: bool, begin: int = 0) -> Iterator[slice]:
+    """Yield the blocks of the rows from `begin` to n, under a bar that counts rows."""
+    with tqdm(total=n, initial=begin, desc=description, unit="row", disable=not show) as bar:
+        for start in range(begin, n, BLOCK):
+            stop = min(n, start + BLOCK)
+            yield slice(start, stop)
+            bar.update(stop - start)
