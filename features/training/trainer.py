@@ -23,10 +23,10 @@ from diffusion.errors import DiffusionError
 from diffusion.storage.directory import replacing
 
 from ..description.recipe import checksum
-from ..networks import safetensors
 from ..networks.pooling import GeM
 from ..networks.retrieval_network import RetrievalNetwork
 from ..networks.trained import save_trained
+from ..networks.weights import read_file, write_file
 from .contrastive import seeded
 from .curve import write_curve
 from .evaluation import leave_one_out
@@ -290,19 +290,19 @@ class Trainer:
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
         content = {"fingerprint": self.fingerprint, "epoch": epoch, "history": self.history}
-        safetensors.write(out / STATE, tensors, {_KEY: json.dumps(content)})
+        write_file(out / STATE, tensors, {_KEY: json.dumps(content)})
         self._show(out)
 
     def _restore(self, out: Path) -> int | None:
         """Take up a training where it was; return how many epochs are done, None without one."""
         if (out / STATE).exists():
-            tensors, metadata = safetensors.read(out / STATE)
+            tensors, metadata = read_file(out / STATE)
             content = self._content(out / STATE, metadata.get(_KEY, ""))
             self._take(tensors)
             self.history = content["history"]
             return int(content["epoch"])
         if (out / NETWORK).exists():
-            tensors, metadata = safetensors.read(out / NETWORK)
+            tensors, metadata = read_file(out / NETWORK)
             text = json.loads(metadata.get("features", "{}")).get(_KEY)
             content = self._content(out / NETWORK, json.dumps(text))
             self.network.load_state_dict(tensors, strict=False)

@@ -15,8 +15,9 @@ import features
 from diffusion import DiffusionError
 from features import cli
 from features.description.recipe import load_network
-from features.networks import backbones, safetensors
+from features.networks import backbones
 from features.networks.backbones.base import Backbone, Sides, Stage
+from features.networks.weights import read_file, write_file
 from features.training.curve import draw
 from features.training.folder import train_folder
 from tests.support.photos import pattern, png
@@ -78,7 +79,7 @@ def home(tmp_path_factory):
     write_classes(home / "judge", seed=1)
     (home / "fit" / "class0" / "broken.jpg").write_bytes(b"no image")
     trunk = features.backbone("tiny", seed=1)
-    safetensors.write(home / "w.safetensors", trunk.state_dict())
+    write_file(home / "w.safetensors", trunk.state_dict())
     return home
 
 
@@ -93,7 +94,7 @@ def train(home, tmp_path):
 
 
 def state_of(path):
-    return safetensors.read(path)[0]
+    return read_file(path)[0]
 
 
 @pytest.mark.parametrize(
