@@ -26,8 +26,6 @@ from features.images.reading import (
 from features.networks.backbones import Sides
 from tests.support.photos import CHINA, FLOWER, pattern, png, with_exif
 
-pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
-
 # What a viewer shows of rows stored under an orientation, per EXIF: where the first row and the
 # first column of the file belong.
 UPRIGHT = {
