@@ -50,6 +50,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         If the file cannot be read or holds anything else.
     """
     path = as_path(path, "weights")
+    content: Any
     meta: Any = {}
     if path.suffix == ".safetensors":
         content, meta = _load_safetensors(path)

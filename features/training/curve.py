@@ -10,8 +10,6 @@ from diffusion.errors import DiffusionError
 from diffusion.storage.directory import replacing
 
 _LOSS, _PRECISION = "#b04a00", "#0057a8"
-# Texts stay texts, and the same curves give the same bytes.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "training"}
 
 
 def write_curve(
@@ -55,15 +53,16 @@ def write_curve(
         (left, "loss", _LOSS, losses),
         (left.twinx(), "mAP, %", _PRECISION, precisions),
     ):
-        epochs = [epoch for epoch, value in enumerate(values) if value is not None]
-        axes.plot(epochs, [values[epoch] for epoch in epochs], "o-", color=colour, gid=name)
+        known = {epoch: value for epoch, value in enumerate(values) if value is not None}
+        axes.plot(list(known), list(known.values()), "o-", color=colour, gid=name)
         axes.set_ylabel(name, color=colour)
         axes.tick_params(axis="y", colors=colour)
-        if not epochs:
-            axes.yaxis.set_visible(False)
+        axes.yaxis.set_visible(bool(known))
     left.set_ylim(bottom=0)
+    # Text stays text, and equal curves give equal bytes.
+    style = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "training"})
     try:
-        with matplotlib.rc_context(_STYLE), replacing(path) as file:
+        with style, replacing(path) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
