@@ -1,4 +1,9 @@
-"""Whitening of descriptors: PCA, and supervised from pairs that show the same thing."""
+"""Whitening of descriptors: PCA, and supervised from pairs that show the same thing.
+
+PCA and shrinkage are not scikit-learn's: its `PCA` and `LedoitWolf` compute in the float32 of the
+descriptors (variances off by 1e-4), or hold several float64 copies of all rows; here rows are read
+in blocks. The tests compare the two.
+"""
 
 from __future__ import annotations
 

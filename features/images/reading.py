@@ -1,4 +1,8 @@
-"""Image files: found, measured and decoded. Pillow stays in here."""
+"""Image files: found, measured and decoded. Pillow stays in here.
+
+Orientations are undone here, not by `PIL.ImageOps.exif_transpose`: that copies an image that needs
+no turning, writes the EXIF anew, which fails where it is damaged, and comes after decoding.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
 
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path
@@ -31,16 +36,15 @@ _one_large = threading.Lock()
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
-_ORIENTATION = 0x0112
-# What undoes an orientation of EXIF, by the names of Pillow's transpositions.
+# What undoes an orientation of EXIF.
 _UPRIGHT = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
 }
 
 
@@ -148,34 +152,33 @@ def read_image(
         If it is no JPEG or PNG file, is damaged or truncated, or has more than `MAX_PIXELS`
         pixels.
     """
-    module = _pillow()
-    with _opened(path) as image:
-        orientation = _orientation(image)
+    with _opened(path) as opened:
+        orientation = _orientation(opened)
         if size is None:
-            with _alone(image):
-                return np.array(_upright(_as_rgb(image, module), orientation, module))
+            with _alone(opened):
+                return np.array(_upright(_as_rgb(opened), orientation))
         height, width = size
         top, left, bottom, right = box
         # JPEG decodes to 1/2, 1/4 or 1/8 for less; twice the size wanted loses nothing seen.
         least = (ceil(2 * width / (right - left)), ceil(2 * height / (bottom - top)))
-        image.draft(None, least if orientation < 5 else least[::-1])
-        with _alone(image):
-            image = _as_rgb(image, module)
+        opened.draft(None, least if orientation < 5 else least[::-1])
+        with _alone(opened):
+            image = _as_rgb(opened)
             if box == WHOLE and orientation >= 5:  # turned when it is small
-                image = image.resize((height, width), module.Resampling.BICUBIC, reducing_gap=2.0)
-                return np.array(_upright(image, orientation, module))
-            image = _upright(image, orientation, module)
+                return np.array(_upright(_resized(image, (height, width)), orientation))
+            image = _upright(image, orientation)
             across, down = image.size
-            image = image.resize(
-                (width, height),
-                module.Resampling.BICUBIC,
-                box=(left * across, top * down, right * across, bottom * down),
-                reducing_gap=2.0,
-            )
-            return np.array(image)
+            part = (left * across, top * down, right * across, bottom * down)
+            return np.array(_resized(image, (width, height), part))
 
 
-def _alone(image: Any) -> AbstractContextManager[Any]:
+def _resized(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=2.0)
+
+
+def _alone(image: Image.Image) -> AbstractContextManager[bool | None]:
     return _one_large if image.size[0] * image.size[1] > _LARGE_PIXELS else nullcontext()
 
 
@@ -187,76 +190,62 @@ def quiet() -> Iterator[None]:
     others, around them.
     """
     with warnings.catch_warnings():
-        _pillow()
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
-def _pillow() -> Any:
-    try:
-        return import_module("PIL.Image")
-    except ImportError:
-        raise DiffusionError(
-            "images: reading image files needs Pillow (pip install 'diffusion-rerank[features]')"
-        ) from None
-
-
 def decoder() -> str:
     """Return the version of what decodes: others may give pixels that differ a little."""
-    _pillow()
-    return str(import_module("PIL").__version__)
+    return PIL.__version__
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open an image file, and turn whatever a decoder raises into one error."""
-    module = _pillow()
     try:
         # Opening a pipe would wait for whoever writes to it, which may be no one.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UnreadableImageError("no file, but a directory, a pipe or a device")
-        with open(path, "rb") as file, module.open(file, formats=("JPEG", "PNG")) as image:
+        with open(path, "rb") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise UnreadableImageError(f"{image.size[0]} x {image.size[1]} pixels are too many")
             yield image
     except UnreadableImageError as error:
         raise UnreadableImageError(f"{os.fspath(path)}: {error}") from None
-    except module.DecompressionBombError:
+    except Image.DecompressionBombError:
         raise UnreadableImageError(
             f"{os.fspath(path)}: more than {MAX_PIXELS} pixels are too many"
         ) from None
-    except module.UnidentifiedImageError:
+    except PIL.UnidentifiedImageError:
         raise UnreadableImageError(f"{os.fspath(path)}: no JPEG or PNG image") from None
     except Exception as error:  # decoders raise anything at all on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(f"{os.fspath(path)}: {' '.join(reason.split())}") from None
 
 
-def _orientation(image: Any) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return EXIF's orientation, 1 to 8, without decoding; 1 where it says none."""
     # Of a PNG, Pillow would decode the whole image to look for EXIF behind it.
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         return 1
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF is no reason to lose the image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright(image: Any, orientation: int, module: Any) -> Any:
-    if orientation not in _UPRIGHT:
-        return image
-    return image.transpose(getattr(module.Transpose, _UPRIGHT[orientation]))
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _as_rgb(image: Any, module: Any) -> Any:
+def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         values = np.asarray(image) >> 8
-        image = module.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = module.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image)
-        return white
-    return image.convert("RGB")
+        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image)
+    return white

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
 
-from . import safetensors
 from .backbones import backbone
 from .backbones.base import check_triple
 from .pooling import POOLINGS, GeM
 from .retrieval_network import RetrievalNetwork
-from .weights import load_into
+from .weights import load_into, write_file
 
 _KEY = "features"
 
@@ -60,7 +59,7 @@ def save_trained(
         for name, value in network.state_dict().items()
         if not name.startswith(("backbone.classifier.", "backbone.fc."))
     }
-    safetensors.write(path, state, {_KEY: json.dumps(content, sort_keys=True)})
+    write_file(path, state, {_KEY: json.dumps(content, sort_keys=True)})
 
 
 def check_stored(network: RetrievalNetwork) -> str:

@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path
-
-from . import safetensors
+from diffusion.storage import as_path, replacing
 
 _SHOWN = 3
+_DTYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+}  # fmt: skip
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,13 +50,14 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         If the file cannot be read or holds anything else.
     """
     path = as_path(path, "weights")
-    if path.suffix == ".safetensors":
-        state, metadata = safetensors.read(path)
-        return state, dict(metadata)
-    content = _load(path)
+    content: Any
     meta: Any = {}
-    if isinstance(content, Mapping) and "state_dict" in content:
-        meta, content = content.get("meta") or {}, content["state_dict"]
+    if path.suffix == ".safetensors":
+        content, meta = _load_safetensors(path)
+    else:
+        content = _load(path)
+        if isinstance(content, Mapping) and "state_dict" in content:
+            meta, content = content.get("meta") or {}, content["state_dict"]
     if (
         not isinstance(meta, Mapping)
         or not isinstance(content, Mapping)
@@ -69,8 +74,57 @@ def _is_plain(value: Any) -> bool:
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
-        and not (value.is_nested or value.is_quantized or value.is_meta or value.is_complex())
+        and value.dtype in _DTYPES
+        and not (value.is_nested or value.is_meta)
     )
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        # Opened by Python first, whose errors say what is wrong with a file.
+        with open(path, "rb"), safe_open(path, framework="pt") as file:
+            # Copies, for the library's tensors change with the file that they are mapped from.
+            names = file.keys()
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (SafetensorError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DiffusionError(f"{path}: expected a safetensors file ({reason})") from None
+
+
+def write_file(
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all; the same content gives the same bytes.
+
+    Parameters
+    ----------
+    path : path-like
+    state : mapping of str to Tensor
+    meta : mapping of str to str, optional
+        At most one entry, since the library writes several in an order that changes.
+
+    Raises
+    ------
+    DiffusionError
+        If the file cannot be written, or a tensor is not of dense numbers.
+    """
+    if meta is not None and len(meta) > 1:
+        raise DiffusionError(f"meta: expected one entry at most, got {len(meta)}")
+    for name, value in state.items():
+        if not _is_plain(value):
+            raise DiffusionError(f"state: {name!r} of {value.dtype} cannot be stored")
+    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    try:
+        # Not by the library's `save_file`: its files are their owner's alone, and no fsync is made.
+        with replacing(as_path(path)) as file:
+            file.write(save(plain, dict(meta) if meta else None))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise DiffusionError(f"state: tensors that cannot be stored ({reason})") from None
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _load(path: Path) -> Any:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from diffusion import storage
 from diffusion.errors import DiffusionError
 
-from ..networks import safetensors
 from ..networks.pooling import GeM
 from ..networks.retrieval_network import RetrievalNetwork
 from ..networks.trained import save_trained
+from ..networks.weights import read_file, write_file
 from ..settings import RunSettings, TrainingSettings
 from .contrastive import seeded
 from .curve import write_curve
@@ -300,7 +300,7 @@ class Trainer:
             tensors["classifier.weight"] = self.classifier.weight.detach()
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-        safetensors.write(out / STATE, tensors, {_KEY: json.dumps(self._content())})
+        write_file(out / STATE, tensors, {_KEY: json.dumps(self._content())})
         self._show(out)
 
     def _content(self) -> dict[str, Any]:
@@ -313,14 +313,14 @@ class Trainer:
         except DiffusionError:  # not finished, or damaged
             return False
         self.history = self._history(out / storage.MANIFEST, manifest)
-        self.network.load_state_dict(safetensors.read(out / NETWORK)[0], strict=False)
+        self.network.load_state_dict(read_file(out / NETWORK)[0], strict=False)
         return True
 
     def _restore(self, out: Path) -> int:
         """Load the state after the last complete epoch, if any; return the complete epochs."""
         if not (out / STATE).exists():
             return 0
-        tensors, metadata = safetensors.read(out / STATE)
+        tensors, metadata = read_file(out / STATE)
         try:
             content = json.loads(metadata.get(_KEY, ""))
         except ValueError:

@@ -116,8 +116,10 @@ class Backbone(nn.Module):
         for stage in stages:
             check_choice(stage, "stage", tuple(self.stages))
         check_images(images, self)
-        wanted, maps = set(stages), images
-        found: dict[str, Tensor] = {}
+        return self._maps(images, set(stages))
+
+    def _maps(self, images: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+        maps, found = images, dict[str, Tensor]()
         for name, module in self._steps():
             if len(found) == len(wanted):
                 break

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
-from diffusion.validation import check_choice
 
 from ..weights import load_into, read_file
-from .base import Backbone, Stage, check_images, check_triple
+from .base import Backbone, Stage, check_triple
 
 # Side of the image that shows channels and strides.
 _PROBE = 224
@@ -56,13 +55,9 @@ class _Children(_External):
 class _Hub(_External):
     """A backbone of transformers', which gives the maps of its stages all at once."""
 
-    def maps(self, images: Tensor, stages: Any) -> dict[str, Tensor]:
-        for stage in stages:
-            check_choice(stage, "stage", tuple(self.stages))
-        check_images(images, self)
+    def _maps(self, images: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = self.run(pixel_values=images).feature_maps
-        maps = dict(zip(self.stages, found, strict=True))
-        return {stage: maps[stage] for stage in stages}
+        return {name: m for name, m in zip(self.stages, found, strict=True) if name in wanted}
 
 
 def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -> Backbone:

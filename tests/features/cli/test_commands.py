@@ -17,7 +17,7 @@ import diffusion
 import features
 from diffusion.cli import main as diffusion_main
 from features import cli
-from features.networks import safetensors
+from features.networks.weights import write_file
 from tests.support.photos import CHINA, with_exif, write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +35,7 @@ def home(tmp_path_factory):
     write_photos(home / "photos")
     (home / "photos" / "text.jpg").write_bytes(b"no image")
     trunk = features.backbone("alexnet", head=False)
-    safetensors.write(home / "w.safetensors", trunk.state_dict())
+    write_file(home / "w.safetensors", trunk.state_dict())
     with contextlib.chdir(home), contextlib.redirect_stdout(io.StringIO()) as printed:
         with contextlib.redirect_stderr(io.StringIO()) as told:
             assert cli.main(["extract", "photos", "out", *NETWORK, "-q"]) == 0

@@ -24,7 +24,7 @@ from features.description.recipe import describer_of
 from features.images import batches as loading
 from features.images.batches import Item, plan
 from features.images.reading import UnreadableImageError
-from features.networks import safetensors
+from features.networks.weights import write_file
 from features.settings import ImageSettings, NetworkSettings, RunSettings
 from tests.support.folders import contents
 from tests.support.photos import CHINA, pattern, png, write_photos
@@ -46,7 +46,7 @@ FITTED = ((63, 90), (90, 63), (80, 80), (70, 66))
 def weights(tmp_path_factory):
     """A file of random weights of a trunk."""
     path = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
-    safetensors.write(path, features.backbone("alexnet", head=False).state_dict())
+    write_file(path, features.backbone("alexnet", head=False).state_dict())
     return path
 
 

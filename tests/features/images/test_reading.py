@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import features.images
 from bench.data.collections import data_folder
 from diffusion import DiffusionError
 from features import backbone
@@ -25,8 +28,6 @@ from features.images.reading import (
 )
 from features.networks.backbones import Sides
 from tests.support.photos import CHINA, FLOWER, pattern, png, with_exif
-
-pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
 
 # What a viewer shows of rows stored under an orientation, per EXIF: where the first row and the
 # first column of the file belong.
@@ -189,6 +190,12 @@ def test_large_images_are_decoded_one_at_a_time(write, monkeypatch, limit, most)
         list(pool.map(lambda _: read_image(path, (9, 9)), range(8)))
     assert len(seen) == 8
     assert max(seen) <= most
+
+
+def test_without_pillow_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(DiffusionError, match=r"^images: .* needs Pillow \(pip install"):
+        importlib.reload(features.images)
 
 
 def test_absent_files_and_folders_are_named(tmp_path):

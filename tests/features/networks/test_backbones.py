@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import struct
-
 import numpy as np
 import pytest
 import torch
@@ -14,10 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from bench.data.collections import data_folder
 from diffusion import DiffusionError
 from features import RetrievalNetwork
-from features.networks import safetensors
 from features.networks.backbones import (
     BACKBONES,
     IMAGENET_MEAN,
@@ -29,7 +23,8 @@ from features.networks.backbones import (
     backbone,
 )
 from features.networks.fusing import fused
-from features.networks.weights import load_into, read_file
+from features.networks.weights import load_into
+from tests.support.networks import disturbed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,17 +34,6 @@ SMALL = ("resnet18", "mobilenet_v2")
 def on_meta(name, head=True):
     with torch.device("meta"):
         return backbone(name, head=head)
-
-
-def disturbed(network, seed=0):
-    """Give a network statistics and weights under which no batch norm is near the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in network.state_dict().items():
-        if name.endswith("running_mean"):
-            value.copy_(torch.randn(value.shape, generator=generator) / 10)
-        elif value.ndim == 1:
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-    return network.eval()
 
 
 # --- structure -----------------------------------------------------------------------------------
@@ -118,8 +102,8 @@ def test_stages_have_the_channels_and_strides_that_they_say(name):
 def test_smallest_image_gives_a_map_and_a_smaller_one_an_error(name):
     network = on_meta(name, head=False)
     least = network.sides.minimum
-    for stage in network.stages:
-        assert 0 not in network(torch.empty(1, 3, least, least, device="meta"), stage).shape
+    images = torch.empty(1, 3, least, least, device="meta")
+    assert all(0 not in m.shape for m in network.maps(images, list(network.stages)).values())
     with pytest.raises(DiffusionError, match=f"^images: .*{least} pixels"):
         network(torch.empty(1, 3, least - 1, least, device="meta"))
 
@@ -358,235 +342,3 @@ def test_bad_images_and_stages_are_named():
     with pytest.raises(DiffusionError, match=r"^layer: .*'fc7'"):
         AlexNet(2).head("fc9")
     assert VGG16(None).codes == ()
-
-
-# --- state dicts on disk -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small():
-    return disturbed(backbone("resnet18", classes=3, seed=5))
-
-
-@pytest.mark.parametrize(
-    "kind", ["weights.safetensors", "weights.pth", "training.pth", "half.safetensors"]
-)
-def test_a_file_gives_the_network_back(small, kind, tmp_path):
-    state = dict(small.state_dict())
-    if kind == "training.pth":
-        wrapped = {f"module.{name}": value for name, value in state.items()}
-        torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / kind)
-    elif kind == "weights.pth":
-        # As files from before BatchNorm counted batches.
-        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-        torch.save(state, tmp_path / kind)
-    else:
-        half = kind.startswith("half")
-        state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
-        safetensors.write(tmp_path / kind, state)
-    network = backbone("resnet18", tmp_path / kind)
-    assert not network.training
-    assert network.fc.out_features == 3
-    for name, value in network.state_dict().items():
-        assert value.dtype == small.state_dict()[name].dtype
-        if not name.endswith("num_batches_tracked"):
-            torch.testing.assert_close(value, state[name].to(value.dtype), rtol=0, atol=0)
-    trunk = backbone("resnet18", tmp_path / kind, head=False)
-    assert set(trunk.state_dict()) == {k for k in small.state_dict() if not k.startswith("fc.")}
-    with pytest.raises(DiffusionError, match=r"of another shape: fc\.weight"):
-        backbone("resnet18", tmp_path / kind, classes=4)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("layer3.0.bn1.weight"), r"1 missing: layer3\.0\.bn1\.weight"),
-        (lambda s: s.update(extra=torch.zeros(1)), "1 unknown: extra"),
-        (lambda s: s.update({"fc.weight": torch.zeros(3, 5)}), r"\(3, 5\) for \(3, 512\)"),
-        (lambda s: s["conv1.weight"].view(-1)[7].fill_(torch.nan), "finite values, conv1"),
-    ],
-)
-def test_weights_load_strictly_or_not_at_all(small, change, message, tmp_path):
-    state = {name: value.clone() for name, value in small.state_dict().items()}
-    change(state)
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(DiffusionError, match=f"^{tmp_path}/w.pth: .*{message}"):
-        backbone("resnet18", tmp_path / "w.pth")
-
-
-def test_a_pickle_that_would_run_something_is_refused(tmp_path):
-    class Harmful:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "written"), "w"))
-
-    for content in (Harmful(), {"state_dict": {"conv1.weight": Harmful()}}):
-        torch.save(content, tmp_path / "harm.pth")
-        (tmp_path / "plain.pth").write_bytes(pickle.dumps(content, protocol=2))
-        for name in ("harm.pth", "plain.pth"):
-            with pytest.raises(DiffusionError, match=f"{name}: expected a torch checkpoint"):
-                read_file(tmp_path / name)
-    assert not (tmp_path / "written").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 100, [1, 2], {"a": 1}, {"state_dict": [1]}])
-def test_what_is_no_state_dict_is_refused(content, tmp_path):
-    path = tmp_path / "w.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(DiffusionError, match=r"w\.pth: expected"):
-        read_file(path)
-
-
-@pytest.mark.filterwarnings("ignore:.*(beta|prototype)")
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torch.eye(3).to_sparse(),
-        lambda: torch.eye(3).to_sparse_csr(),
-        lambda: torch.eye(3).to("meta"),
-        lambda: torch.eye(3, dtype=torch.complex64),
-    ],
-)
-def test_tensors_that_are_not_dense_numbers_are_refused(make, tmp_path):
-    torch.save({"conv1.weight": make()}, tmp_path / "w.pth")
-    with pytest.raises(DiffusionError, match=r"w\.pth: .*dense tensors of numbers"):
-        read_file(tmp_path / "w.pth")
-
-
-def test_a_repeated_value_gets_memory_of_its_own():
-    with torch.device("meta"):
-        network = torch.nn.Linear(4, 3, bias=False)
-    load_into(network, {"weight": torch.ones(1).expand(3, 4)}, "made")
-    with torch.no_grad():
-        network.weight[0, 0] = 2
-    assert network.weight.sum() == 13
-
-
-def test_a_truncated_checkpoint_is_refused(small, tmp_path):
-    path = tmp_path / "w.pth"
-    torch.save({"a": torch.arange(1000)}, path)
-    whole = path.read_bytes()
-    for length in (10, len(whole) // 2, len(whole) - 5):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DiffusionError, match=r"w\.pth: (expected|cannot)"):
-            read_file(path)
-
-
-# --- safetensors ---------------------------------------------------------------------------------
-
-
-def packed(header, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-ONE = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
-
-
-def test_safetensors_written_by_hand(tmp_path):
-    header = {
-        "__metadata__": {"format": "pt"},
-        "b": {"dtype": "I64", "shape": [], "data_offsets": [12, 20]},
-        "a": {"dtype": "F16", "shape": [3, 2], "data_offsets": [0, 12]},
-        "none": {"dtype": "U8", "shape": [0, 4], "data_offsets": [12, 12]},
-    }
-    data = np.arange(6, dtype="<f2").tobytes() + np.int64(-5).tobytes()
-    (tmp_path / "x").write_bytes(packed(header, data))
-    tensors, metadata = safetensors.read(tmp_path / "x")
-    assert metadata == {"format": "pt"}
-    assert tensors["a"].tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert tensors["a"].dtype == torch.float16
-    assert tensors["b"].item() == -5
-    assert tensors["none"].shape == (0, 4)
-
-
-def test_safetensors_round_trip_and_equal_bytes(tmp_path):
-    dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.int64]
-    tensors = {f"t{i}": torch.randn(i, 3).mul(9).to(d) for i, d in enumerate(dtypes)}
-    tensors["scalar"] = torch.tensor(2.5)
-    tensors["turned"] = torch.arange(6.0).view(2, 3).T
-    safetensors.write(tmp_path / "x", tensors, {"k": "v"})
-    safetensors.write(tmp_path / "y", dict(reversed(tensors.items())), {"k": "v"})
-    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-    read, metadata = safetensors.read(tmp_path / "x")
-    assert metadata == {"k": "v"}
-    assert set(read) == set(tensors)
-    for name, value in tensors.items():
-        assert read[name].dtype == value.dtype
-        assert torch.equal(read[name], value)
-
-
-def test_safetensors_agree_with_the_package(tmp_path):
-    torch_files = pytest.importorskip("safetensors.torch")
-    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5)}
-    torch_files.save_file(tensors, tmp_path / "theirs")
-    safetensors.write(tmp_path / "ours", tensors)
-    for read in (
-        safetensors.read(tmp_path / "theirs")[0],
-        torch_files.load_file(tmp_path / "ours"),
-    ):
-        assert all(torch.equal(read[name], value) for name, value in tensors.items())
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00" * 7,
-        struct.pack("<Q", 1 << 62) + b"{}",
-        packed(b"{", b"12345678"),
-        packed(b"\xff\xfe", b""),
-        packed([1]),
-        packed({"a": 5}),
-        packed({"__metadata__": {"k": 1}}),
-        packed(ONE, b"1234567"),
-        packed(ONE, b"123456789"),
-        packed(b'{"a":%s,"a":%s}' % ((json.dumps(ONE["a"]).encode(),) * 2), b"12345678"),
-        packed({"a": {**ONE["a"], "dtype": "C64"}}, b"12345678"),
-        packed({"a": {**ONE["a"], "shape": [3]}}, b"12345678"),
-        packed({"a": {**ONE["a"], "shape": [-1, -2]}}, b"12345678"),
-        packed({"a": {**ONE["a"], "shape": [2.0]}}, b"12345678"),
-        packed({"a": {**ONE["a"], "shape": [True, 2]}}, b"12345678"),
-        packed({"a": {**ONE["a"], "data_offsets": [8, 0]}}, b"12345678"),
-        packed({"a": {**ONE["a"], "data_offsets": [4, 12]}}, b"123456789012"),
-        packed({"a": {**ONE["a"], "data_offsets": [0]}}, b"12345678"),
-        packed({"a": ONE["a"], "b": ONE["a"]}, b"12345678"),
-        packed({"a": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}}),
-    ],
-)
-def test_safetensors_refuse_what_departs_from_the_format(content, tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(DiffusionError, match=r"x\.safetensors: expected a safetensors file"):
-        read_file(tmp_path / "x.safetensors")
-
-
-@given(st.binary(max_size=60), st.integers(0, 200))
-def test_safetensors_never_fail_otherwise(tmp_path, noise, at):
-    whole = packed({"a": {"dtype": "I8", "shape": [4], "data_offsets": [0, 4]}}, b"1234")
-    broken = whole[:at] + noise + whole[at + len(noise) :]
-    (tmp_path / "x").write_bytes(broken)
-    try:
-        tensors, _ = safetensors.read(tmp_path / "x")
-    except DiffusionError:
-        return
-    assert sum(t.numel() * t.element_size() for t in tensors.values()) <= len(broken)
-
-
-def test_what_cannot_be_stored_is_named(tmp_path):
-    with pytest.raises(DiffusionError, match=r"'a' of torch\.complex64"):
-        safetensors.write(tmp_path / "x", {"a": torch.zeros(1, dtype=torch.complex64)})
-    with pytest.raises(DiffusionError, match="cannot be written"):
-        safetensors.write(tmp_path / "absent" / "x", {})
-
-
-def test_the_weights_of_mobilenet_load_strictly():
-    path = data_folder() / "weights" / "mobilenet_v2.safetensors"
-    if not path.exists():
-        pytest.skip("MobileNetV2's weights are not in DIFFUSION_DATA")
-    network = backbone("mobilenet_v2", path)
-    assert network.classifier[1].out_features == 1000
-    state, _ = read_file(path)
-    assert set(state) == set(network.state_dict())
-    assert torch.equal(network.classifier[1].bias, state["classifier.1.bias"].float())

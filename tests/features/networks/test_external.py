@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
 import types
 from collections import OrderedDict
@@ -13,6 +15,8 @@ from torch import nn
 
 from diffusion import DiffusionError
 from features.networks.backbones import IMAGENET_MEAN, backbone
+from features.networks.weights import load_into
+from tests.support.networks import disturbed
 
 
 class Row(nn.Module):
@@ -160,8 +164,47 @@ def test_a_backbone_of_transformers(monkeypatch):
         backbone("hf:folder", "w.pth")
 
 
-def test_a_small_model_of_transformers_itself(tmp_path):
-    transformers = pytest.importorskip("transformers")
+@pytest.fixture
+def transformers(monkeypatch):
+    """The library itself, which must not ask for anything on the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # read when it is first imported
+    return importlib.import_module("transformers")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("name", "layer", "sizes", "depths"),
+    [
+        ("resnet18", "basic", [64, 128, 256, 512], [2, 2, 2, 2]),
+        ("resnet50", "bottleneck", [256, 512, 1024, 2048], [3, 4, 6, 3]),
+    ],
+)
+def test_resnets_equal_those_of_transformers(transformers, name, layer, sizes, depths):
+    config = transformers.ResNetConfig(hidden_sizes=sizes, depths=depths, layer_type=layer)
+    theirs = disturbed(transformers.ResNetModel(config))
+    names = (
+        (r"^embedder\.embedder\.convolution", "conv1"),
+        (r"^embedder\.embedder\.normalization", "bn1"),
+        (r"^encoder\.stages\.(\d)\.layers\.", lambda found: f"layer{int(found[1]) + 1}."),
+        (r"layer\.(\d)\.convolution", lambda found: f"conv{int(found[1]) + 1}"),
+        (r"layer\.(\d)\.normalization", lambda found: f"bn{int(found[1]) + 1}"),
+        (r"shortcut\.convolution", "downsample.0"),
+        (r"shortcut\.normalization", "downsample.1"),
+    )
+    state = {}
+    for key, value in theirs.state_dict().items():
+        for old, new in names:
+            key = re.sub(old, new, key)
+        state[key] = value
+    ours = backbone(name, head=False)
+    load_into(ours, state, "theirs")
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        got, expected = ours(x), theirs(x).last_hidden_state
+    torch.testing.assert_close(got / expected.max(), expected / expected.max(), rtol=0, atol=1e-5)
+
+
+def test_a_small_model_of_transformers_itself(transformers, tmp_path):
     config = transformers.ResNetConfig(
         embedding_size=8,
         hidden_sizes=[8, 16],

@@ -28,7 +28,7 @@ class Theirs(nn.Module):
 
     def __init__(self, architecture, pooling, whitening):
         super().__init__()
-        trunk = backbone(architecture, classes=2)
+        trunk = backbone(architecture, head=False)
         row = list(trunk.features.children())[:-1] if hasattr(trunk, "features") else [
             trunk.conv1, trunk.bn1, nn.ReLU(), trunk.maxpool,
             trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4,
@@ -101,6 +101,11 @@ def test_rmac_is_known_too(tmp_path):
     assert whitenings == {}
 
 
+@pytest.fixture(scope="module")
+def theirs():
+    return Theirs("resnet18", "gem", True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -116,8 +121,7 @@ def test_rmac_is_known_too(tmp_path):
         (lambda c: c["state_dict"].update({"features.9.w": torch.zeros(1)}), "unknown: features.9"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message, tmp_path):
-    theirs = Theirs("resnet18", "gem", True)
+def test_what_does_not_fit_is_refused(theirs, change, message, tmp_path):
     content = {"meta": dict(theirs.meta), "state_dict": dict(theirs.state_dict())}
     change(content)
     torch.save(content, tmp_path / "net.pth")
