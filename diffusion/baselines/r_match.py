@@ -1,4 +1,4 @@
-"""R-match: images ranked by the most similar regions of each, the baseline of regional diffusion."""
+"""R-match, the baseline of regional diffusion: images ranked by their most similar regions."""
 
 from __future__ import annotations
 
