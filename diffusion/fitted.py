@@ -13,12 +13,13 @@ from .affinity import Affinity, Context
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .index_state import IndexState, graph_arrays, graph_of
-from .neighbors.first_stage import as_queries, best_of
-from .neighbors.index import METHODS, Method, NeighborIndex
+from .neighbors import METHODS, Method, NeighborIndex
+from .neighbors.ties import best_of
 from .scoring.fusion import SCORES, Score
 from .scoring.ranking import rank
 from .solvers import SOLVERS, Report, Solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
+from .validation import as_vectors
 
 Results = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -65,7 +66,7 @@ class Fitted:
     index: NeighborIndex | None
 
     def searched(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32]]:
-        """Return the index to search, and checked queries.
+        """Return the index to search, and queries (nq, d) or (d,) checked and brought into its space.
 
         Raises
         ------
@@ -77,7 +78,14 @@ class Fitted:
                 "search: this index was fitted from neighbour lists and holds no vectors; "
                 "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
             )
-        return self.index, as_queries(Q, self.index)
+        queries = as_vectors(
+            np.asarray(Q)[None] if np.ndim(Q) == 1 else Q,
+            "Q",
+            metric=self.index.metric,
+            dimension=self.index.dimension,
+            center=self.index.center,
+        )
+        return self.index, queries
 
     def depth(self, query_k: int) -> int:
         """Return the number of first-stage neighbours that make a query's observation."""

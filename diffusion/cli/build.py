@@ -10,7 +10,7 @@ from .. import storage
 from ..affinity import AFFINITIES
 from ..errors import DiffusionError
 from ..index_state import INDEX
-from ..neighbors.index import METHODS
+from ..neighbors import METHODS
 from ..reranker import Reranker
 from ..solvers import SOLVERS
 from ..storage import read_array

@@ -1,34 +1,16 @@
-"""The first stage of a search: checked queries, and lists that do not depend on how ties fall."""
+"""First-stage lists that do not depend on which of several tied items the engine returned."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ..validation import as_vectors
 from .index import NeighborIndex
 
 # The longest list that is searched for the items that tie for the last place of an observation.
 _WIDEST_TIE = 4096
-
-
-def as_queries(Q: ArrayLike, index: NeighborIndex) -> NDArray[np.float32]:
-    """Check queries (nq, d), or one of shape (d,), and bring them into the space of an index.
-
-    Raises
-    ------
-    DiffusionError
-        If they do not fit the index.
-    """
-    return as_vectors(
-        np.asarray(Q)[None] if np.ndim(Q) == 1 else Q,
-        "Q",
-        metric=index.metric,
-        dimension=index.dimension,
-        center=index.center,
-    )
 
 
 def best_of(
