@@ -83,19 +83,19 @@ __all__ = [
 # The module that each name is imported from when it is first used.
 _HOMES = {
     "CG": "solvers",
-    "HNSW": "neighbors.index",
-    "IVF": "neighbors.index",
+    "HNSW": "neighbors",
+    "IVF": "neighbors",
     "Chebyshev": "solvers",
     "Columns": "solvers",
     "Context": "affinity",
     "CustomTransfer": "transfer",
-    "Exact": "neighbors.index",
+    "Exact": "neighbors",
     "Fusion": "scoring.fusion",
     "Graph": "graph.graph",
     "HeatKernel": "transfer",
     "Hybrid": "solvers",
     "Local": "solvers",
-    "NNDescent": "neighbors.index",
+    "NNDescent": "neighbors",
     "RegionalReranker": "regional",
     "RegularizedLaplacian": "transfer",
     "Report": "solvers",
@@ -108,7 +108,7 @@ _HOMES = {
     "generalized_max_pooling": "scoring.regions",
     "katz": "graph.centrality",
     "load": "reranker",
-    "nearest_neighbors": "neighbors.index",
+    "nearest_neighbors": "neighbors",
     "r_match": "baselines.r_match",
 }
 # Modules that are attributes of the package without an import of their own.

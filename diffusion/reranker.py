@@ -1,91 +1,87 @@
-"""The Reranker: the way of a query from its first-stage neighbours to the diffused ranking."""
+"""The Reranker: re-ranking of search results by diffusion over a neighbour graph."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from . import storage
-from .affinity import Affinity, Context, make_affinity
+from .affinity import Context, make_affinity
 from .errors import DiffusionError
+from .fitted import Components, Fitted, Results, restored_parameters, stored_parameters
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
-from .index_state import INDEX, PLAIN_PARAMETERS, pack, settings_of, unpack
+from .index_state import IndexState, open_state, save_state
 from .kernels import threads
 from .neighbors.index import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
-from .scoring.ranking import padding_last, rank
+from .scoring.ranking import padding_last
 from .solvers import Solver, Spectral, make_solver
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_lists, as_vectors, center_of, check_integer
 
-Results = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-# Diffused scores held at a time, in values: 256 MiB of float32.
-_BATCH_VALUES = 1 << 26
-
-# How far a list is widened to hold every item that ties for the last place in an observation.
-_WIDEST_TIE = 4096
-
 
 class Reranker(Parameters):
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
-    Offline, `fit` lists the k nearest neighbours of every item and makes a graph of them: by
-    default items whose neighbourhoods are alike at several scales are joined (`Context`), with
-    `affinity="cosine"` those that list each other, ``A_ij = min(w_i(j), w_j(i))``,
-    ``w = max(s, 0)^γ``. It is normalised, ``W = D^-1/2 A D^-1/2``. Online, the weights of the
-    `query_k` items that a query is most like are its observation y, and diffusion is
-    ``x = h(W) y``, with ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart. Lists are
-    ranked by x together with what it started from (`Fusion`), or by x alone. A query is never
-    part of the graph.
+    Offline, `fit` lists the k nearest neighbours of every item and builds a graph from the lists.
+    By default, it joins items whose neighbourhoods are similar at several scales (`Context`).
+    With `affinity="cosine"`, it joins items that list each other, with the weight
+    ``A_ij = min(w_i(j), w_j(i))``, ``w = max(s, 0)^γ``. The adjacency A is normalised,
+    ``W = D^-1/2 A D^-1/2``, with the degrees D = diag(A 1).
+
+    Online, a query is described by its observation y: a weight for each of the `query_k` items
+    that are most similar to it. Diffusion computes ``x = h(W) y``, where h is the transfer
+    function; the default, ``h(λ) = (1 - α) / (1 - α λ)``, is a random walk with restart. Results
+    are ranked by x combined with the similarities that it started from (`Fusion`), or by x
+    alone. A query is never part of the graph.
 
     Parameters
     ----------
     k : int >= 1, default 50
-        Neighbours an item in the lists. The contextual affinity looks at the first 48 of them,
-        and needs no other choice. With `affinity="cosine"` 50 suits collections with tens of
-        images an object.
+        Neighbours per item in the lists. The contextual affinity uses the first 48 of them and
+        does not need another value. With `affinity="cosine"`, 50 suits collections with tens of
+        images per object.
     affinity : {"context", "cosine", "gaussian"} or Context, default "context"
-        What makes an edge and its weight. `"context"` compares the neighbourhoods of items at
-        several scales, up to `k`, for any metric; a `Context` has its settings. Of the score
-        alone: `"cosine"` is max(s, 0)^γ of a cosine or inner product s, as in the papers,
-        `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
-        distance in the lists.
+        How edges and their weights are computed. `"context"` compares the neighbourhoods of
+        items at several scales, up to `k`, and works with any metric; pass a `Context` to change
+        its settings. The others depend on the score alone: `"cosine"` is max(s, 0)^γ of a cosine
+        or inner product s, as in the papers, and `"gaussian"` is exp(-γ d² / (2 σ²)) of a
+        Euclidean distance d, where σ² is the median squared distance in the lists.
     score : {"fusion", "diffusion"} or Fusion, optional
-        What lists are ranked by: `"diffusion"` is x alone, `"fusion"` puts it together with the
-        similarity of neighbourhoods and with the first stage's score. By default the fusion for
-        the contextual affinity and x for the others.
+        What results are ranked by: `"diffusion"` is x alone, `"fusion"` combines it with the
+        similarity of neighbourhoods and the first-stage score. The default is the fusion for the
+        contextual affinity and x for the others.
     solver : str or solver object, default "cg"
         How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
-        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact:
-        "cg" (any size), "hybrid" (fewer iterations for a basis made offline), "chebyshev" (any
-        transfer function). Approximate: "spectral" (a dot product online), "columns" (fastest
-        online, offline work and 8 n keep bytes), "truncated" (the shortlist alone), "local" (a
-        neighbourhood alone, whatever n; says which rankings are certainly exact). The README has
-        a table with measured figures.
+        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact
+        solvers: "cg" (any size), "hybrid" (fewer iterations, with a basis computed offline),
+        "chebyshev" (any transfer function). Approximate solvers: "spectral" (a dot product
+        online), "columns" (fastest online, with offline work and 8 n keep bytes), "truncated"
+        (only the shortlist), "local" (only a neighbourhood, independent of n; reports which
+        rankings are certainly exact). The README has a table with measured figures.
     alpha : float in [0, 1), default 0.99
-        Short for ``transfer=RegularizedLaplacian(alpha)``; not used where `transfer` is given.
+        Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given.
     transfer : transfer function, optional
-        The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
-        with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
+        The transfer function h: a `RegularizedLaplacian`, a `HeatKernel`, a
+        `TruncatedRandomWalk`, or a `CustomTransfer` with any callable. The solvers "spectral" and
+        "chebyshev" apply all of them, the others only the first.
     query_k : int >= 1, default 10
-        Items that make a query's observation: those of the most similar neighbourhoods with
-        `affinity="context"`, else the first stage's best. Set on a fitted Reranker, it acts at
-        once.
+        Number of items in a query's observation: with `affinity="context"` those with the most
+        similar neighbourhoods, otherwise the best of the first stage. Setting it on a fitted
+        Reranker takes effect immediately.
     gamma : float > 0, default 3.0
         The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
-        Similarity of vectors. `"euclidean"` scores are negative squared distances.
+        Similarity of vectors. The scores of `"euclidean"` are negative squared distances.
     neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
         How neighbours are found: a name or an object of `diffusion.neighbors`, such as
-        ``IVF(nprobe=32)``. It serves the graph and the first stage of `search` alike.
+        ``IVF(nprobe=32)``. It is used both for the graph and for the first stage of `search`.
     progress : bool, default False
         Show progress bars on standard error.
 
@@ -94,7 +90,7 @@ class Reranker(Parameters):
     graph_ : Graph
         The graph; `graph_.W` is the normalised adjacency, a scipy CSR array in the user's order.
     solver_ : solver
-        The solver, prepared.
+        The prepared solver.
     n_items_ : int
         Number of items.
     report_ : Report
@@ -102,13 +98,15 @@ class Reranker(Parameters):
 
     Notes
     -----
-    Memory: the vectors (4 n d bytes), 8 bytes an entry of W (at most 8 n k in all) and 28 bytes
-    an item, with the contextual affinity another 740 bytes an item. Building takes at most
-    12 n k bytes beyond the neighbour lists, with the contextual affinity 2,000 bytes an item.
+    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
+    bytes per item; with the contextual affinity, another 740 bytes per item. Building takes at
+    most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, 2,000
+    bytes per item.
 
-    Zero vectors have similarity 0 with everything and become isolated nodes. Where k >= n, every
-    item neighbours every other. Groups of more than k + 1 identical vectors cannot all list each
-    other; those that are left out of the lists end up isolated, which `graph_.n_isolated` shows.
+    Zero vectors have similarity 0 with everything and become isolated nodes. If k >= n, every
+    item is a neighbour of every other. Groups of more than k + 1 identical vectors cannot all
+    list each other; those left out of the lists become isolated nodes, which
+    `graph_.n_isolated` counts.
 
     References
     ----------
@@ -163,12 +161,12 @@ class Reranker(Parameters):
         Parameters
         ----------
         X : array_like, shape (n, d)
-            One row an item, finite, any real dtype; kept as float32, for `metric="cosine"`
-            L2-normalised. Item ids are row numbers.
+            One row per item, finite, of any real dtype. They are stored as float32, and
+            L2-normalised for `metric="cosine"`. Item ids are row numbers.
         checkpoint : path-like, optional
-            A directory that keeps the neighbour lists while they are computed (8 n k bytes), with
-            another beside it, named so plus ".solver", for the work of a solver that takes long.
-            Both are removed at the end. Where a fit was killed, the same call goes on from there.
+            A directory for the neighbour lists while they are being computed (8 n k bytes). The
+            offline work of a slow solver is kept in a second directory, whose name has ".solver"
+            appended. Both are removed at the end. After an interrupted fit, the same call resumes.
 
         Returns
         -------
@@ -178,17 +176,17 @@ class Reranker(Parameters):
         Raises
         ------
         DiffusionError
-            If a parameter or X is not as described; the message names it, and the row.
+            If a parameter or X is not as described; the message names the argument and the row.
         """
-        affinity = self._check_parameters()
+        components = self._components()
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         with threads.guarded():
             index = self._index_of(X)
-            # Wider lists would be padding: nothing has more neighbours than there are others.
+            # An item has at most n - 1 neighbours; longer lists would only be padded.
             k = min(int(self.k), max(1, index.size - 1))
             scores, ids = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
-            return self._fit_lists(affinity, scores, ids, index, checkpoint)
+            return self._fit_lists(components, scores, ids, index, checkpoint)
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
@@ -196,13 +194,13 @@ class Reranker(Parameters):
         Parameters
         ----------
         scores : array_like, shape (n, m), float
-            Best first. Similarities; for `metric="euclidean"` negative squared distances.
+            Similarities, best first; for `metric="euclidean"`, negative squared distances.
         ids : array_like, shape (n, m), int
-            The neighbours of item i are in row i: ids in [0, n), -1 padded. An item may be in
-            its own list, at any place or not at all: it is left out. The best `k` others are
-            used. An approximate method may leave lists short.
+            Row i has the neighbours of item i: ids in [0, n), padded with -1. An item may be in
+            its own list, at any place; it is ignored there. The best `k` others are used. Lists
+            may be short, as approximate methods leave them.
         X : array_like, shape (n, d), optional
-            The vectors, for `search`. Without them only `rerank` answers.
+            The vectors, for `search`. Without them, only `rerank` is available.
 
         Returns
         -------
@@ -214,7 +212,7 @@ class Reranker(Parameters):
         DiffusionError
             If the lists are not as described; the message names the argument and the row.
         """
-        affinity = self._check_parameters()
+        components = self._components()
         scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
         with threads.guarded():
             index = None
@@ -226,7 +224,7 @@ class Reranker(Parameters):
                         f"got {index.size}"
                     )
             k = min(int(self.k), ids.shape[1])
-            return self._fit_lists(affinity, *tidy_lists(scores, ids, k), index)
+            return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
 
     def _index_of(self, X: ArrayLike) -> NeighborIndex:
         center = center_of(X, "X") if self.metric == "euclidean" else None
@@ -238,15 +236,15 @@ class Reranker(Parameters):
             progress=self.progress,
         )
 
-    def _check_parameters(self) -> Affinity:
+    def _components(self) -> Components:
+        """Check the parameters, and return the objects that they name."""
         check_integer(self.k, "k", low=1)
         check_integer(self.query_k, "query_k", low=1)
-        make_solver(self.solver)
-        self._make_transfer()
-        check_metric(self.metric, make_method(self.neighbors))
+        solver, transfer = make_solver(self.solver), self._make_transfer()
+        method = make_method(self.neighbors)
+        check_metric(self.metric, method)
         affinity = make_affinity(self.affinity, self.metric, self.gamma)
-        make_score(self.score, affinity)
-        return affinity
+        return Components(affinity, make_score(self.score, affinity), solver, transfer, method)
 
     def _make_transfer(self) -> Transfer:
         if self.transfer is None:
@@ -260,88 +258,80 @@ class Reranker(Parameters):
 
     def _fit_lists(
         self,
-        affinity: Affinity,
+        components: Components,
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
         index: NeighborIndex | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
+        affinity, score, solver, transfer, _ = components
+        # Recorded now: parameters that are set later do not change what has been fitted.
+        parameters = stored_parameters(self.get_params(), components)
         edges = affinity.edges(scores, ids, progress=self.progress)
         graph = Graph.from_neighbors(*edges, progress=self.progress)
-        if checkpoint is None:
-            return self._assemble(affinity, graph, index)
-        of_solver = f"{os.fspath(checkpoint)}.solver"
-        self._assemble(affinity, graph, index, checkpoint=of_solver)
-        discard(checkpoint)
-        discard(of_solver)
+        of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
+        solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=of_solver)
+        self._set(Fitted(parameters, affinity, score, solver, graph, index))
+        if checkpoint is not None and of_solver is not None:
+            discard(checkpoint)
+            discard(of_solver)
         return self
 
-    def _assemble(
-        self,
-        affinity: Affinity,
-        graph: Graph,
-        index: NeighborIndex | None,
-        prepared: dict[str, NDArray[Any]] | None = None,
-        checkpoint: str | None = None,
-    ) -> Self:
-        """Set the fitted state; `prepared` is what a solver stored of its offline work."""
-        transfer = self._make_transfer()
-        solver = make_solver(self.solver)
-        # What the fitted state was made with, whatever is set later.
-        parameters = {
-            **{name: getattr(self, name) for name in PLAIN_PARAMETERS},
-            "affinity": settings_of(affinity) if isinstance(affinity, Context) else self.affinity,
-            "score": None if self.score is None else settings_of(make_score(self.score, affinity)),
-            "solver": settings_of(solver),
-            "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
-            "neighbors": settings_of(make_method(self.neighbors)),
-        }
-        if prepared is None:
-            solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=checkpoint)
-        else:
-            solver = solver.restore(graph, transfer, prepared)
-        self._affinity = affinity
-        self._score = make_score(self.score, affinity)
-        self._index = index
-        self._fitted_parameters = parameters
-        self.graph_ = graph
-        self.n_items_ = graph.n_nodes
-        self.solver_ = solver
-        return self
+    def _set(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+        self.graph_ = fitted.graph
+        self.n_items_ = fitted.graph.n_nodes
+        self.solver_ = fitted.solver
+
+    def fitted(self) -> Fitted:
+        """Return the result of the fit, for the other modules of this package.
+
+        Raises
+        ------
+        DiffusionError
+            If nothing has been fitted, or `query_k` is not a positive integer.
+        """
+        if not hasattr(self, "_fitted"):
+            raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
+        check_integer(self.query_k, "query_k", low=1)
+        return self._fitted
 
     # --- online ----------------------------------------------------------------------------------
 
     def search(self, Q: ArrayLike, k: int = 100) -> Results:
-        """Search the collection for queries that its graph has never seen.
+        """Search the collection for queries that are not part of its graph.
 
         Parameters
         ----------
         Q : array_like, shape (nq, d) or (d,)
-            Query vectors, in the space of the collection's.
+            Query vectors, of the same kind as the collection's.
         k : int >= 1, default 100
             Length of the result lists.
 
         Returns
         -------
         scores : ndarray, shape (nq, k) or (k,), float32
-            Descending, -inf where padded. Positive: the fused or diffused score. Zero or
-            negative: nothing reached the item, which follows in the order of its first-stage
-            score, written as its distance below the query's best.
+            Descending, padded with -inf. A positive score is the fused or diffused score. Items
+            that diffusion did not reach follow in the order of the first stage; their scores are
+            zero or negative: the first-stage score minus the query's best one.
         ids : ndarray, shape (nq, k) or (k,), int64
-            Row numbers of X; equal scores by ascending id; -1 where padded (k > n).
+            Row numbers of X, padded with -1 (k > n). Equal scores are ordered by ascending id.
 
         Raises
         ------
         DiffusionError
-            If the queries do not fit the index, or it holds no vectors.
+            If the queries do not match the index, or it contains no vectors.
         """
         k = check_integer(k, "k", low=1)
-        index, queries, single = self._queries(Q)
+        fitted, query_k = self.fitted(), int(self.query_k)
+        index, queries = fitted.searched(Q)
         with threads.guarded():
-            depth = max(k, self._depth() + 1, self.solver_.shortlist, self._score.depth)
-            scores, ids = index.search(queries, min(depth, self.n_items_), progress=self.progress)
-            observed = self._observed(index, queries, scores, ids)
-            return self._diffuse(scores, ids, observed, k, restrict=False, single=single)
+            # One more neighbour than the observation needs shows whether there is a tie.
+            wanted = fitted.depth(query_k) + 1, fitted.solver.shortlist, fitted.score.depth
+            depth = min(max(k, *wanted), self.n_items_)
+            lists = index.search(queries, depth, progress=self.progress)
+            observed = fitted.observed(index, queries, lists, query_k)
+            return self._diffuse(lists, observed, k, restrict=False, single=np.ndim(Q) == 1)
 
     def rerank(
         self,
@@ -351,21 +341,22 @@ class Reranker(Parameters):
         *,
         restrict_to_candidates: bool = False,
     ) -> Results:
-        """Re-rank first-stage results of any engine.
+        """Re-rank the first-stage results of any search engine.
 
         Parameters
         ----------
         scores0 : array_like, shape (nq, m) or (m,), float
-            First-stage scores, best first: the similarities of the metric that the graph was
-            built with (negative squared distances for `"euclidean"`). The contextual affinity
-            ranks them among the scores of the collection's own lists.
+            First-stage scores, best first, in the metric that the graph was built with (negative
+            squared distances for `"euclidean"`). The contextual affinity ranks them among the
+            scores of the collection's own lists.
         ids0 : array_like, shape (nq, m) or (m,), int
-            Their ids in [0, n), -1 padded. The best `query_k` make the observation, with the
-            contextual affinity the best 48; it fuses the scores of the best 100.
+            The items' ids in [0, n), padded with -1. The observation is computed from the best
+            `query_k`, or from the best 48 with the contextual affinity. The fusion uses the
+            scores of the best 100.
         k : int >= 1 or None, default 100
-            Length of the result lists; None is m.
+            Length of the result lists; None means m.
         restrict_to_candidates : bool, default False
-            Return the candidates alone, in a new order; else diffusion may bring in any item.
+            Only reorder the candidates. By default, diffusion may bring in any item.
 
         Returns
         -------
@@ -378,7 +369,7 @@ class Reranker(Parameters):
         DiffusionError
             If the lists are not as described; the message names the argument and the row.
         """
-        self._fitted()
+        fitted = self.fitted()
         single = np.ndim(ids0) == 1
         if single:
             scores0, ids0 = np.asarray(scores0)[None], np.asarray(ids0)[None]
@@ -387,29 +378,44 @@ class Reranker(Parameters):
             ids0,
             self.n_items_,
             names=("scores0", "ids0"),
-            metric=self._fitted_parameters["metric"],
+            metric=fitted.parameters["metric"],
         )
         scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         with threads.guarded():
-            observed = scores[:, : self._depth()], ids[:, : self._depth()]
+            depth = fitted.depth(int(self.query_k))
+            observed = scores[:, :depth], ids[:, :depth]
             return self._diffuse(
-                scores, ids, observed, k, restrict=restrict_to_candidates, single=single
+                (scores, ids), observed, k, restrict=restrict_to_candidates, single=single
             )
+
+    def _diffuse(
+        self, lists: Results, observed: Results, k: int, *, restrict: bool, single: bool
+    ) -> Results:
+        scores, ids, self.report_ = self.fitted().diffuse(
+            lists,
+            observed,
+            k,
+            query_k=int(self.query_k),
+            restrict=restrict,
+            progress=self.progress,
+        )
+        return (scores[0], ids[0]) if single else (scores, ids)
 
     @property
     def embedding_(self) -> NDArray[np.float32]:
         """Spectral embedding of the items, U h(Λ)^½, shape (n, r), float32; solver "spectral" only.
 
-        The inner product of an item's embedding and a query's (`embed`) is the query's diffused
-        score of the item, so that any engine for inner products can serve diffusion.
+        The inner product of the embeddings of an item and of a query (`embed`) is the diffused
+        score of the item for the query. Any engine for inner-product search can therefore serve
+        diffusion.
         """
         embedding = self._spectral().embedding_
-        weights = self._score.weights(self.graph_)
+        weights = self.fitted().score.weights(self.graph_)
         return embedding if weights is None else embedding * weights[:, None]
 
     def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
-        """Embed queries for an inner-product search among `embedding_`.
+        """Embed queries for an inner-product search in `embedding_`.
 
         Parameters
         ----------
@@ -419,160 +425,95 @@ class Reranker(Parameters):
         Returns
         -------
         ndarray, shape (nq, r) or (r,), float32
-            h(Λ)^½ Uᵀ y, with y the observation that the first-stage neighbours make.
+            h(Λ)^½ Uᵀ y, where y is the observation of the query.
 
         Raises
         ------
         DiffusionError
-            If the solver is not "spectral", or as `search` does.
+            If the solver is not "spectral", or in the cases in which `search` raises it.
         """
-        solver = self._spectral()
-        index, queries, single = self._queries(Q)
+        solver, fitted, query_k = self._spectral(), self.fitted(), int(self.query_k)
+        index, queries = fitted.searched(Q)
         with threads.guarded():
-            depth = min(self._depth() + 1, self.n_items_)
-            first = index.search(queries, depth, progress=self.progress)
-            observed = self._observed(index, queries, *first)
-            embedded = solver.embed(self._affinity.observe(*observed, self.query_k).y)
-        return embedded[0] if single else embedded
+            depth = min(fitted.depth(query_k) + 1, self.n_items_)
+            lists = index.search(queries, depth, progress=self.progress)
+            observed = fitted.observed(index, queries, lists, query_k)
+            embedded = solver.embed(fitted.affinity.observe(*observed, query_k).y)
+        return embedded[0] if np.ndim(Q) == 1 else embedded
 
     def _spectral(self) -> Spectral:
-        solver = self._fitted().solver_
+        solver = self.fitted().solver
         if not isinstance(solver, Spectral):
             raise DiffusionError(
                 f"solver: {solver.name!r} has no embedding; expected a Reranker with 'spectral'"
             )
         return solver
 
-    def _fitted(self) -> Self:
-        if not hasattr(self, "graph_"):
-            raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
-        check_integer(self.query_k, "query_k", low=1)
-        return self
-
-    def _queries(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32], bool]:
-        """Check queries; return the index to search, them, and whether they were one vector."""
-        index = self._fitted()._index
-        if index is None:
-            raise DiffusionError(
-                "search: this index was fitted from neighbour lists and holds no vectors; "
-                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
-            )
-        single = np.ndim(Q) == 1
-        queries = as_vectors(
-            np.asarray(Q)[None] if single else Q,
-            "Q",
-            metric=index.metric,
-            dimension=index.dimension,
-            center=index.center,
-        )
-        return index, queries, single
-
-    def _depth(self) -> int:
-        """First-stage neighbours that make the observation of a query."""
-        return self._affinity.depth or int(self.query_k)
-
-    def _observed(
-        self,
-        index: NeighborIndex,
-        queries: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-    ) -> Results:
-        """Take the best of lists at least one longer, the same whatever their length.
-
-        Where several tie for the last place, those of the lowest ids are taken; which ones a
-        list holds is an engine's choice, so that it is widened until it holds them all, up to a
-        limit.
-        """
-        depth = self._depth()
-        if scores.shape[1] <= depth:
-            return scores, ids
-        best_scores, best_ids = scores[:, :depth].copy(), ids[:, :depth].copy()
-        width = scores.shape[1]
-        last = scores[:, depth - 1]
-        rows = np.flatnonzero((ids[:, -1] >= 0) & (last == scores[:, -1]))
-        while len(rows) and width < min(_WIDEST_TIE, index.size):
-            width = min(2 * width, index.size)
-            scores, ids = index.search(queries[rows], width)
-            best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
-            rows = rows[(ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])]
-        return best_scores, best_ids
-
-    def _diffuse(
-        self,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-        observed: Results,
-        k: int,
-        *,
-        restrict: bool,
-        single: bool,
-    ) -> Results:
-        nq = len(ids)
-        out_scores = np.empty((nq, k), np.float32)
-        out_ids = np.empty((nq, k), np.int64)
-        # A multiple of 32, the width of the solvers' blocks.
-        batch = max(32, _BATCH_VALUES // self.n_items_ // 32 * 32)
-        reports = []
-        with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
-            for start in range(0, nq, batch):
-                part = slice(start, min(nq, start + batch))
-                observation = self._affinity.observe(
-                    observed[0][part], observed[1][part], int(self.query_k)
-                )
-                solution = self.solver_.solve(observation.y, candidates=ids[part])
-                first = scores[part], ids[part]
-                rank(
-                    self._score.combine(solution.x, observation, *first, self.graph_),
-                    scores[part],
-                    ids[part],
-                    out_scores[part],
-                    out_ids[part],
-                    restrict=restrict,
-                )
-                reports.append(solution.report)
-                bar.update(part.stop - part.start)
-        self.report_ = type(reports[0]).concatenate(reports)
-        return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
-
     def diagnose(self) -> Diagnosis:
-        """Describe the graph of the collection in numbers, and in words where printed."""
-        self._fitted()
+        """Return figures about the graph of the collection; printing them explains them."""
+        fitted = self.fitted()
         with threads.guarded():
-            return diagnose(self.graph_, self._affinity)
+            return diagnose(fitted.graph, fitted.affinity)
 
     # --- storage ---------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a directory, replacing the index that may be there.
+        """Write the index to a directory, replacing an earlier index there.
 
         Parameters
         ----------
         path : path-like
-            A directory that is an index, is empty or does not exist. It receives .npy files and
-            one manifest; an interrupted save leaves the old index whole.
+            An earlier index, an empty directory, or a directory that does not exist yet. It
+            receives .npy files and one manifest. An interrupted save leaves the earlier index
+            intact.
 
         Raises
         ------
         DiffusionError
-            If `path` holds anything else.
+            If `path` is anything else.
         """
-        storage.save(path, INDEX, *pack(self))
+        save_state(path, self.state())
+
+    def state(self) -> IndexState:
+        """Return the fitted state as plain values and arrays, which `from_state` takes.
+
+        Raises
+        ------
+        DiffusionError
+            If nothing has been fitted, or the transfer function is a `CustomTransfer`.
+        """
+        return self.fitted().state(self.query_k)
+
+    @classmethod
+    def from_state(cls, state: IndexState) -> Self:
+        """Return a fitted Reranker from its state; the arrays are not read.
+
+        Raises
+        ------
+        DiffusionError
+            If the state is not that of a Reranker.
+        """
+        with state.described():
+            ranker = cls(**restored_parameters(state.parameters))
+            components = ranker._components()
+        parameters = stored_parameters(ranker.get_params(), components)
+        ranker._set(Fitted.from_state(state, components, parameters))
+        return ranker
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     """Open a saved index.
 
-    Its arrays are memory-mapped and nothing of them is read before it is used, so that loading
-    takes the same time whatever the size.
+    The arrays are memory-mapped and only read when they are used, so loading takes the same time
+    for an index of any size.
 
     Parameters
     ----------
     path : path-like
-        What `Reranker.save` wrote.
+        A directory that `Reranker.save` has written.
     verify : bool, default False
-        Read every file first and compare its checksum with the manifest's; do so for an index
-        from a source you do not trust to be whole.
+        First read every file and compare its checksum with the manifest's. This detects a
+        damaged copy.
 
     Returns
     -------
@@ -581,11 +522,12 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     Raises
     ------
     DiffusionError
-        If there is no index, or it is truncated, altered, foreign or of a newer version.
+        If there is no index, or it is truncated, altered, of another format or of a newer
+        version.
     """
-    stored = storage.load(path, INDEX, verify=verify)
-    if stored.manifest.get("kind") == "regional":
+    state = open_state(path, verify=verify)
+    if state.kind == "regional":
         raise DiffusionError(
             f"{path}: an index of images by their regions; expected RegionalReranker.load"
         )
-    return unpack(Reranker, stored)
+    return Reranker.from_state(state)

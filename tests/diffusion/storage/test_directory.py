@@ -77,7 +77,7 @@ def test_round_trip_without_vectors(tmp_path):
 
 def test_loading_maps_and_reads_nothing(index, monkeypatch):
     loaded = diffusion.load(index)
-    for array in (loaded.graph_.indices, loaded.graph_.weights, loaded._index.vectors):
+    for array in (loaded.graph_.indices, loaded.graph_.weights, loaded.fitted().index.vectors):
         assert isinstance(array.base, np.memmap)
     # With every array's content gone but its size and header kept, loading still succeeds.
     for file in index.rglob("*.npy"):
