@@ -44,7 +44,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     index.add_argument("--whitening", metavar="FILE", help="whitening that `features whiten` wrote")
     add_parameters(index.add_argument_group("graph and search"))
     add_network(index)
-    add_images(index)
+    add_images(index, skip=("regions",))
     add_run(index)
 
     search = verbs.add("search", _search, "Search an index of photos for photos like others.")
