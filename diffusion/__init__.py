@@ -1,5 +1,7 @@
 """Graph diffusion and spectral re-ranking of nearest-neighbour search.
 
+Importing this package is cheap: each module is loaded when one of its names is first used.
+
 >>> import numpy as np, diffusion
 >>> X = np.random.default_rng(0).standard_normal((100, 8))
 >>> ranker = diffusion.Reranker(k=10).fit(X)
@@ -8,18 +10,38 @@
 (3, 5)
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .affinity import Context
 from .errors import ConvergenceWarning, DiffusionError
-from .graph.centrality import degree, katz
-from .graph.graph import Graph
-from .neighbors.index import HNSW, IVF, Exact, NNDescent, nearest_neighbors
-from .regional import RegionalReranker
-from .reranker import Reranker, load
-from .scoring.fusion import Fusion
-from .scoring.regions import generalized_max_pooling, r_match
-from .solvers import CG, Chebyshev, Columns, Hybrid, Local, Report, Solution, Spectral, Truncated
-from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
+
+if TYPE_CHECKING:
+    from . import metrics
+    from .affinity import Context
+    from .baselines import expansion, reciprocal
+    from .baselines.r_match import r_match
+    from .graph.centrality import degree, katz
+    from .graph.graph import Graph
+    from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
+    from .regional import RegionalReranker
+    from .reranker import Reranker, load
+    from .scoring.fusion import Fusion
+    from .scoring.regions import generalized_max_pooling
+    from .solvers import (
+        CG,
+        Chebyshev,
+        Columns,
+        Hybrid,
+        Local,
+        Report,
+        Solution,
+        Spectral,
+        Truncated,
+    )
+    from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
 
 __all__ = [
     "CG",
@@ -48,9 +70,71 @@ __all__ = [
     "TruncatedRandomWalk",
     "__version__",
     "degree",
+    "expansion",
     "generalized_max_pooling",
     "katz",
     "load",
+    "metrics",
     "nearest_neighbors",
     "r_match",
+    "reciprocal",
 ]
+
+# The module that each name is imported from when it is first used.
+_HOMES = {
+    "CG": "solvers",
+    "HNSW": "neighbors",
+    "IVF": "neighbors",
+    "Chebyshev": "solvers",
+    "Columns": "solvers",
+    "Context": "affinity",
+    "CustomTransfer": "transfer",
+    "Exact": "neighbors",
+    "Fusion": "scoring.fusion",
+    "Graph": "graph.graph",
+    "HeatKernel": "transfer",
+    "Hybrid": "solvers",
+    "Local": "solvers",
+    "NNDescent": "neighbors",
+    "RegionalReranker": "regional",
+    "RegularizedLaplacian": "transfer",
+    "Report": "solvers",
+    "Reranker": "reranker",
+    "Solution": "solvers",
+    "Spectral": "solvers",
+    "Truncated": "solvers",
+    "TruncatedRandomWalk": "transfer",
+    "degree": "graph.centrality",
+    "generalized_max_pooling": "scoring.regions",
+    "katz": "graph.centrality",
+    "load": "reranker",
+    "nearest_neighbors": "neighbors",
+    "r_match": "baselines.r_match",
+}
+# Modules that are attributes of the package without an import of their own.
+_MODULES = {
+    "affinity": "affinity",
+    "expansion": "baselines.expansion",
+    "graph": "graph",
+    "metrics": "metrics",
+    "neighbors": "neighbors",
+    "reciprocal": "baselines.reciprocal",
+    "solvers": "solvers",
+    "storage": "storage",
+    "transfer": "transfer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value: Any = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _MODULES:
+        value = import_module(f".{_MODULES[name]}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

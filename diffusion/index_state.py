@@ -1,31 +1,24 @@
-"""What of a fitted Reranker goes into an index on disk, and how one is assembled from it."""
+"""The plain state of a fitted Reranker or RegionalReranker, and how it is stored on disk."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import storage
 from ._version import __version__
-from .affinity import Context
 from .errors import DiffusionError
 from .graph.graph import Graph
-from .neighbors.index import METHODS, NeighborIndex, make_method
-from .scoring.fusion import SCORES
-from .solvers import SOLVERS
-from .transfer import TRANSFERS, RegularizedLaplacian
-
-if TYPE_CHECKING:
-    from .reranker import Reranker
 
 # The format of an index on disk.
 INDEX = storage.Format("diffusion-rerank index", 1, "an index")
 
-PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
-_AFFINITY, _SOLVER = "affinity_", "solver_"
 _GRAPH_ARRAYS = {
     "indptr": np.int64,
     "indices": np.int32,
@@ -35,113 +28,122 @@ _GRAPH_ARRAYS = {
     "degrees": np.float64,
     "components": np.int32,
 }
+_OWN_KEYS = ("format", "version", "library", "kind", "parameters", "sizes", "arrays", "checksum")
 
 
-def pack(ranker: Reranker) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the manifest's content and the arrays of a fitted Reranker.
+@dataclass(frozen=True)
+class IndexState:
+    """All that answering queries needs, as plain values.
+
+    Attributes
+    ----------
+    parameters : dict
+        JSON values by the names of the parameters.
+    sizes : dict of str to int or None
+        Number of items, dimension (None without vectors), edges and so on.
+    arrays : dict of str to ndarray
+    kind : str or None
+        "regional" for the state of a RegionalReranker, None for that of a Reranker.
+    parts : dict of str to JSON value
+        What others have added (`with_part`), by name.
+    source : str
+        What error messages call the state: the path of the index that it was read from.
+    """
+
+    parameters: dict[str, Any]
+    sizes: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    kind: str | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+    source: str = "state"
+
+    @classmethod
+    def of(cls, stored: storage.Stored) -> IndexState:
+        """Return the state that an opened index contains."""
+        manifest = stored.manifest
+        return cls(
+            manifest.get("parameters", {}),
+            manifest.get("sizes", {}),
+            stored.arrays,
+            manifest.get("kind"),
+            {name: value for name, value in manifest.items() if name not in _OWN_KEYS},
+            str(stored.path),
+        )
+
+    def with_part(self, name: str, content: Any, arrays: Mapping[str, NDArray[Any]]) -> IndexState:
+        """Return the state with a named part: a JSON value, and arrays beside the others."""
+        taken = name in _OWN_KEYS or not self.arrays.keys().isdisjoint(arrays)
+        if taken:
+            raise ValueError(f"{name}: its name or the name of one of its arrays is taken")
+        return replace(self, parts={**self.parts, name: content}, arrays={**self.arrays, **arrays})
+
+    def with_prefix(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Return the arrays whose names begin with a prefix, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
+
+    @contextlib.contextmanager
+    def described(self, noun: str = "an index") -> Iterator[None]:
+        """Turn the errors of a state that is not as expected into one that names its source."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            raise DiffusionError(
+                f"{self.source}: altered, its manifest does not describe {noun} ({error!r})"
+            ) from None
+
+
+def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
+    """Write a state to a directory, atomically.
 
     Raises
     ------
     DiffusionError
-        If it holds a function, which no index can store.
+        If `path` holds anything but an index.
     """
-    graph = ranker._fitted().graph_
-    index = ranker._index
-    if ranker._fitted_parameters["transfer"] is None:
-        raise DiffusionError(
-            "transfer: a CustomTransfer holds a function, which no index can store; expected "
-            "one of the named transfer functions"
-        )
     content = {
         "library": __version__,
-        "parameters": {**ranker._fitted_parameters, "query_k": ranker.query_k},
-        "sizes": {
-            "items": graph.n_nodes,
-            "dimension": None if index is None else index.dimension,
-            "edges": graph.n_edges,
-            "components": graph.n_components,
-            "isolated": graph.n_isolated,
-        },
+        **({} if state.kind is None else {"kind": state.kind}),
+        "parameters": state.parameters,
+        "sizes": state.sizes,
+        **state.parts,
     }
-    arrays = {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
-    arrays |= {} if index is None else index.arrays()
-    arrays |= {_AFFINITY + name: array for name, array in ranker._affinity.arrays().items()}
-    arrays |= {_SOLVER + name: array for name, array in ranker.solver_.arrays().items()}
-    return content, arrays
+    storage.save(path, INDEX, content, state.arrays)
 
 
-def unpack(kind: type[Reranker], stored: storage.Stored) -> Reranker:
-    """Assemble a Reranker from an opened index, reading none of its arrays."""
-    manifest, arrays = stored.manifest, stored.arrays
-    try:
-        parameters, sizes = manifest["parameters"], manifest["sizes"]
-        ranker = kind(
-            **{name: parameters[name] for name in PLAIN_PARAMETERS},
-            affinity=_affinity_from(parameters["affinity"]),
-            score=parameters["score"] and _from_settings(SCORES, parameters["score"]),
-            solver=_from_settings(SOLVERS, parameters["solver"]),
-            neighbors=_from_settings(METHODS, parameters["neighbors"]),
-        )
-        transfer = _from_settings(TRANSFERS, parameters["transfer"], by_name=False)
-        if isinstance(transfer, RegularizedLaplacian):
-            ranker.alpha = transfer.alpha
-        else:
-            ranker.transfer = transfer
-        affinity = ranker._check_parameters()
-        affinity.restore(_part(arrays, _AFFINITY), sizes["items"])
-        stored_graph = {name: arrays[f"graph_{name}"] for name in _GRAPH_ARRAYS}
-        for name, array in stored_graph.items():
-            _check_stored(name, array, sizes)
-        graph = Graph(
-            **stored_graph,
-            n_components=sizes["components"],
-            n_isolated=sizes["isolated"],
-        )
-        index = None
-        if sizes["dimension"] is not None:
-            index = NeighborIndex.restore(
-                arrays,
-                ranker.metric,
-                make_method(ranker.neighbors),
-                (sizes["items"], sizes["dimension"]),
-            )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DiffusionError(
-            f"{stored.path}: altered, its manifest does not describe an index ({error!r})"
-        ) from None
-    return ranker._assemble(affinity, graph, index, _part(arrays, _SOLVER))
+def open_state(path: str | os.PathLike[str], *, verify: bool = False) -> IndexState:
+    """Open a stored state, its arrays memory-mapped.
+
+    Raises
+    ------
+    DiffusionError
+        If there is no index, or it is truncated, altered, foreign or of a newer version.
+    """
+    return IndexState.of(storage.load(path, INDEX, verify=verify))
 
 
-def _part(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
+def graph_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a graph by their names in a state."""
+    return {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
 
 
-def _check_stored(name: str, array: NDArray[Any], sizes: dict[str, int]) -> None:
-    """Raise unless an array of the graph has the shape and type that the sizes say."""
-    length = {"indptr": sizes["items"] + 1, "indices": 2 * sizes["edges"]}
-    length["weights"] = length["indices"]
-    if array.shape != (length.get(name, sizes["items"]),) or array.dtype != _GRAPH_ARRAYS[name]:
-        raise ValueError(f"graph_{name}: {array.dtype} of shape {array.shape}")
+def graph_of(state: IndexState) -> Graph:
+    """Return the graph of a state; none of its arrays is read.
 
-
-def settings_of(settings: Any) -> dict[str, Any]:
-    """Return the name and the fields of a solver, a method or a transfer function."""
-    own = {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
-    return {"name": settings.name, **own}
-
-
-def _affinity_from(stored: Any) -> str | Context:
-    if isinstance(stored, str):
-        return stored
-    return _from_settings({"context": Context}, stored)
-
-
-def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
-    """Return the object that `settings_of` described, or its bare name if all is as by default."""
-    name = settings["name"]
-    restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
-    return name if by_name and restored == kinds[name]() else restored
+    Raises
+    ------
+    KeyError, ValueError
+        If an array is missing, or has another shape or type than the sizes say.
+    """
+    sizes = state.sizes
+    lengths = {"indptr": sizes["items"] + 1, "indices": 2 * sizes["edges"]}
+    lengths["weights"] = lengths["indices"]
+    arrays: dict[str, Any] = {}
+    for name, dtype in _GRAPH_ARRAYS.items():
+        array = arrays[name] = state.arrays[f"graph_{name}"]
+        if array.shape != (lengths.get(name, sizes["items"]),) or array.dtype != dtype:
+            raise ValueError(f"graph_{name}: {array.dtype} of shape {array.shape}")
+    return Graph(**arrays, n_components=sizes["components"], n_isolated=sizes["isolated"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,13 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from . import storage
 from .affinity import Pointwise
 from .errors import DiffusionError
-from .index_state import INDEX, pack, unpack
+from .fitted import Results
+from .index_state import IndexState, open_state, save_state
 from .kernels import ranking, threads
 from .parameters import Parameters
-from .reranker import Reranker, Results
+from .reranker import Reranker
 from .scoring.ranking import rank
 from .scoring.regions import Groups, generalized_max_pooling
 from .solvers import Solution, Solver
@@ -32,6 +33,7 @@ from .transfer import Transfer
 from .validation import check_choice, check_integer, check_real
 
 POOLINGS = ("gmp", "sum")
+_KIND = "regional"
 _OWN_PARAMETERS = ("pooling", "regularization")
 
 # Held at a time: diffused scores, 256 MiB of float32, and entries of lists, some 250 MiB in all.
@@ -175,15 +177,15 @@ class RegionalReranker(Parameters):
         ranker = Reranker(**shared)
         ranker.fit(X, checkpoint=checkpoint)
         weights = generalized_max_pooling(X, images, regularization=self.regularization)
-        return self._assemble(ranker, groups, weights)
+        self._set(ranker, groups, weights)
+        return self
 
-    def _assemble(self, ranker: Reranker, groups: Groups, weights: NDArray[np.float32]) -> Self:
+    def _set(self, ranker: Reranker, groups: Groups, weights: NDArray[np.float32]) -> None:
         self.ranker_ = ranker
         self.weights_ = weights
         self.n_regions_ = ranker.n_items_
         self.n_images_ = len(groups.names)
         self._groups = groups
-        return self
 
     # --- online ----------------------------------------------------------------------------------
 
@@ -217,7 +219,7 @@ class RegionalReranker(Parameters):
         """
         k = check_integer(k, "k", low=1)
         ranker = self._fitted()
-        vectors = ranker._queries(Q)[1]
+        vectors = ranker.fitted().searched(Q)[1]
         asked = Groups.of_queries(queries, vectors)
         nq, wanted = len(asked.names), min(k, self.n_images_)
         weights = self.weights_
@@ -285,33 +287,33 @@ class RegionalReranker(Parameters):
         own = vectors[asked.order[asked.starts[part[query]] + region]]
         scores = np.full((*place.shape, depth), -np.inf, np.float32)
         ids = np.full((*place.shape, depth), -1, np.int64)
-        index = self.ranker_._index
+        index = self.ranker_.fitted().index
         assert index is not None  # fit has made it
         scores[place], ids[place] = index.search(own, depth)
         return scores.reshape(len(part), -1), ids.reshape(len(part), -1)
 
     def _diffuse(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Solution:
         """Diffuse the observations that queries' lists make."""
-        ranker, m = self.ranker_, self.n_regions_
+        fitted, m = self.ranker_.fitted(), self.n_regions_
         real = ids >= 0
         indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
         # All regions of a query together: what keeps a row within float32 then scales it as one.
-        assert isinstance(ranker._affinity, Pointwise)  # fit has checked it
-        weights = ranker._affinity.observation(scores)
+        assert isinstance(fitted.affinity, Pointwise)  # fit has checked it
+        weights = fitted.affinity.observation(scores)
         y = sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), m))
         y.sum_duplicates()
         counts = np.diff(y.indptr)
         row = np.repeat(np.arange(len(ids)), counts)
         best_first = np.lexsort((y.indices, -y.data, row))
         place = np.arange(len(row)) - np.repeat(y.indptr[:-1], counts)
-        shortlist = ranker.solver_.shortlist
+        shortlist = fitted.solver.shortlist
         candidates = np.full((len(ids), shortlist), -1, np.int64)
         listed = place < shortlist
         candidates[row[listed], place[listed]] = y.indices[best_first[listed]]
-        kept = place < ranker.query_k
+        kept = place < self.query_k
         chosen = best_first[kept]
         y = sparse.csr_array((y.data[chosen], (row[kept], y.indices[chosen])), shape=y.shape)
-        return ranker.solver_.solve(y, candidates=candidates)
+        return fitted.solver.solve(y, candidates=candidates)
 
     def _pool(
         self, x: NDArray[np.float32] | sparse.csr_array, weights: NDArray[np.float32]
@@ -346,17 +348,49 @@ class RegionalReranker(Parameters):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a directory, as `Reranker.save` does."""
-        ranker = self._fitted()
-        content, arrays = pack(ranker)
-        content["kind"] = "regional"
-        content["parameters"] |= {name: getattr(self, name) for name in _OWN_PARAMETERS}
-        content["sizes"] |= {"images": self.n_images_}
-        arrays |= {
-            "region_images": self._groups.members,
-            "region_weights": self.weights_,
-            "image_numbers": self._groups.names,
-        }
-        storage.save(path, INDEX, content, arrays)
+        save_state(path, self.state())
+
+    def state(self) -> IndexState:
+        """Return the fitted state as plain values and arrays, which `from_state` takes."""
+        state = self._fitted().state()
+        return replace(
+            state,
+            kind=_KIND,
+            parameters={
+                **state.parameters,
+                **{name: getattr(self, name) for name in _OWN_PARAMETERS},
+            },
+            sizes={**state.sizes, "images": self.n_images_},
+            arrays={
+                **state.arrays,
+                "region_images": self._groups.members,
+                "region_weights": self.weights_,
+                "image_numbers": self._groups.names,
+            },
+        )
+
+    @classmethod
+    def from_state(cls, state: IndexState) -> Self:
+        """Assemble a fitted RegionalReranker; none of the state's arrays is read.
+
+        Raises
+        ------
+        DiffusionError
+            If the state is not that of a RegionalReranker.
+        """
+        ranker = Reranker.from_state(state)
+        with state.described("an index of regions"):
+            names = ("region_images", "region_weights", "image_numbers")
+            members, weights, numbers = (state.arrays[name] for name in names)
+            shapes = (members.shape, weights.shape, numbers.shape)
+            expected = (ranker.n_items_,), (ranker.n_items_,), (state.sizes["images"],)
+            if shapes != expected:
+                raise ValueError(f"arrays of shapes {shapes}")
+            own = {name: state.parameters[name] for name in _OWN_PARAMETERS}
+        shared = {name: getattr(ranker, name) for name in cls().get_params() if name not in own}
+        regional = cls(**shared, **own)
+        regional._set(ranker, Groups(numbers, members), weights)
+        return regional
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
@@ -367,24 +401,9 @@ class RegionalReranker(Parameters):
         DiffusionError
             If there is no index of regions, or it is truncated, altered or of a newer version.
         """
-        stored = storage.load(path, INDEX, verify=verify)
-        if stored.manifest.get("kind") != "regional":
+        state = open_state(path, verify=verify)
+        if state.kind != _KIND:
             raise DiffusionError(
                 f"{path}: an index of single vectors, not of regions; expected diffusion.load"
             )
-        ranker = unpack(Reranker, stored)
-        try:
-            names = ("region_images", "region_weights", "image_numbers")
-            members, weights, numbers = (stored.arrays[name] for name in names)
-            shapes = (members.shape, weights.shape, numbers.shape)
-            expected = (ranker.n_items_,), (ranker.n_items_,), (stored.manifest["sizes"]["images"],)
-            if shapes != expected:
-                raise ValueError(f"arrays of shapes {shapes}")
-            own = {name: stored.manifest["parameters"][name] for name in _OWN_PARAMETERS}
-        except (KeyError, TypeError, ValueError) as error:
-            raise DiffusionError(
-                f"{path}: altered, its manifest does not describe an index of regions ({error!r})"
-            ) from None
-        shared = {name: getattr(ranker, name) for name in cls().get_params() if name not in own}
-        regional = cls(**shared, **own)
-        return regional._assemble(ranker, Groups(numbers, members), weights)
+        return cls.from_state(state)

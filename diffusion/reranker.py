@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from . import storage
-from .affinity import Affinity, Context, make_affinity
+from .affinity import Context, make_affinity
 from .errors import DiffusionError
+from .fitted import Components, Fitted, Results, restored_parameters, stored_parameters
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
-from .index_state import INDEX, PLAIN_PARAMETERS, pack, settings_of, unpack
+from .index_state import IndexState, open_state, save_state
 from .kernels import threads
 from .neighbors.index import Method, NeighborIndex, check_metric, make_method, tidy_lists
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
-from .scoring.ranking import padding_last, rank
+from .scoring.ranking import padding_last
 from .solvers import Solver, Spectral, make_solver
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_lists, as_vectors, center_of, check_integer
-
-Results = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-# Diffused scores held at a time, in values: 256 MiB of float32.
-_BATCH_VALUES = 1 << 26
-
-# How far a list is widened to hold every item that ties for the last place in an observation.
-_WIDEST_TIE = 4096
 
 
 class Reranker(Parameters):
@@ -180,7 +172,7 @@ class Reranker(Parameters):
         DiffusionError
             If a parameter or X is not as described; the message names it, and the row.
         """
-        affinity = self._check_parameters()
+        components = self._components()
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         with threads.guarded():
@@ -188,7 +180,7 @@ class Reranker(Parameters):
             # Wider lists would be padding: nothing has more neighbours than there are others.
             k = min(int(self.k), max(1, index.size - 1))
             scores, ids = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
-            return self._fit_lists(affinity, scores, ids, index, checkpoint)
+            return self._fit_lists(components, scores, ids, index, checkpoint)
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
@@ -214,7 +206,7 @@ class Reranker(Parameters):
         DiffusionError
             If the lists are not as described; the message names the argument and the row.
         """
-        affinity = self._check_parameters()
+        components = self._components()
         scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
         with threads.guarded():
             index = None
@@ -226,7 +218,7 @@ class Reranker(Parameters):
                         f"got {index.size}"
                     )
             k = min(int(self.k), ids.shape[1])
-            return self._fit_lists(affinity, *tidy_lists(scores, ids, k), index)
+            return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
 
     def _index_of(self, X: ArrayLike) -> NeighborIndex:
         center = center_of(X, "X") if self.metric == "euclidean" else None
@@ -238,15 +230,15 @@ class Reranker(Parameters):
             progress=self.progress,
         )
 
-    def _check_parameters(self) -> Affinity:
+    def _components(self) -> Components:
+        """Check the parameters; return the objects that they name."""
         check_integer(self.k, "k", low=1)
         check_integer(self.query_k, "query_k", low=1)
-        make_solver(self.solver)
-        self._make_transfer()
-        check_metric(self.metric, make_method(self.neighbors))
+        solver, transfer = make_solver(self.solver), self._make_transfer()
+        method = make_method(self.neighbors)
+        check_metric(self.metric, method)
         affinity = make_affinity(self.affinity, self.metric, self.gamma)
-        make_score(self.score, affinity)
-        return affinity
+        return Components(affinity, make_score(self.score, affinity), solver, transfer, method)
 
     def _make_transfer(self) -> Transfer:
         if self.transfer is None:
@@ -260,54 +252,43 @@ class Reranker(Parameters):
 
     def _fit_lists(
         self,
-        affinity: Affinity,
+        components: Components,
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
         index: NeighborIndex | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
+        affinity, score, solver, transfer, _ = components
+        # What the fitted state is made with, whatever is set later.
+        parameters = stored_parameters(self.get_params(), components)
         edges = affinity.edges(scores, ids, progress=self.progress)
         graph = Graph.from_neighbors(*edges, progress=self.progress)
-        if checkpoint is None:
-            return self._assemble(affinity, graph, index)
-        of_solver = f"{os.fspath(checkpoint)}.solver"
-        self._assemble(affinity, graph, index, checkpoint=of_solver)
-        discard(checkpoint)
-        discard(of_solver)
+        of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
+        solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=of_solver)
+        self._set(Fitted(parameters, affinity, score, solver, graph, index))
+        if checkpoint is not None and of_solver is not None:
+            discard(checkpoint)
+            discard(of_solver)
         return self
 
-    def _assemble(
-        self,
-        affinity: Affinity,
-        graph: Graph,
-        index: NeighborIndex | None,
-        prepared: dict[str, NDArray[Any]] | None = None,
-        checkpoint: str | None = None,
-    ) -> Self:
-        """Set the fitted state; `prepared` is what a solver stored of its offline work."""
-        transfer = self._make_transfer()
-        solver = make_solver(self.solver)
-        # What the fitted state was made with, whatever is set later.
-        parameters = {
-            **{name: getattr(self, name) for name in PLAIN_PARAMETERS},
-            "affinity": settings_of(affinity) if isinstance(affinity, Context) else self.affinity,
-            "score": None if self.score is None else settings_of(make_score(self.score, affinity)),
-            "solver": settings_of(solver),
-            "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
-            "neighbors": settings_of(make_method(self.neighbors)),
-        }
-        if prepared is None:
-            solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=checkpoint)
-        else:
-            solver = solver.restore(graph, transfer, prepared)
-        self._affinity = affinity
-        self._score = make_score(self.score, affinity)
-        self._index = index
-        self._fitted_parameters = parameters
-        self.graph_ = graph
-        self.n_items_ = graph.n_nodes
-        self.solver_ = solver
-        return self
+    def _set(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+        self.graph_ = fitted.graph
+        self.n_items_ = fitted.graph.n_nodes
+        self.solver_ = fitted.solver
+
+    def fitted(self) -> Fitted:
+        """Return what the fit has made, for the other modules of this package.
+
+        Raises
+        ------
+        DiffusionError
+            If nothing has been fitted, or `query_k` has been set to something else than a count.
+        """
+        if not hasattr(self, "_fitted"):
+            raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
+        check_integer(self.query_k, "query_k", low=1)
+        return self._fitted
 
     # --- online ----------------------------------------------------------------------------------
 
@@ -336,12 +317,15 @@ class Reranker(Parameters):
             If the queries do not fit the index, or it holds no vectors.
         """
         k = check_integer(k, "k", low=1)
-        index, queries, single = self._queries(Q)
+        fitted, query_k = self.fitted(), int(self.query_k)
+        index, queries = fitted.searched(Q)
         with threads.guarded():
-            depth = max(k, self._depth() + 1, self.solver_.shortlist, self._score.depth)
-            scores, ids = index.search(queries, min(depth, self.n_items_), progress=self.progress)
-            observed = self._observed(index, queries, scores, ids)
-            return self._diffuse(scores, ids, observed, k, restrict=False, single=single)
+            # One neighbour more than the observation has shows whether there is a tie.
+            wanted = fitted.depth(query_k) + 1, fitted.solver.shortlist, fitted.score.depth
+            depth = min(max(k, *wanted), self.n_items_)
+            lists = index.search(queries, depth, progress=self.progress)
+            observed = fitted.observed(index, queries, lists, query_k)
+            return self._diffuse(lists, observed, k, restrict=False, single=np.ndim(Q) == 1)
 
     def rerank(
         self,
@@ -378,7 +362,7 @@ class Reranker(Parameters):
         DiffusionError
             If the lists are not as described; the message names the argument and the row.
         """
-        self._fitted()
+        fitted = self.fitted()
         single = np.ndim(ids0) == 1
         if single:
             scores0, ids0 = np.asarray(scores0)[None], np.asarray(ids0)[None]
@@ -387,15 +371,29 @@ class Reranker(Parameters):
             ids0,
             self.n_items_,
             names=("scores0", "ids0"),
-            metric=self._fitted_parameters["metric"],
+            metric=fitted.parameters["metric"],
         )
         scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         with threads.guarded():
-            observed = scores[:, : self._depth()], ids[:, : self._depth()]
+            depth = fitted.depth(int(self.query_k))
+            observed = scores[:, :depth], ids[:, :depth]
             return self._diffuse(
-                scores, ids, observed, k, restrict=restrict_to_candidates, single=single
+                (scores, ids), observed, k, restrict=restrict_to_candidates, single=single
             )
+
+    def _diffuse(
+        self, lists: Results, observed: Results, k: int, *, restrict: bool, single: bool
+    ) -> Results:
+        scores, ids, self.report_ = self.fitted().diffuse(
+            lists,
+            observed,
+            k,
+            query_k=int(self.query_k),
+            restrict=restrict,
+            progress=self.progress,
+        )
+        return (scores[0], ids[0]) if single else (scores, ids)
 
     @property
     def embedding_(self) -> NDArray[np.float32]:
@@ -405,7 +403,7 @@ class Reranker(Parameters):
         score of the item, so that any engine for inner products can serve diffusion.
         """
         embedding = self._spectral().embedding_
-        weights = self._score.weights(self.graph_)
+        weights = self.fitted().score.weights(self.graph_)
         return embedding if weights is None else embedding * weights[:, None]
 
     def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
@@ -426,120 +424,28 @@ class Reranker(Parameters):
         DiffusionError
             If the solver is not "spectral", or as `search` does.
         """
-        solver = self._spectral()
-        index, queries, single = self._queries(Q)
+        solver, fitted, query_k = self._spectral(), self.fitted(), int(self.query_k)
+        index, queries = fitted.searched(Q)
         with threads.guarded():
-            depth = min(self._depth() + 1, self.n_items_)
-            first = index.search(queries, depth, progress=self.progress)
-            observed = self._observed(index, queries, *first)
-            embedded = solver.embed(self._affinity.observe(*observed, self.query_k).y)
-        return embedded[0] if single else embedded
+            depth = min(fitted.depth(query_k) + 1, self.n_items_)
+            lists = index.search(queries, depth, progress=self.progress)
+            observed = fitted.observed(index, queries, lists, query_k)
+            embedded = solver.embed(fitted.affinity.observe(*observed, query_k).y)
+        return embedded[0] if np.ndim(Q) == 1 else embedded
 
     def _spectral(self) -> Spectral:
-        solver = self._fitted().solver_
+        solver = self.fitted().solver
         if not isinstance(solver, Spectral):
             raise DiffusionError(
                 f"solver: {solver.name!r} has no embedding; expected a Reranker with 'spectral'"
             )
         return solver
 
-    def _fitted(self) -> Self:
-        if not hasattr(self, "graph_"):
-            raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
-        check_integer(self.query_k, "query_k", low=1)
-        return self
-
-    def _queries(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32], bool]:
-        """Check queries; return the index to search, them, and whether they were one vector."""
-        index = self._fitted()._index
-        if index is None:
-            raise DiffusionError(
-                "search: this index was fitted from neighbour lists and holds no vectors; "
-                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
-            )
-        single = np.ndim(Q) == 1
-        queries = as_vectors(
-            np.asarray(Q)[None] if single else Q,
-            "Q",
-            metric=index.metric,
-            dimension=index.dimension,
-            center=index.center,
-        )
-        return index, queries, single
-
-    def _depth(self) -> int:
-        """First-stage neighbours that make the observation of a query."""
-        return self._affinity.depth or int(self.query_k)
-
-    def _observed(
-        self,
-        index: NeighborIndex,
-        queries: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-    ) -> Results:
-        """Take the best of lists at least one longer, the same whatever their length.
-
-        Where several tie for the last place, those of the lowest ids are taken; which ones a
-        list holds is an engine's choice, so that it is widened until it holds them all, up to a
-        limit.
-        """
-        depth = self._depth()
-        if scores.shape[1] <= depth:
-            return scores, ids
-        best_scores, best_ids = scores[:, :depth].copy(), ids[:, :depth].copy()
-        width = scores.shape[1]
-        last = scores[:, depth - 1]
-        rows = np.flatnonzero((ids[:, -1] >= 0) & (last == scores[:, -1]))
-        while len(rows) and width < min(_WIDEST_TIE, index.size):
-            width = min(2 * width, index.size)
-            scores, ids = index.search(queries[rows], width)
-            best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
-            rows = rows[(ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])]
-        return best_scores, best_ids
-
-    def _diffuse(
-        self,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-        observed: Results,
-        k: int,
-        *,
-        restrict: bool,
-        single: bool,
-    ) -> Results:
-        nq = len(ids)
-        out_scores = np.empty((nq, k), np.float32)
-        out_ids = np.empty((nq, k), np.int64)
-        # A multiple of 32, the width of the solvers' blocks.
-        batch = max(32, _BATCH_VALUES // self.n_items_ // 32 * 32)
-        reports = []
-        with tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar:
-            for start in range(0, nq, batch):
-                part = slice(start, min(nq, start + batch))
-                observation = self._affinity.observe(
-                    observed[0][part], observed[1][part], int(self.query_k)
-                )
-                solution = self.solver_.solve(observation.y, candidates=ids[part])
-                first = scores[part], ids[part]
-                rank(
-                    self._score.combine(solution.x, observation, *first, self.graph_),
-                    scores[part],
-                    ids[part],
-                    out_scores[part],
-                    out_ids[part],
-                    restrict=restrict,
-                )
-                reports.append(solution.report)
-                bar.update(part.stop - part.start)
-        self.report_ = type(reports[0]).concatenate(reports)
-        return (out_scores[0], out_ids[0]) if single else (out_scores, out_ids)
-
     def diagnose(self) -> Diagnosis:
         """Describe the graph of the collection in numbers, and in words where printed."""
-        self._fitted()
+        fitted = self.fitted()
         with threads.guarded():
-            return diagnose(self.graph_, self._affinity)
+            return diagnose(fitted.graph, fitted.affinity)
 
     # --- storage ---------------------------------------------------------------------------------
 
@@ -557,7 +463,33 @@ class Reranker(Parameters):
         DiffusionError
             If `path` holds anything else.
         """
-        storage.save(path, INDEX, *pack(self))
+        save_state(path, self.state())
+
+    def state(self) -> IndexState:
+        """Return the fitted state as plain values and arrays, which `from_state` takes.
+
+        Raises
+        ------
+        DiffusionError
+            If nothing has been fitted, or the transfer function is a `CustomTransfer`.
+        """
+        return self.fitted().state(self.query_k)
+
+    @classmethod
+    def from_state(cls, state: IndexState) -> Self:
+        """Assemble a fitted Reranker; none of the state's arrays is read.
+
+        Raises
+        ------
+        DiffusionError
+            If the state is not that of a Reranker.
+        """
+        with state.described():
+            ranker = cls(**restored_parameters(state.parameters))
+            components = ranker._components()
+        parameters = stored_parameters(ranker.get_params(), components)
+        ranker._set(Fitted.from_state(state, components, parameters))
+        return ranker
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
@@ -583,9 +515,9 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, foreign or of a newer version.
     """
-    stored = storage.load(path, INDEX, verify=verify)
-    if stored.manifest.get("kind") == "regional":
+    state = open_state(path, verify=verify)
+    if state.kind == "regional":
         raise DiffusionError(
             f"{path}: an index of images by their regions; expected RegionalReranker.load"
         )
-    return unpack(Reranker, stored)
+    return Reranker.from_state(state)

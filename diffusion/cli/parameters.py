@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..affinity import AFFINITIES
-from ..neighbors.index import METHODS
+from ..neighbors import METHODS
 from ..reranker import Reranker
 from ..solvers import SOLVERS
 from ..validation import METRICS

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import DiffusionError, RegionalReranker, Reranker, metrics
-from diffusion.index_state import INDEX
+from diffusion.index_state import save_state
 from diffusion.solvers import SOLVERS
 from tests.support.oracles import dense_diffusion, dense_graph, similarity
 
@@ -183,7 +183,7 @@ def test_r_match_in_blocks(rng, monkeypatch):
     X, images = rng.standard_normal((60, 4)), np.repeat(np.arange(12), 5)
     Q, queries = rng.standard_normal((9, 4)), np.repeat([0, 1], [7, 2])
     whole = diffusion.r_match(Q, X, images, queries, 12)
-    monkeypatch.setattr("diffusion.scoring.regions._BLOCK_VALUES", 120)
+    monkeypatch.setattr("diffusion.baselines.r_match._BLOCK_VALUES", 120)
     parts = diffusion.r_match(Q, X, images, queries, 12)
     assert (whole[1] == parts[1]).all()
     np.testing.assert_allclose(whole[0], parts[0], rtol=1e-6)
@@ -306,22 +306,17 @@ def test_an_index_is_opened_by_its_own_kind(rng, vectors, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["kind", "array", "length", "parameter"])
-def test_a_damaged_index_is_refused(vectors, tmp_path, damage, monkeypatch):
-    content, arrays = {}, {}
-    monkeypatch.setattr(
-        "diffusion.storage.save", lambda path, format, c, a: (content.update(c), arrays.update(a))
-    )
-    RegionalReranker(k=5).fit(vectors, np.arange(120) // 3).save(tmp_path / "index")
-    monkeypatch.undo()
+def test_a_damaged_index_is_refused(vectors, tmp_path, damage):
+    state = RegionalReranker(k=5).fit(vectors, np.arange(120) // 3).state()
+    arrays, parameters = dict(state.arrays), dict(state.parameters)
     if damage == "array":
         del arrays["region_weights"]
     elif damage == "length":
         arrays["region_images"] = arrays["region_images"][:-1]
     elif damage == "parameter":
-        del content["parameters"]["pooling"]
-    else:
-        content["kind"] = "other"
-    diffusion.storage.save(tmp_path / "index", INDEX, json.loads(json.dumps(content)), arrays)
+        del parameters["pooling"]
+    kind = "other" if damage == "kind" else state.kind
+    save_state(tmp_path / "index", replace(state, kind=kind, arrays=arrays, parameters=parameters))
     message = "diffusion.load" if damage == "kind" else "altered, its manifest does not describe"
     with pytest.raises(DiffusionError, match=message):
         RegionalReranker.load(tmp_path / "index")

@@ -335,7 +335,8 @@ def test_euclidean_neighbours_far_from_the_origin(rng, offset):
         )[1]
         >= 0
     ).all()
-    first = ranker._index.search((X[:50] + offset - ranker._index.center).astype(np.float32), 1)[1]
+    index = ranker.fitted().index
+    first = index.search((X[:50] + offset - index.center).astype(np.float32), 1)[1]
     assert first[:, 0].tolist() == list(range(50))
 
 
@@ -384,7 +385,7 @@ def test_query_k_in_effect_is_saved(vectors, tmp_path):
 def test_batches_do_not_change_the_answer(vectors, monkeypatch):
     ranker = Reranker(k=5).fit(vectors)
     whole = ranker.search(vectors, k=20)
-    monkeypatch.setattr("diffusion.reranker._BATCH_VALUES", 1)
+    monkeypatch.setattr("diffusion.fitted._BATCH_VALUES", 1)
     parts = ranker.search(vectors, k=20)
     assert (whole[1] == parts[1]).all()
     assert len(ranker.report_.residual) == 120

@@ -10,6 +10,7 @@ import pytest
 
 import diffusion
 from diffusion import cli
+from diffusion.index_state import open_state, save_state
 from diffusion.storage import runs
 
 
@@ -152,6 +153,25 @@ def test_info(index, capsys):
     assert "vectors.npy: altered" in capsys.readouterr().err
 
 
+def test_info_of_an_index_of_regions_and_of_one_with_parts(index, vectors, capsys):
+    regional = diffusion.RegionalReranker(k=5).fit(vectors, np.arange(120) // 3)
+    regional.save("regional")
+    assert run("info", "regional", "--json", "--verify") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["items"], facts["images"], facts["pooling"]) == (120, 40, "gmp")
+    assert facts["graph"]["n_items"] == 120
+    names = {"image_names": np.frombuffer(b"a.jpg" * 120, np.uint8)}
+    state = open_state("index").with_part("images", {"recipe": None}, names)
+    save_state("photos", state)
+    assert open_state("photos").parts == {"images": {"recipe": None}}
+    assert run("info", "photos", "--verify") == 0
+    assert "image_names uint8 (600,)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="taken"):
+        state.with_part("sizes", {}, {})
+    with pytest.raises(ValueError, match="taken"):
+        state.with_part("more", {}, names)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -188,7 +208,12 @@ def test_info(index, capsys):
           "labels.npy"], "labels.npy: expected shape (1,)"),
         (["info", "nothing"], "nothing: expected an index"),
         (["frobnicate"], "invalid choice"),
-        (["search", "index"], "QUERIES.npy, --image: expected one"),
+        (["search", "index"], "QUERIES.npy: expected a file"),
+        (["search", "index", "--image", "a.jpg"], "by `features search INDEX PHOTO...`"),
+        (["search", "index", "--image", "a.jpg", "-k", "3", "-q", "--weights", "w"],
+         "by `features search INDEX PHOTO...`"),
+        (["build", "index", "new"], "built by `features index PHOTOS INDEX`"),
+        (["demo", "--folder", "new", "-q"], "run `features demo`"),
         ([], "required: VERB"),
     ],
 )  # fmt: skip

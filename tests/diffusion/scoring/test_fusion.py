@@ -36,12 +36,12 @@ def dense_scores(ranker, Q, X, *, depth=100, weight=0.5, alpha=0.99, query_k=10)
     graph = ranker.graph_
     W = graph.W.toarray().astype(np.float64)
     # The same float32 scores: a rounding away, duplicates would tie otherwise.
-    first, order = ranker._index.search(unit(Q).astype(np.float32), len(X))
+    first, order = ranker.fitted().index.search(unit(Q).astype(np.float32), len(X))
     S = np.empty(first.shape, np.float32)
     np.put_along_axis(S, order, first, axis=1)
-    depth_of_query = ranker._affinity.depth
+    depth_of_query = ranker.fitted().affinity.depth
     first, near = first[:, :depth_of_query], order[:, :depth_of_query]
-    J = ranker._affinity.observe(first, near, 1).J.toarray()
+    J = ranker.fitted().affinity.observe(first, near, 1).J.toarray()
     fused = np.zeros(S.shape)
     d = np.where(graph.degrees > 0, graph.degrees, 1)
     for q in range(len(Q)):
@@ -85,7 +85,7 @@ def test_lists_of_every_length_begin_alike(parts):
 def test_rerank_of_the_first_stage_equals_search(parts):
     X, Q = parts
     ranker = Reranker().fit(X)
-    scores, ids = ranker.rerank(*ranker._index.search(unit(Q).astype(np.float32), 120), 50)
+    scores, ids = ranker.rerank(*ranker.fitted().index.search(unit(Q).astype(np.float32), 120), 50)
     expected = ranker.search(Q, 50)
     np.testing.assert_allclose(scores, expected[0], rtol=1e-4, atol=1e-5)
     assert np.mean(ids == expected[1]) > 0.99  # all but near ties
@@ -147,7 +147,7 @@ def test_the_score_alone_can_be_diffusion(parts):
     ranker = Reranker(score="diffusion", solver=diffusion.CG(tol=1e-8)).fit(X)
     scores, ids = ranker.search(Q[:3], 5)
     W = ranker.graph_.W.toarray().astype(np.float64)
-    J = ranker._affinity.observe(*ranker._index.search(unit(Q[:3]), 48), 10)
+    J = ranker.fitted().affinity.observe(*ranker.fitted().index.search(unit(Q[:3]), 48), 10)
     x = np.linalg.solve(np.eye(len(X)) - 0.99 * W, 0.01 * J.y.toarray().T).T
     np.testing.assert_allclose(scores, np.take_along_axis(x, ids, axis=1), rtol=1e-4)
 

@@ -1,0 +1,53 @@
+"""The verb `build`: from vectors or neighbour lists to an index."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from .. import storage
+from ..errors import DiffusionError
+from ..index_state import INDEX
+from ..storage import read_array
+from .command import Verbs
+from .files import named, writing
+from .parameters import add_parameters, reranker_of
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add `build`."""
+    build = verbs.add("build", _build, "Build an index from vectors, or from neighbour lists.")
+    build.add_argument("vectors", nargs="?", metavar="VECTORS.npy", help="(n, d) array")
+    build.add_argument("index", metavar="INDEX", help="directory to write")
+    build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
+    build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
+    add_parameters(build)
+    build.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+
+
+def _build(options: argparse.Namespace) -> None:
+    ranker = reranker_of(options, progress=not options.quiet)
+    vectors, index = options.vectors, options.index
+    lists = (options.neighbor_scores, options.neighbor_ids)
+    if (lists[0] is None) != (lists[1] is None):
+        raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
+    if lists[0] is None and vectors is None:
+        raise DiffusionError("VECTORS.npy: expected a file, or --neighbor-scores, --neighbor-ids")
+    if vectors is not None and Path(vectors).is_dir():
+        raise DiffusionError(
+            f"{vectors}: expected a .npy file, this is a directory; an index of photos is built "
+            "by `features index PHOTOS INDEX`"
+        )
+    storage.check_target(index, INDEX)
+    if lists[0] is None:
+        with named(X=vectors), writing(index):
+            # The checkpoint stands beside the index, so that a killed build can be resumed.
+            ranker.fit(read_array(vectors), checkpoint=f"{index.rstrip(os.sep)}.partial")
+    else:
+        X = None if vectors is None else read_array(vectors)
+        with named(X=vectors, scores=lists[0], ids=lists[1]):
+            ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X)
+    with writing(index):
+        ranker.save(index)
+    print(f"{index}: {ranker.graph_}")

@@ -1,0 +1,45 @@
+"""What the verbs print, and errors that name files instead of the library's arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import DiffusionError
+
+
+def print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Print names and values, as a table or as JSON."""
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        text = text.replace("\n", "\n" + " " * (width + 2))
+        print(f"{name:<{width}}  {text}")
+
+
+@contextlib.contextmanager
+def named(**files: str | None) -> Iterator[None]:
+    """Replace the library's argument at the beginning of an error by the name of its file."""
+    try:
+        yield
+    except DiffusionError as error:
+        argument, _, rest = str(error).partition(":")
+        if files.get(argument):
+            raise DiffusionError(f"{files[argument]}:{rest}") from None
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Report a file or directory that cannot be written as bad input."""
+    try:
+        yield
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None

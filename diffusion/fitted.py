@@ -1,0 +1,240 @@
+"""What fitting a Reranker makes, and the diffusion of queries through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from .affinity import Affinity, Context
+from .errors import DiffusionError
+from .graph.graph import Graph
+from .index_state import IndexState, graph_arrays, graph_of
+from .neighbors import METHODS, Method, NeighborIndex
+from .neighbors.ties import best_of
+from .scoring.fusion import SCORES, Score
+from .scoring.ranking import rank
+from .solvers import SOLVERS, Report, Solver
+from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
+from .validation import as_vectors
+
+Results = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+# Diffused scores held at a time, in values: 256 MiB of float32.
+_BATCH_VALUES = 1 << 26
+
+_PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
+_AFFINITY, _SOLVER = "affinity_", "solver_"
+
+
+class Components(NamedTuple):
+    """The checked objects that a Reranker's parameters name."""
+
+    affinity: Affinity
+    score: Score
+    solver: Solver
+    transfer: Transfer
+    method: Method
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit has made; parameters that are set later do not change it.
+
+    Attributes
+    ----------
+    parameters : dict
+        What it was made with, as JSON values; `transfer` is None for a `CustomTransfer`.
+    affinity : Affinity
+        With what it keeps of the neighbour lists.
+    score : Score
+    solver : Solver
+        Prepared.
+    graph : Graph
+    index : NeighborIndex or None
+        None for a Reranker that was fitted from neighbour lists alone.
+    """
+
+    parameters: dict[str, Any]
+    affinity: Affinity
+    score: Score
+    solver: Solver
+    graph: Graph
+    index: NeighborIndex | None
+
+    def searched(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32]]:
+        """Return the index to search, and queries (nq, d) or (d,) checked and brought into its space.
+
+        Raises
+        ------
+        DiffusionError
+            If there are no vectors to search, or the queries do not fit them.
+        """
+        if self.index is None:
+            raise DiffusionError(
+                "search: this index was fitted from neighbour lists and holds no vectors; "
+                "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
+            )
+        queries = as_vectors(
+            np.asarray(Q)[None] if np.ndim(Q) == 1 else Q,
+            "Q",
+            metric=self.index.metric,
+            dimension=self.index.dimension,
+            center=self.index.center,
+        )
+        return self.index, queries
+
+    def depth(self, query_k: int) -> int:
+        """Return the number of first-stage neighbours that make a query's observation."""
+        return self.affinity.depth or query_k
+
+    def observed(
+        self, index: NeighborIndex, queries: NDArray[np.float32], lists: Results, query_k: int
+    ) -> Results:
+        """Return the neighbours that make the observations, from lists that `index` found."""
+        return best_of(index, queries, *lists, self.depth(query_k))
+
+    def diffuse(
+        self,
+        lists: Results,
+        observed: Results,
+        k: int,
+        *,
+        query_k: int,
+        restrict: bool,
+        progress: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], Report]:
+        """Diffuse and rank.
+
+        Parameters
+        ----------
+        lists : tuple of ndarray, shape (nq, c)
+            Scores and ids of the first stage.
+        observed : tuple of ndarray
+            The best of them, which make the observations.
+        k : int
+            Length of the result lists.
+        query_k : int
+        restrict : bool
+            Rank the candidates of the first stage alone.
+        progress : bool
+
+        Returns
+        -------
+        scores, ids : ndarray, shape (nq, k)
+        report : Report
+        """
+        scores, ids = lists
+        nq = len(ids)
+        out_scores = np.empty((nq, k), np.float32)
+        out_ids = np.empty((nq, k), np.int64)
+        # A multiple of 32, the width of the solvers' blocks.
+        batch = max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32)
+        reports = []
+        with tqdm(total=nq, desc="diffuse", unit="query", disable=not progress) as bar:
+            for start in range(0, nq, batch):
+                part = slice(start, min(nq, start + batch))
+                first = scores[part], ids[part]
+                observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
+                solution = self.solver.solve(observation.y, candidates=ids[part])
+                fused = self.score.combine(solution.x, observation, *first, self.graph)
+                rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
+                reports.append(solution.report)
+                bar.update(part.stop - part.start)
+        return out_scores, out_ids, type(reports[0]).concatenate(reports)
+
+    # --- the plain state --------------------------------------------------------------------------
+
+    def state(self, query_k: int) -> IndexState:
+        """Return the plain state.
+
+        Raises
+        ------
+        DiffusionError
+            If it contains a function, which cannot be stored.
+        """
+        if self.parameters["transfer"] is None:
+            raise DiffusionError(
+                "transfer: a CustomTransfer holds a function, which no index can store; expected "
+                "one of the named transfer functions"
+            )
+        graph, index = self.graph, self.index
+        sizes = {
+            "items": graph.n_nodes,
+            "dimension": None if index is None else index.dimension,
+            "edges": graph.n_edges,
+            "components": graph.n_components,
+            "isolated": graph.n_isolated,
+        }
+        arrays = {
+            **graph_arrays(graph),
+            **({} if index is None else index.arrays()),
+            **{_AFFINITY + name: array for name, array in self.affinity.arrays().items()},
+            **{_SOLVER + name: array for name, array in self.solver.arrays().items()},
+        }
+        return IndexState({**self.parameters, "query_k": query_k}, sizes, arrays)
+
+    @classmethod
+    def from_state(cls, state: IndexState, components: Components, parameters: Any) -> Fitted:
+        """Assemble what `state` returned; none of the arrays is read."""
+        affinity, score, solver, transfer, method = components
+        with state.described():
+            sizes = state.sizes
+            affinity.restore(state.with_prefix(_AFFINITY), sizes["items"])
+            graph = graph_of(state)
+            index = None
+            if sizes["dimension"] is not None:
+                shape = (sizes["items"], sizes["dimension"])
+                index = NeighborIndex.restore(state.arrays, parameters["metric"], method, shape)
+        solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER))
+        return cls(parameters, affinity, score, solver, graph, index)
+
+
+# --- parameters as JSON values --------------------------------------------------------------------
+
+
+def stored_parameters(given: dict[str, Any], components: Components) -> dict[str, Any]:
+    """Return the parameters of a Reranker as JSON values, None for a `CustomTransfer`."""
+    affinity, score, solver, transfer, method = components
+    return {
+        **{name: given[name] for name in _PLAIN_PARAMETERS},
+        "affinity": _settings_of(affinity) if isinstance(affinity, Context) else given["affinity"],
+        "score": None if given["score"] is None else _settings_of(score),
+        "solver": _settings_of(solver),
+        "transfer": None if isinstance(transfer, CustomTransfer) else _settings_of(transfer),
+        "neighbors": _settings_of(method),
+    }
+
+
+def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a Reranker that `stored_parameters` described."""
+    affinity, score = stored["affinity"], stored["score"]
+    arguments = {
+        **{name: stored[name] for name in _PLAIN_PARAMETERS},
+        "affinity": affinity
+        if isinstance(affinity, str)
+        else _from_settings({"context": Context}, affinity),
+        "score": score and _from_settings(SCORES, score),
+        "solver": _from_settings(SOLVERS, stored["solver"]),
+        "neighbors": _from_settings(METHODS, stored["neighbors"]),
+    }
+    transfer = _from_settings(TRANSFERS, stored["transfer"], by_name=False)
+    if isinstance(transfer, RegularizedLaplacian):
+        return {**arguments, "alpha": transfer.alpha}
+    return {**arguments, "transfer": transfer}
+
+
+def _settings_of(settings: Any) -> dict[str, Any]:
+    """Return the name and the fields of a solver, a method or a transfer function."""
+    own = {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
+    return {"name": settings.name, **own}
+
+
+def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
+    """Return the object that `_settings_of` described, or its name if all is as by default."""
+    name = settings["name"]
+    restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
+    return name if by_name and restored == kinds[name]() else restored
