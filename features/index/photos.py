@@ -84,12 +84,12 @@ def image_names(state: IndexState) -> list[str]:
             "is of vectors alone"
         )
     try:
-        names = unpack_strings(stored.arrays[_NAMES], stored.arrays[_ENDS])
-        if len(names) != stored.manifest["sizes"]["items"]:
+        names = unpack_strings(state.arrays[_NAMES], state.arrays[_ENDS])
+        if len(names) != state.sizes["items"]:
             raise ValueError(f"{len(names)} names")
     except ValueError as error:
         raise DiffusionError(
-            f"{stored.path}: altered, its photos have no names ({error})"
+            f"{state.source}: altered, its photos have no names ({error})"
         ) from None
     return names
 
