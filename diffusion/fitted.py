@@ -1,4 +1,4 @@
-"""What fitting a Reranker makes, and the diffusion of queries through it."""
+"""The result of fitting a Reranker, and the diffusion of queries with it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Components(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit has made; parameters that are set later do not change it.
+    """The result of a fit; parameters that are set later do not change it.
 
     Attributes
     ----------
     parameters : dict
-        What it was made with, as JSON values; `transfer` is None for a `CustomTransfer`.
+        The parameters of the fit, as JSON values; `transfer` is None for a `CustomTransfer`.
     affinity : Affinity
-        With what it keeps of the neighbour lists.
+        With the data that it keeps from the neighbour lists.
     score : Score
     solver : Solver
         Prepared.
@@ -66,7 +66,7 @@ class Fitted:
     index: NeighborIndex | None
 
     def searched(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32]]:
-        """Return the index to search, and queries (nq, d) or (d,) checked and brought into its space.
+        """Return the index to search, and queries (nq, d) or (d,) converted to its space.
 
         Raises
         ------
@@ -88,13 +88,13 @@ class Fitted:
         return self.index, queries
 
     def depth(self, query_k: int) -> int:
-        """Return the number of first-stage neighbours that make a query's observation."""
+        """Return the number of first-stage neighbours that an observation is computed from."""
         return self.affinity.depth or query_k
 
     def observed(
         self, index: NeighborIndex, queries: NDArray[np.float32], lists: Results, query_k: int
     ) -> Results:
-        """Return the neighbours that make the observations, from lists that `index` found."""
+        """Return the neighbours that observations are computed from, given first-stage lists."""
         return best_of(index, queries, *lists, self.depth(query_k))
 
     def diffuse(
@@ -107,19 +107,19 @@ class Fitted:
         restrict: bool,
         progress: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], Report]:
-        """Diffuse and rank.
+        """Compute observations, diffuse them and rank the items.
 
         Parameters
         ----------
         lists : tuple of ndarray, shape (nq, c)
             Scores and ids of the first stage.
         observed : tuple of ndarray
-            The best of them, which make the observations.
+            The neighbours that the observations are computed from.
         k : int
             Length of the result lists.
         query_k : int
         restrict : bool
-            Rank the candidates of the first stage alone.
+            Only rank the candidates of the first stage.
         progress : bool
 
         Returns
@@ -154,7 +154,7 @@ class Fitted:
         Raises
         ------
         DiffusionError
-            If it contains a function, which cannot be stored.
+            If the transfer function is a `CustomTransfer`, which cannot be stored.
         """
         if self.parameters["transfer"] is None:
             raise DiffusionError(
@@ -179,7 +179,7 @@ class Fitted:
 
     @classmethod
     def from_state(cls, state: IndexState, components: Components, parameters: Any) -> Fitted:
-        """Assemble what `state` returned; none of the arrays is read."""
+        """Return the result of a fit from its state; the arrays are not read."""
         affinity, score, solver, transfer, method = components
         with state.described():
             sizes = state.sizes
@@ -234,7 +234,7 @@ def _settings_of(settings: Any) -> dict[str, Any]:
 
 
 def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
-    """Return the object that `_settings_of` described, or its name if all is as by default."""
+    """Return the object that `_settings_of` described, or its name if it equals the default."""
     name = settings["name"]
     restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
     return name if by_name and restored == kinds[name]() else restored

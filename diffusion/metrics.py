@@ -1,10 +1,10 @@
-"""Retrieval metrics: mAP, the Oxford protocol's trapezoidal mAP with junk, mP@k, recall@k.
+"""Retrieval metrics: mAP, the trapezoidal mAP of the Oxford protocol, mP@k and recall@k.
 
-Every metric takes `hits`, a boolean array (nq, k) that says whether the item at each rank is
-relevant, and `n_relevant` (nq,), how many relevant items the collection holds for each query. It
-returns a value for each query, NaN where a query has nothing relevant to find; a mean over
-queries is `numpy.nanmean`. Junk (items that are neither right nor wrong) is taken out of the
-ranking first, through the `junk` argument of `hits_from_lists`.
+Every metric takes `hits` and `n_relevant`. `hits` is a boolean array (nq, k) that says whether the
+item at each rank is relevant; `n_relevant` (nq,) is the number of relevant items in the collection
+for each query. A metric returns one value per query, NaN for a query without relevant items; the
+mean over queries is `numpy.nanmean`. Junk, items that count neither as relevant nor as
+irrelevant, is removed from the ranking beforehand, by the `junk` argument of `hits_from_lists`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Values = NDArray[np.float64]
 def hits_from_labels(
     ids: ArrayLike, gallery_labels: ArrayLike, query_labels: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Judge rankings by class labels: an item is relevant where its label is the query's.
+    """Judge rankings by class labels: an item is relevant if it has the label of the query.
 
     Parameters
     ----------
     ids : array_like, shape (nq, k), int
-        Ranked items in [0, n), -1 padded.
+        Ranked items in [0, n), padded with -1.
     gallery_labels : array_like, shape (n,)
     query_labels : array_like, shape (nq,)
 
@@ -40,7 +40,7 @@ def hits_from_labels(
     Raises
     ------
     DiffusionError
-        If the shapes do not go together or an id is out of range.
+        If the shapes do not match, an id is out of range or an item is repeated in a row.
     """
     ids, gallery, queries = np.asarray(ids), np.asarray(gallery_labels), np.asarray(query_labels)
     if gallery.ndim != 1 or not len(gallery):
@@ -71,20 +71,20 @@ def hits_from_lists(
     relevant: Sequence[Collection[int]],
     junk: Sequence[Collection[int]] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Judge rankings by lists of relevant items, with junk taken out of the rankings.
+    """Judge rankings by lists of relevant items, with junk removed from the rankings.
 
     Parameters
     ----------
     ids : array_like, shape (nq, k), int
-        Ranked items, -1 padded.
+        Ranked items, padded with -1.
     relevant : sequence of nq collections of int
     junk : sequence of nq collections of int, optional
-        Items that count neither as right nor as wrong: the ranking closes up over them.
+        Items that count neither as relevant nor as irrelevant; the items after them move up.
 
     Returns
     -------
     hits : ndarray, shape (nq, k), bool
-        Closed up to the left where junk was, filled with False.
+        Without the junk; rows are filled with False at the end.
     n_relevant : ndarray, shape (nq,), int64
     """
     ids = np.asarray(ids)
@@ -107,7 +107,7 @@ def hits_from_lists(
 
 
 def _refuse_repeats(ids: NDArray[np.integer]) -> None:
-    """Raise where an item stands twice in a ranking, for it would count twice."""
+    """Raise if an item is repeated in a ranking: it would count twice."""
     ordered = np.sort(ids, axis=1)
     repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
     if repeated.any():
@@ -133,13 +133,13 @@ def _divide(sums: Values, n_relevant: Values) -> Values:
 
 
 def average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Values:
-    """Average precision: the mean, over relevant items, of the precision where each is found.
+    """Compute the average precision: the mean of the precision at the rank of each relevant item.
 
-    A relevant item that is not in the list adds 0.
+    A relevant item that is not in the list contributes 0.
 
     Examples
     --------
-    Relevant at ranks 1 and 3 of three relevant: (1/1 + 2/3 + 0) / 3.
+    Three relevant items, of which two are found, at ranks 1 and 3: (1/1 + 2/3 + 0) / 3.
 
     >>> average_precision([[True, False, True]], [3]).round(4).tolist()
     [0.5556]
@@ -150,10 +150,10 @@ def average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Values:
 
 
 def trapezoidal_average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Values:
-    """Average precision as the area under the precision-recall curve, by the trapezoidal rule.
+    """Compute the area under the precision-recall curve by the trapezoidal rule.
 
-    Each relevant item at rank r adds the mean of the precision at r and at r - 1 (1 at rank 0).
-    This is the protocol of Oxford5k and Paris6k and of all their published figures.
+    A relevant item at rank r contributes the mean of the precision at r and at r - 1, which is 1
+    at rank 0. All published figures on Oxford5k and Paris6k follow this protocol.
 
     References
     ----------
@@ -162,7 +162,7 @@ def trapezoidal_average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Val
 
     Examples
     --------
-    Relevant at ranks 1 and 3 of two: ((1 + 1) / 2 + (1/2 + 2/3) / 2) / 2.
+    Two relevant items, at ranks 1 and 3: ((1 + 1) / 2 + (1/2 + 2/3) / 2) / 2.
 
     >>> trapezoidal_average_precision([[True, False, True]], [2]).round(4).tolist()
     [0.7917]
@@ -176,17 +176,18 @@ def trapezoidal_average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Val
 def precision_at(
     hits: ArrayLike, n_relevant: ArrayLike, k: int, *, revisited: bool = False
 ) -> Values:
-    """Precision among the first k results; its mean over queries is mP@k.
+    """Compute the precision of the first k results; its mean over queries is mP@k.
 
     Parameters
     ----------
     hits, n_relevant
-        As everywhere in this module. A list shorter than k counts as missing the rest.
+        See the description of this module. In a list shorter than k, the missing results count
+        as irrelevant.
     k : int >= 1
     revisited : bool, default False
-        The rule of the revisited Oxford and Paris benchmarks: where the last relevant item
-        stands before rank k, its rank takes the place of k, so that a query with few relevant
-        items can reach 1.
+        Apply the rule of the revisited Oxford and Paris benchmarks: if all relevant items are
+        found before rank k, the rank of the last one replaces k, so that a query with few
+        relevant items can reach 1.
 
     Examples
     --------
@@ -207,7 +208,7 @@ def precision_at(
 
 
 def recall_at(hits: ArrayLike, n_relevant: ArrayLike, k: int) -> Values:
-    """Share of the relevant items that are among the first k results.
+    """Compute the fraction of the relevant items that are among the first k results.
 
     Examples
     --------

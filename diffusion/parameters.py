@@ -1,4 +1,4 @@
-"""Parameters by name, as scikit-learn's estimators have them."""
+"""Access to parameters by name, as in scikit-learn's estimators."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .errors import DiffusionError
 
 
 class Parameters:
-    """An object whose parameters are the keyword arguments of its `__init__`, kept by name."""
+    """An object that stores the keyword arguments of its `__init__` as attributes."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters by name; `deep` is accepted as scikit-learn passes it."""
+        """Return the parameters by name; `deep` is ignored, scikit-learn passes it."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **parameters: Any) -> Self:
-        """Set parameters; those that belong to a query act at once, the others with a fit.
+        """Set parameters; those of queries take effect immediately, the others at the next fit.
 
         Raises
         ------
         DiffusionError
-            If there is no parameter of that name.
+            If there is no parameter with that name.
         """
         known = self.get_params()
         for name, value in parameters.items():

@@ -1,7 +1,7 @@
-"""Images described by many vectors: diffusion over their regions, scores pooled to images.
+"""Diffusion over the regions of images, with scores pooled per image.
 
-Regions of an image are rows of X, and `images` says whose each row is: any order, any number a
-region. The graph is one of regions, so that an object finds others like it whatever surrounds it.
+Each row of X is a region, and `images` says which image it belongs to. The nodes of the graph are
+regions, so an object is found whatever surrounds it in an image.
 
 Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds: Recovering
 Small Objects with Compact CNN Representations. CVPR 2017.
@@ -36,63 +36,65 @@ POOLINGS = ("gmp", "sum")
 _KIND = "regional"
 _OWN_PARAMETERS = ("pooling", "regularization")
 
-# Held at a time: diffused scores, 256 MiB of float32, and entries of lists, some 250 MiB in all.
+# Limits of a batch: 256 MiB of diffused scores in float32, and about 250 MiB of list entries.
 _BATCH_VALUES = 1 << 26
 _BATCH_ENTRIES = 1 << 22
 
-# Queries solved together are a multiple of the width of the solvers' blocks, where they can be.
+# The width of the solvers' blocks; batches are a multiple of it if memory allows.
 _BLOCK = 32
 
 
 class RegionalReranker(Parameters):
     """Search images by diffusion over the graph of all their regions.
 
-    Offline, a `Reranker` is fitted to the regions. Online, each region of a query lists its
-    nearest regions of the collection, and the observation sums over the query's regions q,
-    ``y_i = Σ_q max(<x_i, q>, 0)^γ``, of which the `query_k` largest are kept. The diffused scores
-    x of the regions are pooled to the images': ``Σ_j w_j x_j`` over the regions j of an image,
-    with w = 1 for `"sum"`, and for `"gmp"` the weights of generalised max pooling, which let
-    regions that look alike count once (`generalized_max_pooling`).
+    Offline, a `Reranker` is fitted to the regions. Online, the nearest regions of the collection
+    are found for each region q of a query. The observation sums over the query's regions,
+    ``y_i = Σ_q max(<x_i, q>, 0)^γ``, and its `query_k` largest values are kept. The score of an
+    image is the weighted sum ``Σ_j w_j x_j`` of the diffused scores x of its regions j. The
+    weights are 1 for `"sum"`; for `"gmp"`, they are those of generalised max pooling, which makes
+    similar regions count once (`generalized_max_pooling`).
 
     Parameters
     ----------
     k : int >= 1, default 200
-        Neighbours a region in the graph. The paper takes 200 for the regions of R-MAC, 50 where
-        they were reduced to a few an image.
+        Neighbours per region in the graph. The paper uses 200 for the regions of R-MAC, and 50
+        if they were reduced to a few per image.
     affinity : {"cosine", "gaussian"}, default "cosine"
-        As `Reranker` has it.
+        See `Reranker`.
     solver, alpha, transfer
-        As `Reranker` has them.
+        See `Reranker`.
     query_k : int >= 1, default 200
-        Regions of the collection that make a query's observation. Set on a fitted object, it acts
-        at once.
+        Number of regions in a query's observation. Setting it on a fitted object takes effect
+        immediately.
     gamma, metric, neighbors
-        As `Reranker` has them.
+        See `Reranker`.
     pooling : {"gmp", "sum"}, default "gmp"
-        How the scores of regions become the score of their image; acts at once.
+        How the scores of regions are combined into the score of their image. Setting it takes
+        effect immediately.
     regularization : float > 0, default 1.0
-        The λ of generalised max pooling. Small, an image's regions share one vote however many
-        they are; large, the pooling is a sum.
+        The λ of generalised max pooling. If it is small, similar regions of an image share one
+        vote, however many they are; if it is large, the pooling approaches a sum.
     progress : bool, default False
         Show progress bars on standard error.
 
     Attributes
     ----------
     ranker_ : Reranker
-        The fitted Reranker of the regions; its `graph_` is the graph of regions.
+        The Reranker fitted to the regions; its `graph_` is the graph of regions.
     n_regions_, n_images_ : int
-        Number of regions, and of images that have any.
+        Number of regions, and number of images that have at least one.
     weights_ : ndarray, shape (m,), float32
         The weight of each region in generalised max pooling.
     report_ : Report
-        Residual, iterations and convergence of the last `search`, a value a query.
+        Residual, iterations and convergence of the last `search`, one value per query.
 
     Notes
     -----
-    Beside what the Reranker of m regions takes: 8 bytes a region and 8 an image.
+    Memory: 8 bytes per region and 8 per image, in addition to the Reranker of m regions.
 
-    A list of neighbours of a query's region is max(k, query_k) long: s_k(x|q) of the paper where
-    k >= query_k, and where every image and query has one region, all is as in `Reranker`.
+    The neighbour list of a query's region has max(k, query_k) entries; with k >= query_k, this is
+    s_k(x|q) of the paper. If every image and every query has one region, the results equal those
+    of `Reranker`.
 
     References
     ----------
@@ -147,17 +149,17 @@ class RegionalReranker(Parameters):
         *,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Build the graph of a collection's regions, and weigh them for pooling.
+        """Build the graph of a collection's regions, and compute their weights for pooling.
 
         Parameters
         ----------
         X : array_like, shape (m, d)
-            One row a region, as `Reranker.fit` takes them.
+            One row per region; see `Reranker.fit`.
         images : array_like, shape (m,), int
-            The number of the image of each region, >= 0, in any order. Images without a region
-            are never found.
+            The image number of each region, >= 0, in any order. Images without a region are
+            never found.
         checkpoint : path-like, optional
-            As `Reranker.fit` takes it.
+            See `Reranker.fit`.
 
         Returns
         -------
@@ -190,27 +192,27 @@ class RegionalReranker(Parameters):
     # --- online ----------------------------------------------------------------------------------
 
     def search(self, Q: ArrayLike, queries: ArrayLike | None = None, k: int = 100) -> Results:
-        """Search the collection for query images that its graph has never seen.
+        """Search the collection for query images that are not part of its graph.
 
         Parameters
         ----------
         Q : array_like, shape (r, d) or (d,)
-            The regions of all queries, in the space of the collection's.
+            The regions of all queries, of the same kind as the collection's.
         queries : array_like, shape (r,), int, optional
-            The query number of each region: from 0, none left out, in any order. None: all are
-            regions of one query.
+            The query number of each region, in any order; the numbers start at 0 and none is left
+            out. By default, all regions belong to one query.
         k : int >= 1, default 100
             Length of the result lists.
 
         Returns
         -------
         scores : ndarray, shape (nq, k), or (k,) without `queries`, float32
-            Descending, -inf where padded. Positive: the pooled diffused score. Zero or negative:
-            diffusion did not reach the image, which follows in the order of its most similar
-            pair of regions, written as the distance below the query's best.
+            Descending, padded with -inf. A positive score is the pooled diffused score. Images
+            that diffusion did not reach follow in the order of their most similar pair of
+            regions; their scores are zero or negative: that similarity minus the query's best.
         ids : ndarray, shape (nq, k) or (k,), int64
-            Image numbers as `fit` was given them; equal scores by ascending number; -1 where
-            padded.
+            Image numbers as given to `fit`, padded with -1. Equal scores are ordered by
+            ascending number.
 
         Raises
         ------
@@ -226,7 +228,7 @@ class RegionalReranker(Parameters):
         if self.pooling == "sum":
             weights = np.ones(self.n_regions_, np.float32)
         depth = max(ranker.k, ranker.query_k, ranker.solver_.shortlist)
-        # Lists that deep hold a region of at least k images for each region of a query.
+        # Lists of this length contain regions of at least k images for each region of a query.
         deep = k * int(self._groups.sizes.max())
         out_scores = np.empty((nq, k), np.float32)
         out_ids = np.empty((nq, k), np.int64)
@@ -254,7 +256,7 @@ class RegionalReranker(Parameters):
         return (out_scores[0], out_ids[0]) if queries is None else (out_scores, out_ids)
 
     def _fitted(self) -> Reranker:
-        """Return the Reranker of the regions, with what acts at once."""
+        """Return the Reranker of the regions, with the settings that take effect immediately."""
         if not hasattr(self, "ranker_"):
             raise DiffusionError(
                 "RegionalReranker: not fitted yet; expected a call of fit before this one"
@@ -266,7 +268,7 @@ class RegionalReranker(Parameters):
     def _batches(
         self, rows: NDArray[np.int64], asked: Groups, depth: int
     ) -> Iterator[NDArray[np.int64]]:
-        """Cut rows of queries into parts, such as memory allows with lists of that depth."""
+        """Divide rows of queries into batches that fit the memory limits for lists of a depth."""
         entries = int(asked.sizes.max()) * min(depth, self.n_regions_)
         size = min(_BATCH_VALUES // self.n_regions_, _BATCH_ENTRIES // entries)
         size = size // _BLOCK * _BLOCK if size > _BLOCK else max(1, size)
@@ -276,9 +278,10 @@ class RegionalReranker(Parameters):
     def _lists(
         self, vectors: NDArray[np.float32], asked: Groups, part: NDArray[np.int64], depth: int
     ) -> Results:
-        """Return the lists of some queries' regions, those of a query side by side in a row.
+        """Return the neighbour lists of some queries' regions, concatenated per query.
 
-        A row is as long as the largest number of regions times `depth`, padded with -inf and -1.
+        The length of a row is the largest number of regions times `depth`; rows are padded with
+        -inf and -1.
         """
         depth = min(depth, self.n_regions_)
         sizes = asked.sizes[part]
@@ -293,11 +296,11 @@ class RegionalReranker(Parameters):
         return scores.reshape(len(part), -1), ids.reshape(len(part), -1)
 
     def _diffuse(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Solution:
-        """Diffuse the observations that queries' lists make."""
+        """Compute the observations of queries from their lists, and diffuse them."""
         fitted, m = self.ranker_.fitted(), self.n_regions_
         real = ids >= 0
         indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-        # All regions of a query together: what keeps a row within float32 then scales it as one.
+        # The regions of a query are weighted together: a row is scaled as a whole to fit float32.
         assert isinstance(fitted.affinity, Pointwise)  # fit has checked it
         weights = fitted.affinity.observation(scores)
         y = sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), m))
@@ -318,7 +321,7 @@ class RegionalReranker(Parameters):
     def _pool(
         self, x: NDArray[np.float32] | sparse.csr_array, weights: NDArray[np.float32]
     ) -> NDArray[np.float32] | sparse.csr_array:
-        """Pool the scores of regions (b, m) to those of images (b, n)."""
+        """Pool the scores of regions (b, m) into scores of images (b, n)."""
         members, n = self._groups.members, self.n_images_
         if isinstance(x, np.ndarray):
             out = np.zeros((len(x), n), np.float32)
@@ -330,7 +333,7 @@ class RegionalReranker(Parameters):
         return pooled
 
     def _best_pairs(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Results:
-        """Turn rows of lists of regions into lists of images, by the best score of a region."""
+        """Convert lists of regions to lists of images, with the best score of their regions."""
         images = np.where(ids >= 0, self._groups.members[ids], np.int64(-1))
         by_image = np.lexsort((-scores, images), axis=1)
         scores = np.take_along_axis(scores, by_image, axis=1)
@@ -347,7 +350,7 @@ class RegionalReranker(Parameters):
     # --- storage ---------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a directory, as `Reranker.save` does."""
+        """Write the index to a directory; see `Reranker.save`."""
         save_state(path, self.state())
 
     def state(self) -> IndexState:
@@ -371,7 +374,7 @@ class RegionalReranker(Parameters):
 
     @classmethod
     def from_state(cls, state: IndexState) -> Self:
-        """Assemble a fitted RegionalReranker; none of the state's arrays is read.
+        """Return a fitted RegionalReranker from its state; the arrays are not read.
 
         Raises
         ------
@@ -394,7 +397,7 @@ class RegionalReranker(Parameters):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
-        """Open a saved index, as `diffusion.load` opens that of a Reranker.
+        """Open a saved index of regions; see `diffusion.load`.
 
         Raises
         ------

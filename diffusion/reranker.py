@@ -1,4 +1,4 @@
-"""The Reranker: the way of a query from its first-stage neighbours to the diffused ranking."""
+"""The Reranker: re-ranking of search results by diffusion over a neighbour graph."""
 
 from __future__ import annotations
 
@@ -29,55 +29,59 @@ from .validation import as_lists, as_vectors, center_of, check_integer
 class Reranker(Parameters):
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
-    Offline, `fit` lists the k nearest neighbours of every item and makes a graph of them: by
-    default items whose neighbourhoods are alike at several scales are joined (`Context`), with
-    `affinity="cosine"` those that list each other, ``A_ij = min(w_i(j), w_j(i))``,
-    ``w = max(s, 0)^γ``. It is normalised, ``W = D^-1/2 A D^-1/2``. Online, the weights of the
-    `query_k` items that a query is most like are its observation y, and diffusion is
-    ``x = h(W) y``, with ``h(λ) = (1 - α) / (1 - α λ)``: a random walk with restart. Lists are
-    ranked by x together with what it started from (`Fusion`), or by x alone. A query is never
-    part of the graph.
+    Offline, `fit` lists the k nearest neighbours of every item and builds a graph from the lists.
+    By default, it joins items whose neighbourhoods are similar at several scales (`Context`).
+    With `affinity="cosine"`, it joins items that list each other, with the weight
+    ``A_ij = min(w_i(j), w_j(i))``, ``w = max(s, 0)^γ``. The adjacency A is normalised,
+    ``W = D^-1/2 A D^-1/2``, with the degrees D = diag(A 1).
+
+    Online, a query is described by its observation y: a weight for each of the `query_k` items
+    that are most similar to it. Diffusion computes ``x = h(W) y``, where h is the transfer
+    function; the default, ``h(λ) = (1 - α) / (1 - α λ)``, is a random walk with restart. Results
+    are ranked by x combined with the similarities that it started from (`Fusion`), or by x
+    alone. A query is never part of the graph.
 
     Parameters
     ----------
     k : int >= 1, default 50
-        Neighbours an item in the lists. The contextual affinity looks at the first 48 of them,
-        and needs no other choice. With `affinity="cosine"` 50 suits collections with tens of
-        images an object.
+        Neighbours per item in the lists. The contextual affinity uses the first 48 of them and
+        does not need another value. With `affinity="cosine"`, 50 suits collections with tens of
+        images per object.
     affinity : {"context", "cosine", "gaussian"} or Context, default "context"
-        What makes an edge and its weight. `"context"` compares the neighbourhoods of items at
-        several scales, up to `k`, for any metric; a `Context` has its settings. Of the score
-        alone: `"cosine"` is max(s, 0)^γ of a cosine or inner product s, as in the papers,
-        `"gaussian"` is exp(-γ d² / (2 σ²)) of a Euclidean distance d, with σ² the median squared
-        distance in the lists.
+        How edges and their weights are computed. `"context"` compares the neighbourhoods of
+        items at several scales, up to `k`, and works with any metric; pass a `Context` to change
+        its settings. The others depend on the score alone: `"cosine"` is max(s, 0)^γ of a cosine
+        or inner product s, as in the papers, and `"gaussian"` is exp(-γ d² / (2 σ²)) of a
+        Euclidean distance d, where σ² is the median squared distance in the lists.
     score : {"fusion", "diffusion"} or Fusion, optional
-        What lists are ranked by: `"diffusion"` is x alone, `"fusion"` puts it together with the
-        similarity of neighbourhoods and with the first stage's score. By default the fusion for
-        the contextual affinity and x for the others.
+        What results are ranked by: `"diffusion"` is x alone, `"fusion"` combines it with the
+        similarity of neighbourhoods and the first-stage score. The default is the fusion for the
+        contextual affinity and x for the others.
     solver : str or solver object, default "cg"
         How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
-        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact:
-        "cg" (any size), "hybrid" (fewer iterations for a basis made offline), "chebyshev" (any
-        transfer function). Approximate: "spectral" (a dot product online), "columns" (fastest
-        online, offline work and 8 n keep bytes), "truncated" (the shortlist alone), "local" (a
-        neighbourhood alone, whatever n; says which rankings are certainly exact). The README has
-        a table with measured figures.
+        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact
+        solvers: "cg" (any size), "hybrid" (fewer iterations, with a basis computed offline),
+        "chebyshev" (any transfer function). Approximate solvers: "spectral" (a dot product
+        online), "columns" (fastest online, with offline work and 8 n keep bytes), "truncated"
+        (only the shortlist), "local" (only a neighbourhood, independent of n; reports which
+        rankings are certainly exact). The README has a table with measured figures.
     alpha : float in [0, 1), default 0.99
-        Short for ``transfer=RegularizedLaplacian(alpha)``; not used where `transfer` is given.
+        Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given.
     transfer : transfer function, optional
-        The h: `RegularizedLaplacian`, `HeatKernel`, `TruncatedRandomWalk`, or `CustomTransfer`
-        with any callable. Solvers "spectral" and "chebyshev" apply them all, the others the first.
+        The transfer function h: a `RegularizedLaplacian`, a `HeatKernel`, a
+        `TruncatedRandomWalk`, or a `CustomTransfer` with any callable. The solvers "spectral" and
+        "chebyshev" apply all of them, the others only the first.
     query_k : int >= 1, default 10
-        Items that make a query's observation: those of the most similar neighbourhoods with
-        `affinity="context"`, else the first stage's best. Set on a fitted Reranker, it acts at
-        once.
+        Number of items in a query's observation: with `affinity="context"` those with the most
+        similar neighbourhoods, otherwise the best of the first stage. Setting it on a fitted
+        Reranker takes effect immediately.
     gamma : float > 0, default 3.0
         The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
-        Similarity of vectors. `"euclidean"` scores are negative squared distances.
+        Similarity of vectors. The scores of `"euclidean"` are negative squared distances.
     neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
         How neighbours are found: a name or an object of `diffusion.neighbors`, such as
-        ``IVF(nprobe=32)``. It serves the graph and the first stage of `search` alike.
+        ``IVF(nprobe=32)``. It is used both for the graph and for the first stage of `search`.
     progress : bool, default False
         Show progress bars on standard error.
 
@@ -86,7 +90,7 @@ class Reranker(Parameters):
     graph_ : Graph
         The graph; `graph_.W` is the normalised adjacency, a scipy CSR array in the user's order.
     solver_ : solver
-        The solver, prepared.
+        The prepared solver.
     n_items_ : int
         Number of items.
     report_ : Report
@@ -94,13 +98,15 @@ class Reranker(Parameters):
 
     Notes
     -----
-    Memory: the vectors (4 n d bytes), 8 bytes an entry of W (at most 8 n k in all) and 28 bytes
-    an item, with the contextual affinity another 740 bytes an item. Building takes at most
-    12 n k bytes beyond the neighbour lists, with the contextual affinity 2,000 bytes an item.
+    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
+    bytes per item; with the contextual affinity, another 740 bytes per item. Building takes at
+    most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, 2,000
+    bytes per item.
 
-    Zero vectors have similarity 0 with everything and become isolated nodes. Where k >= n, every
-    item neighbours every other. Groups of more than k + 1 identical vectors cannot all list each
-    other; those that are left out of the lists end up isolated, which `graph_.n_isolated` shows.
+    Zero vectors have similarity 0 with everything and become isolated nodes. If k >= n, every
+    item is a neighbour of every other. Groups of more than k + 1 identical vectors cannot all
+    list each other; those left out of the lists become isolated nodes, which
+    `graph_.n_isolated` counts.
 
     References
     ----------
@@ -155,12 +161,12 @@ class Reranker(Parameters):
         Parameters
         ----------
         X : array_like, shape (n, d)
-            One row an item, finite, any real dtype; kept as float32, for `metric="cosine"`
-            L2-normalised. Item ids are row numbers.
+            One row per item, finite, of any real dtype. They are stored as float32, and
+            L2-normalised for `metric="cosine"`. Item ids are row numbers.
         checkpoint : path-like, optional
-            A directory that keeps the neighbour lists while they are computed (8 n k bytes), with
-            another beside it, named so plus ".solver", for the work of a solver that takes long.
-            Both are removed at the end. Where a fit was killed, the same call goes on from there.
+            A directory for the neighbour lists while they are being computed (8 n k bytes). The
+            offline work of a slow solver is kept in a second directory, whose name has ".solver"
+            appended. Both are removed at the end. After an interrupted fit, the same call resumes.
 
         Returns
         -------
@@ -170,14 +176,14 @@ class Reranker(Parameters):
         Raises
         ------
         DiffusionError
-            If a parameter or X is not as described; the message names it, and the row.
+            If a parameter or X is not as described; the message names the argument and the row.
         """
         components = self._components()
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         with threads.guarded():
             index = self._index_of(X)
-            # Wider lists would be padding: nothing has more neighbours than there are others.
+            # An item has at most n - 1 neighbours; longer lists would only be padded.
             k = min(int(self.k), max(1, index.size - 1))
             scores, ids = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
             return self._fit_lists(components, scores, ids, index, checkpoint)
@@ -188,13 +194,13 @@ class Reranker(Parameters):
         Parameters
         ----------
         scores : array_like, shape (n, m), float
-            Best first. Similarities; for `metric="euclidean"` negative squared distances.
+            Similarities, best first; for `metric="euclidean"`, negative squared distances.
         ids : array_like, shape (n, m), int
-            The neighbours of item i are in row i: ids in [0, n), -1 padded. An item may be in
-            its own list, at any place or not at all: it is left out. The best `k` others are
-            used. An approximate method may leave lists short.
+            Row i has the neighbours of item i: ids in [0, n), padded with -1. An item may be in
+            its own list, at any place; it is ignored there. The best `k` others are used. Lists
+            may be short, as approximate methods leave them.
         X : array_like, shape (n, d), optional
-            The vectors, for `search`. Without them only `rerank` answers.
+            The vectors, for `search`. Without them, only `rerank` is available.
 
         Returns
         -------
@@ -231,7 +237,7 @@ class Reranker(Parameters):
         )
 
     def _components(self) -> Components:
-        """Check the parameters; return the objects that they name."""
+        """Check the parameters, and return the objects that they name."""
         check_integer(self.k, "k", low=1)
         check_integer(self.query_k, "query_k", low=1)
         solver, transfer = make_solver(self.solver), self._make_transfer()
@@ -259,7 +265,7 @@ class Reranker(Parameters):
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         affinity, score, solver, transfer, _ = components
-        # What the fitted state is made with, whatever is set later.
+        # Recorded now: parameters that are set later do not change what has been fitted.
         parameters = stored_parameters(self.get_params(), components)
         edges = affinity.edges(scores, ids, progress=self.progress)
         graph = Graph.from_neighbors(*edges, progress=self.progress)
@@ -278,12 +284,12 @@ class Reranker(Parameters):
         self.solver_ = fitted.solver
 
     def fitted(self) -> Fitted:
-        """Return what the fit has made, for the other modules of this package.
+        """Return the result of the fit, for the other modules of this package.
 
         Raises
         ------
         DiffusionError
-            If nothing has been fitted, or `query_k` has been set to something else than a count.
+            If nothing has been fitted, or `query_k` is not a positive integer.
         """
         if not hasattr(self, "_fitted"):
             raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
@@ -293,34 +299,34 @@ class Reranker(Parameters):
     # --- online ----------------------------------------------------------------------------------
 
     def search(self, Q: ArrayLike, k: int = 100) -> Results:
-        """Search the collection for queries that its graph has never seen.
+        """Search the collection for queries that are not part of its graph.
 
         Parameters
         ----------
         Q : array_like, shape (nq, d) or (d,)
-            Query vectors, in the space of the collection's.
+            Query vectors, of the same kind as the collection's.
         k : int >= 1, default 100
             Length of the result lists.
 
         Returns
         -------
         scores : ndarray, shape (nq, k) or (k,), float32
-            Descending, -inf where padded. Positive: the fused or diffused score. Zero or
-            negative: nothing reached the item, which follows in the order of its first-stage
-            score, written as its distance below the query's best.
+            Descending, padded with -inf. A positive score is the fused or diffused score. Items
+            that diffusion did not reach follow in the order of the first stage; their scores are
+            zero or negative: the first-stage score minus the query's best one.
         ids : ndarray, shape (nq, k) or (k,), int64
-            Row numbers of X; equal scores by ascending id; -1 where padded (k > n).
+            Row numbers of X, padded with -1 (k > n). Equal scores are ordered by ascending id.
 
         Raises
         ------
         DiffusionError
-            If the queries do not fit the index, or it holds no vectors.
+            If the queries do not match the index, or it contains no vectors.
         """
         k = check_integer(k, "k", low=1)
         fitted, query_k = self.fitted(), int(self.query_k)
         index, queries = fitted.searched(Q)
         with threads.guarded():
-            # One neighbour more than the observation has shows whether there is a tie.
+            # One more neighbour than the observation needs shows whether there is a tie.
             wanted = fitted.depth(query_k) + 1, fitted.solver.shortlist, fitted.score.depth
             depth = min(max(k, *wanted), self.n_items_)
             lists = index.search(queries, depth, progress=self.progress)
@@ -335,21 +341,22 @@ class Reranker(Parameters):
         *,
         restrict_to_candidates: bool = False,
     ) -> Results:
-        """Re-rank first-stage results of any engine.
+        """Re-rank the first-stage results of any search engine.
 
         Parameters
         ----------
         scores0 : array_like, shape (nq, m) or (m,), float
-            First-stage scores, best first: the similarities of the metric that the graph was
-            built with (negative squared distances for `"euclidean"`). The contextual affinity
-            ranks them among the scores of the collection's own lists.
+            First-stage scores, best first, in the metric that the graph was built with (negative
+            squared distances for `"euclidean"`). The contextual affinity ranks them among the
+            scores of the collection's own lists.
         ids0 : array_like, shape (nq, m) or (m,), int
-            Their ids in [0, n), -1 padded. The best `query_k` make the observation, with the
-            contextual affinity the best 48; it fuses the scores of the best 100.
+            The items' ids in [0, n), padded with -1. The observation is computed from the best
+            `query_k`, or from the best 48 with the contextual affinity. The fusion uses the
+            scores of the best 100.
         k : int >= 1 or None, default 100
-            Length of the result lists; None is m.
+            Length of the result lists; None means m.
         restrict_to_candidates : bool, default False
-            Return the candidates alone, in a new order; else diffusion may bring in any item.
+            Only reorder the candidates. By default, diffusion may bring in any item.
 
         Returns
         -------
@@ -399,15 +406,16 @@ class Reranker(Parameters):
     def embedding_(self) -> NDArray[np.float32]:
         """Spectral embedding of the items, U h(Λ)^½, shape (n, r), float32; solver "spectral" only.
 
-        The inner product of an item's embedding and a query's (`embed`) is the query's diffused
-        score of the item, so that any engine for inner products can serve diffusion.
+        The inner product of the embeddings of an item and of a query (`embed`) is the diffused
+        score of the item for the query. Any engine for inner-product search can therefore serve
+        diffusion.
         """
         embedding = self._spectral().embedding_
         weights = self.fitted().score.weights(self.graph_)
         return embedding if weights is None else embedding * weights[:, None]
 
     def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
-        """Embed queries for an inner-product search among `embedding_`.
+        """Embed queries for an inner-product search in `embedding_`.
 
         Parameters
         ----------
@@ -417,12 +425,12 @@ class Reranker(Parameters):
         Returns
         -------
         ndarray, shape (nq, r) or (r,), float32
-            h(Λ)^½ Uᵀ y, with y the observation that the first-stage neighbours make.
+            h(Λ)^½ Uᵀ y, where y is the observation of the query.
 
         Raises
         ------
         DiffusionError
-            If the solver is not "spectral", or as `search` does.
+            If the solver is not "spectral", or in the cases in which `search` raises it.
         """
         solver, fitted, query_k = self._spectral(), self.fitted(), int(self.query_k)
         index, queries = fitted.searched(Q)
@@ -442,7 +450,7 @@ class Reranker(Parameters):
         return solver
 
     def diagnose(self) -> Diagnosis:
-        """Describe the graph of the collection in numbers, and in words where printed."""
+        """Return figures about the graph of the collection; printing them explains them."""
         fitted = self.fitted()
         with threads.guarded():
             return diagnose(fitted.graph, fitted.affinity)
@@ -450,18 +458,19 @@ class Reranker(Parameters):
     # --- storage ---------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a directory, replacing the index that may be there.
+        """Write the index to a directory, replacing an earlier index there.
 
         Parameters
         ----------
         path : path-like
-            A directory that is an index, is empty or does not exist. It receives .npy files and
-            one manifest; an interrupted save leaves the old index whole.
+            An earlier index, an empty directory, or a directory that does not exist yet. It
+            receives .npy files and one manifest. An interrupted save leaves the earlier index
+            intact.
 
         Raises
         ------
         DiffusionError
-            If `path` holds anything else.
+            If `path` is anything else.
         """
         save_state(path, self.state())
 
@@ -477,7 +486,7 @@ class Reranker(Parameters):
 
     @classmethod
     def from_state(cls, state: IndexState) -> Self:
-        """Assemble a fitted Reranker; none of the state's arrays is read.
+        """Return a fitted Reranker from its state; the arrays are not read.
 
         Raises
         ------
@@ -495,16 +504,16 @@ class Reranker(Parameters):
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     """Open a saved index.
 
-    Its arrays are memory-mapped and nothing of them is read before it is used, so that loading
-    takes the same time whatever the size.
+    The arrays are memory-mapped and only read when they are used, so loading takes the same time
+    for an index of any size.
 
     Parameters
     ----------
     path : path-like
-        What `Reranker.save` wrote.
+        A directory that `Reranker.save` has written.
     verify : bool, default False
-        Read every file first and compare its checksum with the manifest's; do so for an index
-        from a source you do not trust to be whole.
+        First read every file and compare its checksum with the manifest's. This detects a
+        damaged copy.
 
     Returns
     -------
@@ -513,7 +522,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     Raises
     ------
     DiffusionError
-        If there is no index, or it is truncated, altered, foreign or of a newer version.
+        If there is no index, or it is truncated, altered, of another format or of a newer
+        version.
     """
     state = open_state(path, verify=verify)
     if state.kind == "regional":

@@ -1,7 +1,7 @@
-"""Transfer functions h: what diffusion computes, apart from how a solver computes it.
+"""Transfer functions h, which define what diffusion computes.
 
-Diffusion answers an observation y with x = h(W) y, where W is the symmetrically normalised
-adjacency of the graph, whose eigenvalues λ lie in [-1, 1].
+Diffusion maps an observation y to x = h(W) y, where W is the symmetrically normalised adjacency of
+the graph. The eigenvalues λ of W lie in [-1, 1]. How x is computed is up to the solver.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .errors import DiffusionError
 from .validation import check_choice, check_integer, check_real
 
-# Terms after which a function is held not to be smooth enough for a polynomial.
+# The highest degree at which a polynomial is tried as an approximation.
 _MAX_DEGREE = 4096
 
 
@@ -37,13 +37,14 @@ class Transfer(Protocol):
 class RegularizedLaplacian:
     """The regularised Laplacian kernel, h(λ) = (1 - α) / (1 - α λ).
 
-    x = h(W) y solves (I - α W) x = (1 - α) y: the stationary point of a random walk that goes
-    on with probability α and starts again from y with probability 1 - α.
+    x = h(W) y solves (I - α W) x = (1 - α) y. It is the stationary point of a random walk that
+    continues with probability α and restarts from y with probability 1 - α.
 
     Parameters
     ----------
     alpha : float in [0, 1), default 0.99
-        0 returns the observation itself; towards 1 only the connected component counts.
+        With 0, the result is the observation itself; as α approaches 1, only the connected
+        component matters.
 
     References
     ----------
@@ -78,7 +79,7 @@ class HeatKernel:
     Parameters
     ----------
     t : float > 0, default 20.0
-        Time that heat flows; towards 0 it stays where the observation put it.
+        Diffusion time; as t approaches 0, the result approaches the observation.
 
     References
     ----------
@@ -107,13 +108,14 @@ class HeatKernel:
 class TruncatedRandomWalk:
     """A random walk with restart of at most T steps, h(λ) = Σ_{s=0..T} (α λ)^s / Σ_{s=0..T} α^s.
 
-    For T towards infinity it is the regularised Laplacian.
+    As T approaches infinity, it approaches the regularised Laplacian.
 
     Parameters
     ----------
     alpha : float in [0, 1), default 0.99
     steps : int >= 0, default 10
-        The T. Even values make h fall before it rises on the negative half of the spectrum.
+        The number of steps T. With even values, h decreases and then increases on the negative
+        half of the spectrum.
 
     Examples
     --------
@@ -132,7 +134,7 @@ class TruncatedRandomWalk:
 
     @property
     def increasing(self) -> bool:
-        """Whether h is non-decreasing: for an odd number of steps, or none."""
+        """Whether h is non-decreasing: it is if the number of steps is odd or 0, or α is 0."""
         return self.steps % 2 == 1 or self.steps == 0 or self.alpha == 0
 
     def __call__(self, eigenvalues: Any) -> NDArray[np.float64]:
@@ -145,19 +147,20 @@ class TruncatedRandomWalk:
 
 @dataclass(frozen=True)
 class CustomTransfer:
-    """Any function of the eigenvalues, with its kind.
+    """A transfer function given as a callable.
 
     Parameters
     ----------
     function : callable
-        Takes eigenvalues in [-1, 1], float64 of any shape, and returns as many finite values.
+        Takes an array of eigenvalues in [-1, 1], float64, and returns finite values of the same
+        shape.
     kind : {"general", "increasing"}, default "general"
-        `"increasing"` vouches that the function is non-decreasing on [-1, 1], which a truncated
-        basis needs; it is checked on a grid.
+        `"increasing"` declares that the function is non-decreasing on [-1, 1], as solvers with a
+        truncated basis require; this is checked on a grid.
 
     Notes
     -----
-    An index that holds a function cannot be saved.
+    An index with such a transfer function cannot be saved.
     """
 
     function: Callable[[NDArray[np.float64]], Any]
@@ -171,11 +174,13 @@ class CustomTransfer:
             raise DiffusionError(f"function: expected a callable, got {self.function!r}")
         values = self(np.linspace(-1.0, 1.0, 1001))
         if self.increasing and (np.diff(values) < -1e-12 * np.abs(values).max()).any():
-            raise DiffusionError("kind: expected 'general', for the function decreases somewhere")
+            raise DiffusionError(
+                "kind: expected 'general', because the function decreases somewhere"
+            )
 
     @property
     def increasing(self) -> bool:
-        """Whether the kind says so."""
+        """Whether h is declared to be non-decreasing."""
         return self.kind == "increasing"
 
     def __call__(self, eigenvalues: Any) -> NDArray[np.float64]:
@@ -195,13 +200,13 @@ TRANSFERS: dict[str, type[Any]] = {
 
 
 def chebyshev_coefficients(transfer: Transfer, tol: float) -> NDArray[np.float64]:
-    """Coefficients c of h(λ) ≈ Σ_s c_s T_s(λ) on [-1, 1].
+    """Compute the coefficients c of h(λ) ≈ Σ_s c_s T_s(λ) on [-1, 1].
 
     Parameters
     ----------
     transfer : Transfer
     tol : float
-        Bound on the sum of the coefficients left out, relative to the largest |h|.
+        Bound on the sum of the omitted coefficients, relative to the largest |h|.
 
     Raises
     ------
@@ -217,7 +222,7 @@ def chebyshev_coefficients(transfer: Transfer, tol: float) -> NDArray[np.float64
     while degree <= _MAX_DEGREE:
         coefficients: NDArray[np.float64] = chebyshev.chebinterpolate(cast(Any, transfer), degree)
         rest = np.cumsum(np.abs(coefficients[::-1]))[::-1]
-        # The upper half must be tail: else what interpolation aliases is not small either.
+        # The whole upper half has to be negligible; otherwise aliasing is not negligible either.
         if rest[degree // 2] <= allowed:
             return coefficients[: max(1, int(np.argmax(rest <= allowed)))]
         degree *= 2

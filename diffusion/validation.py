@@ -1,4 +1,4 @@
-"""Checks of what users hand in, and its conversion to the arrays that the engine works on."""
+"""Checks of arguments, and their conversion to arrays."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _BLOCK_VALUES = 1 << 20
 
 _LARGEST = 2**31 - 1
 
-# A squared distance reaches 16 times the square of this, from a centre as far out, in float32.
+# The largest norm: with a centre equally far out, squared distances reach 16 times its square,
+# which still fits float32.
 _LONGEST = 4e18
 
 
 def check_integer(value: object, name: str, *, low: int) -> int:
-    """Return `value` as an int from `low` to 2^31 - 1, or raise naming the argument."""
+    """Return `value` as an int from `low` to 2^31 - 1; raise an error that names the argument."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise DiffusionError(f"{name}: expected an integer of at least {low}, got {value!r}")
     if int(value) > _LARGEST:
@@ -45,7 +46,7 @@ def check_real(
 
 
 def check_choice(value: object, name: str, choices: tuple[str, ...]) -> str:
-    """Return `value` if it is one of `choices`, or raise listing them."""
+    """Return `value` if it is one of `choices`; raise an error that lists them."""
     if not isinstance(value, str) or value not in choices:
         expected = ", ".join(repr(choice) for choice in choices)
         raise DiffusionError(f"{name}: expected one of {expected}, got {value!r}")
@@ -66,7 +67,7 @@ def _as_numeric(values: ArrayLike, name: str, kinds: str = "fiub") -> NDArray[An
 
 
 def center_of(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Return the mean (d,) of vectors (n, d); of what is not finite, 0."""
+    """Return the mean (d,) of vectors (n, d), with 0 for values that are not finite."""
     array = _as_numeric(values, name)
     if array.ndim != 2 or 0 in array.shape:
         raise DiffusionError(f"{name}: expected shape (n, d), n and d >= 1, got {array.shape}")
@@ -86,7 +87,7 @@ def as_vectors(
     dimension: int | None = None,
     center: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Check vectors and copy them to float32, L2-normalised where the metric is the cosine.
+    """Check vectors and copy them to float32, L2-normalised for the cosine.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def as_vectors(
         For `"cosine"` each row is divided by its norm; a zero row stays zero, so that its
         similarity to everything is 0.
     dimension : int, optional
-        The d to insist on.
+        The dimension that the vectors must have.
     center : ndarray, shape (d,), optional
         Subtracted in float64, before the rounding to float32.
 
@@ -110,8 +111,8 @@ def as_vectors(
     Raises
     ------
     DiffusionError
-        If the shape or dtype is wrong, or a row holds NaN, an infinity or a value so large
-        that its square overflows float32; the row is named.
+        If the shape or dtype is wrong, or a row contains NaN, an infinity or a value whose square
+        overflows float32; the message names the row.
     """
     array = _as_numeric(values, name)
     if array.ndim != 2 or 0 in array.shape:
@@ -129,7 +130,7 @@ def as_vectors(
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise DiffusionError(f"{name}: expected finite values, row {row} holds NaN or infinity")
-        # A division by the largest entry first: the square of a large float64 overflows too.
+        # First divide by the largest entry: the square of a large float64 overflows, too.
         largest = np.abs(block).max(axis=1, keepdims=True)
         scaled = np.divide(block, largest, out=np.zeros_like(block), where=largest > 0)
         norms = np.linalg.norm(scaled, axis=1, keepdims=True)
@@ -152,31 +153,31 @@ def as_vectors(
 def as_lists(
     scores: ArrayLike, ids: ArrayLike, n: int | None = None, *, names: tuple[str, str], metric: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Check neighbour or result lists in faiss's shape.
+    """Check neighbour or result lists in the layout of faiss.
 
     Parameters
     ----------
     scores : array_like, shape (m, k), float
-        Best first: non-increasing along a row. Ignored where the id is -1.
+        Best first, non-increasing along a row. Ignored where the id is -1.
     ids : array_like, shape (m, k), int
-        In [-1, n); -1 is padding.
+        Values in [-1, n); -1 is padding.
     n : int, optional
-        Number of items that the ids refer to; None means m.
+        Number of items that the ids refer to; m by default.
     names : tuple of str
-        Names of the two arguments, for error messages.
+        Names of the two arguments in error messages.
     metric : str
-        `"euclidean"` insists on negative squared distances.
+        `"euclidean"` requires negative squared distances.
 
     Returns
     -------
     scores : ndarray, shape (m, k), float32
     ids : ndarray, shape (m, k), int64 or int32
-        int32 only where the ids came as int32; nothing is copied needlessly.
+        int32 only if the ids are given as int32; arrays are not copied unless necessary.
 
     Raises
     ------
     DiffusionError
-        Naming the argument, the row and what was expected.
+        If the lists are not as described; the message names the argument and the row.
     """
     score_name, id_name = names
     scores = _as_numeric(scores, score_name)
@@ -195,7 +196,7 @@ def as_lists(
     rows = max(1, _BLOCK_VALUES // ids.shape[1])
     for start in range(0, len(ids), rows):
         block_ids = ids[start : start + rows]
-        # float64 for the checks: what overflows float32 is then seen as what it is.
+        # The checks use float64, so that a value that overflows float32 is recognised.
         block = scores[start : start + rows].astype(np.float64)
         real = block_ids >= 0
         _refuse((block_ids < -1) | (block_ids >= n), start, f"{id_name}: expected ids in [-1, {n})")
@@ -210,7 +211,7 @@ def as_lists(
             start,
             f"{id_name}: expected each item at most once in a row",
         )
-        # A running minimum steps over the padding, whatever its score.
+        # The running minimum skips padding, whatever its score.
         block[~real] = np.inf
         lowest = np.minimum.accumulate(block, axis=1)[:, :-1]
         _refuse(
@@ -226,12 +227,12 @@ def as_lists(
                 f"{score_name}: metric='euclidean' expects negative squared distances "
                 "(faiss's L2 results D are passed as -D)",
             )
-    with np.errstate(over="ignore", invalid="ignore"):  # what stands beside -1 is not a score
+    with np.errstate(over="ignore", invalid="ignore"):  # the value beside a -1 is not a score
         return np.ascontiguousarray(scores, dtype=np.float32), np.ascontiguousarray(ids)
 
 
 def _refuse(bad: NDArray[np.bool_], start: int, message: str) -> None:
-    """Raise `message` with the first row of `bad` that holds True."""
+    """Raise `message` with the number of the first row of `bad` that contains True."""
     if bad.any():
         row = start + int(np.argmax(bad.any(axis=1)))
         raise DiffusionError(f"{message}; row {row} does not comply")

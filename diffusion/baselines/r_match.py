@@ -23,10 +23,10 @@ def r_match(
     *,
     pooling: str = "sum",
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search images by matching each region of a query with an image's most similar region.
+    """Search images by matching each region of a query with the most similar region of an image.
 
-    The score of an image is ``Σ_q max_x <q, x>``, over the query's regions q and the image's x:
-    what regional diffusion is compared with.
+    The score of an image is ``Σ_q max_x <q, x>``, over the regions q of the query and the regions
+    x of the image. Regional diffusion is compared with this baseline.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def r_match(
     X : array_like, shape (m, d)
         The regions of all images.
     images : array_like, shape (m,), int
-        The number of the image of each region, >= 0, in any order.
+        The image number of each region, >= 0, in any order.
     queries : array_like, shape (r,), int, optional
-        The query number of each region of Q: from 0, none left out, in any order. None: all are
-        regions of one query.
+        The query number of each region of Q, in any order; the numbers start at 0 and none is
+        left out. By default, all regions belong to one query.
     k : int >= 1, default 100
         Length of the result lists.
     pooling : {"sum", "max"}, default "sum"
-        Over the query's regions: the sum, or the best pair of regions alone.
+        How the scores of the query's regions are combined: their sum, or only the best one.
 
     Returns
     -------
@@ -56,7 +56,8 @@ def r_match(
 
     Notes
     -----
-    Exact: O(m d) a region of a query. Memory: the regions in float32 and a block of similarities.
+    The search is exact and takes O(m d) per region of a query. Memory: the regions in float32 and
+    a block of similarities.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What the commands `diffusion` and `features` share: one line for an error, and exit statuses."""
+"""The parts that the commands `diffusion` and `features` share: parser, errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..errors import ConvergenceWarning, DiffusionError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain, and exit with status 2."""
+        """Report an error, and exit with status 2."""
         say(self.prog, f"error: {message} (see {self.prog} --help)")
         raise SystemExit(2)
 
 
 class Verbs:
-    """The verbs of a command, each with a parser of its own."""
+    """The verbs of a command, each with its own parser."""
 
     def __init__(self, parser: Parser) -> None:
         self._verbs = parser.add_subparsers(
@@ -37,7 +37,7 @@ class Verbs:
 
 
 def say(command: str, message: str) -> None:
-    """Print one line on standard error, led by the command's name."""
+    """Print one line on standard error, which begins with the command's name."""
     print(f"{command.split()[0]}: {' '.join(message.split())}", file=sys.stderr)
 
 
@@ -47,7 +47,7 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
     name = parser.prog
     try:
         with warnings.catch_warnings():
-            # A warning is for people here: its text, on a line of its own.
+            # Only the text of a warning is printed, on one line.
             warnings.simplefilter("always", ConvergenceWarning)
             warnings.showwarning = lambda message, *_, **__: say(name, f"warning: {message}")
             options.run(options)
@@ -56,7 +56,7 @@ def run(parser: Parser, arguments: Sequence[str] | None) -> int:
         say(name, f"error: {error}")
         return 2
     except BrokenPipeError:
-        # The reader of our output has seen enough; nothing is wrong.
+        # The reader of the output has closed it, as `head` does; this is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         say(name, "interrupted")

@@ -25,7 +25,7 @@ class Groups:
     names : ndarray, shape (n,), int64
         The numbers of the groups that have a row, ascending.
     members : ndarray, shape (m,), int32
-        For each row its group, as a position in `names`.
+        The group of each row, as a position in `names`.
     """
 
     names: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Groups:
 
     @classmethod
     def of(cls, numbers: ArrayLike, rows: Any, name: str) -> Self:
-        """Check the numbers (m,) of the groups of m rows; `name` is what an error calls them."""
+        """Check the group numbers (m,) of m rows; `name` is the argument that errors name."""
         array = np.asarray(numbers)
         expected = len(rows) if np.ndim(rows) else 0
         if array.shape != (expected,) or array.dtype.kind not in "iu":
@@ -50,7 +50,7 @@ class Groups:
 
     @classmethod
     def of_queries(cls, queries: ArrayLike | None, vectors: NDArray[np.float32]) -> Self:
-        """Check the query numbers (m,) of vectors (m, d): from 0, none left out; None: all 0."""
+        """Check the query numbers (m,) of vectors (m, d): 0 to nq - 1; None is all 0."""
         groups = cls.of(
             np.zeros(len(vectors), int) if queries is None else queries, vectors, "queries"
         )
@@ -64,12 +64,12 @@ class Groups:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The rows, group by group, in their own order within a group; shape (m,)."""
+        """The rows sorted by group, in ascending order within a group; shape (m,)."""
         return np.argsort(self.members, kind="stable")
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """Where each group begins in `order`, and the end, shape (n + 1,)."""
+        """The start of each group in `order`, followed by the number of rows, shape (n + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes)])
 
     @cached_property
@@ -81,24 +81,24 @@ class Groups:
 def generalized_max_pooling(
     X: ArrayLike, images: ArrayLike, *, regularization: float = 1.0
 ) -> NDArray[np.float32]:
-    """Weigh the regions of each image so that those that look alike share their vote.
+    """Compute weights of the regions of each image, such that similar regions share one vote.
 
-    With Φ the L2-normalised regions of an image, one a row, the weights of its regions are
-    ``w = (Φ Φᵀ + λ I)^-1 1``: for λ -> 0 the weighted sum ``Φᵀ w`` is as similar to every region,
-    whether it stands for many or is alone; for λ -> ∞ all weigh the same.
+    With the L2-normalised regions of an image in the rows of Φ, the weights of its regions are
+    ``w = (Φ Φᵀ + λ I)^-1 1``. For λ -> 0, the weighted sum ``Φᵀ w`` is equally similar to every
+    region, whether there are many like it or none. For λ -> ∞, all weights are equal.
 
     Parameters
     ----------
     X : array_like, shape (m, d)
     images : array_like, shape (m,), int
-        The number of the image of each region, >= 0, in any order.
+        The image number of each region, >= 0, in any order.
     regularization : float > 0, default 1.0
         The λ.
 
     Returns
     -------
     ndarray, shape (m,), float32
-        A weight of each region; negative, for a small λ, where a region lies between others.
+        The weight of each region. With a small λ, it is negative for regions between others.
 
     Raises
     ------
@@ -107,8 +107,8 @@ def generalized_max_pooling(
 
     Notes
     -----
-    A linear system an image, of the smaller of its number of regions and d unknowns; images of
-    as many regions are solved together.
+    One linear system per image is solved; its number of unknowns is the number of regions or d,
+    whichever is smaller. Images with equal numbers of regions are solved together.
 
     References
     ----------
@@ -117,7 +117,7 @@ def generalized_max_pooling(
 
     Examples
     --------
-    Two regions alike and one unlike them: 1 / (2 + λ) each, and 1 / (1 + λ).
+    Two equal regions get the weight 1 / (2 + λ) each, a region orthogonal to them 1 / (1 + λ).
 
     >>> generalized_max_pooling([[1, 0], [1, 0], [0, 1]], [7, 7, 7])
     array([0.33333334, 0.33333334, 0.5       ], dtype=float32)
@@ -141,13 +141,13 @@ def generalized_max_pooling(
 
 def _weights(phi: NDArray[np.floating], ridge: float) -> NDArray[np.floating]:
     """Solve (Φ Φᵀ + λ I) w = 1 for each Φ (r, d) of a stack (b, r, d)."""
-    # float32 has left the norms of the rows a little off 1; they are 0 for zero rows.
+    # Rounding to float32 has moved the norms away from 1 slightly; zero rows have the norm 0.
     norms = np.linalg.norm(phi, axis=2, keepdims=True)
     phi = np.divide(phi, norms, out=np.zeros_like(phi), where=norms > 0)
     b, r, d = phi.shape
     transposed = phi.transpose(0, 2, 1)
     if r <= d:
         return np.linalg.solve(phi @ transposed + ridge * np.eye(r), np.ones((b, r, 1)))[..., 0]
-    # The same by d unknowns: (Φ Φᵀ + λ I)^-1 = (I - Φ (Φᵀ Φ + λ I)^-1 Φᵀ) / λ.
+    # An equivalent system with d unknowns: (Φ Φᵀ + λ I)^-1 = (I - Φ (Φᵀ Φ + λ I)^-1 Φᵀ) / λ.
     total = phi.sum(axis=1)[..., None]
     return (1 - phi @ np.linalg.solve(transposed @ phi + ridge * np.eye(d), total))[..., 0] / ridge

@@ -3,8 +3,8 @@
 The manifest names every file with its shape, dtype, size and SHA-256. The arrays are written to a
 new subdirectory and committed by replacing the manifest, which is atomic: a reader sees the old
 state or the new one, and an interrupted write leaves the old one. Writers of one directory take
-turns, by a lock on it. Arrays are memory-mapped on loading; nothing of them is read before it is
-used. No pickled object is ever read or written.
+turns, by a lock on it. Arrays are memory-mapped on loading and only read when they are used.
+Pickled objects are never read or written.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ def save(
     Parameters
     ----------
     path : path-like
-        A directory of this format, an empty one or none.
+        A directory of this format, an empty directory, or one that does not exist yet.
     format : Format
     content : mapping
-        What the manifest says besides the arrays: JSON values and numpy scalars.
+        Further entries of the manifest: JSON values and numpy scalars.
     arrays : mapping of str to ndarray
 
     Raises
     ------
     DiffusionError
-        If `path` holds something else, which is never touched.
+        If `path` contains something else, which is never touched.
     """
     with writing(path, format) as new:
         for name, array in arrays.items():
@@ -109,13 +109,13 @@ def writing(path: str | os.PathLike[str], format: Format) -> Iterator[Writing]:
     Parameters
     ----------
     path : path-like
-        A directory of this format, an empty one or none.
+        A directory of this format, an empty directory, or one that does not exist yet.
     format : Format
 
     Raises
     ------
     DiffusionError
-        If `path` holds something else, which is never touched.
+        If `path` contains something else, which is never touched.
     """
     path = as_path(path)
     with _locked(path):
@@ -176,8 +176,8 @@ class Writing:
         _sync_directory(self._folder)
         write_manifest(self._path, self._format, content, self._entries)
         _sync_directory(self._path)
-        # What earlier writers left, including interrupted ones. Arrays that a process has mapped
-        # from there stay valid: the files lose their names, not their content.
+        # The arrays of earlier writes go, including interrupted ones. Those that a process has
+        # mapped stay valid: their files lose their names, not their content.
         remove_leftovers(self._path, self._format, keep=self._folder)
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ def claimed(path: str | os.PathLike[str], format: Format) -> Iterator[None]:
     Parameters
     ----------
     path : path-like
-        A directory of this format, an empty one or none.
+        A directory of this format, an empty directory, or one that does not exist yet.
     format : Format
 
     Raises
@@ -255,7 +255,7 @@ def remove(path: str | os.PathLike[str], format: Format) -> None:
 
 
 def remove_leftovers(path: Path, format: Format, *, keep: Path | None = None) -> None:
-    """Delete what interrupted writes left in a directory of this format, but not `keep`."""
+    """Delete the arrays and temporary files in a directory of this format, except `keep`."""
     for entry in list(path.iterdir()):
         if entry != keep and _is_ours(entry, format):
             _remove(entry)
@@ -273,7 +273,7 @@ def write_manifest(
 
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a directory, which is created, and deleted again if nothing is put in it."""
+    """Hold the lock of a directory; create it, and delete it at the end if it is empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     with contextlib.ExitStack() as stack:
         try:

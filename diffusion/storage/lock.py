@@ -19,7 +19,7 @@ except ImportError:  # Windows: nothing is locked
 
 
 class _Held(threading.local):
-    """The directories that this thread holds by `locked`, as (device, inode)."""
+    """The directories that this thread has locked with `locked`, as (device, inode)."""
 
     def __init__(self) -> None:
         self.directories: set[tuple[int, int]] = set()
@@ -85,7 +85,7 @@ def unlock(descriptor: int | None) -> None:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a directory, as `lock_directory` takes it.
 
-    A thread that holds the lock already may enter again.
+    It is reentrant: a thread that holds the lock may enter again.
     """
     if path.is_dir() and _identity(path) in _held.directories:
         yield

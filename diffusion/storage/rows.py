@@ -46,13 +46,13 @@ class RowsCheckpoint:
     Parameters
     ----------
     path : path-like
-        The directory: does not exist, or is the checkpoint of an earlier run. That run's rows
-        are taken over where its inputs, settings and layout were the same, and discarded
-        otherwise.
+        A directory that does not exist, is empty, or is the checkpoint of an earlier run. The
+        rows of that run are kept if its inputs, settings and layout were the same; otherwise,
+        they are discarded.
     inputs : sequence of ndarray
-        What the rows are computed from; the first has n rows.
+        The arrays that the rows are computed from; the first has n rows.
     settings : str
-        Everything else that they depend on.
+        A description of everything else that the rows depend on.
     layout : mapping of str to (dtype, int)
         Name, dtype and width of each array; the names are "scores", "ids" and "residuals".
     """
@@ -131,17 +131,17 @@ class RowsCheckpoint:
             raise
 
     def close(self) -> None:
-        """Let others have the directory. The arrays stay valid."""
+        """Release the directory. The arrays stay valid."""
         self._release()
 
     def done(self, rows: int) -> None:
-        """Note that so many rows are written, in an order that the inputs determine.
+        """Record that a number of rows has been written, in an order that the inputs determine.
 
-        Every few seconds, and at the end, that is made durable.
+        The record is made durable every few seconds and at the end.
         """
         self.rows = rows
         if rows == self._n or time.monotonic() - self._saved > _INTERVAL:
-            # The rows first, then the claim that they are there.
+            # First the rows, then the record that they are complete.
             for array in self.arrays.values():
                 array.flush()  # type: ignore[attr-defined]
             self._write_progress()
@@ -149,12 +149,12 @@ class RowsCheckpoint:
 
     def _create(self, name: str, dtype: type, shape: tuple[int, int]) -> NDArray[Any]:
         file = self._path / f"{name}.npy"
-        # Another file, not the old one emptied, which may still be mapped.
+        # A new file: the old one may still be mapped and must not be truncated.
         file.unlink(missing_ok=True)
         return create_array(file, dtype, shape)
 
     def _is_whole(self, name: str, dtype: type, shape: tuple[int, int]) -> bool:
-        """Whether an array's file is as it was created; mapped for writing, it would be mended."""
+        """Return whether an array's file is as it was created, without mapping it for writing."""
         file = self._path / f"{name}.npy"
         try:
             array = np.lib.format.open_memmap(file, mode="r")
@@ -188,7 +188,7 @@ class ListsCheckpoint(RowsCheckpoint):
 def discard(path: str | os.PathLike[str]) -> None:
     """Delete a checkpoint, and nothing else that may be in its directory.
 
-    One that this thread holds is closed; one that another process or thread holds is left.
+    If this thread holds it, it is closed first; if another process or thread does, it is kept.
     """
     path = as_path(path, "checkpoint")
     if not path.is_dir():
@@ -209,9 +209,9 @@ def _key(path: Path) -> tuple[int, int, int]:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a directory, without waiting; a checkpoint that this thread holds there gives way.
+    """Lock a directory without waiting, and close an earlier checkpoint of this thread there.
 
-    This thread is done with that one: it is alive because a traceback, say, still refers to it.
+    This thread no longer uses that one; a traceback may still refer to it, for example.
     """
     if path.is_dir():
         held = _held.get(_key(path))

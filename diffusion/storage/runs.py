@@ -1,4 +1,4 @@
-"""Files that vectors and results come and go in: .npy, .npz and TREC runs and qrels."""
+"""Result lists in .npz files and TREC runs, and relevance judgements in TREC qrels."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .files import DAMAGED, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-# Last column of a TREC run.
+# The last column of TREC runs.
 TAG = "diffusion-rerank"
 
 
 def read_results(path: str | os.PathLike[str]) -> Lists:
-    """Read result lists: an .npz with `scores` and `ids`, or else a TREC run.
+    """Read result lists from an .npz file with `scores` and `ids`, or from a TREC run.
 
     Returns
     -------
     scores : ndarray, shape (nq, k), float32
-        -inf where padded.
+        Padded with -inf.
     ids : ndarray, shape (nq, k), int64
-        -1 where padded.
+        Padded with -1.
 
     Raises
     ------
     DiffusionError
-        If the file cannot be read or is neither.
+        If the file cannot be read, or has neither format.
     """
     if Path(path).suffix != ".npz":
         return _read_run(path)
@@ -51,7 +51,7 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
 def write_results(
     path: str | os.PathLike[str], scores: NDArray[np.float32], ids: NDArray[np.int64]
 ) -> None:
-    """Write result lists whole or not at all: to a name in .npz so, to any other as a TREC run."""
+    """Write result lists atomically, to an .npz file if `path` says so, otherwise as a TREC run."""
     try:
         if Path(path).suffix == ".npz":
             with replacing(path) as file:
@@ -64,7 +64,7 @@ def write_results(
 
 
 def write_run(file: IO[str], scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-    """Write a TREC run: lines of `query Q0 item rank score tag`, ranks from 1, padding left out."""
+    """Write a TREC run: lines of `query Q0 item rank score tag`, ranks from 1, without padding."""
     for query, (row_scores, row_ids) in enumerate(zip(scores, ids, strict=True)):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
             if item >= 0:
@@ -72,7 +72,7 @@ def write_run(file: IO[str], scores: NDArray[np.float32], ids: NDArray[np.int64]
 
 
 def _fields(path: str | os.PathLike[str], count: int) -> Any:
-    """Yield (line number, fields) of a white-space separated file, each line of `count` fields."""
+    """Yield the number and the fields of each line; a line has `count` fields, or is empty."""
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -103,7 +103,7 @@ def _number(path: object, number: int, name: str, text: str, kind: type = int) -
 
 
 def _read_run(path: str | os.PathLike[str]) -> Lists:
-    """Read a TREC run whose queries and items are row numbers; each query's lines by rank."""
+    """Read a TREC run whose queries and items are row numbers; lists are ordered by rank."""
     rows: dict[int, list[tuple[int, float, int]]] = defaultdict(list)
     for number, (query, _, item, rank, score, _) in _fields(path, 6):
         query_row = _number(path, number, "query", query)
@@ -143,12 +143,12 @@ def read_qrels(
     ----------
     path : path-like
     queries : int
-        Number of queries; judgements of others are an error.
+        Number of queries; judgements of other queries are an error.
 
     Returns
     -------
     relevant, junk : list of list of int
-        Items of relevance above 0, and below 0, of each query.
+        The items with a relevance above 0, and below 0, for each query.
     """
     relevant: list[list[int]] = [[] for _ in range(queries)]
     junk: list[list[int]] = [[] for _ in range(queries)]
