@@ -7,18 +7,12 @@ import os
 from pathlib import Path
 
 from .. import storage
-from ..affinity import AFFINITIES
 from ..errors import DiffusionError
 from ..index_state import INDEX
-from ..neighbors import METHODS
-from ..reranker import Reranker
-from ..solvers import SOLVERS
 from ..storage import read_array
-from ..validation import METRICS
 from .command import Verbs
 from .files import named, writing
-
-_PARAMETERS = ("k", "alpha", "gamma", "query_k", "metric", "affinity", "neighbors", "solver")
+from .parameters import add_parameters, reranker_of
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -28,23 +22,12 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("index", metavar="INDEX", help="directory to write")
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
-    default = Reranker().get_params()
-    build.add_argument(
-        "-k", type=int, default=default["k"], help="neighbours per item (%(default)s)"
-    )
-    build.add_argument("--alpha", type=float, default=default["alpha"], help="(%(default)s)")
-    build.add_argument("--gamma", type=float, default=default["gamma"], help="(%(default)s)")
-    build.add_argument("--query-k", type=int, default=default["query_k"], help="(%(default)s)")
-    build.add_argument("--metric", choices=METRICS, default=default["metric"])
-    build.add_argument("--affinity", choices=AFFINITIES, default=default["affinity"])
-    build.add_argument("--neighbors", choices=tuple(METHODS), default=default["neighbors"])
-    build.add_argument("--solver", choices=tuple(SOLVERS), default=default["solver"])
+    add_parameters(build)
     build.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
 
 def _build(options: argparse.Namespace) -> None:
-    parameters = {name: getattr(options, name) for name in _PARAMETERS}
-    ranker = Reranker(**parameters, progress=not options.quiet)
+    ranker = reranker_of(options, progress=not options.quiet)
     vectors, index = options.vectors, options.index
     lists = (options.neighbor_scores, options.neighbor_ids)
     if (lists[0] is None) != (lists[1] is None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..affinity import AFFINITIES
-from ..neighbors.index import METHODS
+from ..neighbors import METHODS
 from ..reranker import Reranker
 from ..solvers import SOLVERS
 from ..validation import METRICS
@@ -23,9 +23,9 @@ def add_parameters(verb: argparse._ActionsContainer) -> None:
         verb.add_argument(option, default=default[name], help=help, **how)  # type: ignore[arg-type]
 
     add("-k", "neighbours per item", type=int)
-    add("--alpha", "weight of the graph in the diffusion", type=float)
-    add("--gamma", "exponent of the similarity in the graph", type=float)
-    add("--query-k", "neighbours per query", type=int)
+    add("--alpha", "weight of the graph, 0 to below 1", type=float)
+    add("--gamma", "exponent of the affinities cosine and gaussian", type=float)
+    add("--query-k", "items in the observation of a query", type=int)
     add("--metric", choices=METRICS)
     add("--affinity", choices=AFFINITIES)
     add("--neighbors", choices=tuple(METHODS))

@@ -54,10 +54,10 @@ def add_network(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) ->
     add_options(verb.add_argument_group("network"), NetworkSettings, skip=skip)
 
 
-def add_images(verb: argparse.ArgumentParser) -> None:
+def add_images(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) -> None:
     """Add the options of `ImageSettings`."""
     group = verb.add_argument_group("images")
-    add_options(group, ImageSettings, skip=("scales",))
+    add_options(group, ImageSettings, skip=("scales", *skip))
     group.add_argument(
         "--multi-scale", action="store_true", help="average over scales 1, 1/sqrt(2) and 1/2"
     )

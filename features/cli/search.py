@@ -44,7 +44,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     index.add_argument("--whitening", metavar="FILE", help="whitening that `features whiten` wrote")
     add_parameters(index.add_argument_group("graph and search"))
     add_network(index)
-    add_images(index)
+    add_images(index, skip=("regions",))
     add_run(index)
 
     search = verbs.add("search", _search, "Search an index of photos for photos like others.")
@@ -101,20 +101,19 @@ def _described(options: argparse.Namespace) -> Descriptors:
 
 
 def _search(options: argparse.Namespace) -> None:
-    import diffusion
-    from diffusion import storage
-    from diffusion.index_state import INDEX
+    from diffusion import Reranker
+    from diffusion.index_state import open_state
     from diffusion.storage import runs
 
     from ..index.photos import describe_queries, write_names
 
     _check_output(options.output)
-    ranker = diffusion.load(options.index).set_params(progress=not options.quiet)
-    stored = storage.load(options.index, INDEX)
-    queries = describe_queries(stored, options.photos, weights=options.weights)
+    state = open_state(options.index)
+    ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
+    queries = describe_queries(state, options.photos, weights=options.weights)
     scores, ids = ranker.search(queries, options.k)
     if options.output is None:
-        write_names(sys.stdout, stored, options.photos, scores, ids)
+        write_names(sys.stdout, state, options.photos, scores, ids)
     else:
         runs.write_results(options.output, scores, ids)
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from diffusion import Reranker, storage
 from diffusion.errors import DiffusionError
-from diffusion.index_state import INDEX, pack
-from diffusion.storage import Stored
+from diffusion.index_state import INDEX, IndexState, save_state
 from diffusion.storage.strings import pack_strings, unpack_strings
 
 from ..description.descriptors import (
@@ -64,14 +63,13 @@ def build_index(
     extra |= whitening_arrays(descriptors.whitening())
     try:
         ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")
-        about, arrays = pack(ranker)
-        storage.save(index, INDEX, {**about, _CONTENT: content}, {**arrays, **extra})
+        save_state(index, ranker.state().with_part(_CONTENT, content, extra))
     except OSError as error:
         raise DiffusionError(f"{index}: cannot be written ({error.strerror or error})") from None
     return ranker
 
 
-def image_names(stored: Stored) -> list[str]:
+def image_names(state: IndexState) -> list[str]:
     """Return the photo of each item of an index.
 
     Raises
@@ -79,31 +77,31 @@ def image_names(stored: Stored) -> list[str]:
     DiffusionError
         If it is an index of vectors alone.
     """
-    content = stored.manifest.get(_CONTENT)
-    if not isinstance(content, dict) or not {_NAMES, _ENDS} <= set(stored.arrays):
+    content = state.parts.get(_CONTENT)
+    if not isinstance(content, dict) or not {_NAMES, _ENDS} <= set(state.arrays):
         raise DiffusionError(
-            f"{stored.path}: expected an index of photos, as `features index` builds it; this one "
+            f"{state.source}: expected an index of photos, as `features index` builds it; this one "
             "is of vectors alone"
         )
     try:
-        names = unpack_strings(stored.arrays[_NAMES], stored.arrays[_ENDS])
-        if len(names) != stored.manifest["sizes"]["items"]:
+        names = unpack_strings(state.arrays[_NAMES], state.arrays[_ENDS])
+        if len(names) != state.sizes["items"]:
             raise ValueError(f"{len(names)} names")
     except ValueError as error:
         raise DiffusionError(
-            f"{stored.path}: altered, its photos have no names ({error})"
+            f"{state.source}: altered, its photos have no names ({error})"
         ) from None
     return names
 
 
 def describe_queries(
-    stored: Stored, files: Sequence[str | os.PathLike[str]], *, weights: str | None = None
+    state: IndexState, files: Sequence[str | os.PathLike[str]], *, weights: str | None = None
 ) -> NDArray[np.float32]:
     """Describe photos as the photos of an index were described.
 
     Parameters
     ----------
-    stored : Stored
+    state : IndexState
         An opened index.
     files : sequence of path-like
     weights : str, optional
@@ -120,8 +118,8 @@ def describe_queries(
     """
     from ..description.recipe import describer_of
 
-    image_names(stored)
-    content = stored.manifest[_CONTENT]
+    image_names(state)
+    content = state.parts[_CONTENT]
     if OBJECTS in content:
         from ..objects.opened import open_objects
 
@@ -135,20 +133,20 @@ def describe_queries(
             )
         locator = objects.locator(weights=weights)
         return np.stack([locator.describe_file(file) for file in files])
-    whitening = stored_whitening(stored.arrays)
-    describer = describer_of(content.get("recipe"), whitening, str(stored.path), weights=weights)
+    whitening = stored_whitening(state.arrays)
+    describer = describer_of(content.get("recipe"), whitening, state.source, weights=weights)
     return np.stack([describer.describe_file(file) for file in files])
 
 
 def write_names(
     file: IO[str],
-    stored: Stored,
+    state: IndexState,
     queries: Sequence[str],
     scores: NDArray[np.float32],
     ids: NDArray[np.int64],
 ) -> None:
     """Write lines of query, rank, score and file name, separated by tabs, without padding."""
-    names = image_names(stored)
+    names = image_names(state)
     encoding = getattr(file, "encoding", None) or "utf-8"
     for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):

@@ -221,10 +221,10 @@ def test_saved_and_loaded_it_answers_alike(small, tmp_path):
 
 def test_damage_and_other_kinds_are_refused(small, tmp_path):
     _, discovery = small
-    with pytest.raises(DiffusionError, match="expected an index"):
+    with pytest.raises(DiffusionError, match="expected a saved object discovery"):
         ObjectDiscovery.load(tmp_path / "nothing")
     diffusion.Reranker(k=3).fit(discovery.vectors_).save(tmp_path / "index")
-    with pytest.raises(DiffusionError, match="expected a saved object discovery"):
+    with pytest.raises(DiffusionError, match="expected format 'diffusion-rerank object discovery'"):
         ObjectDiscovery.load(tmp_path / "index")
     discovery.save(tmp_path / "objects")
     manifest = json.loads((tmp_path / "objects" / "manifest.json").read_text())

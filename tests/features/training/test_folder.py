@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 
 import numpy as np
@@ -20,6 +21,7 @@ from features.networks.weights import read_file, write_file
 from features.settings import ImageSettings, NetworkSettings, RunSettings, TrainingSettings
 from features.training.folder import train_folder
 from tests.features.training.test_curve import points
+from tests.support.folders import contents
 from tests.support.photos import pattern, png
 from tests.support.settings import take
 
@@ -199,6 +201,33 @@ def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch
         assert torch.equal(value, resumed.network.state_dict()[name])
     with pytest.raises(DiffusionError, match="expected this training, this one is of other"):
         train("cut", loss=loss, epochs=4)
+
+
+def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(train, tmp_path, monkeypatch):
+    settings = {"loss": "softmax", "epochs": 1, "validation": None}
+    replace, writes, last = os.replace, [], [1000]
+
+    def stopping(source, target):
+        if len(writes) == last[0]:
+            raise KeyboardInterrupt
+        writes.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopping)
+    train("whole", **settings)
+    expected = contents(tmp_path / "whole")
+    assert set(expected) == {"curve.svg", "history.json", "manifest.json", "network.safetensors"}
+    # The claim on the folder, the state, history and curve of an epoch, and what remains.
+    total = len(writes)
+    assert total >= 8
+    for step in range(total):
+        writes.clear()
+        last[0] = step
+        with pytest.raises(KeyboardInterrupt):
+            train(f"cut{step}", **settings)
+        last[0] = 1000
+        train(f"cut{step}", **settings)
+        assert contents(tmp_path / f"cut{step}") == expected
 
 
 def test_batch_normalisation_keeps_its_statistics(train, home):
