@@ -1,8 +1,8 @@
-"""Whitening of descriptors: PCA, and supervised from pairs that show the same thing.
+"""Whitening of descriptors: PCA, and supervised whitening from matching pairs.
 
-PCA and shrinkage are not scikit-learn's: its `PCA` and `LedoitWolf` compute in the float32 of the
-descriptors (variances off by 1e-4), or hold several float64 copies of all rows; here rows are read
-in blocks. The tests compare the two.
+PCA and shrinkage are not those of scikit-learn, whose `PCA` and `LedoitWolf` either compute in the
+float32 of the descriptors (relative error of the variances 1e-4) or hold several float64 copies of
+all rows. Here rows are converted in blocks. The tests compare the shrinkage with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from diffusion.errors import DiffusionError
 from diffusion.storage import DAMAGED, as_path, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
-# Directions of less than this share of the largest variance are rounding.
+# Directions with less than this share of the largest variance are rounding errors.
 _RANK = 1e-10
-# Rows turned at a time: the float64 copy of them is what this bounds, to 32 MiB for d = 2048.
+# Rows per block, which bounds the float64 copy of a block to 32 MiB for d = 2048.
 _ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """An affine map of descriptors, P (x - m), L2-normalised.
+    """An affine map of descriptors, x -> P (x - m), followed by L2 normalisation.
 
     Attributes
     ----------
     mean : ndarray, shape (d,), float64
-        The m.
+        The mean m.
     projection : ndarray, shape (d', d), float64
-        The P, most important direction first.
+        The projection P, most important direction first.
     """
 
     mean: NDArray[np.float64]
@@ -57,11 +57,11 @@ class Whitening:
 
     @property
     def dimension(self) -> int:
-        """Length d' of what comes out."""
+        """Length d' of the whitened descriptors."""
         return len(self.projection)
 
     def reduced(self, dimension: int) -> Whitening:
-        """Keep the first `dimension` directions."""
+        """Return a whitening with the first `dimension` directions only."""
         dimension = check_integer(dimension, "dimension", low=1)
         if dimension > self.dimension:
             raise DiffusionError(f"dimension: expected at most {self.dimension}, got {dimension}")
@@ -73,7 +73,7 @@ class Whitening:
         Parameters
         ----------
         X : array_like, shape (n, d)
-            L2-normalised first, as those that the whitening was learned from were.
+            Descriptors, which are L2-normalised first, as in the learning of the whitening.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class Whitening:
         return out
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an .npz of `mean` and `projection`, whole or not at all."""
+        """Write an .npz file of `mean` and `projection`, which appears only once it is complete."""
         try:
             with replacing(as_path(path)) as file:
                 np.savez(file, mean=self.mean, projection=self.projection)
@@ -102,12 +102,12 @@ class Whitening:
 
 
 def load_whitening(path: str | os.PathLike[str]) -> Whitening:
-    """Read what `Whitening.save` wrote.
+    """Read a file that `Whitening.save` wrote.
 
     Raises
     ------
     DiffusionError
-        If the file cannot be read or holds anything else.
+        If the file cannot be read or does not hold a whitening.
     """
     try:
         with open(as_path(path), "rb") as stream:
@@ -127,20 +127,23 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
 def learn_pca(
     X: ArrayLike, dimension: int | None = None, *, shrinkage: float | None = None
 ) -> Whitening:
-    """Learn PCA whitening: uncorrelated directions of variance 1, those of most variance first.
+    """Learn PCA whitening, which makes the components uncorrelated and of variance 1.
 
-    P = Λ^-½ Vᵀ with V Λ Vᵀ the covariance of X, of which the largest `dimension` stay.
+    P = Λ^-½ Vᵀ, where V Λ Vᵀ is the covariance of X. The `dimension` directions of the largest
+    variance are kept, in descending order.
 
     Parameters
     ----------
     X : array_like, shape (n, d)
-        Descriptors, n >= 2; L2-normalised first.
+        Descriptors, n >= 2, which are L2-normalised first.
     dimension : int >= 1, optional
-        The d'; by default as many as X has directions.
+        Length d' of the whitened descriptors; by default the number of directions in which X
+        varies.
     shrinkage : float in [0, 1], optional
-        Share δ of the mean variance μ that is mixed into the covariance, (1 - δ) C + δ μ I,
-        which keeps directions that n samples say little of from being blown up. By default
-        Ledoit and Wolf's estimate, which goes to 0 as n grows; 0 is the covariance itself.
+        Weight δ of the mean variance μ in the shrunk covariance (1 - δ) C + δ μ I. Shrinkage
+        limits the amplification of directions whose variance is estimated poorly from n samples.
+        By default the estimate of Ledoit and Wolf, which approaches 0 as n grows; 0 means the
+        covariance itself.
 
     Returns
     -------
@@ -149,7 +152,7 @@ def learn_pca(
     Raises
     ------
     DiffusionError
-        If an argument is not as described, or X has fewer directions than asked for.
+        If an argument is not as described, or X varies in fewer than `dimension` directions.
 
     References
     ----------
@@ -173,23 +176,24 @@ def learn_supervised(
     *,
     shrinkage: float | None = None,
 ) -> Whitening:
-    """Learn whitening from matching pairs: what differs within pairs has variance 1 after it.
+    """Learn whitening from matching pairs, whose differences then have variance 1.
 
-    With S the mean of (x_i - x_j)(x_i - x_j)ᵀ over the pairs, S = L Lᵀ, and V the eigenvectors of
-    L^-1 C L^-ᵀ, where C is the covariance of X: P = Vᵀ L^-1, of which the directions of the
-    largest variance stay.
+    Let S = L Lᵀ be the mean of (x_i - x_j)(x_i - x_j)ᵀ over the pairs, C the covariance of X, and V
+    the eigenvectors of L^-1 C L^-ᵀ. Then P = Vᵀ L^-1, of which the `dimension` directions of the
+    largest variance are kept.
 
     Parameters
     ----------
     X : array_like, shape (n, d)
-        Descriptors; L2-normalised first.
+        Descriptors, which are L2-normalised first.
     pairs : array_like, shape (m, 2), int
-        Row numbers of two descriptors that show the same thing. The mean is that of their first
-        column, a row as often as it stands there.
+        Pairs of row numbers whose descriptors show the same object. The mean m is the mean of the
+        rows in the first column, each counted as often as it occurs there.
     dimension : int >= 1, optional
-        The d', at most d, which is the default.
+        Length d' of the whitened descriptors, at most d; by default d.
     shrinkage : float in [0, 1], optional
-        As for `learn_pca`, of S. At 0, S must have full rank, which takes at least d pairs.
+        Shrinkage of S, as for `learn_pca`. With 0, S must have full rank, which takes at least d
+        pairs.
 
     Returns
     -------
@@ -219,10 +223,10 @@ def learn_supervised(
     shrunk = spread.shrunk(shrinkage)
     if shrunk[-1] <= _RANK * shrunk[0]:
         raise DiffusionError(
-            f"pairs: expected differences in all {d} directions, got {len(rows)} pairs "
-            "that leave some out; more pairs or a shrinkage above 0"
+            f"pairs: expected differences that span all {d} directions, got {len(rows)} pairs that "
+            "do not; use more pairs or a shrinkage above 0"
         )
-    inner = _scaled(spread.directions, shrunk)  # L^-1 but for a rotation, which V takes up
+    inner = _scaled(spread.directions, shrunk)  # L^-1 up to a rotation, which V compensates
     count = d if dimension is None else check_integer(dimension, "dimension", low=1)
     if count > d:
         raise DiffusionError(f"dimension: expected at most {d}, got {count}")
@@ -231,7 +235,7 @@ def learn_supervised(
 
 
 def as_pairs(pairs: ArrayLike, n: int) -> NDArray[np.int64]:
-    """Check pairs of row numbers, shape (m, 2), in [0, n), the two of a pair different."""
+    """Validate pairs (m, 2) of two different row numbers each, in [0, n)."""
     array = np.asarray(pairs)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
         raise DiffusionError(
@@ -247,13 +251,15 @@ def as_pairs(pairs: ArrayLike, n: int) -> NDArray[np.int64]:
 
 
 def pairs_of(labels: ArrayLike, *, most: int | None = None, seed: int = 0) -> NDArray[np.int64]:
-    """Return all pairs of rows that have the same label, or that many of them, at random.
+    """Return all pairs of rows with equal labels, or a random choice of them.
 
     Parameters
     ----------
     labels : array_like, shape (n,)
     most : int >= 1, optional
+        The largest number of pairs to return; by default all are returned.
     seed : int >= 0, default 0
+        Seed of the random choice.
 
     Returns
     -------
@@ -262,7 +268,7 @@ def pairs_of(labels: ArrayLike, *, most: int | None = None, seed: int = 0) -> ND
     Raises
     ------
     DiffusionError
-        If no two labels are the same.
+        If no two labels are equal.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1:
@@ -271,12 +277,12 @@ def pairs_of(labels: ArrayLike, *, most: int | None = None, seed: int = 0) -> ND
     _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.argsort(members, kind="stable")
     starts = np.cumsum(sizes) - sizes
-    # Pairs are numbered, label by label, and only those that are taken are written out.
+    # Pairs are numbered, label by label, and only the chosen ones are computed.
     counts = sizes * (sizes - 1) // 2
     ends = np.cumsum(counts)
     total = int(counts.sum())
     if not total:
-        raise DiffusionError("labels: expected two of one label at least")
+        raise DiffusionError("labels: expected at least two equal labels")
     if most is None or total <= check_integer(most, "most", low=1):
         numbers = np.arange(total)
     else:
@@ -284,7 +290,7 @@ def pairs_of(labels: ArrayLike, *, most: int | None = None, seed: int = 0) -> ND
         numbers = np.sort(rng.choice(total, most, replace=False, shuffle=False))
     label = np.searchsorted(ends, numbers, side="right")
     within = numbers - (ends - counts)[label]
-    # Number j (j - 1) / 2 + i is that of the members i < j; the root may be off by its rounding.
+    # Members i < j form the pair number j (j - 1) / 2 + i. The next line corrects rounding errors.
     second = ((1 + np.sqrt(1 + 8 * within)) / 2).astype(np.int64)
     second -= second * (second - 1) // 2 > within
     first = within - second * (second - 1) // 2
@@ -292,7 +298,7 @@ def pairs_of(labels: ArrayLike, *, most: int | None = None, seed: int = 0) -> ND
 
 
 class _Spread(NamedTuple):
-    """How rows r spread: eigenvalues and eigenvectors of the mean of r rᵀ, and more of them."""
+    """The spread of rows r: eigenvalues and eigenvectors of the mean of r rᵀ, and two moments."""
 
     variances: NDArray[np.float64]  # descending
     directions: NDArray[np.float64]  # in columns
@@ -300,7 +306,7 @@ class _Spread(NamedTuple):
     rows: int
 
     def shrunk(self, shrinkage: float | None) -> NDArray[np.float64]:
-        """Return the variances with a share of their mean mixed in."""
+        """Return the variances after shrinkage towards their mean."""
         if shrinkage is None:
             share = self._ledoit_wolf()
         else:
@@ -309,7 +315,7 @@ class _Spread(NamedTuple):
 
     def _ledoit_wolf(self) -> float:
         if self.rows < 2:
-            return 1.0  # of one sample the estimate is not defined
+            return 1.0  # the estimate is undefined for one sample
         squares = float(self.variances @ self.variances)
         error = (self.fourth - squares) / self.rows
         spread = squares - self.variances.sum() ** 2 / len(self.variances)
@@ -317,7 +323,7 @@ class _Spread(NamedTuple):
 
 
 def _spread(count: int, rows: Callable[[slice], NDArray[np.float64]]) -> _Spread:
-    """Measure `count` rows, of which `rows` returns a part, and never more at a time."""
+    """Measure the spread of `count` rows, which `rows` returns in blocks."""
     total: Any = 0.0
     fourth = 0.0
     for start in range(0, count, _ROWS):
@@ -331,12 +337,12 @@ def _spread(count: int, rows: Callable[[slice], NDArray[np.float64]]) -> _Spread
 def _count(variances: NDArray[np.float64], dimension: int | None, name: str) -> int:
     directions = int(np.count_nonzero(variances > _RANK * variances[0]))
     if not directions:
-        raise DiffusionError(f"{name}: expected descriptors that differ, all are the same")
+        raise DiffusionError(f"{name}: expected descriptors that differ, all are equal")
     if dimension is None:
         return directions
     if check_integer(dimension, "dimension", low=1) > directions:
         raise DiffusionError(
-            f"dimension: expected at most {directions}, as many directions as {name} has, "
+            f"dimension: expected at most {directions}, the number of directions in {name}, "
             f"got {dimension}"
         )
     return int(dimension)
@@ -348,6 +354,6 @@ def _scaled(directions: NDArray[np.float64], variances: NDArray[np.float64]) -> 
 
 
 def _signed(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn each eigenvector so that its largest entry is positive, whatever LAPACK returned."""
+    """Choose the sign of each eigenvector so that its largest entry is positive."""
     largest = np.abs(directions).argmax(axis=0)
     return directions * np.where(directions[largest, np.arange(directions.shape[1])] < 0, -1, 1)

@@ -1,4 +1,4 @@
-"""Image files decoded by workers, in batches of one size, ahead of what consumes them."""
+"""Batches of image files of equal size, decoded by threads ahead of their consumer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from diffusion.validation import check_integer
 
 from .reading import UnreadableImageError, read_image
 
-# Batches hold at most so many pixels, whatever their number of images.
+# The most pixels in a batch, whatever the batch size.
 _BATCH_PIXELS = 1 << 22
-# Decoded images that wait, for each worker: enough that none ever waits for the network.
+# Decoded images that may wait per worker, enough to keep every worker busy.
 _AHEAD = 4
 _MOST_WORKERS = 8
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 class Item(NamedTuple):
-    """An image file as it was found, and the size that it is resized to."""
+    """An image file: its name, size in bytes and modification time, and the size to resize to."""
 
     file: str
     bytes: int
@@ -40,7 +40,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Numbers of images of one size, in the order of their list."""
+    """Positions in a list of images that are resized to the same height and width."""
 
     height: int
     width: int
@@ -48,16 +48,16 @@ class Batch(NamedTuple):
 
 
 def check_workers(workers: int | None) -> int:
-    """Return the number of threads that decode; by default one a core, at most eight."""
+    """Return the number of decoding threads, by default one per core and at most eight."""
     if workers is None:
         return max(1, min(len(os.sched_getaffinity(0)), _MOST_WORKERS))
     return check_integer(workers, "workers", low=1)
 
 
 def plan(items: Sequence[Item], batch_size: int) -> list[Batch]:
-    """Group images by size, largest first, and cut the groups into batches.
+    """Group images by size and split the groups into batches, largest images first.
 
-    The largest come first so that memory, where it does not suffice, runs out at once.
+    With the largest images first, a run that needs too much memory fails at its start.
     """
     sizes: dict[tuple[int, int], list[int]] = {}
     for number, item in enumerate(items):
@@ -72,17 +72,17 @@ def plan(items: Sequence[Item], batch_size: int) -> list[Batch]:
 
 
 class Decoded(NamedTuple):
-    """A batch of which some images may have failed."""
+    """A decoded batch, and the images in it that could not be read."""
 
     batch: Batch
-    images: Tensor | None  # (b, h, w, 3), uint8, of those that could be read; None without any
-    failed: dict[int, str]  # the reason, by the image's number
+    images: Tensor | None  # (b, h, w, 3), uint8, the readable ones; None if there are none
+    failed: dict[int, str]  # the reason, by the position of the image
 
 
 def decode(
     folder: str, items: Sequence[Item], batches: Sequence[Batch], workers: int
 ) -> Generator[Decoded, None, None]:
-    """Decode batches with threads, in order, a little ahead of the consumer."""
+    """Decode batches with threads and yield them in order, a few batches ahead of the consumer."""
 
     def read(task: tuple[int, int, int]) -> NDArray[np.uint8] | str:
         number, *size = task
@@ -109,12 +109,12 @@ def ahead(
 ) -> Generator[list[R], None, None]:
     """Call a function on every task of every batch with threads, ahead of the consumer.
 
-    Threads, since Pillow decodes and resizes without the interpreter's lock.
+    Threads suffice, since Pillow releases the interpreter's lock while it decodes and resizes.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[list[Future[R]]] = deque()
         coming = iter(batches)
-        left = 0  # tasks that wait
+        left = 0  # tasks submitted and not yet yielded
 
         def submit() -> bool:
             nonlocal left
@@ -131,7 +131,7 @@ def ahead(
             while waiting:
                 results = [future.result() for future in waiting.popleft()]
                 left -= len(results)
-                # One batch more than the one that the consumer is about to work on, at least.
+                # At least one batch beyond the one that the consumer is about to receive.
                 while (not waiting or left < _AHEAD * workers) and submit():
                     pass
                 yield results
@@ -142,7 +142,7 @@ def ahead(
 def in_order(
     call: Callable[[T], R], values: Sequence[T], workers: int, *, at_once: int = 1024
 ) -> Iterator[R]:
-    """Call a function with threads, yielding the results in order."""
+    """Call a function on each value with threads and yield the results in order."""
     with ThreadPoolExecutor(workers) as pool:
         coming = iter(values)
         while part := list(islice(coming, at_once)):

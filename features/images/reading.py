@@ -1,7 +1,7 @@
-"""Image files: found, measured and decoded. Pillow stays in here.
+"""Finding, measuring and decoding image files with Pillow.
 
-Orientations are undone here, not by `PIL.ImageOps.exif_transpose`: that copies an image that needs
-no turning, writes the EXIF anew, which fails where it is damaged, and comes after decoding.
+EXIF orientations are applied here and not by `PIL.ImageOps.exif_transpose`, which copies images
+that need no rotation, fails on damaged EXIF data because it rewrites it, and needs a decoded image.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from diffusion.storage import as_path
 from ..networks.backbones.base import Sides
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-# About 13,000 x 13,000: half a gigabyte as RGB. Where Pillow, too, refuses by default.
+# About 13,000 x 13,000 pixels, half a gigabyte as RGB, where Pillow by default fails too.
 MAX_PIXELS = 178_956_970
-# Of the images that decode to more than 128 MiB, one is decoded at a time, whatever the workers:
-# one of `MAX_PIXELS` takes 2 GiB on its way.
+# Images with more pixels than this (128 MiB once decoded) are decoded one at a time, whatever the
+# number of workers: decoding one of `MAX_PIXELS` takes 2 GiB.
 _LARGE_PIXELS = 1 << 25
 _one_large = threading.Lock()
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
-# What undoes an orientation of EXIF.
+# The transposition that turns an image of each EXIF orientation upright.
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -49,11 +49,11 @@ _UPRIGHT = {
 
 
 class UnreadableImageError(DiffusionError):
-    """A file that is no image, or a damaged or a dangerous one; the message says which."""
+    """A file that is not an image, is damaged, or is too large to decode safely."""
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """List the JPEG and PNG files of a folder and the folders in it, by their endings.
+    """List the JPEG and PNG files of a folder and its subfolders, by file name extension.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
     Returns
     -------
     list of str
-        Paths relative to the folder, with "/", sorted. What begins with a dot is left out, and
-        links to folders are not followed.
+        Sorted paths relative to the folder, with "/" as separator. Files and folders whose names
+        begin with a dot are left out, and links to folders are not followed.
 
     Raises
     ------
     DiffusionError
-        If it is no folder or holds no such file.
+        If `folder` is not a folder, cannot be read, or holds no such file.
     """
     folder = as_path(folder, "folder")
     if not folder.is_dir():
@@ -99,11 +99,11 @@ def fitted_size(
     size : tuple of int
         Height and width of the image, upright.
     longest : int
-        The longer side becomes this; a smaller image is not enlarged.
+        Length of the longer side after resizing; a smaller image is not enlarged.
     sides : Sides
-        What the sides are rounded to, each by itself.
+        The lengths that the network accepts; each side is rounded to the nearest one.
     square : bool, default False
-        Both sides become `longest`, whatever they were.
+        Resize both sides to `longest`, whatever the aspect ratio.
     """
     if square:
         return (sides.nearest(longest),) * 2
@@ -112,12 +112,12 @@ def fitted_size(
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return height and width of an image, upright, from the head of its file.
+    """Return the height and width of the upright image, from the header of its file.
 
     Raises
     ------
     UnreadableImageError
-        If it is no JPEG or PNG file, or has more than `MAX_PIXELS` pixels.
+        If the file is not a JPEG or PNG image, or has more than `MAX_PIXELS` pixels.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -129,17 +129,19 @@ def read_image(
     size: tuple[int, int] | None = None,
     box: tuple[float, float, float, float] = WHOLE,
 ) -> NDArray[np.uint8]:
-    """Decode an image, upright, and resize it or a part of it.
+    """Decode an image, turn it upright, and resize it or a part of it.
 
-    EXIF's orientation is undone; transparency becomes white; grey and 16 bits become RGB of 8.
+    The EXIF orientation is applied, transparent pixels become white, and greyscale and 16-bit
+    images are converted to RGB with 8 bits per channel.
 
     Parameters
     ----------
     path : path-like
     size : tuple of int, optional
-        Height and width to resize to, with Pillow's bicubic filter.
-    box : tuple of float, default the whole
-        (top, left, bottom, right) of the part that is resized, in [0, 1] of the upright image.
+        Height and width to resize to, with Pillow's bicubic filter. By default the image keeps
+        its size.
+    box : tuple of float, default (0, 0, 1, 1)
+        Part of the upright image that is resized, as (top, left, bottom, right) in [0, 1].
 
     Returns
     -------
@@ -149,8 +151,8 @@ def read_image(
     Raises
     ------
     UnreadableImageError
-        If it is no JPEG or PNG file, is damaged or truncated, or has more than `MAX_PIXELS`
-        pixels.
+        If the file is not a JPEG or PNG image, is damaged or truncated, or has more than
+        `MAX_PIXELS` pixels.
     """
     with _opened(path) as opened:
         orientation = _orientation(opened)
@@ -159,12 +161,13 @@ def read_image(
                 return np.array(_upright(_as_rgb(opened), orientation))
         height, width = size
         top, left, bottom, right = box
-        # JPEG decodes to 1/2, 1/4 or 1/8 for less; twice the size wanted loses nothing seen.
+        # JPEG decodes faster to 1/2, 1/4 or 1/8 of its size; at twice the requested size the loss
+        # is not visible.
         least = (ceil(2 * width / (right - left)), ceil(2 * height / (bottom - top)))
         opened.draft(None, least if orientation < 5 else least[::-1])
         with _alone(opened):
             image = _as_rgb(opened)
-            if box == WHOLE and orientation >= 5:  # turned when it is small
+            if box == WHOLE and orientation >= 5:  # cheaper to rotate once it is small
                 return np.array(_upright(_resized(image, (height, width)), orientation))
             image = _upright(image, orientation)
             across, down = image.size
@@ -184,10 +187,10 @@ def _alone(image: Image.Image) -> AbstractContextManager[bool | None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings: `MAX_PIXELS` decides what is large, and odd EXIF is no one's care.
+    """Silence Pillow's warnings about large images and unusual EXIF data.
 
-    Warning filters belong to the whole process, so that this is for the thread that starts the
-    others, around them.
+    `MAX_PIXELS` decides what is too large. Warning filters apply to the whole process, so use this
+    in the thread that starts the decoding threads, around their whole life.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -195,42 +198,42 @@ def quiet() -> Iterator[None]:
 
 
 def decoder() -> str:
-    """Return the version of what decodes: others may give pixels that differ a little."""
+    """Return the version of Pillow; other versions may decode slightly different pixels."""
     return PIL.__version__
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image file, and turn whatever a decoder raises into one error."""
+    """Open an image file; raise `UnreadableImageError` for every error of the decoder."""
     try:
-        # Opening a pipe would wait for whoever writes to it, which may be no one.
+        # Opening a pipe would block until another process writes to it.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UnreadableImageError("no file, but a directory, a pipe or a device")
+            raise UnreadableImageError("not a regular file but a directory, pipe or device")
         with open(path, "rb") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise UnreadableImageError(f"{image.size[0]} x {image.size[1]} pixels are too many")
+                raise UnreadableImageError(f"too many pixels ({image.size[0]} x {image.size[1]})")
             yield image
     except UnreadableImageError as error:
         raise UnreadableImageError(f"{os.fspath(path)}: {error}") from None
     except Image.DecompressionBombError:
         raise UnreadableImageError(
-            f"{os.fspath(path)}: more than {MAX_PIXELS} pixels are too many"
+            f"{os.fspath(path)}: too many pixels (more than {MAX_PIXELS})"
         ) from None
     except PIL.UnidentifiedImageError:
         raise UnreadableImageError(f"{os.fspath(path)}: no JPEG or PNG image") from None
-    except Exception as error:  # decoders raise anything at all on damaged files
+    except Exception as error:  # decoders raise exceptions of any type on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(f"{os.fspath(path)}: {' '.join(reason.split())}") from None
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation, 1 to 8, without decoding; 1 where it says none."""
-    # Of a PNG, Pillow would decode the whole image to look for EXIF behind it.
+    """Return the EXIF orientation, 1 to 8, without decoding the image; 1 if there is none."""
+    # For a PNG without EXIF in its header, Pillow would decode the whole image to look for it.
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF is no reason to lose the image
+    except Exception:  # an image with damaged EXIF data is still readable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -240,7 +243,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         values = np.asarray(image) >> 8
         image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:

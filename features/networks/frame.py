@@ -1,4 +1,4 @@
-"""Where the cells of a map lie in the image, and maps without artefacts at the border."""
+"""Positions of feature map cells in the image, and maps without border artefacts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from .backbones.base import Backbone
 
 @dataclass(frozen=True)
 class Frame:
-    """The grid of a map in the pixels of its image: cell p covers [offset + stride p, + stride).
+    """The grid of a feature map in the pixels of its image.
+
+    Cell p covers the pixels [offset + stride p, offset + stride (p + 1)).
 
     Attributes
     ----------
     stride : float
-        Pixels from one cell to the next.
+        Distance between neighbouring cells in pixels.
     offset_x, offset_y : float
-        Pixel where the first cell begins, below 0 where it reaches out of the image.
+        Pixel at which the first cell begins, negative if the cell extends beyond the image.
     """
 
     stride: float
@@ -33,39 +35,40 @@ class Frame:
     offset_y: float
 
     def to_pixels(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn boxes (k, 4), left, top, right, bottom in cells, into pixels."""
+        """Convert boxes (k, 4), each left, top, right, bottom, from cells to pixels."""
         shift = np.array([self.offset_x, self.offset_y] * 2)
         return np.asarray(boxes, np.float64) * self.stride + shift
 
     def to_cells(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn boxes (k, 4), left, top, right, bottom in pixels, into cells."""
+        """Convert boxes (k, 4), each left, top, right, bottom, from pixels to cells."""
         shift = np.array([self.offset_x, self.offset_y] * 2)
         return (np.asarray(boxes, np.float64) - shift) / self.stride
 
 
 class FramedTrunk:
-    """A trunk whose maps are cut out of those of a mirrored surrounding.
+    """A trunk that pads images by reflection, so that its maps have no border artefacts.
 
-    The zeros that convolutions pad with leave the same trace along the border of every image,
-    which is what recurs most in any collection. Here the image is continued by its mirror image
-    for `margin` cells on each side and the map cut back to the image's own cells. It costs
-    (1 + 2 margin / cells)² times the work: 2.2 times at 17 x 17 cells. With half the margin it is
-    1.5 times, and MobileNetV2's two outermost cells, the corners most, still bear the trace, which
-    on smooth backgrounds wins the centrality.
+    The zero padding of convolutions leaves the same pattern along the border of every image, and
+    object discovery would find that pattern as the most frequent object. This class extends the
+    image by its mirror image for `margin` cells on each side and crops the map to the cells of the
+    image. The cost grows by the factor (1 + 2 margin / cells)², 2.2 for 17 x 17 cells. With half
+    the margin the factor is 1.5, but the two outermost cells of MobileNetV2, the corners above all,
+    keep the pattern, which then has the highest centrality on smooth backgrounds.
 
     Parameters
     ----------
     trunk : callable
-        Takes images (b, 3, h, w), Tensor, and returns maps (b, c, h', w'): a `Backbone`, or any.
+        A `Backbone` or any callable that takes images, a Tensor (b, 3, h, w), and returns maps
+        (b, c, h', w').
     stride : int >= 1, optional
-        Pixels from one cell to the next; by default the trunk's own `stride`.
+        Distance between neighbouring cells in pixels; by default the `stride` of the trunk.
     margin : int >= 0, default 4
-        In cells.
+        Width of the mirrored border in cells.
     centred : bool, optional
-        Whether the cells are spread evenly over the image, as they are where pooling windows do
-        not overlap, or begin on its first pixel, as for a chain of odd kernels with symmetric
-        padding. For sides of k stride + 1 pixels it is the same. By default the trunk's name
-        decides: ResNets begin on the first pixel.
+        True if the cells are spread evenly over the image, as with pooling windows that do not
+        overlap; False if the first cell is centred on the first pixel, as with a chain of odd
+        kernels with symmetric padding. Both are the same for sides of k stride + 1 pixels. By
+        default False for trunks whose name contains "resnet", True for all others.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class FramedTrunk:
     ) -> None:
         if stride is None:
             if not isinstance(trunk, Backbone):
-                raise DiffusionError("stride: expected an integer, for the trunk does not say it")
+                raise DiffusionError(
+                    "stride: expected an integer, since the trunk is not a Backbone"
+                )
             stride = trunk.stride
         self.trunk = trunk
         self.stride = check_integer(stride, "stride", low=1)
@@ -86,7 +91,7 @@ class FramedTrunk:
         self.centred = "resnet" not in getattr(trunk, "name", "") if centred is None else centred
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the maps (b, c, h', w') of images (b, 3, h, w), as the trunk takes them."""
+        """Return the maps (b, c, h', w') of normalised images (b, 3, h, w)."""
         pad, cut = self.margin * self.stride, self.margin
         rows, columns = (mirrored(length, pad).to(images.device) for length in images.shape[2:])
         maps = self.trunk(images[:, :, rows][:, :, :, columns])
@@ -99,7 +104,7 @@ class FramedTrunk:
         return maps[:, :, cut : height - cut, cut : width - cut]
 
     def frame(self, image: tuple[int, ...], cells: tuple[int, ...]) -> Frame:
-        """Return where the cells (h', w') lie in an image (h, w)."""
+        """Return the frame of a map of (h', w') cells in an image of (h, w) pixels."""
         offsets = [
             (side - self.stride * count) / 2 if self.centred else (1 - self.stride) / 2
             for side, count in zip(image, cells, strict=True)
@@ -108,7 +113,7 @@ class FramedTrunk:
 
 
 def mirrored(length: int, pad: int) -> Tensor:
-    """Return the pixels 0 to length - 1 continued by their mirror image, as often as it takes.
+    """Return the indices 0 to length - 1, extended by reflection by `pad` on both sides.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""From a feature map to a descriptor: MAC, SPoC, CroW, GeM, R-MAC, neural codes.
+"""Pooling of feature maps into descriptors: MAC, SPoC, CroW, GeM, R-MAC and neural codes.
 
-Each pooling is a module that takes maps (b, c, h, w) and returns descriptors (b, d), not
-normalised: `features.RetrievalNetwork` does so after it.
+Each pooling is a module that takes maps (b, c, h, w) and returns descriptors (b, d), which are not
+normalised; `features.RetrievalNetwork` normalises them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from diffusion.validation import check_choice, check_integer, check_real
 
 from .backbones.base import Backbone
 
-# Neighbouring regions of R-MAC overlap by as near to this share as whole numbers of them allow.
+# The overlap that neighbouring R-MAC regions approximate, as a share of their width.
 _OVERLAP = 0.4
-# The most regions that the longer side is given at the coarsest scale.
+# The most regions along the longer side at the coarsest scale.
 _MOST = 7
 
 
 class MAC(nn.Module):
-    """Maximum activation of convolutions: the largest value of each channel.
+    """Maximum activations of convolutions: the largest value of each channel.
 
     References
     ----------
@@ -55,11 +55,11 @@ class SPoC(nn.Module):
 
 
 class CroW(nn.Module):
-    """Cross-dimensional weighting: a sum weighted by position, each channel weighted after.
+    """Cross-dimensional weighting: a sum weighted by position and by channel.
 
-    y_k = log(Σ_j a_j / a_k) Σ_p (S_p / ||S||_2)^½ x_kp, with S the sum of the map over its
-    channels, negative sums counted as 0, and a_k the share of positions at which channel k is
-    above zero. A channel that is zero everywhere stays zero.
+    y_k = log(Σ_j a_j / a_k) Σ_p (S_p / ||S||_2)^½ x_kp, where S is the sum of the map over its
+    channels, with negative sums set to 0, and a_k is the share of positions at which channel k is
+    positive. The output of a channel that is zero everywhere is 0.
 
     References
     ----------
@@ -71,7 +71,7 @@ class CroW(nn.Module):
         """Pool maps (b, c, h, w) to (b, c)."""
         sums = check_maps(maps).sum(dim=1, keepdim=True).clamp(min=0)
         tiny = torch.finfo(maps.dtype).tiny
-        # A root's derivative is infinite at 0; the clamp's is 0 there.
+        # The derivative of the root is infinite at 0; that of the clamp is 0 there.
         norms = sums.square().sum(dim=(2, 3), keepdim=True).clamp(min=tiny).sqrt()
         places = (sums / norms).clamp(min=tiny).sqrt()
         weighted = (maps * places).sum(dim=(2, 3))
@@ -82,16 +82,17 @@ class CroW(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean: (mean over positions of max(x, ε)^p)^(1/p), between SPoC and MAC.
+    """Generalised mean (mean over positions of max(x, ε)^p)^(1/p): SPoC for p = 1, MAC for p = ∞.
 
     Parameters
     ----------
     p : float > 0, default 3.0
     channels : int >= 1, optional
-        A p for each of so many channels; without it one for all.
+        Number of channels, each with an exponent of its own; by default all share one exponent.
     learned : bool, default False
-        p is a parameter that training moves; else it is stored with the weights alone.
+        Whether training updates p. Otherwise p is only stored with the weights.
     epsilon : float > 0, default 1e-6
+        Lower bound of the activations.
 
     References
     ----------
@@ -125,7 +126,7 @@ class RMAC(nn.Module):
     Parameters
     ----------
     levels : int >= 1, default 3
-        Scales L of the regions.
+        Number of scales of the regions.
 
     References
     ----------
@@ -144,12 +145,12 @@ class RMAC(nn.Module):
 
 
 class NeuralCodes(nn.Module):
-    """The activations of a fully connected layer of the network's own head.
+    """Neural codes: the activations of a fully connected layer of the network's head.
 
     Parameters
     ----------
     head : torch.nn.Module
-        Leads from the maps to the activations, as `Backbone.head(layer)` does.
+        Module that computes the activations from the maps, such as `Backbone.head(layer)`.
 
     References
     ----------
@@ -158,11 +159,11 @@ class NeuralCodes(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        # In a tuple, which hides it from torch: its parameters are the trunk's and stand there.
+        # The tuple hides the module from torch, since its parameters already belong to the trunk.
         self._head = (head,)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Turn maps (b, c, h, w) into codes (b, d)."""
+        """Compute the codes (b, d) of maps (b, c, h, w)."""
         return self._head[0](check_maps(maps)).flatten(1)
 
 
@@ -170,7 +171,7 @@ POOLINGS = {"mac": MAC, "spoc": SPoC, "crow": CroW, "gem": GeM, "rmac": RMAC}
 
 
 def make_pooling(pooling: str | nn.Module, backbone: Backbone) -> nn.Module:
-    """Return a pooling by name, one of `POOLINGS` or a layer of the trunk's `codes`."""
+    """Return the pooling of a name: one of `POOLINGS`, or a layer in the `codes` of the trunk."""
     if isinstance(pooling, nn.Module):
         return pooling
     name = check_choice(pooling, "pooling", (*POOLINGS, *backbone.codes))
@@ -178,23 +179,24 @@ def make_pooling(pooling: str | nn.Module, backbone: Backbone) -> nn.Module:
 
 
 def rmac_regions(height: int, width: int, *, levels: int = 3) -> NDArray[np.int64]:
-    """Return the regions of R-MAC on a map: the whole, then squares at several scales.
+    """Return the regions of R-MAC on a map: the whole map, then squares at several scales.
 
-    At scale l = 1, 2, ... the squares are floor(2 min(w, h) / (l + 1)) wide; l of them cover the
-    shorter side and l + m the longer, evenly spaced, with m such that two that are neighbours at
-    scale 1 overlap by as near to 40 % as possible.
+    At scale l = 1, 2, ... the squares are floor(2 min(w, h) / (l + 1)) wide. Evenly spaced, l of
+    them cover the shorter side and l + m the longer side, where m is chosen so that the overlap of
+    neighbouring squares at scale 1 is as close to 40 % as possible.
 
     Parameters
     ----------
     height, width : int >= 1
-        Of the map, in cells.
+        Size of the map in cells.
     levels : int >= 1, default 3
+        Number of scales.
 
     Returns
     -------
     ndarray, shape (r, 4), int64
-        Rows of (top, left, height, width). On a square map the first square is the whole again,
-        as in the papers.
+        Rows of (top, left, height, width). On a square map the first square is the whole map a
+        second time, as in the paper.
 
     Examples
     --------
@@ -221,25 +223,26 @@ def rmac_regions(height: int, width: int, *, levels: int = 3) -> NDArray[np.int6
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:
-    """Spread `count` intervals of one length over a longer one, from end to end."""
+    """Return the starts of `count` intervals of length `side`, spread evenly over `length`."""
     if count == 1:
         return [0]
     return [math.floor(i * (length - side) / (count - 1)) for i in range(count)]
 
 
 def grid_regions(height: int, width: int, *, cells: int = 3) -> NDArray[np.int64]:
-    """Return the whole of a map and its division into `cells` x `cells` parts.
+    """Return the whole map and the parts of a `cells` x `cells` grid on it.
 
     Parameters
     ----------
     height, width : int >= 1
-        Of the map. A side shorter than `cells` is divided into as many parts as it has cells.
+        Size of the map in cells. A side shorter than `cells` is divided into single cells.
     cells : int >= 1, default 3
+        Number of parts along each side.
 
     Returns
     -------
     ndarray, shape (r, 4), int64
-        Rows of (top, left, height, width), the whole first.
+        Rows of (top, left, height, width), the whole map first.
     """
     height = check_integer(height, "height", low=1)
     width = check_integer(width, "width", low=1)
@@ -265,7 +268,7 @@ def region_maxima(maps: Tensor, regions: NDArray[np.int64]) -> Tensor:
     Raises
     ------
     DiffusionError
-        If a region, (top, left, height, width), is empty or leaves the map.
+        If a region, given as (top, left, height, width), is empty or not inside the map.
     """
     height, width = check_maps(maps).shape[2:]
     regions = np.asarray(regions)
@@ -288,10 +291,10 @@ def region_maxima(maps: Tensor, regions: NDArray[np.int64]) -> Tensor:
 
 
 def check_maps(maps: Tensor) -> Tensor:
-    """Raise unless maps are (b, c, h, w), none of them 0, and floating point."""
+    """Raise unless maps are floating point, of shape (b, c, h, w), with no dimension of 0."""
     if maps.ndim != 4 or 0 in maps.shape or not maps.is_floating_point():
         raise DiffusionError(
-            f"maps: expected floating-point shape (b, c, h, w), none of them 0, got {maps.dtype} "
-            f"{tuple(maps.shape)}"
+            f"maps: expected floating point of shape (b, c, h, w), none of them 0, got "
+            f"{maps.dtype} {tuple(maps.shape)}"
         )
     return maps

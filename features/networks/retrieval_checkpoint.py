@@ -1,7 +1,8 @@
-"""Retrieval checkpoints in the layout of cnnimageretrieval-pytorch.
+"""Reading of retrieval checkpoints in the format of cnnimageretrieval-pytorch.
 
-A dict of `meta` and `state_dict`. The trunk is the torchvision network's children in a row,
-`features.N`, without its head; `pool.p` is GeM's exponent, `whiten` a linear layer.
+Such a checkpoint is a dict with `meta` and `state_dict`. The trunk is the sequence `features.N` of
+the children of the torchvision network without its head; `pool.p` is the exponent of GeM, and
+`whiten` is a linear layer.
 
 References
 ----------
@@ -28,7 +29,7 @@ from .pooling import MAC, RMAC, GeM, SPoC
 from .retrieval_network import RetrievalNetwork
 from .weights import load_into, read_file
 
-# The first children of a ResNet, by their place in the row.
+# The children of a ResNet without its head, in order.
 _RESNET = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 _POOLINGS = ("mac", "spoc", "gem", "gemmp", "rmac")
 
@@ -36,34 +37,36 @@ _POOLINGS = ("mac", "spoc", "gem", "gemmp", "rmac")
 def load_retrieval(
     path: str | os.PathLike[str],
 ) -> tuple[RetrievalNetwork, dict[str, Whitening]]:
-    """Load a checkpoint of cnnimageretrieval-pytorch: trunk, pooling, whitening.
+    """Load a checkpoint of cnnimageretrieval-pytorch: trunk, pooling and whitening.
 
     Parameters
     ----------
     path : path-like
-        Of one of the architectures AlexNet, VGG-16, ResNet-18, 50, 101, with pooling "mac",
-        "spoc", "gem", "gemmp" or "rmac", and a whitening over the whole descriptor or none.
+        A checkpoint of an AlexNet, VGG-16 or ResNet-18, 50 or 101, with pooling "mac", "spoc",
+        "gem", "gemmp" or "rmac", and with a whitening of the whole descriptor or none.
 
     Returns
     -------
     network : RetrievalNetwork
-        In evaluation mode, on the CPU, with the mean and standard deviation of the checkpoint.
+        The network in evaluation mode, on the CPU, with the mean and standard deviation of the
+        checkpoint.
     whitenings : dict of str to Whitening
-        What was learned after the training, of `meta["Lw"]`: by the name of its training set and
-        "ss" or "ms", for one scale or several: "retrieval-SfM-120k/ms". Often empty.
+        The whitenings in `meta["Lw"]`, which were learned after the training. Each name is that of
+        the training set and "ss" (single scale) or "ms" (multiple scales), for example
+        "retrieval-SfM-120k/ms". Often empty.
 
     Raises
     ------
     DiffusionError
-        If the file is no such checkpoint, or its network is of another kind.
+        If the file is not such a checkpoint, or its network is not supported.
     """
     state, meta = read_file(path)
     source = os.fspath(path)
     architecture, pooling = meta.get("architecture"), meta.get("pooling")
     if architecture not in BACKBONES or architecture == "mobilenet_v2" or pooling not in _POOLINGS:
         raise DiffusionError(
-            f"{source}: expected a retrieval checkpoint whose meta names an architecture and a "
-            f"pooling that are known here, got {architecture!r} and {pooling!r}"
+            f"{source}: expected a retrieval checkpoint whose meta names a supported architecture "
+            f"and pooling, got {architecture!r} and {pooling!r}"
         )
     for part in ("local_whitening", "regional"):
         if meta.get(part):
@@ -85,7 +88,7 @@ def load_retrieval(
 
 
 def is_retrieval(meta: Mapping[str, Any]) -> bool:
-    """Whether the meta of a checkpoint is that of a retrieval network."""
+    """Return whether the meta of a checkpoint describes a retrieval network."""
     return "architecture" in meta and "pooling" in meta
 
 
@@ -95,7 +98,7 @@ def _width(state: Mapping[str, Tensor], channels: int) -> int:
 
 
 def _rename(key: str, architecture: str) -> str:
-    """Return a parameter's name in a `RetrievalNetwork`; an unknown one stays, to be refused."""
+    """Return the name of a parameter in a `RetrievalNetwork`, unchanged if it is unknown."""
     part, _, rest = key.partition(".")
     if part != "features":
         return key
@@ -107,7 +110,7 @@ def _rename(key: str, architecture: str) -> str:
 
 
 def _plain(values: Any) -> Any:
-    """Return numbers that may stand in an array or a tensor as a list."""
+    """Return the numbers of an array or a tensor as a list, and anything else unchanged."""
     if isinstance(values, (np.ndarray, Tensor)):
         return values.tolist()
     return values
@@ -121,5 +124,7 @@ def _whitenings(learned: Any, source: str) -> list[tuple[str, Whitening]]:
                 m, P = (np.asarray(kinds[kind][part], np.float64) for part in ("m", "P"))
                 found.append((f"{name}/{kind}", Whitening(m.reshape(-1), P)))
             except (KeyError, TypeError, ValueError) as error:
-                raise DiffusionError(f"{source}: meta: Lw: no whitening ({error!r})") from None
+                raise DiffusionError(
+                    f"{source}: meta: Lw: expected whitenings ({error!r})"
+                ) from None
     return found

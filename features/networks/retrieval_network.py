@@ -1,4 +1,4 @@
-"""A trunk, a pooling and a whitening together: what describes an image."""
+"""Networks that compute the descriptor of an image: a trunk, a pooling and a whitening."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from ..settings import check_scales
 from .backbones import Backbone
 from .pooling import POOLINGS, REGIONS, GeM, NeuralCodes, make_pooling, region_maxima
 
-# The usual three scales of an image.
+# The three image scales that multi-scale descriptors usually average.
 MULTI_SCALE = (1.0, 1 / math.sqrt(2), 0.5)
 
 
 class RetrievalNetwork(nn.Module):
-    """Images in, L2-normalised descriptors out.
+    """A network that maps images to L2-normalised descriptors.
 
-    y = normalise(pool(trunk(x))), then, where there is a whitening, normalise(W y + b).
+    The descriptor of an image x is y = normalise(pool(trunk(x))), or normalise(W y + b) if the
+    network has a whitening.
 
     Parameters
     ----------
     backbone : Backbone
     pooling : str or torch.nn.Module, default "gem"
-        "mac", "spoc", "crow", "gem", "rmac", one of the trunk's fully connected layers, such as
-        "fc7", or a module that takes maps (b, c, h, w) and returns (b, d).
+        "mac", "spoc", "crow", "gem" or "rmac"; the name of a fully connected layer of the trunk,
+        such as "fc7"; or a module that takes maps (b, c, h, w) and returns descriptors (b, d).
     whiten : torch.nn.Linear, optional
-        A whitening that is learned with the network. What `features.description.whitening` learns
-        from descriptors is applied to them, not here.
+        A whitening that is trained with the network. A whitening that
+        `features.description.whitening` learns from descriptors is not part of the network.
 
     Attributes
     ----------
     backbone, pool, whiten
-        The modules.
+        The modules of the network.
     dimension : int
         Length of a descriptor.
     """
@@ -71,7 +72,7 @@ class RetrievalNetwork(nn.Module):
         return list(self.pool._head[0].modules()) if isinstance(self.pool, NeuralCodes) else []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Describe images (b, 3, h, w), as `backbone.normalize` returns them: unit rows (b, d)."""
+        """Return unit descriptors (b, d) of images (b, 3, h, w), as `backbone.normalize` gives."""
         return self._finish(functional.normalize(self.pool(self.backbone(images))))
 
     def _finish(self, vectors: Tensor) -> Tensor:
@@ -80,17 +81,18 @@ class RetrievalNetwork(nn.Module):
         return functional.normalize(self.whiten(vectors), dim=-1)
 
     def describe(self, images: Tensor, scales: Sequence[float] = (1.0,)) -> Tensor:
-        """Describe images at several scales, and average.
+        """Return the descriptors of images, averaged over several scales.
 
-        The images are resized to each scale; the descriptors' mean is normalised. Where they are
-        GeM's without a whitening, it is their generalised mean, with GeM's own exponent.
+        The images are resized to each scale, and the mean of the descriptors is normalised. For
+        GeM without a whitening it is their generalised mean with the exponent of GeM.
 
         Parameters
         ----------
         images : Tensor, shape (b, 3, h, w), floating point
             As `backbone.normalize` returns them.
         scales : sequence of float > 0, default (1.0,)
-            Sides are rounded to those that the trunk takes. `MULTI_SCALE` are the usual.
+            Factors of the image size. The sides are rounded to lengths that the trunk accepts.
+            `MULTI_SCALE` holds the usual three scales.
 
         Returns
         -------
@@ -107,24 +109,24 @@ class RetrievalNetwork(nn.Module):
     def describe_regions(
         self, images: Tensor, regions: str = "rmac", scales: Sequence[float] = (1.0,)
     ) -> tuple[Tensor, Tensor]:
-        """Describe regions of images, each by the maximum of its part of the map.
+        """Return descriptors of image regions, each the maximum over its part of the map.
 
         Parameters
         ----------
         images : Tensor, shape (b, 3, h, w), floating point
             As `backbone.normalize` returns them.
         regions : {"rmac", "grid"}, default "rmac"
-            `rmac_regions` or `grid_regions`; the whole image comes first.
+            The regions of `rmac_regions` or `grid_regions`; the whole image comes first.
         scales : sequence of float > 0, default (1.0,)
-            The regions are those of the map at the first scale; at each they are where they are
-            in the image, and their descriptors are averaged.
+            Factors of the image size. The regions are chosen on the map at the first scale, mapped
+            to the same parts of the image at every scale, and their descriptors are averaged.
 
         Returns
         -------
         descriptors : Tensor, shape (b, r, dimension)
             Unit rows.
         boxes : Tensor, shape (r, 4)
-            Each region as (top, left, bottom, right), in [0, 1], of the image.
+            Each region as (top, left, bottom, right), relative to the image, in [0, 1].
         """
         find = REGIONS[check_choice(regions, "regions", tuple(REGIONS))]
         scales = check_scales(scales)
@@ -135,7 +137,7 @@ class RetrievalNetwork(nn.Module):
             if boxes is None:
                 cells = torch.from_numpy(find(*maps.shape[2:]))
                 boxes = torch.cat([cells[:, :2], cells[:, :2] + cells[:, 2:]], 1) / size
-            # On the map of another scale, every cell that a region touches.
+            # On the maps of other scales, a region covers every cell that it touches.
             start = (boxes[:, :2] * size[:2] + 1e-4).floor().long()
             end = (boxes[:, 2:] * size[:2] - 1e-4).ceil().long()
             cells = torch.cat([start, end - start], dim=1)
@@ -146,7 +148,7 @@ class RetrievalNetwork(nn.Module):
         return self._finish(functional.normalize(total, dim=2)), boxes
 
     def rescale(self, images: Tensor, scale: float) -> Tensor:
-        """Resize images (b, 3, h, w) by a factor, to sides that the trunk takes."""
+        """Resize images (b, 3, h, w) by a factor, to sides that the trunk accepts."""
         if scale == 1.0:
             return images
         size = [self.backbone.sides.nearest(side * scale) for side in images.shape[2:]]

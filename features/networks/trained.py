@@ -1,4 +1,4 @@
-"""Trained networks on disk: one safetensors file that says what it is."""
+"""Storage of trained networks in one safetensors file that describes itself."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _KEY = "features"
 def save_trained(
     path: str | os.PathLike[str], network: RetrievalNetwork, more: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a network of a named trunk and pooling, whole or not at all.
+    """Write a network with a named trunk and pooling, which appears only once it is complete.
 
     Parameters
     ----------
     path : path-like
-        Ends in ".safetensors".
+        A name that ends in ".safetensors".
     network : RetrievalNetwork
     more : mapping, optional
-        JSON values that are kept with it.
+        JSON values to store with the network.
 
     Raises
     ------
     DiffusionError
-        If its pooling has no name, or the file cannot be written.
+        If the pooling is not one of `POOLINGS`, or the file cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise DiffusionError(f"{os.fspath(path)}: expected a name that ends in .safetensors")
@@ -53,7 +53,7 @@ def save_trained(
         "std": list(trunk.std),
         **(more or {}),
     }
-    # The head is not part of what describes images.
+    # The head is not needed to describe images.
     state = {
         name: value
         for name, value in network.state_dict().items()
@@ -63,22 +63,22 @@ def save_trained(
 
 
 def check_stored(network: RetrievalNetwork) -> str:
-    """Return the name of a network's pooling, or raise where the network cannot be stored."""
+    """Return the name of the pooling of a network; raise if the network cannot be stored."""
     names = [name for name, kind in POOLINGS.items() if type(network.pool) is kind]
     if not names:
-        raise DiffusionError(f"pooling: expected one of {', '.join(POOLINGS)}, to be stored")
+        raise DiffusionError(f"pooling: expected one of {', '.join(POOLINGS)}")
     return names[0]
 
 
 def load_trained(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> RetrievalNetwork:
-    """Return the network that `save_trained` wrote, of what `read_file` returned.
+    """Build the network that `save_trained` wrote from what `read_file` returns for it.
 
     Raises
     ------
     DiffusionError
-        If the file is not one of these.
+        If the file was not written by `save_trained`.
     """
     source = os.fspath(path)
     try:

@@ -1,4 +1,4 @@
-"""State dicts on disk, safetensors or torch's own, and putting them into networks."""
+"""Reading and writing of state dicts, and loading them into networks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _DTYPES = {
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint: `.safetensors`, or what `torch.save` wrote (`.pth`, `.pt`, `.tar`).
+    """Read a checkpoint: a `.safetensors` file, or a file written by `torch.save`.
 
-    The latter is read by torch's weights-only unpickler, which runs nothing of the file. Of a
-    training checkpoint, a dict that holds "state_dict", that is taken; a prefix "module.", which
-    DataParallel leaves, is taken off.
+    Files of `torch.save` are read by torch's weights-only unpickler, which runs no code from the
+    file. From a dict with the key "state_dict", as training checkpoints are, only that value is
+    taken. The prefix "module." of all names, which DataParallel adds, is removed.
 
     Parameters
     ----------
@@ -41,13 +41,13 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     -------
     state : dict of str to Tensor
     meta : dict
-        What else is known of it: of safetensors its metadata, strings; of a dict with "meta", as
-        cnnimageretrieval-pytorch writes, that.
+        The metadata of a safetensors file, all strings; or the value of "meta" in a checkpoint
+        of cnnimageretrieval-pytorch. Otherwise empty.
 
     Raises
     ------
     DiffusionError
-        If the file cannot be read or holds anything else.
+        If the file cannot be read or does not hold a state dict.
     """
     path = as_path(path, "weights")
     content: Any
@@ -63,7 +63,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         or not isinstance(content, Mapping)
         or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items())
     ):
-        raise DiffusionError(f"{path}: expected a state dict, dense tensors of numbers by name")
+        raise DiffusionError(f"{path}: expected a state dict of dense tensors of numbers by name")
     prefix = "module."
     if content and all(name.startswith(prefix) for name in content):
         content = {name.removeprefix(prefix): value for name, value in content.items()}
@@ -81,9 +81,9 @@ def _is_plain(value: Any) -> bool:
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        # Opened by Python first, whose errors say what is wrong with a file.
+        # Opened by Python first, whose errors describe the problem better.
         with open(path, "rb"), safe_open(path, framework="pt") as file:
-            # Copies, for the library's tensors change with the file that they are mapped from.
+            # Copies, since the library's tensors are mapped from the file and change with it.
             names = file.keys()
             return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
     except OSError as error:
@@ -96,40 +96,42 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_file(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, whole or not at all; the same content gives the same bytes.
+    """Write a safetensors file; an interrupted write leaves the old file.
+
+    Equal contents give files with equal bytes.
 
     Parameters
     ----------
     path : path-like
     state : mapping of str to Tensor
     meta : mapping of str to str, optional
-        At most one entry, since the library writes several in an order that changes.
+        At most one entry, since safetensors writes several entries in random order.
 
     Raises
     ------
     DiffusionError
-        If the file cannot be written, or a tensor is not of dense numbers.
+        If the file cannot be written, or a value is not a dense tensor of numbers.
     """
     if meta is not None and len(meta) > 1:
-        raise DiffusionError(f"meta: expected one entry at most, got {len(meta)}")
+        raise DiffusionError(f"meta: expected at most one entry, got {len(meta)}")
     for name, value in state.items():
         if not _is_plain(value):
             raise DiffusionError(f"state: {name!r} of {value.dtype} cannot be stored")
     plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     try:
-        # Not by the library's `save_file`: its files are their owner's alone, and no fsync is made.
+        # Not `save_file` of safetensors, which makes files that only their owner can read.
         with replacing(as_path(path)) as file:
             file.write(save(plain, dict(meta) if meta else None))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise DiffusionError(f"state: tensors that cannot be stored ({reason})") from None
+        raise DiffusionError(f"state: these tensors cannot be stored ({reason})") from None
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _load(path: Path) -> Any:
     try:
-        # Arrays of numbers stand in the meta of retrieval checkpoints; numpy itself makes them.
+        # The meta of retrieval checkpoints holds numpy arrays, which numpy itself rebuilds.
         with torch.serialization.safe_globals(_ARRAYS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -137,7 +139,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0] if str(error) else "damaged"
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            reason = "it asks for more than tensors and plain values"
+            reason = "it contains more than tensors and plain values"
         raise DiffusionError(f"{path}: expected a torch checkpoint ({reason})") from None
     except (
         RuntimeError,
@@ -155,7 +157,7 @@ def _load(path: Path) -> Any:
 
 
 def _array_globals() -> list[Any]:
-    """Return what an array of numbers in a pickle names, by today's names and by numpy 1's."""
+    """Return the globals that a pickled array of numbers names, with numpy 1 and later."""
     reconstruct = np.empty(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
@@ -174,22 +176,21 @@ _ARRAYS = _array_globals()
 
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put a state dict into a network, strictly: every name and shape must be the network's.
+    """Load a state dict into a network whose names and shapes must all match.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Its floating-point parameters stay of their own dtype. It may be on the meta device, and
-        has memory afterwards.
+        Its parameters keep their dtypes. A network on the meta device is on the CPU afterwards.
     state : mapping of str to Tensor
-        BatchNorm's counters, `num_batches_tracked`, may be absent, as in old files.
+        The counters `num_batches_tracked` of BatchNorm may be missing, as in old files.
     source : str
-        What the error calls it.
+        Name of the state dict in error messages.
 
     Raises
     ------
     DiffusionError
-        If a name is missing, unknown or of another shape, or a value is NaN or infinite.
+        If a name is missing or unknown, a shape differs, or a value is NaN or infinite.
     """
     expected = network.state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}

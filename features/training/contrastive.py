@@ -1,4 +1,4 @@
-"""Learning descriptors from labelled images."""
+"""Training of networks on labelled images with the contrastive loss."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ def train_contrastive(
     learning_rate: float = 1e-3,
     progress: bool = False,
 ) -> NDArray[np.float64]:
-    """Train a network, in place, with the contrastive loss and Adam.
+    """Train a network in place with the contrastive loss and Adam.
 
-    Equal seeds, data and initial weights give equal trained weights on the same machine. Torch's
-    global random state and the modes of the network's modules are left as they were.
+    Equal seeds, data and initial weights give equal trained weights on the same machine. The
+    global random state of torch and the modes of the modules are not changed.
 
     Parameters
     ----------
     network : torch.nn.Module
-        As `features.describe` takes it; its descriptors should be L2-normalised for the default
-        margin to make sense.
+        A network as for `features.describe`. The default margin assumes L2-normalised
+        descriptors.
     images : array_like, shape (n, h, w) or (n, c, h, w)
-        As `features.describe` takes them; n >= 2. Held in memory as float32.
+        Images as for `features.describe`, n >= 2. They are held in memory as float32.
     labels : array_like, shape (n,)
-        Of any kind that numpy can compare.
+        Labels of any type that numpy can compare.
     epochs : int >= 1, default 60
-        Passes over the images, each in a new random order.
+        Number of passes over the images, each in a new random order.
     margin : float > 0, default 0.7
-        The margin of the loss; 0.7 is what Radenović, Tolias and Chum train with (ECCV 2016).
+        Margin of the loss; Radenović, Tolias and Chum (ECCV 2016) use 0.7.
     seed : int >= 0, default 0
-        Seed of the order of the images, and of whatever is random in the network.
+        Seed of the order of the images and of random layers of the network.
     batch_size : int >= 2, default 32
-        The loss is over all pairs of a batch.
+        Number of images per batch. The loss is the mean over all pairs of a batch.
     learning_rate : float > 0, default 1e-3
-        Adam's.
+        Learning rate of Adam.
     progress : bool, default False
-        Show a bar on standard error.
+        Whether to show a progress bar on standard error.
 
     Returns
     -------
     ndarray, shape (epochs,), float64
-        The loss of each epoch, the mean over its batches.
+        The loss of each epoch, averaged over its batches.
 
     Raises
     ------
@@ -75,10 +75,10 @@ def train_contrastive(
     array = as_images(images, network)
     classes = np.asarray(labels)
     if len(array) < 2:
-        raise DiffusionError(f"images: expected at least 2, got {len(array)}")
+        raise DiffusionError(f"images: expected at least 2 images, got {len(array)}")
     if classes.shape != (len(array),):
         raise DiffusionError(
-            f"labels: expected shape ({len(array)},), one for each image, got {classes.shape}"
+            f"labels: expected shape ({len(array)},), one per image, got {classes.shape}"
         )
     epochs = check_integer(epochs, "epochs", low=1)
     margin = check_real(margin, "margin", low=0.0, strict=True)
@@ -98,7 +98,7 @@ def train_contrastive(
     ):
         for epoch in range(epochs):
             batches = torch.randperm(len(x)).to(device).split(batch_size)
-            # A single image that is left over makes no pair.
+            # A single remaining image forms no pair.
             batches = [batch for batch in batches if len(batch) > 1]
             for batch in batches:
                 optimizer.zero_grad()
@@ -113,10 +113,10 @@ def train_contrastive(
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random states that work on a device draws from; restore them after."""
+    """Seed the global random states of torch for a device and restore them afterwards."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        # torch.manual_seed would seed every other device too, and nothing would restore those.
+        # torch.manual_seed would also seed all other devices, whose states are not restored.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(device):

@@ -1,4 +1,4 @@
-"""A picture of a training: its loss, and the mAP beside it, as one SVG file."""
+"""A plot of the loss and the mAP of a training, as one SVG file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def write_curve(
     losses: Sequence[float | None],
     precisions: Sequence[float | None],
 ) -> None:
-    """Write the curves of a training, or warn where Matplotlib is not installed.
+    """Plot the curves of a training, or warn if Matplotlib is not installed.
 
     Parameters
     ----------
     path : path-like
     title : str
     losses : sequence of float or None
-        The loss after each epoch, the axis at the left. The first entry is that of the untrained
-        network; None where there is no loss.
+        The loss after each epoch, on the left axis, or None where there is none. The first entry
+        belongs to the untrained network.
     precisions : sequence of float or None
-        The mAP after each epoch in percent, the axis at the right.
+        The mAP in percent after each epoch, on the right axis, or None where there is none.
 
     Raises
     ------

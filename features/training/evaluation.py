@@ -1,4 +1,4 @@
-"""How well descriptors find what is of the same label."""
+"""Evaluation of descriptors by leave-one-out search for images with the same label."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from diffusion import metrics
 from diffusion.baselines import expansion
 from diffusion.errors import DiffusionError
 
-# Queries ranked at a time: bounds the rankings, not only the answers, to a few MiB.
+# Values per block of queries, which bounds the memory of their rankings.
 _VALUES = 1 << 22
 
 
 def leave_one_out(X: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Search descriptors for each of themselves, by cosine, itself left out.
+    """Search all descriptors for each of them by cosine similarity, leaving out the query.
 
     Parameters
     ----------
     X : array_like, shape (n, d)
     labels : array_like, shape (n,)
-        What has the query's label is relevant.
+        Results with the label of the query are relevant.
 
     Returns
     -------
     ndarray, shape (n,), float64
-        Average precision of each, NaN where nothing else has its label.
+        Average precision of each query, NaN if no other descriptor has its label.
 
     Raises
     ------
     DiffusionError
-        If the shapes do not go together.
+        If the shapes do not match.
     """
     X, labels = expansion.normalize(X), np.asarray(labels)
     if labels.shape != X.shape[:1]:

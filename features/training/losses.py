@@ -1,4 +1,4 @@
-"""The losses that descriptors are learned with: contrastive, triplet, softmax."""
+"""Losses for learning descriptors: contrastive, triplet and softmax."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from diffusion.validation import check_integer, check_real
 
 
 def contrastive_loss(descriptors: Tensor, labels: Tensor, *, margin: float = 0.7) -> Tensor:
-    """Contrastive loss, the mean over all pairs of a batch.
+    """Compute the contrastive loss, averaged over all pairs of a batch.
 
-    t ||y_i - y_j||² + (1 - t) [m - ||y_i - y_j||]_+², where t = 1 for a pair of equal labels and
-    0 else: it draws pairs of the same label together and pushes the others m apart.
+    The loss of a pair is t ||y_i - y_j||² + (1 - t) [m - ||y_i - y_j||]_+², where t = 1 if the
+    labels are equal and 0 otherwise. It pulls descriptors with equal labels together and pushes
+    others at least m apart.
 
     Parameters
     ----------
     descriptors : Tensor, shape (b, d), floating point
-        The y, b >= 2.
+        The descriptors y, b >= 2.
     labels : Tensor, shape (b,)
     margin : float > 0, default 0.7
-        The distance m from which on a pair of different labels costs nothing. Unit vectors are
-        at most 2 apart.
+        The distance m at and above which a pair with different labels has no loss. The distance
+        of unit vectors is at most 2.
 
     Returns
     -------
     Tensor, shape ()
-        At distance 0, where the second term has no gradient, its gradient is taken as 0.
+        The mean loss. At distance 0 the gradient of the second term, which is undefined, is 0.
 
     Raises
     ------
     DiffusionError
-        If the shapes do not go together or there is no pair.
+        If the shapes do not match or there is no pair.
 
     References
     ----------
@@ -41,7 +42,8 @@ def contrastive_loss(descriptors: Tensor, labels: Tensor, *, margin: float = 0.7
 
     Examples
     --------
-    Two of one label at distance 1, and a third at distance 0 and 1 from them: (1 + 0.25 + 0) / 3.
+    Two descriptors with equal labels at distance 1, and a third one with another label at
+    distances 0 and 1 from them, have the loss (1 + 0.25 + 0) / 3.
 
     >>> y = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     >>> round(contrastive_loss(y, torch.tensor([0, 0, 1]), margin=0.5).item(), 4)
@@ -54,7 +56,7 @@ def contrastive_loss(descriptors: Tensor, labels: Tensor, *, margin: float = 0.7
         )
     if labels.shape != descriptors.shape[:1]:
         raise DiffusionError(
-            f"labels: expected shape ({len(descriptors)},), one for each descriptor, "
+            f"labels: expected shape ({len(descriptors)},), one per descriptor, "
             f"got {tuple(labels.shape)}"
         )
     first, second = torch.triu_indices(
@@ -68,9 +70,10 @@ def contrastive_loss(descriptors: Tensor, labels: Tensor, *, margin: float = 0.7
 def tuple_contrastive_loss(
     anchors: Tensor, positives: Tensor, negatives: Tensor, *, margin: float = 0.7
 ) -> Tensor:
-    """Contrastive loss of tuples: of each anchor with its positive and with its negatives.
+    """Compute the contrastive loss of tuples of an anchor, a positive and several negatives.
 
-    The mean over all these pairs of ||a - p||² and [m - ||a - n||]_+².
+    It is the mean of ||a - p||² and [m - ||a - n||]_+² over all pairs of an anchor with its
+    positive and with each of its negatives.
 
     Parameters
     ----------
@@ -85,7 +88,7 @@ def tuple_contrastive_loss(
     Raises
     ------
     DiffusionError
-        If the shapes do not go together.
+        If the shapes do not match.
 
     References
     ----------
@@ -99,14 +102,16 @@ def tuple_contrastive_loss(
 def triplet_loss(
     anchors: Tensor, positives: Tensor, negatives: Tensor, *, margin: float = 0.1
 ) -> Tensor:
-    """Triplet loss: the mean of [m + ||a - p||² - ||a - n||²]_+ over all anchors and negatives.
+    """Compute the triplet loss, the mean of [m + ||a - p||² - ||a - n||²]_+ over all triplets.
+
+    Each anchor forms one triplet with its positive and each of its negatives.
 
     Parameters
     ----------
     anchors, positives : Tensor, shape (t, d), floating point
     negatives : Tensor, shape (t, n, d)
     margin : float > 0, default 0.1
-        By how much, in squared distance, a positive is to be nearer than a negative.
+        The least difference of squared distances at which a triplet has no loss.
 
     Returns
     -------
@@ -115,7 +120,7 @@ def triplet_loss(
     Raises
     ------
     DiffusionError
-        If the shapes do not go together.
+        If the shapes do not match.
 
     References
     ----------
@@ -127,17 +132,18 @@ def triplet_loss(
 
 
 class NormalizedSoftmax(nn.Module):
-    """Softmax classification of unit descriptors: cross entropy of <y, w_c> / T.
+    """Softmax classification of unit descriptors: the cross entropy of <y, w_c> / T.
 
-    The w_c are unit vectors, one a class, so that the loss compares by the cosine, as search does.
+    The w_c are unit vectors, one per class, so that the loss compares cosines, as search does.
 
     Parameters
     ----------
     dimension : int >= 1
-        Of the descriptors.
+        Length of the descriptors.
     classes : int >= 2
+        Number of classes.
     temperature : float > 0, default 0.05
-        The T.
+        The temperature T.
 
     References
     ----------
@@ -153,20 +159,20 @@ class NormalizedSoftmax(nn.Module):
         self.weight = nn.Parameter(torch.randn(classes, dimension))
 
     def forward(self, descriptors: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross entropy of descriptors (b, d), unit rows, labels (b,) in [0, c)."""
+        """Return the mean cross entropy of unit descriptors (b, d) with labels (b,) in [0, c)."""
         cosines = descriptors @ functional.normalize(self.weight).T
         return functional.cross_entropy(cosines / self.temperature, labels)
 
 
 def _apart(squares: Tensor, margin: float) -> Tensor:
-    """Return [m - distance]_+² of squared distances."""
-    # The root's derivative is infinite at 0; the clamp's is 0 there, and their product is then 0.
+    """Return [m - distance]_+² for squared distances."""
+    # At 0 the derivative of the root is infinite; the clamp makes the gradient 0 there.
     distances = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
     return (margin - distances).clamp(min=0).square()
 
 
 def _distances(anchors: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """Return squared distances (t,) to the positives and (t, n) to the negatives."""
+    """Return the squared distances (t,) to the positives and (t, n) to the negatives."""
     t, d = anchors.shape if anchors.ndim == 2 else (0, 0)
     if (
         not t

@@ -1,6 +1,6 @@
-"""Which images to compare while learning: hard negatives, and pairs from the manifold.
+"""Mining of training pairs: hard negatives, and positives and negatives from the manifold.
 
-Everything here works on descriptors, L2-normalised rows, and on row numbers.
+Descriptors are rows of arrays and are L2-normalised; images are identified by row numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Mined:
-    """What each image may be compared with; an image without either is no anchor.
+    """The images that each image may be compared with.
 
     Attributes
     ----------
     positives, negatives : list of ndarray of int64
-        Rows for each image, most useful first.
+        Rows of the matching and the non-matching images of each image, most useful first.
     """
 
     positives: list[Ids]
@@ -37,7 +37,7 @@ class Mined:
 
     @property
     def anchors(self) -> Ids:
-        """Rows that have both."""
+        """Rows of the images that have positives and negatives."""
         both = [
             len(p) > 0 and len(n) > 0 for p, n in zip(self.positives, self.negatives, strict=True)
         ]
@@ -45,26 +45,26 @@ class Mined:
 
 
 def groups_of_pairs(pairs: ArrayLike, n: int) -> Ids:
-    """Return a label for each of n rows: the same for rows that a chain of pairs joins."""
+    """Return labels of n rows, equal for rows that are connected by a chain of pairs."""
     rows = as_pairs(pairs, n)
     links = sparse.coo_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(n, n))
     return csgraph.connected_components(links, directed=False)[1].astype(np.int64)
 
 
 def hard_negatives(X: ArrayLike, labels: ArrayLike, n: int = 5) -> list[Ids]:
-    """Return each image's nearest images of other labels, at most one of each label.
+    """Return the nearest images with other labels for each image, at most one per label.
 
     Parameters
     ----------
     X : array_like, shape (m, d)
     labels : array_like, shape (m,), int
     n : int >= 1, default 5
-        Negatives an image, fewer where there are fewer other labels.
+        Number of negatives per image, fewer if there are fewer other labels.
 
     Returns
     -------
     list of m ndarray of int64
-        Nearest first.
+        Rows of the negatives of each image, nearest first.
 
     References
     ----------
@@ -77,7 +77,7 @@ def hard_negatives(X: ArrayLike, labels: ArrayLike, n: int = 5) -> list[Ids]:
     wanted = min(n, len(np.unique(labels)) - 1)
     found: list[Ids] = [np.empty(0, np.int64)] * len(X)
     left, depth = np.arange(len(X)), min(len(X), 8 * n)
-    # Lists that are too short to hold enough labels are asked for again, twice as long.
+    # Where a list holds too few labels, search again for a list twice as long.
     while wanted and len(left):
         ids = expansion.search(X[left], X, depth)[1]
         short = []
@@ -92,7 +92,7 @@ def hard_negatives(X: ArrayLike, labels: ArrayLike, n: int = 5) -> list[Ids]:
 
 
 def same_label(labels: ArrayLike) -> list[Ids]:
-    """Return each image's images of the same label, itself left out."""
+    """Return the other images with the same label for each image."""
     labels = np.asarray(labels)
     order = np.argsort(labels, kind="stable")
     members = {labels[part[0]].item(): part for part in np.split(order, _starts(labels[order]))}
@@ -104,23 +104,24 @@ def _starts(ordered: NDArray[np.generic]) -> Ids:
 
 
 def mine_manifold(X: ArrayLike, k: int = 50, *, ranker: diffusion.Reranker | None = None) -> Mined:
-    """Mine pairs without labels, where diffusion and the Euclidean distance disagree.
+    """Mine pairs without labels from the disagreement of diffusion and Euclidean distance.
 
-    With M the k images that diffusion ranks first for an image and E its k nearest: positives are
-    M without E, which the manifold joins though they look different; negatives are E without M,
-    which look alike though no way along the manifold leads there.
+    For each image, let M be the k images that diffusion ranks first and E its k nearest images. The
+    positives are M without E: images that look different but are connected on the manifold. The
+    negatives are E without M: images that look similar but are not connected.
 
     Parameters
     ----------
     X : array_like, shape (n, d)
     k : int >= 1, default 50
+        Number of images in M and in E.
     ranker : Reranker, optional
-        Not fitted yet; by default `diffusion.Reranker()`.
+        A Reranker that is not fitted yet; by default `diffusion.Reranker()`.
 
     Returns
     -------
     Mined
-        Positives in diffusion's order, negatives nearest first.
+        The positives in the order of diffusion, the negatives nearest first.
 
     References
     ----------
@@ -134,7 +135,7 @@ def mine_manifold(X: ArrayLike, k: int = 50, *, ranker: diffusion.Reranker | Non
     depth = min(k + 1, len(X))
     near = _without_self(expansion.search(X, X, depth)[1], k)
     scores, ids = ranker.search(X, depth)
-    # What diffusion does not reach follows with scores of 0 and less: nothing of the manifold.
+    # Images that diffusion does not reach have scores of 0 or less and are not in M.
     joined = _without_self(np.where(scores > 0, ids, -1), k)
     positives, negatives = [], []
     for manifold, euclidean in zip(joined, near, strict=True):
@@ -145,7 +146,7 @@ def mine_manifold(X: ArrayLike, k: int = 50, *, ranker: diffusion.Reranker | Non
 
 
 def _without_self(ids: Ids, k: int) -> Ids:
-    """Take row i out of list i, closing the gap; cut to k, padded with -1."""
+    """Remove row i from list i, cut the lists to k and pad them with -1."""
     own = ids == np.arange(len(ids))[:, None]
     order = np.argsort(own, axis=1, kind="stable")
     moved = np.take_along_axis(np.where(own, -1, ids), order, axis=1)

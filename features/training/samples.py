@@ -1,4 +1,4 @@
-"""What is learned from: photos with labels, pairs or nothing, and the tuples of an epoch."""
+"""Training samples: the supervision of photos, the tuples of an epoch, and random views."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from diffusion.storage import as_path
 
 from .mining import Ids, Mined, groups_of_pairs, hard_negatives, mine_manifold, same_label
 
-# Crops have this share of an image's area at least, and sides in ratios of 3 : 4 to 4 : 3.
+# Smallest share of the area of an image in a crop, and largest ratio of the sides of a crop.
 _LEAST_AREA = 0.4
 _RATIO = 4 / 3
-# Brightness and contrast change by at most so much.
+# Largest change of brightness and contrast.
 _JITTER = 0.2
-# Of what diffusion alone ranks high, the first so many are matches: further down fewer are right.
+# Positives per photo that are taken from the manifold; lower ranks match less often.
 _POSITIVES = 3
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What is known of photos: a label each, and which match where that is known better.
+    """The labels of photos and, where known, their matches.
 
     Attributes
     ----------
     labels : ndarray, shape (n,), int64, or None
-        None in learning without labels.
+        The labels, or None for learning without labels.
     positives : list of ndarray, or None
-        Rows that match each; by default all of its label.
+        Rows of the photos that match each photo; by default all with the same label.
     """
 
     labels: Ids | None
@@ -46,39 +46,41 @@ class Supervision:
 
 
 def labels_of_folders(files: Sequence[str]) -> Ids:
-    """Return a label for each file: the same for those of one folder."""
+    """Return a label for each file, equal for files in the same folder."""
     return np.unique([os.path.dirname(file) for file in files], return_inverse=True)[1].astype(
         np.int64
     )
 
 
 def from_folders(files: Sequence[str]) -> Supervision:
-    """Take photos of one folder as of one class.
+    """Return a supervision in which the photos of each folder form a class.
 
     Raises
     ------
     DiffusionError
-        If all are in one folder, or no folder holds two.
+        If all photos are in one folder, or no folder holds two photos.
     """
     labels = labels_of_folders(files)
     counts = np.bincount(labels)
     if len(counts) < 2 or counts.max() < 2:
         raise DiffusionError(
-            "folder: expected a folder for each class, two at least, with two photos or more in "
-            f"one; found {len(counts)} with at most {counts.max()}"
+            "folder: expected a folder for each class, two or more of them, at least one with two "
+            f"photos or more; found {len(counts)} with at most {counts.max()}"
         )
     return Supervision(labels)
 
 
 def from_pairs(path: str | os.PathLike[str], files: Sequence[str]) -> Supervision:
-    """Read matching pairs: lines of two files, with a tab between, as they stand in the folder.
+    """Read matching pairs from a file with two tab-separated file names per line.
 
-    Photos that a chain of pairs joins are never each other's negatives.
+    The names are relative to the folder of photos. Photos that are connected by a chain of pairs
+    are never used as negatives of each other.
 
     Raises
     ------
     DiffusionError
-        If the file cannot be read, or names a file that is not among `files`; with the line.
+        If the file cannot be read, or a line names a file that is not in `files`. The message
+        gives the line number.
     """
     path = as_path(path, "pairs")
     rows = {file: row for row, file in enumerate(files)}
@@ -92,11 +94,13 @@ def from_pairs(path: str | os.PathLike[str], files: Sequence[str]) -> Supervisio
             continue
         fields = line.split("\t")
         if len(fields) != 2:
-            raise DiffusionError(f"{path}: line {number}: expected two files, with a tab between")
+            raise DiffusionError(
+                f"{path}: line {number}: expected two file names separated by a tab"
+            )
         for field in fields:
             if field not in rows:
                 raise DiffusionError(
-                    f"{path}: line {number}: {field!r} is no photo that can be read in the folder"
+                    f"{path}: line {number}: {field!r} is not a readable photo of the folder"
                 )
         if fields[0] == fields[1]:
             raise DiffusionError(f"{path}: line {number}: expected two different files")
@@ -110,7 +114,7 @@ def from_pairs(path: str | os.PathLike[str], files: Sequence[str]) -> Supervisio
 
 
 def mine(supervision: Supervision, X: NDArray[np.float32], negatives: int, k: int) -> Mined:
-    """Return whom each photo may be compared with, given descriptors of today."""
+    """Return the photos that each photo may be compared with, given the current descriptors."""
     if supervision.labels is None:
         mined = mine_manifold(X, k)
         return Mined([rows[:_POSITIVES] for rows in mined.positives], mined.negatives)
@@ -124,15 +128,15 @@ def mine(supervision: Supervision, X: NDArray[np.float32], negatives: int, k: in
 def draw_tuples(
     mined: Mined, count: int, negatives: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw anchors, a positive of each at random, and its first negatives.
+    """Draw random anchors, a random positive for each, and its first negatives.
 
     Parameters
     ----------
     mined : Mined
     count : int
-        Anchors at most.
+        Largest number of anchors.
     negatives : int
-        Of each anchor; where it has fewer, they are repeated.
+        Number of negatives per anchor. If an anchor has fewer, they are repeated.
     rng : Generator
 
     Returns
@@ -143,12 +147,12 @@ def draw_tuples(
     Raises
     ------
     DiffusionError
-        If no photo has both.
+        If no photo has positives and negatives.
     """
     anchors = mined.anchors
     if not len(anchors):
         raise DiffusionError(
-            "folder: expected photos that match and others that do not, found none"
+            "folder: expected photos with matching and non-matching photos, found none"
         )
     anchors = rng.permutation(anchors)[:count]
     tuples = np.empty((len(anchors), 2 + negatives), np.int64)
@@ -161,14 +165,14 @@ def draw_tuples(
 
 @dataclass(frozen=True)
 class View:
-    """How a photo is seen this time: a part of it, lighter or darker.
+    """A random view of a photo: a part of it with changed brightness and contrast.
 
     Attributes
     ----------
     box : tuple of float
-        (top, left, bottom, right), in [0, 1].
+        The part of the photo, as (top, left, bottom, right) in [0, 1].
     gain, offset : float
-        x -> gain x + offset, on [0, 1].
+        The change x -> gain x + offset of values in [0, 1].
     """
 
     box: tuple[float, float, float, float]
@@ -177,7 +181,7 @@ class View:
 
 
 def draw_views(sizes: Sequence[tuple[int, int]], rng: np.random.Generator) -> list[View]:
-    """Draw a view of each image of a height and a width, for a square to be made of it."""
+    """Draw a random view for each image, given the heights and widths of the images."""
     views = []
     for height, width in sizes:
         area = rng.uniform(_LEAST_AREA, 1) * height * width
@@ -196,9 +200,9 @@ Supervise = Callable[[Sequence[str]], Supervision]
 
 
 def supervise(*, pairs: str | os.PathLike[str] | None, manifold: bool) -> Supervise:
-    """Return what says, of the files that can be read, what is known of them."""
+    """Return a function that maps the readable files to their supervision."""
     if manifold and pairs is not None:
-        raise DiffusionError("pairs, manifold: expected one of them at most")
+        raise DiffusionError("pairs, manifold: expected at most one of them")
     if manifold:
         return lambda files: Supervision(None)
     if pairs is not None:

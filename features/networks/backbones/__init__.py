@@ -1,4 +1,4 @@
-"""Networks: convolutional trunks that load the checkpoints people have, and the demo's LeNet."""
+"""Convolutional trunks that load common checkpoints, and the LeNet of the demo."""
 
 from __future__ import annotations
 
@@ -55,25 +55,26 @@ def backbone(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Backbone:
-    """Make a trunk, with the weights of a file.
+    """Make a trunk, optionally with the weights of a file.
 
     Parameters
     ----------
     name : str
         "alexnet", "vgg16", "resnet18", "resnet50", "resnet101" or "mobilenet_v2";
-        "torchvision:NAME" for a network of torchvision's, "hf:DIRECTORY" or "hf:NAME" for a
-        backbone of transformers', where they are installed.
+        "torchvision:NAME" for a network of torchvision, "hf:DIRECTORY" or "hf:NAME" for a backbone
+        of transformers, if these libraries are installed.
     weights : path-like, optional
-        A state dict with torchvision's names, read by `features.networks.weights.read_file`.
-        Without it the weights are random, but those of "hf:" are the model's own.
+        A file with a state dict that uses the names of torchvision, as
+        `features.networks.weights.read_file` reads it. By default the weights are random, except
+        for "hf:" models, which come with their own.
     head : bool, default True
-        Keep the fully connected layers. Without them a file may have them or not.
+        Whether to keep the fully connected layers. If not, the file may contain them or not.
     classes : int >= 1, optional
-        Outputs of the classifier; by default those of the weights, else 1000.
+        Number of outputs of the classifier; by default that of the weights, or 1000 without.
     mean, std : three float, optional
-        Of the images, in place of those that the network has.
+        Mean and standard deviation of the images, instead of those of the network.
     seed : int >= 0, default 0
-        Seed of random weights. Torch's global random state is left as it was.
+        Seed of random weights. The global random state of torch is not changed.
 
     Returns
     -------
@@ -83,8 +84,8 @@ def backbone(
     Raises
     ------
     DiffusionError
-        If the name is not one of these, a file does not hold exactly the network's parameters,
-        or what a name needs is not installed.
+        If the name is unknown, the file does not hold exactly the parameters of the network, or
+        the library that the name refers to is not installed.
 
     Examples
     --------
@@ -95,7 +96,7 @@ def backbone(
     if not isinstance(name, str):
         raise DiffusionError(f"name: expected a str, got {name!r}")
     seed = check_integer(seed, "seed", low=0)
-    # Whatever can be wrong is found before a file is read.
+    # All arguments are validated before a file is read.
     scale = {
         "mean": None if mean is None else check_triple(mean, "mean"),
         "std": None if std is None else check_triple(std, "std", positive=True),
@@ -129,7 +130,7 @@ def _own(
     state, _ = read_file(weights)
     with torch.device("meta"):
         whole, network = maker(1000), maker(None)
-        # The last parameter of all is the classifier's bias, one number a class.
+        # The last parameter is the bias of the classifier, with one number per class.
         *_, bias = names = tuple(whole.state_dict())
         if head:
             found = len(state[bias]) if bias in state and state[bias].ndim == 1 else 1000
@@ -142,7 +143,7 @@ def _own(
 
 
 def _random(maker: Callable[..., Backbone], classes: int | None, seed: int) -> Backbone:
-    """Make a trunk whose activations neither vanish nor grow with depth (He et al., ICCV 2015)."""
+    """Make a trunk with random weights that keep the activations in scale (He, ICCV 2015)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = maker(classes)

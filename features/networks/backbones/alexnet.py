@@ -18,7 +18,7 @@ _LAYERS: dict[str, Convolution | Pooling] = {
 
 
 class AlexNet(Row):
-    """AlexNet in its one-column form, with torchvision's parameter names.
+    """AlexNet in its one-column form, with the parameter names of torchvision.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What every trunk has: named stages, a head, and what it expects of its images."""
+"""The base class of all trunks, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -19,49 +19,50 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Stage(NamedTuple):
-    """Channels of a stage's map, and the pixels of the image from one of its cells to the next."""
+    """Number of channels of the map of a stage, and the distance of its cells in image pixels."""
 
     channels: int
     stride: int
 
 
 class Sides(NamedTuple):
-    """The image heights and widths that a network takes as it was trained: step k + offset."""
+    """The image heights and widths that suit a network: step k + offset, at least `minimum`."""
 
     minimum: int
     step: int = 1
     offset: int = 0
 
     def nearest(self, length: float) -> int:
-        """Return the side nearest to a length; of two as near, the longer."""
+        """Return the suitable side nearest to a length; of two equally near, the longer one."""
         side = int((length - self.offset) / self.step + 0.5) * self.step + self.offset
         return max(side, self.minimum)
 
 
 class Backbone(nn.Module):
-    """A convolutional trunk with named stages, and the head that it was trained with.
+    """A convolutional trunk with named stages and, optionally, its classification head.
 
-    Calling it returns the last feature map. Images are float tensors (b, 3, h, w), RGB, after
-    `normalize`; a subclass says which modules run, in `_steps` and `_head_steps`.
+    Calling the trunk returns its last feature map. Images are RGB float tensors (b, 3, h, w), as
+    `normalize` returns them. Subclasses define the modules to run in `_steps` and `_head_steps`.
 
     Parameters
     ----------
     classes : int >= 1 or None, default 1000
-        Outputs of the classifier; None leaves the head out, and its parameters.
+        Number of outputs of the classifier, or None for a trunk without a head.
 
     Attributes
     ----------
     name : str
     stages : dict of str to Stage
-        Channels and stride of each named stage, in the order in which they run.
+        Channels and stride of each stage, in running order.
     last : str
-        The stage that a call returns.
+        The stage whose map a call returns.
     codes : tuple of str
-        The fully connected layers, in order; the last is the classifier. Empty without a head.
+        Names of the fully connected layers, in running order; the last is the classifier. Empty
+        without a head.
     mean, std : tuple of three float
-        Of the images in [0, 1] that the weights were trained on, by channel.
+        Mean and standard deviation per channel of the training images, with values in [0, 1].
     sides : Sides
-        Heights and widths that suit.
+        Suitable heights and widths of images.
     input_size : int
         Side of the square images that the classifier was trained on.
     """
@@ -76,25 +77,25 @@ class Backbone(nn.Module):
     input_size: int = 224
 
     def _steps(self) -> Iterable[tuple[str | None, nn.Module]]:
-        """Yield (the stage that this module completes, if any; module) in running order."""
+        """Return pairs (stage that the module completes, or None; module) in running order."""
         raise NotImplementedError
 
     def _head_steps(self) -> Iterable[tuple[str | None, nn.Module]]:
-        """Yield the same from the last map on, a name for each of `codes`."""
+        """Return the same pairs for the head, with the names in `codes` instead of stages."""
         raise NotImplementedError
 
     @property
     def channels(self) -> int:
-        """Channels of the last feature map."""
+        """Number of channels of the last feature map."""
         return self.stages[self.last].channels
 
     @property
     def stride(self) -> int:
-        """Pixels of the image from one cell of the last feature map to the next."""
+        """Distance between neighbouring cells of the last feature map, in image pixels."""
         return self.stages[self.last].stride
 
     def forward(self, images: Tensor, stage: str | None = None) -> Tensor:
-        """Return the feature map (b, c, h', w') of a stage, by default the last.
+        """Return the feature map (b, c, h', w') of a stage, by default the last one.
 
         Parameters
         ----------
@@ -106,13 +107,13 @@ class Backbone(nn.Module):
         Raises
         ------
         DiffusionError
-            If there is no such stage, or the images are not as described or too small.
+            If the stage does not exist, or the images are not as described or are too small.
         """
         name = self.last if stage is None else stage
         return self.maps(images, [name])[name]
 
     def maps(self, images: Tensor, stages: Sequence[str]) -> dict[str, Tensor]:
-        """Return the feature maps of several stages, from one pass."""
+        """Return the feature maps of several stages, computed in one pass."""
         for stage in stages:
             check_choice(stage, "stage", tuple(self.stages))
         check_images(images, self)
@@ -129,17 +130,19 @@ class Backbone(nn.Module):
         return found
 
     def head(self, layer: str) -> nn.Sequential:
-        """Return what leads from the last feature map to a fully connected layer's activations.
+        """Return the modules from the last feature map to the activations of a head layer.
 
-        Its modules are those of the network, not copies.
+        They are the modules of the network, not copies.
 
         Raises
         ------
         DiffusionError
-            If there is no such layer, or no head.
+            If the layer does not exist, or the network has no head.
         """
         if not self.codes:
-            raise DiffusionError(f"layer: {self.name} was made without its head, has no {layer!r}")
+            raise DiffusionError(
+                f"layer: {self.name} was made without its head and has no {layer!r}"
+            )
         check_choice(layer, "layer", self.codes)
         modules = []
         for name, module in self._head_steps():
@@ -149,12 +152,12 @@ class Backbone(nn.Module):
         return nn.Sequential(*modules)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Return the classifier's outputs (b, classes), before any softmax."""
+        """Return the outputs (b, classes) of the classifier, without a softmax."""
         last = self.codes[-1] if self.codes else "classifier"
         return self.head(last)(self(images))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return images, uint8 or float in [0, 1], as the network takes them: (x - mean) / std."""
+        """Return (x - mean) / std of images x, given as uint8 or as floats in [0, 1]."""
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         images = images if images.is_floating_point() else images.float()
         mean, std = (
@@ -170,10 +173,10 @@ class Backbone(nn.Module):
 
 
 def check_images(images: Tensor, network: Backbone) -> None:
-    """Raise unless images are (b, 3, h, w), floating point and not too small for a network."""
+    """Raise unless images are floating point, (b, 3, h, w), and large enough for a network."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise DiffusionError(
-            f"images: expected floating-point shape (b, 3, h, w), got {images.dtype} "
+            f"images: expected floating point of shape (b, 3, h, w), got {images.dtype} "
             f"{tuple(images.shape)}"
         )
     if min(images.shape[2:]) < network.sides.minimum:
@@ -184,5 +187,5 @@ def check_images(images: Tensor, network: Backbone) -> None:
 
 
 def check_classes(classes: int | None) -> int | None:
-    """Check the number of a classifier's outputs."""
+    """Validate the number of outputs of a classifier, or None."""
     return None if classes is None else check_integer(classes, "classes", low=1)

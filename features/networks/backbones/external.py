@@ -1,4 +1,4 @@
-"""Trunks of torchvision and transformers, where they are installed."""
+"""Trunks of torchvision and transformers, if these libraries are installed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from diffusion.errors import DiffusionError
 from ..weights import load_into, read_file
 from .base import Backbone, Stage, check_triple
 
-# Side of the image that shows channels and strides.
+# Side of the image that is used to find the channels and strides of the stages.
 _PROBE = 224
-# Children of a torchvision network from which on there are vectors, no maps.
+# Children of torchvision networks after which there are vectors instead of maps.
 _ENDS = ("avgpool", "classifier", "fc", "head", "heads", "dropout", "flatten", "permute")
 
 
 def make(source: str, name: str, weights: str | os.PathLike[str] | None, seed: int) -> Backbone:
-    """Make the trunk "torchvision:NAME" or "hf:NAME"; see `backbones.backbone`."""
+    """Make the trunk "torchvision:NAME" or "hf:NAME"; see `features.backbone`."""
     if not name:
-        raise DiffusionError(f"name: expected a network's name after '{source}:'")
+        raise DiffusionError(f"name: expected the name of a network after '{source}:'")
     return _torchvision(name, weights, seed) if source == "torchvision" else _hf(name, weights)
 
 
 class _External(Backbone):
-    """A trunk that runs another library's modules; its stages are found by asking for one map."""
+    """A trunk that runs modules of another library, with stages found from one test image."""
 
     def __init__(self, name: str, run: nn.Module, stages: dict[str, Stage]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _External(Backbone):
 
 
 class _Children(_External):
-    """The children of a torchvision network, one after the other."""
+    """The children of a torchvision network, run in sequence."""
 
     run: nn.Sequential
 
@@ -53,7 +53,7 @@ class _Children(_External):
 
 
 class _Hub(_External):
-    """A backbone of transformers', which gives the maps of its stages all at once."""
+    """A backbone of transformers, which returns the maps of all stages at once."""
 
     def _maps(self, images: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = self.run(pixel_values=images).feature_maps
@@ -70,7 +70,7 @@ def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -
         raise DiffusionError(f"name: torchvision has no network {name!r} ({error})") from None
     if weights is not None:
         load_into(network, read_file(weights)[0], os.fspath(weights))
-    # Networks of one kind keep their trunk in `features`, the others among their children.
+    # Some networks keep their trunk in `features`, the others among their own children.
     inside = network.features if hasattr(network, "features") else network
     children = OrderedDict[str, nn.Module]()
     for child, module in inside.named_children():
@@ -91,18 +91,20 @@ def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -
 def _hf(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
     transformers = _need("transformers", "transformers")
     if weights is not None:
-        raise DiffusionError("weights: expected None, a backbone of transformers' has its own")
+        raise DiffusionError("weights: expected None, since a backbone of transformers has its own")
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         names = list(config.stage_names)
-        # Every stage but the stem's, which many networks give no channels for.
-        # By its own class: AutoBackbone.from_pretrained asks the hub for what lies in a folder.
+        # All stages except the stem, for which many networks give no channels. Loaded by the
+        # class itself, since AutoBackbone.from_pretrained asks the hub even for a local folder.
         with torch.device("meta"):
             kind = type(transformers.AutoBackbone.from_config(config))
         model = kind.from_pretrained(name, out_features=names[1:]).eval()
     except (OSError, ValueError, AttributeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise DiffusionError(f"name: {name!r} is no backbone of transformers' ({reason})") from None
+        raise DiffusionError(
+            f"name: {name!r} is not a backbone of transformers ({reason})"
+        ) from None
 
     def probe(images: Tensor) -> dict[str, Tensor]:
         return dict(zip(names[1:], model(pixel_values=images).feature_maps, strict=True))
@@ -113,7 +115,7 @@ def _hf(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
         network.mean = check_triple(list(processor.image_mean), "mean")
         network.std = check_triple(list(processor.image_std), "std", positive=True)
     except (OSError, ValueError, AttributeError, TypeError, ImportError):
-        pass  # a model without a description of its images: ImageNet's statistics stay
+        pass  # without a description of its images, the statistics of ImageNet apply
     return network
 
 
@@ -127,7 +129,7 @@ def _need(module: str, package: str) -> Any:
 
 
 def _stages(name: str, probe: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Stage]:
-    """Ask a trunk for the maps of an image of zeros; return what their shapes say."""
+    """Return the stages of a trunk, found from the shapes of its maps of a black image."""
     try:
         with torch.no_grad():
             maps = probe(torch.zeros(1, 3, _PROBE, _PROBE))

@@ -15,22 +15,22 @@ from diffusion.validation import check_integer
 
 
 class LeNet(nn.Module):
-    """Two convolutions and a linear embedding, for small grey images.
+    """Two convolutions and a linear embedding, for small greyscale images.
 
-    (3x3 convolution with a border of one zero, ReLU, 2x2 max-pooling) twice, then a linear map
-    to the descriptor, L2-normalised. In the spirit of LeNet-5, with today's ReLU and
-    max-pooling in place of its tanh and averages.
+    The network applies a 3x3 convolution with one pixel of zero padding, a ReLU and 2x2
+    max-pooling, all of it twice, then a linear map to the descriptor, which is L2-normalised. It
+    resembles LeNet-5, with ReLU and max-pooling instead of tanh and average pooling.
 
     Parameters
     ----------
     image_size : int >= 4, default 8
-        Height and width of the images; 8 to 32 is what it is meant for.
+        Height and width of the images; the network is meant for 8 to 32.
     dimension : int >= 1, default 64
         Length d of the descriptor.
     channels : tuple of two int >= 1, default (16, 32)
-        Width of the two convolutions.
+        Number of output channels of the two convolutions.
     seed : int >= 0, default 0
-        Seed of the initial weights. Torch's global random state is left as it was.
+        Seed of the initial weights. The global random state of torch is not changed.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class LeNet(nn.Module):
     Raises
     ------
     DiffusionError
-        If a parameter is out of its range; it is named.
+        If a parameter is out of its range; the message names it.
 
     References
     ----------
@@ -63,7 +63,7 @@ class LeNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        # Below 4 pixels, the second pooling would leave nothing.
+        # Below 4 pixels, nothing would be left after the second pooling.
         image_size = check_integer(image_size, "image_size", low=4)
         self.dimension = check_integer(dimension, "dimension", low=1)
         if len(channels) != 2:
@@ -85,5 +85,5 @@ class LeNet(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Describe images (n, 1, image_size, image_size): unit vectors (n, dimension)."""
+        """Return the unit descriptors (n, dimension) of images (n, 1, image_size, image_size)."""
         return nn.functional.normalize(self.layers(images))

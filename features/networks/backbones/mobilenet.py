@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .base import Backbone, Sides, Stage, check_classes
 
-# Expansion, channels, blocks and stride of each group (table 2 of the paper).
+# Expansion, channels, blocks and stride of each group, from table 2 of the paper.
 _GROUPS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -22,9 +22,9 @@ _FIRST, _LAST = 32, 1280
 
 
 class MobileNetV2(Backbone):
-    """MobileNetV2 of width 1.0, with torchvision's parameter names.
+    """MobileNetV2 of width 1.0, with the parameter names of torchvision.
 
-    Its stages are named "block0", the first convolution, to "block18", the last.
+    The stages are named "block0" (the first convolution) to "block18" (the last convolution).
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ class MobileNetV2(Backbone):
 
     Notes
     -----
-    Mean, standard deviation and sides are those of weights converted from TensorFlow's, whose
-    padding on one side only is the same as that on both sides where a side is 32 k + 1 pixels.
-    Weights trained by torchvision want ``mean=IMAGENET_MEAN, std=IMAGENET_STD``.
+    Mean, standard deviation and sides are those of weights converted from TensorFlow. For sides of
+    32 k + 1 pixels, the one-sided padding of TensorFlow equals the symmetric padding used here. For
+    weights trained by torchvision, pass ``mean=IMAGENET_MEAN, std=IMAGENET_STD``.
 
     References
     ----------
@@ -79,9 +79,11 @@ class MobileNetV2(Backbone):
 
 
 class _Inverted(nn.Module):
-    """1x1 to more channels, 3x3 on each by itself, 1x1 back without a ReLU; plus x where it fits.
+    """An inverted residual block.
 
-    All in one Sequential, `conv`, which is how torchvision names its parameters.
+    A 1x1 convolution to more channels, a 3x3 depthwise convolution and a 1x1 convolution back
+    without a ReLU, plus the input if the shapes agree. All modules are in one Sequential, `conv`,
+    to match the parameter names of torchvision.
     """
 
     def __init__(self, before: int, after: int, stride: int, expansion: int) -> None:

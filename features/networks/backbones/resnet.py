@@ -10,7 +10,7 @@ from diffusion.validation import check_choice
 
 from .base import Backbone, Sides, Stage, check_classes
 
-# Blocks of each layer.
+# Number of blocks in each layer.
 _DEPTHS = {
     "resnet18": (2, 2, 2, 2),
     "resnet50": (3, 4, 6, 3),
@@ -19,7 +19,7 @@ _DEPTHS = {
 
 
 class ResNet(Backbone):
-    """A residual network, with torchvision's parameter names.
+    """A residual network, with the parameter names of torchvision.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class ResNet(Backbone):
 
     Notes
     -----
-    A bottleneck block has its stride in the 3x3 convolution, as torchvision's weights were
-    trained, not in the first 1x1 as in the paper.
+    As in the weights of torchvision, the stride of a bottleneck block is in its 3x3 convolution,
+    not in its first 1x1 convolution as in the paper.
 
     References
     ----------
@@ -79,7 +79,7 @@ class ResNet(Backbone):
 
 
 class _Block(nn.Module):
-    """x + f(x), with a projection of x where its shape changes."""
+    """A residual block x + f(x), with a projection of x if the shape changes."""
 
     expansion: int
 
@@ -103,7 +103,7 @@ class _Block(nn.Module):
 
 
 class _Basic(_Block):
-    """Two 3x3 convolutions."""
+    """A block of two 3x3 convolutions."""
 
     expansion = 1
 
@@ -117,7 +117,7 @@ class _Basic(_Block):
 
 
 class _Bottleneck(_Block):
-    """1x1 to a quarter of the channels, 3x3 there, 1x1 back."""
+    """A block of a 1x1 convolution to a quarter of the channels, a 3x3 and a 1x1 one back."""
 
     expansion = 4
 

@@ -1,4 +1,4 @@
-"""Convolutions in a row, then three fully connected layers: what AlexNet and VGG share."""
+"""Networks of a sequence of convolutions and three fully connected layers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import nn
 
 from .base import Backbone, Stage, check_classes
 
-_WIDTH = 4096  # of the two hidden layers of the head
+# Width of the two hidden layers of the head.
+_WIDTH = 4096
 
 
 class Convolution(NamedTuple):
-    """A convolution and its ReLU."""
+    """A convolution followed by a ReLU."""
 
     channels: int
     size: int = 3
@@ -22,27 +23,28 @@ class Convolution(NamedTuple):
 
 
 class Pooling(NamedTuple):
-    """A max-pooling."""
+    """A max-pooling layer."""
 
     size: int
     stride: int = 2
 
 
 class Row(Backbone):
-    """A row of layers, `features`, that ends in a pooling, then three layers, `classifier`.
+    """A sequence of layers that ends in a pooling, and a head of three fully connected layers.
 
-    The last map is the one before that pooling, which belongs to the head: retrieval pools the
-    finest map of the last convolution.
+    AlexNet and VGG have this structure. The last map is the one before the final pooling, since
+    retrieval pools the finest map of the last convolution; the final pooling belongs to the head.
 
     Parameters
     ----------
     layers : dict of str to Convolution or Pooling
-        By the names of the stages that they complete.
+        Layers by the name of the stage that they complete, in running order.
     cells : int
-        Side of the map that the head takes.
+        Side of the map that the head takes, in cells.
     dropout_first : bool
-        Whether a hidden layer of the head has its dropout before it, not after it.
+        Whether dropout comes before the hidden layers of the head, not after them.
     classes : int >= 1 or None
+        Number of outputs of the classifier, or None for no head.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Row(Backbone):
         super().__init__()
         classes = check_classes(classes)
         self.stages = {}
-        self._names: dict[int, str] = {}  # stage that ends with a layer of `features`, by number
+        self._names: dict[int, str] = {}  # by number of the layer in `features`
         modules: list[nn.Module] = []
         channels, stride = 3, 1
         for name, layer in layers.items():
@@ -86,7 +88,7 @@ class Row(Backbone):
         yield None, self.avgpool
         yield None, nn.Flatten()
         linear = [i for i, layer in enumerate(self.classifier) if isinstance(layer, nn.Linear)]
-        # Activations are taken after the ReLU; the classifier has none.
+        # The codes are the activations after the ReLU; the classifier has no ReLU.
         ends = dict(zip((linear[0] + 1, linear[1] + 1, linear[2]), self.codes, strict=True))
         for number, layer in enumerate(self.classifier):
             yield ends.get(number), layer

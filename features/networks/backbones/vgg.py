@@ -5,12 +5,12 @@ from __future__ import annotations
 from .base import Sides
 from .row import Convolution, Pooling, Row
 
-# Convolutions and channels of the five blocks, each of which ends in a pooling.
+# Number of convolutions and channels of the five blocks, each of which ends in a pooling.
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
 
 class VGG16(Row):
-    """VGG with 16 layers of weights and no batch normalisation, with torchvision's names.
+    """VGG-16 without batch normalisation, with the parameter names of torchvision.
 
     Parameters
     ----------

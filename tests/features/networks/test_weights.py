@@ -233,7 +233,7 @@ def test_safetensors_refuse_what_departs_from_the_format(content, tmp_path):
         read_file(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize(("dtype", "shape"), [("C64", [1]), ("F8_E5M2", [8]), ("U16", [4])])
+@pytest.mark.parametrize(("dtype", "shape"), [("F8_E5M2", [8]), ("U16", [4])])
 def test_safetensors_of_other_numbers_are_refused(dtype, shape, tmp_path):
     entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, 8]}
     (tmp_path / "x.safetensors").write_bytes(packed({"a": entry}, b"12345678"))

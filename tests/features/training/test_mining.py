@@ -136,8 +136,8 @@ def test_pairs_of_files(tmp_path, rng):
     ("text", "message"),
     [
         ("", "found none"),
-        ("a.jpg b.jpg\n", "line 1: expected two files"),
-        ("a.jpg\tb.jpg\nb.jpg\tz.jpg\n", r"line 2: 'z\.jpg' is no photo"),
+        ("a.jpg b.jpg\n", "line 1: expected two file names"),
+        ("a.jpg\tb.jpg\nb.jpg\tz.jpg\n", r"line 2: 'z\.jpg' is not a readable photo"),
         ("a.jpg\ta.jpg\n", "line 1: expected two different"),
     ],
 )
