@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..affinity import Affinity, Context, Observation
-from ..affinity.base import observations
+from ..affinity import Affinity, Context, Observation, sparse_rows
 from ..errors import DiffusionError
 from ..graph.graph import Graph
 from ..validation import check_real
@@ -117,7 +116,7 @@ class Fusion(Score):
         """Return the fused score of every item."""
         assert observation.J is not None
         ids = ids[:, : self.depth]
-        first = observations(_first_stage(scores[:, : self.depth]), ids, graph.n_nodes)
+        first = sparse_rows(_first_stage(scores[:, : self.depth]), ids, graph.n_nodes)
         first.sort_indices()
         beside = sparse.csr_array((observation.J + first) * self.weight).astype(np.float32)
         weights = self.weights(graph)
