@@ -11,12 +11,11 @@
 from ._version import __version__
 from .affinity import Context
 from .errors import ConvergenceWarning, DiffusionError
-from .graph.centrality import degree, katz
-from .graph.graph import Graph
+from .graph import Graph
 from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
 from .regional import RegionalReranker
 from .reranker import Reranker, load
-from .scoring.fusion import Fusion
+from .scoring import Fusion, degree, katz
 from .scoring.regions import generalized_max_pooling, r_match
 from .solvers import CG, Chebyshev, Columns, Hybrid, Local, Report, Solution, Spectral, Truncated
 from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk

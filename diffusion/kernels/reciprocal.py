@@ -92,10 +92,12 @@ def shared_weight(V: Rows, first: int, inverted: Rows, out: Any) -> None:
 
     The columns, `inverted`, hold the rows j that `out` (m, n) has columns for.
     """
+    indptr, indices, values = V
+    inverted_indptr, items, weights = inverted
     for q in numba.prange(out.shape[0]):
         row = out[q]
         row[:] = 0
-        for e in range(V.indptr[first + q], V.indptr[first + q + 1]):
-            column, value = V.indices[e], V.values[e]
-            for t in range(inverted.indptr[column], inverted.indptr[column + 1]):
-                row[inverted.indices[t]] += min(value, inverted.values[t])
+        for e in range(indptr[first + q], indptr[first + q + 1]):
+            column, value = indices[e], values[e]
+            for t in range(inverted_indptr[column], inverted_indptr[column + 1]):
+                row[items[t]] += min(value, weights[t])

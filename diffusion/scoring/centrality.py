@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DiffusionError
+from ..graph import Graph
 from ..kernels import subgraph as kernels
-from ..solvers.base import Report
-from ..solvers.cg import CG
+from ..solvers import CG, Report
 from ..transfer import RegularizedLaplacian
-from .graph import Graph
 
 
 @dataclass(frozen=True)
