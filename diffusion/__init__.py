@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from .affinity import Context
     from .baselines import expansion, reciprocal
     from .baselines.r_match import r_match
-    from .graph.centrality import degree, katz
-    from .graph.graph import Graph
+    from .graph import Graph
     from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
     from .regional import RegionalReranker
     from .reranker import Reranker, load
-    from .scoring.fusion import Fusion
+    from .scoring import Fusion, degree, katz
     from .scoring.regions import generalized_max_pooling
     from .solvers import (
         CG,
@@ -91,7 +90,7 @@ _HOMES = {
     "CustomTransfer": "transfer",
     "Exact": "neighbors",
     "Fusion": "scoring.fusion",
-    "Graph": "graph.graph",
+    "Graph": "graph",
     "HeatKernel": "transfer",
     "Hybrid": "solvers",
     "Local": "solvers",
@@ -104,9 +103,9 @@ _HOMES = {
     "Spectral": "solvers",
     "Truncated": "solvers",
     "TruncatedRandomWalk": "transfer",
-    "degree": "graph.centrality",
+    "degree": "scoring.centrality",
     "generalized_max_pooling": "scoring.regions",
-    "katz": "graph.centrality",
+    "katz": "scoring.centrality",
     "load": "reranker",
     "nearest_neighbors": "neighbors",
     "r_match": "baselines.r_match",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..errors import DiffusionError
 from ..validation import check_real
-from .base import Affinity, Observation
+from .base import Affinity, Observation, sparse_rows
 from .context import Context
 from .pointwise import GaussianAffinity, Pointwise, PowerAffinity
 
@@ -23,6 +23,7 @@ __all__ = [
     "Pointwise",
     "PowerAffinity",
     "make_affinity",
+    "sparse_rows",
 ]
 
 

@@ -59,19 +59,10 @@ class Affinity(ABC):
         """Take what `arrays` returned in place of `edges`; raise ValueError if it is not that."""
 
 
-def observations(
+def sparse_rows(
     weights: NDArray[np.float64], ids: NDArray[np.int64], n_items: int
 ) -> sparse.csr_array:
     """Turn the weights of listed items (m, c), -1 padded, into sparse rows (m, n_items)."""
     real = ids >= 0
     indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
     return sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), n_items))
-
-
-_LEAST, _MOST = -18 * np.log(10), 18 * np.log(10)
-
-
-def _from_logarithms(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
-    largest = logarithms.max(axis=1, keepdims=True, initial=-np.inf)
-    shift = np.where(np.isfinite(largest), np.clip(largest, _LEAST, _MOST) - largest, 0.0)
-    return np.exp(logarithms + shift)

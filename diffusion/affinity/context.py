@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -16,9 +15,10 @@ from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import threads
 from ..kernels.graph import mutual_ranks
+from ..kernels.lists import Lists, Rows
 from ..kernels.ranking import largest_positive_sparse
 from ..validation import check_integer
-from .base import Affinity, Observation, observations
+from .base import Affinity, Observation, sparse_rows
 
 # Items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
@@ -116,13 +116,14 @@ class Context(Affinity):
         with tqdm(total=2 * n, desc="context", unit="item", disable=not progress) as bar:
             for part in parts:
                 items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
-                entries[part], values[part] = self._encode(items, ids[part], mutual[part])
+                encodings = self._encode(items, Lists(ids[part], mutual[part]))
+                entries[part], values[part] = encodings
                 bar.update(len(items))
             self._state |= _inverted(entries, values)
             for part in parts:
                 items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
-                encoding = entries[part], values[part]
-                best[part], jaccard[part] = self._jaccard_lists(items, *encoding, k)
+                encodings = loops.Encodings(entries[part], values[part])
+                best[part], jaccard[part] = self._jaccard_lists(items, encodings, k)
                 bar.update(len(items))
         return best, self._weigh(jaccard, best)
 
@@ -141,7 +142,7 @@ class Context(Affinity):
     ) -> Observation:
         """Encode queries by their neighbours; y is their `query_k` largest similarities."""
         # A core that has but a few queries costs more to wake than it saves.
-        with threads.using_cores(max(1, min(numba.get_num_threads(), len(ids) // 16))):
+        with threads.using_cores(max(1, min(threads.cores(), len(ids) // 16))):
             J = self._compare(scores, ids)
             return Observation(_largest(J, query_k), J)
 
@@ -152,18 +153,17 @@ class Context(Affinity):
         scores = np.ascontiguousarray(scores[:, : self.depth])
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
-        entries, values = self._encode(np.full(len(own), -1), own, mutual)
+        encodings = self._encode(np.full(len(own), -1), Lists(own, mutual))
         bounds = np.empty(len(own), np.int64)
-        loops.jaccard_bounds(entries, state["indptr"], n, bounds)
+        loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
         parts = []
         for part in _batches(bounds):
             starts = np.concatenate([[0], np.cumsum(bounds[part])])
             indices = np.empty(starts[-1], np.int32)
             jaccard = np.empty(starts[-1], np.float32)
             counts = np.empty(len(starts) - 1, np.int64)
-            loops.jaccard_rows(
-                entries[part], values[part], *self._lists, starts, indices, jaccard, counts
-            )
+            these = loops.Encodings(encodings.ids[part], encodings.values[part])
+            loops.jaccard_rows(these, self._inverted, starts, counts, indices, jaccard)
             kept = np.arange(starts[-1]) < np.repeat(starts[:-1] + counts, bounds[part])
             indptr = np.concatenate([[0], np.cumsum(counts)])
             parts.append(
@@ -172,42 +172,39 @@ class Context(Affinity):
         return sparse.csr_array(sparse.vstack(parts, format="csr"))
 
     @property
-    def lists(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    def lists(self) -> Lists:
         """The neighbour lists that `edges` was given and their mutual ranks, 0 for none, (n, k)."""
-        return self._state["ids"], self._state["mutual"]
+        return Lists(self._state["ids"], self._state["mutual"])
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the items' k nearest that are not among their k largest J."""
         ids = self._state["ids"][items]
-        encoding = self._encode(items, ids, self._state["mutual"][items])
-        best, _ = self._jaccard_lists(items, *encoding, k)
+        encodings = self._encode(items, Lists(ids, self._state["mutual"][items]))
+        best, _ = self._jaccard_lists(items, encodings, k)
         found = (best[:, :, None] == ids[:, None, :k]) & (best[:, :, None] >= 0)
         listed = int(np.count_nonzero(ids[:, :k] >= 0))
         return 1 - int(np.count_nonzero(found)) / max(1, listed)
 
     def _jaccard_lists(
-        self, items: NDArray[Any], entries: NDArray[np.int32], values: NDArray[np.uint16], k: int
+        self, items: NDArray[Any], encodings: loops.Encodings, k: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         best = np.empty((len(items), k), np.int32)
         jaccard = np.empty((len(items), k), np.float32)
-        loops.jaccard_lists(items, entries, values, *self._lists, best, jaccard)
+        loops.jaccard_lists(items, encodings, self._inverted, best, jaccard)
         return best, jaccard
 
     @property
-    def _lists(self) -> tuple[NDArray[Any], ...]:
-        return tuple(self._state[name] for name in ("indptr", "indices", "values"))
+    def _inverted(self) -> Rows:
+        return Rows(*(self._state[name] for name in ("indptr", "indices", "values")))
 
-    def _encode(
-        self, items: NDArray[Any], ids: NDArray[np.int32], mutual: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+    def _encode(self, items: NDArray[Any], own: Lists) -> loops.Encodings:
         """Encode items by their numbers, or queries, whose number is -1."""
-        scales = np.array(self._cut, np.int64)
-        entries = np.empty((len(ids), self.size), np.int32)
-        values = np.empty((len(ids), self.size), np.uint16)
-        spread = np.maximum(1, scales // 3)
-        of_items = self._state["ids"], self._state["mutual"]
-        loops.encode(items, ids, mutual, *of_items, scales, spread, entries, values)
-        return entries, values
+        ranks = np.array(self._cut, np.int64)
+        scales = loops.Scales(ranks, np.maximum(1, ranks // 3))
+        shape = len(own.ids), self.size
+        encodings = loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
+        loops.encode(items, own, self.lists, scales, encodings)
+        return encodings
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `edges` has kept, for the index on disk."""
@@ -276,4 +273,4 @@ def _largest(J: sparse.csr_array, k: int) -> sparse.csr_array:
     scores = np.empty((J.shape[0], k), np.float32)
     ids = np.empty((J.shape[0], k), np.int64)
     largest_positive_sparse(J.indptr, J.indices, J.data, scores, ids)
-    return observations(scores.astype(np.float64), ids, J.shape[1])
+    return sparse_rows(scores.astype(np.float64), ids, J.shape[1])

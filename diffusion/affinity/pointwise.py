@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Affinity, Observation, observations
+from .base import Affinity, Observation, sparse_rows
 
 # Scores looked at to fit a scale: the median of a million is as good as that of a billion.
 _SAMPLE = 1_000_000
@@ -57,7 +57,7 @@ class Pointwise(Affinity):
     ) -> Observation:
         """Observe the `query_k` best neighbours by the weights of their scores."""
         best = scores[:, :query_k], ids[:, :query_k]
-        return Observation(observations(self.observation(best[0]), best[1], self._n_items))
+        return Observation(sparse_rows(self.observation(best[0]), best[1], self._n_items))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the scale."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from ..kernels import reciprocal as _reciprocal_kernels
 from ..kernels import threads
 from ..kernels.graph import mutual_ranks
+from ..kernels.lists import Lists, Rows
 from ..kernels.ranking import largest_positive
+from ..kernels.reciprocal import expanded_rows, expanded_sizes, shared_weight
 from ..neighbors import Method, NeighborIndex, check_metric, make_method
 from ..validation import as_vectors, check_integer, check_real
 
@@ -120,24 +121,17 @@ def _search(
     farthest = _distance(-index.search(-vectors, 1)[0][:, 0])
     farthest = np.where(farthest > 0, farthest, np.float32(1))
     V = _average(_encode(vectors, ids, farthest, k1), ids[:, : k2 - 1])
-    inverted = V[n_queries:].tocsc()
+    rows = Rows(V.indptr, V.indices, V.data)
+    by_column = V[n_queries:].tocsc()
+    inverted = Rows(by_column.indptr, by_column.indices, by_column.data)
     Q, X = vectors[:n_queries], vectors[n_queries:]
     scores = np.empty((n_queries, k), np.float32)
     out_ids = np.empty((n_queries, k), np.int64)
-    rows = max(1, _BLOCK_VALUES // len(X))
-    for start in range(0, n_queries, rows):
-        part = slice(start, min(n_queries, start + rows))
+    block = max(1, _BLOCK_VALUES // len(X))
+    for start in range(0, n_queries, block):
+        part = slice(start, min(n_queries, start + block))
         jaccard = np.empty((part.stop - start, len(X)), np.float32)
-        _reciprocal_kernels.shared_weight(
-            V.indptr,
-            V.indices,
-            V.data,
-            start,
-            inverted.indptr,
-            inverted.indices,
-            inverted.data,
-            jaccard,
-        )
+        shared_weight(rows, start, inverted, jaccard)
         jaccard /= 2 - jaccard
         distance = _distance(Q[part] @ X.T) / farthest[part, None]
         mixed = (1 - lambda_) * jaccard + lambda_ * (1 - distance)
@@ -164,15 +158,13 @@ def _encode(
     mutual = np.empty(ids.shape, np.min_scalar_type(k1))
     places = np.broadcast_to(np.arange(1, ids.shape[1] + 1, dtype=mutual.dtype), ids.shape)
     mutual_ranks(ids, places, mutual)
+    lists = Lists(ids, mutual)
     indptr = np.zeros(n + 1, np.int64)
-    _reciprocal_kernels.expanded_sizes(ids, mutual, half, indptr[1:])
+    expanded_sizes(lists, half, indptr[1:])
     np.cumsum(indptr, out=indptr)
-    indices = np.empty(indptr[-1], np.int32)
-    weights = np.empty(indptr[-1], np.float32)
-    _reciprocal_kernels.expanded_rows(
-        ids, mutual, half, vectors, farthest, indptr, indices, weights
-    )
-    return sparse.csr_array((weights, indices, indptr), shape=(n, n))
+    rows = Rows(indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32))
+    expanded_rows(lists, half, vectors, farthest, rows)
+    return sparse.csr_array((rows.values, rows.indices, rows.indptr), shape=(n, n))
 
 
 def _average(V: sparse.csr_array, ids: NDArray[np.int32]) -> sparse.csr_array:

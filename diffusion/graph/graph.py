@@ -17,6 +17,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ..kernels.graph import cuthill_mckee, mutual_weights, normalized_rows
+from ..kernels.lists import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ class Graph:
             np.cumsum(counts[order], out=indptr[1:])
             indices = np.empty(indptr[-1], np.int32)
             values = np.empty(indptr[-1], np.float32)
-            normalized_rows(ids, mutual, degrees, order, position, indptr, indices, values)
+            rows = Rows(indptr, indices, values)
+            normalized_rows(ids, mutual, degrees, order, position, rows)
             bar.update()
 
             sizes = np.bincount(found)

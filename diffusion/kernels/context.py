@@ -6,16 +6,47 @@ that are equal on paper are equal here and ties fall the same way everywhere.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from .lists import Lists, Rows
 from .threads import parallel, serial
 
 # The weight 1 while an encoding is summed, and in an encoding that is kept, as uint16.
 ONE = 1 << 40
 UNIT = 65535
+
+
+class Scales(NamedTuple):
+    """The scales of an encoding."""
+
+    ranks: Any  # (s,) int64, ascending: the largest mutual rank in a set
+    spread: Any  # (s,) int64, ascending: the members whose sets are averaged, itself among them
+
+
+class Encodings(NamedTuple):
+    """The largest entries of each encoding, descending."""
+
+    ids: Any  # (m, size) int32, -1 padded
+    values: Any  # (m, size) uint16, in units of 1 / UNIT
+
+
+class Neighborhood(NamedTuple):
+    """An item, or a query, and the neighbours in its sets."""
+
+    itself: int  # -1: not in its own sets, as a query is not
+    ids: Any  # (k,) int32
+    mutual: Any  # (k,) uint8, 0 for none
+
+
+class Table(NamedTuple):
+    """A hash table: the sum for every key that was added to."""
+
+    keys: Any  # (slots,) int64, -1 where empty
+    sums: Any  # (slots,) int64
+    used: Any  # (slots,) int64: the slots in use, in the order in which their keys came
 
 
 # --- ranks ---------------------------------------------------------------------------------------
@@ -67,17 +98,21 @@ def query_ranks(ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: A
 
 
 @serial
-def _slots(entries: int, n: int) -> int:
-    """Slots, a power of two, of a table for so many additions to at most n different keys."""
+def _empty_table(entries: int, n: int) -> Table:
+    """Room for so many additions to at most n different keys: a power of two of slots."""
     size = 16
     while size < 2 * min(entries, n):
         size *= 2
-    return size
+    return Table(np.full(size, -1, np.int64), np.empty(size, np.int64), np.empty(size, np.int64))
 
 
 @serial
 def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> int:
-    """Add to the sum of a key; return how many keys there are, their slots in `used`."""
+    """Add to the sum of a key of a `Table`; return how many keys there are.
+
+    It takes the arrays, unpacked before the loop that calls it: unpacking them at every addition
+    costs a third of the time of the loop.
+    """
     mask = keys.shape[0] - 1
     slot = ((key * 2654435761) >> 7) & mask
     while keys[slot] != key:
@@ -93,8 +128,9 @@ def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> i
 
 
 @serial
-def _largest(keys: Any, sums: Any, used: Any, count: int, out_ids: Any, out_sums: Any) -> int:
+def _largest(table: Table, count: int, out_ids: Any, out_sums: Any) -> int:
     """Write the largest sums, equal ones by ascending key, in that order; return how many."""
+    keys, sums, used = table
     size = out_ids.shape[0]
     filled = 0
     for t in range(count):
@@ -121,32 +157,24 @@ def _largest(keys: Any, sums: Any, used: Any, count: int, out_ids: Any, out_sums
 
 @serial
 def _add_sets(
-    keys: Any,
-    sums: Any,
-    used: Any,
-    count: int,
-    itself: int,
-    row_ids: Any,
-    row_mutual: Any,
-    scales: Any,
-    spread: Any,
-    place: int,
-    members: int,
+    table: Table, count: int, near: Neighborhood, scales: Scales, place: int, members: int
 ) -> int:
     """Add what the sets of one item, at `place` among the members of a mean, give to it.
 
-    The item's set at a scale holds its neighbours of a mutual rank up to the scale, and `itself`
-    unless that is negative, in equal parts; the mean at scales[s] is over the first spread[s] of
+    The item's set at a scale holds its neighbours of a mutual rank up to the scale, and itself
+    unless it is a query, in equal parts; the mean at a scale is over the first `spread` of
     `members` items.
     """
-    n_scales = scales.shape[0]
-    k = row_ids.shape[0]
+    keys, sums, used = table
+    itself, ids, mutual = near
+    ranks, spread = scales
+    n_scales, k = ranks.shape[0], ids.shape[0]
     smallest = np.full(k, n_scales)  # the smallest scale whose set holds the neighbour
     sizes = np.zeros(n_scales + 1, np.int64)
     for a in range(k):
-        if row_mutual[a] > 0:
+        if mutual[a] > 0:
             s = 0
-            while s < n_scales and scales[s] < row_mutual[a]:
+            while s < n_scales and ranks[s] < mutual[a]:
                 s += 1
             smallest[a] = s
             sizes[s] += 1
@@ -164,93 +192,75 @@ def _add_sets(
         count = _add(keys, sums, used, count, itself, weight[0])
     for a in range(k):
         if weight[smallest[a]] > 0:
-            count = _add(keys, sums, used, count, row_ids[a], weight[smallest[a]])
+            count = _add(keys, sums, used, count, ids[a], weight[smallest[a]])
     return count
 
 
+@serial
+def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
+    """Write the largest sums as the entries (size,) of an encoding, in units of 1 / UNIT."""
+    size = ids.shape[0]
+    best = np.empty(size, np.int64)
+    filled = _largest(table, count, ids, best)
+    total = 0
+    for a in range(filled):
+        total += best[a]
+    for a in range(size):
+        # In floating point: ONE is 2^40 and the product may exceed an int64.
+        value = 0 if a >= filled else int(best[a] * (UNIT / total) + 0.5)
+        values[a] = value
+        if value == 0:
+            ids[a] = -1
+
+
 @parallel
-def encode(
-    items: Any,
-    own_ids: Any,
-    own_mutual: Any,
-    ids: Any,
-    mutual: Any,
-    scales: Any,
-    spread: Any,
-    out_ids: Any,
-    out_values: Any,
-) -> None:
+def encode(items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings) -> None:
     """Encode items, by their numbers, and queries, whose number is -1.
 
-    `own_ids`, `own_mutual` (m, k) are the neighbours of what is encoded, `ids`, `mutual` (n, k)
-    those of the collection. `out_ids` (m, size) int32, `out_values` (m, size) uint16 receive the
-    largest entries, descending, in units of 1 / UNIT, padded with -1 and 0.
+    `own` (m, k) are the lists of what is encoded, `lists` (n, k) those of the collection.
     """
-    m, k = own_ids.shape
+    m, k = own.ids.shape
+    n, width = lists.ids.shape
     for q in numba.prange(m):
         members = 1
-        while members <= k and members < spread[-1] and own_ids[q, members - 1] >= 0:
+        while members <= k and members < scales.spread[-1] and own.ids[q, members - 1] >= 0:
             members += 1
-        slots = _slots(members * (ids.shape[1] + 1) + k, len(ids))
-        keys = np.full(slots, -1, np.int64)
-        sums = np.empty(slots, np.int64)
-        used = np.empty(slots, np.int64)
-        count = _add_sets(
-            keys, sums, used, 0, items[q],
-            own_ids[q], own_mutual[q], scales, spread, 0, members,
-        )  # fmt: skip
+        table = _empty_table(members * (width + 1) + k, n)
+        near = Neighborhood(items[q], own.ids[q], own.mutual[q])
+        count = _add_sets(table, 0, near, scales, 0, members)
         for place in range(1, members):
-            p = own_ids[q, place - 1]
-            count = _add_sets(
-                keys, sums, used, count, p, ids[p], mutual[p], scales, spread, place, members
-            )
-        size = out_ids.shape[1]
-        best = np.empty(size, np.int64)
-        filled = _largest(keys, sums, used, count, out_ids[q], best)
-        total = 0
-        for a in range(filled):
-            total += best[a]
-        for a in range(size):
-            # In floating point: ONE is 2^40 and the product may exceed an int64.
-            value = 0 if a >= filled else int(best[a] * (UNIT / total) + 0.5)
-            out_values[q, a] = value
-            if value == 0:
-                out_ids[q, a] = -1
+            p = own.ids[q, place - 1]
+            near = Neighborhood(p, lists.ids[p], lists.mutual[p])
+            count = _add_sets(table, count, near, scales, place, members)
+        _keep_largest(table, count, out.ids[q], out.values[q])
 
 
 # --- Jaccard similarity --------------------------------------------------------------------------
 
 
 @serial
-def _overlaps(
-    keys: Any,
-    sums: Any,
-    used: Any,
-    itself: int,
-    row_ids: Any,
-    row_values: Any,
-    indptr: Any,
-    indices: Any,
-    values: Any,
-) -> int:
+def _overlaps(table: Table, itself: int, ids: Any, values: Any, inverted: Rows) -> int:
     """Sum min(V_l, V_jl) over the entries l of one encoding, for every j that shares one."""
+    keys, sums, used = table
+    indptr, indices, theirs = inverted
     count = 0
-    for a in range(row_ids.shape[0]):
-        l = row_ids[a]  # noqa: E741
+    for a in range(ids.shape[0]):
+        l = ids[a]  # noqa: E741
         if l < 0:
             continue
-        own = np.int64(row_values[a])
+        own = np.int64(values[a])
         for e in range(indptr[l], indptr[l + 1]):
             if indices[e] != itself:
-                count = _add(keys, sums, used, count, indices[e], min(own, np.int64(values[e])))
+                value = min(own, np.int64(theirs[e]))
+                count = _add(keys, sums, used, count, indices[e], value)
     return count
 
 
 @serial
-def _entries(row_ids: Any, indptr: Any) -> int:
+def _entries(ids: Any, indptr: Any) -> int:
     """Length of the inverted lists of an encoding's entries, all together."""
     total = 0
-    for l in row_ids:  # noqa: E741
+    for l in ids:  # noqa: E741
         if l >= 0:
             total += indptr[l + 1] - indptr[l]
     return total
@@ -264,41 +274,22 @@ def _jaccard(overlap: int) -> float:
 
 @parallel
 def jaccard_lists(
-    items: Any,
-    encoding_ids: Any,
-    encoding_values: Any,
-    indptr: Any,
-    indices: Any,
-    values: Any,
-    out_ids: Any,
-    out_scores: Any,
+    items: Any, encodings: Encodings, inverted: Rows, out_ids: Any, out_scores: Any
 ) -> None:
     """List what has the highest Jaccard similarity to each of some items, itself left out.
 
-    `items` (m,) are their numbers, `encoding_*` (m, size) their encodings; `indptr`, `indices`,
-    `values` are the inverted lists. `out_ids`, `out_scores` (m, k) descend, equal ones by
-    ascending id, padded with -1 and -inf.
+    `items` (m,) are their numbers, `encodings` (m, size) theirs, `inverted` the inverted lists:
+    in row l the items that have an entry l, and its values. `out_ids`, `out_scores` (m, k)
+    descend, equal ones by ascending id, padded with -1 and -inf.
     """
-    n = len(indptr) - 1
-    k = out_ids.shape[1]
-    for i in numba.prange(encoding_ids.shape[0]):
-        slots = _slots(_entries(encoding_ids[i], indptr), n)
-        keys = np.full(slots, -1, np.int64)
-        sums = np.empty(slots, np.int64)
-        used = np.empty(slots, np.int64)
-        count = _overlaps(
-            keys,
-            sums,
-            used,
-            items[i],
-            encoding_ids[i],
-            encoding_values[i],
-            indptr,
-            indices,
-            values,
-        )
+    n = len(inverted.indptr) - 1
+    m, k = out_ids.shape
+    for i in numba.prange(m):
+        ids, values = encodings.ids[i], encodings.values[i]
+        table = _empty_table(_entries(ids, inverted.indptr), n)
+        count = _overlaps(table, items[i], ids, values, inverted)
         best = np.empty(k, np.int64)
-        filled = _largest(keys, sums, used, count, out_ids[i], best)
+        filled = _largest(table, count, out_ids[i], best)
         for a in range(k):
             if a < filled:
                 out_scores[i, a] = _jaccard(best[a])
@@ -315,29 +306,17 @@ def jaccard_bounds(encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
 
 @parallel
 def jaccard_rows(
-    encoding_ids: Any,
-    encoding_values: Any,
-    indptr: Any,
-    indices: Any,
-    values: Any,
-    starts: Any,
-    out_ids: Any,
-    out_scores: Any,
-    out_counts: Any,
+    encodings: Encodings, inverted: Rows, starts: Any, counts: Any, out_ids: Any, out_scores: Any
 ) -> None:
     """Compare encodings with all items that share an entry, ids ascending.
 
-    Row q is written from starts[q] on; out_counts[q] receives its length.
+    Row q is written from starts[q] on; counts[q] receives its length.
     """
-    n = len(indptr) - 1
-    for q in numba.prange(encoding_ids.shape[0]):
-        slots = _slots(starts[q + 1] - starts[q], n)
-        keys = np.full(slots, -1, np.int64)
-        sums = np.empty(slots, np.int64)
-        used = np.empty(slots, np.int64)
-        count = _overlaps(
-            keys, sums, used, -1, encoding_ids[q], encoding_values[q], indptr, indices, values
-        )
+    n = len(inverted.indptr) - 1
+    for q in numba.prange(counts.shape[0]):
+        table = _empty_table(starts[q + 1] - starts[q], n)
+        count = _overlaps(table, -1, encodings.ids[q], encodings.values[q], inverted)
+        keys, sums, used = table
         found = np.empty(count, np.int64)
         for t in range(count):
             found[t] = keys[used[t]]
@@ -346,4 +325,4 @@ def jaccard_rows(
             slot = used[order[t]]
             out_ids[starts[q] + t] = keys[slot]
             out_scores[starts[q] + t] = _jaccard(sums[slot])
-        out_counts[q] = count
+        counts[q] = count

@@ -7,6 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from .lists import Rows
 from .threads import parallel, serial
 
 
@@ -97,20 +98,14 @@ def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any,
 
 @parallel
 def normalized_rows(
-    ids: Any,
-    mutual: Any,
-    degrees: Any,
-    order: Any,
-    position: Any,
-    indptr: Any,
-    indices: Any,
-    weights: Any,
+    ids: Any, mutual: Any, degrees: Any, order: Any, position: Any, out: Rows
 ) -> None:
-    """Fill the CSR rows of W = D^-1/2 A D^-1/2 in storage order, columns ascending."""
+    """Fill the rows of W = D^-1/2 A D^-1/2 in storage order, columns ascending."""
     n, k = ids.shape
+    indices, weights = out.indices, out.values
     for p in numba.prange(n):
         i = order[p]
-        begin = end = indptr[p]
+        begin = end = out.indptr[p]
         for a in range(k):
             edge = mutual[i, a]
             if edge > 0:

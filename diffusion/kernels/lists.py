@@ -1,13 +1,28 @@
-"""Compiled loops over neighbour lists."""
+"""Lists of neighbours, as the compiled loops take them, and loops over such lists."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from .threads import parallel
+
+
+class Lists(NamedTuple):
+    """Neighbour lists and the mutual ranks in them."""
+
+    ids: Any  # (n, k) int32, -1 padded at the end
+    mutual: Any  # (n, k) unsigned integers: the later of the ranks in each other's list, 0 for none
+
+
+class Rows(NamedTuple):
+    """Sparse rows in CSR form: an inverted list in each, or the rows of a matrix."""
+
+    indptr: Any  # (n + 1,) int64
+    indices: Any  # int32
+    values: Any
 
 
 @parallel

@@ -1,7 +1,6 @@
 """Compiled loops of k-reciprocal re-ranking: expansion, the Jaccard sum.
 
-`ids` (n, k) int32 lists the neighbours of each item without itself, -1 padded. `mutual` (n, k) has,
-of the places of two items in each other's lists, the later one, from 1; 0 where one is not there.
+Lists hold the neighbours of each item without itself; the ranks in them are places, from 1.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from typing import Any
 import numba
 import numpy as np
 
+from .lists import Lists, Rows
 from .threads import parallel, serial
 
 
 @serial
-def _expand(i: int, ids: Any, mutual: Any, half: int, members: Any) -> int:
+def _expand(i: int, lists: Lists, half: int, members: Any) -> int:
     """Write the expanded reciprocal set of item i to `members`, ascending; return its size."""
+    ids, mutual = lists
     members[0] = i
     own = 1
     for a in range(mutual.shape[1]):
@@ -49,34 +50,26 @@ def _expand(i: int, ids: Any, mutual: Any, half: int, members: Any) -> int:
 
 
 @parallel
-def expanded_sizes(ids: Any, mutual: Any, half: int, sizes: Any) -> None:
+def expanded_sizes(lists: Lists, half: int, sizes: Any) -> None:
     """Sizes (n,) of the expanded reciprocal sets."""
-    n, k = mutual.shape
+    n, k = lists.ids.shape
     for i in numba.prange(n):
         members = np.empty((1 + k) * (1 + half), np.int32)
-        sizes[i] = _expand(i, ids, mutual, half, members)
+        sizes[i] = _expand(i, lists, half, members)
 
 
 @parallel
-def expanded_rows(
-    ids: Any,
-    mutual: Any,
-    half: int,
-    vectors: Any,
-    farthest: Any,
-    indptr: Any,
-    indices: Any,
-    weights: Any,
-) -> None:
-    """Fill CSR rows with the expanded sets, weighted exp(-d) and L1-normalised.
+def expanded_rows(lists: Lists, half: int, vectors: Any, farthest: Any, out: Rows) -> None:
+    """Fill sparse rows with the expanded sets, weighted exp(-d) and L1-normalised.
 
     d is the square of 2 - 2<x_i, x_j>, divided by `farthest[i]`, and 0 for the item itself.
     """
-    n, k = mutual.shape
+    n, k = lists.ids.shape
+    indices, weights = out.indices, out.values
     for i in numba.prange(n):
         members = np.empty((1 + k) * (1 + half), np.int32)
-        size = _expand(i, ids, mutual, half, members)
-        begin = indptr[i]
+        size = _expand(i, lists, half, members)
+        begin = out.indptr[i]
         total = 0.0
         for p in range(size):
             j = members[p]
@@ -94,24 +87,17 @@ def expanded_rows(
 
 
 @parallel
-def shared_weight(
-    indptr: Any,
-    indices: Any,
-    data: Any,
-    first: int,
-    inverted_indptr: Any,
-    inverted_indices: Any,
-    inverted_data: Any,
-    out: Any,
-) -> None:
+def shared_weight(V: Rows, first: int, inverted: Rows, out: Any) -> None:
     """out[q, j] = Σ_l min(V[first + q, l], V_j,l): rows of V against its columns.
 
-    V is CSR; the columns, "inverted lists", hold the rows j that `out` (m, n) has columns for.
+    The columns, `inverted`, hold the rows j that `out` (m, n) has columns for.
     """
+    indptr, indices, values = V
+    inverted_indptr, items, weights = inverted
     for q in numba.prange(out.shape[0]):
         row = out[q]
         row[:] = 0
         for e in range(indptr[first + q], indptr[first + q + 1]):
-            column, value = indices[e], data[e]
+            column, value = indices[e], values[e]
             for t in range(inverted_indptr[column], inverted_indptr[column + 1]):
-                row[inverted_indices[t]] += min(value, inverted_data[t])
+                row[items[t]] += min(value, weights[t])

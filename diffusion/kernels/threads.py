@@ -105,6 +105,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def cores() -> int:
+    """Return the number of cores that the kernels called by this Python thread run on."""
+    return numba.get_num_threads()
+
+
 @contextlib.contextmanager
 def using_cores(cores: int) -> Iterator[None]:
     """Run the kernels that this Python thread calls on so many cores."""

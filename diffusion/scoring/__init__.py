@@ -1,1 +1,18 @@
-"""From diffused scores to ranked lists."""
+"""Scores and ranked lists: fusion of scores, ranking, matching of regions, centrality of nodes."""
+
+from .centrality import Centrality, degree, katz
+from .fusion import SCORES, Diffusion, Fusion, Score, make_score
+from .ranking import padding_last, rank
+
+__all__ = [
+    "SCORES",
+    "Centrality",
+    "Diffusion",
+    "Fusion",
+    "Score",
+    "degree",
+    "katz",
+    "make_score",
+    "padding_last",
+    "rank",
+]

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..affinity import Affinity, Context, Observation
-from ..affinity.base import observations
+from ..affinity import Affinity, Context, Observation, sparse_rows
 from ..errors import DiffusionError
-from ..graph.graph import Graph
+from ..graph import Graph
 from ..validation import check_real
 
 # The first-stage scores that are told apart for the unit of a query's list.
@@ -117,7 +116,7 @@ class Fusion(Score):
         """Return the fused score of every item."""
         assert observation.J is not None
         ids = ids[:, : self.depth]
-        first = observations(_first_stage(scores[:, : self.depth]), ids, graph.n_nodes)
+        first = sparse_rows(first_stage_evidence(scores[:, : self.depth]), ids, graph.n_nodes)
         first.sort_indices()
         beside = sparse.csr_array((observation.J + first) * self.weight).astype(np.float32)
         weights = self.weights(graph)
@@ -144,7 +143,7 @@ def _rows(x: sparse.csr_array) -> NDArray[np.int64]:
     return np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
 
 
-def _first_stage(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+def first_stage_evidence(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return e of descending scores (m, c), -inf where padded, less that of the last one."""
     real = np.isfinite(scores)
     s = np.where(real, scores.astype(np.float64), 0)

@@ -149,7 +149,8 @@ def test_items_against_the_naive_encoding(X, k, scales):
             entries[i, a], values[i, a] = item, round(65535 * weight)
     jaccard = np.empty(best.shape, np.float32)
     again = np.empty(best.shape, np.int32)
-    loops.jaccard_lists(np.arange(len(X)), entries, values, *affinity._lists, again, jaccard)
+    encodings = loops.Encodings(entries, values)
+    loops.jaccard_lists(np.arange(len(X)), encodings, affinity._inverted, again, jaccard)
     for i in range(len(X)):
         listed = best[i][best[i] >= 0]
         assert i not in listed

@@ -5,7 +5,7 @@ from hypothesis import given
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from diffusion.graph.graph import Graph
+from diffusion.graph import Graph
 from tests.support.oracles import breadth_first_components, dense_graph, neighbor_lists
 
 

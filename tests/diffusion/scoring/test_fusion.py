@@ -6,7 +6,7 @@ from scipy import sparse
 
 import diffusion
 from diffusion import Context, DiffusionError, Fusion, Reranker
-from diffusion.scoring.fusion import _first_stage
+from diffusion.scoring.fusion import first_stage_evidence
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +105,13 @@ def test_scale_and_offset_of_the_first_stage_do_not_matter(parts):
 
 
 def test_first_stage_by_hand():
-    e = _first_stage(np.array([[3.0, 2.0, 2.0, 1.0], [5.0, 5.0, 5.0, -np.inf]], np.float32))
+    e = first_stage_evidence(np.array([[3.0, 2.0, 2.0, 1.0], [5.0, 5.0, 5.0, -np.inf]], np.float32))
     units = np.exp([0, -0.5, -0.5, -1]) - np.exp(-1)
     np.testing.assert_allclose(e, [units, [0, 0, 0, 0]], atol=1e-12)
     # Thirteen different scores: the twelfth, not the last, is one unit below the first.
     steps = -np.arange(13.0)
     expected = np.exp(steps / 11) - np.exp(-12 / 11)
-    np.testing.assert_allclose(_first_stage(steps[None].astype(np.float32))[0], expected)
+    np.testing.assert_allclose(first_stage_evidence(steps[None].astype(np.float32))[0], expected)
 
 
 @pytest.mark.parametrize("solver", ["columns", "truncated", "local"])

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffusion
-from diffusion.graph.centrality import degree, katz
-from diffusion.graph.graph import Graph
+from diffusion.graph import Graph
+from diffusion.scoring import degree, katz
 from tests.support.oracles import dense_diffusion, dense_graph, neighbor_lists
 
 ALPHAS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999])

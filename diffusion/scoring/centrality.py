@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DiffusionError
+from ..graph import Graph
 from ..kernels.matrix import Matrix, System
 from ..kernels.subgraph import solve_part
-from ..solvers.base import Report
-from ..solvers.cg import CG
+from ..solvers import CG, Report
 from ..transfer import RegularizedLaplacian
-from .graph import Graph
 
 
 @dataclass(frozen=True)
