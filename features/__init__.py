@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .description.describe import describe
     from .description.descriptors import Descriptors, open_descriptors
     from .description.extraction import extract_folder
+    from .description.retrieval_checkpoint import load_retrieval
     from .description.whitening import Whitening, learn_pca, learn_supervised, load_whitening
     from .networks.backbones import LeNet, backbone
     from .networks.frame import FramedTrunk
-    from .networks.retrieval_checkpoint import load_retrieval
     from .networks.retrieval_network import MULTI_SCALE, RetrievalNetwork
     from .objects.discovery import ObjectDiscovery
     from .objects.egm import EGM
@@ -101,7 +101,7 @@ _HOMES = {
     "feature_saliency": "objects.maps",
     "learn_pca": "description.whitening",
     "learn_supervised": "description.whitening",
-    "load_retrieval": "networks.retrieval_checkpoint",
+    "load_retrieval": "description.retrieval_checkpoint",
     "load_whitening": "description.whitening",
     "mine_manifold": "training.mining",
     "open_descriptors": "description.descriptors",

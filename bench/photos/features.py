@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 import features
 from features.description.whitening import pairs_of
-from features.images.reading import find_images, fitted_size, quiet, read_image, read_size
+from features.images.reading import find_images, quiet, read_image, read_size
+from features.images.sizes import fitted_size
 from features.networks.fusing import fused
 from features.training.evaluation import leave_one_out
 from features.training.samples import labels_of_folders

@@ -16,14 +16,15 @@ from torch import Tensor
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path, sha256_of
 
-from ..images.reading import fitted_size, quiet, read_image, read_size
+from ..images.reading import quiet, read_image, read_size
+from ..images.sizes import fitted_size
 from ..networks.backbones import backbone as make_backbone
 from ..networks.fusing import fused
-from ..networks.retrieval_checkpoint import is_retrieval, load_retrieval
 from ..networks.retrieval_network import RetrievalNetwork
 from ..networks.trained import load_trained
 from ..networks.weights import read_file
 from ..settings import ImageSettings, NetworkSettings
+from .retrieval_checkpoint import is_retrieval, load_retrieval
 from .whitening import Whitening
 
 _GROUPS: dict[str, Any] = {"network": NetworkSettings, "images": ImageSettings}

@@ -24,8 +24,6 @@ from PIL.Image import Transpose
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path
 
-from ..networks.backbones.base import Sides
-
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # About 13,000 x 13,000 pixels, half a gigabyte as RGB, where Pillow by default fails too.
 MAX_PIXELS = 178_956_970
@@ -87,28 +85,6 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
     if not found:
         raise DiffusionError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
     return sorted(found)
-
-
-def fitted_size(
-    size: tuple[int, int], longest: int, sides: Sides, *, square: bool = False
-) -> tuple[int, int]:
-    """Return the height and width that an image is resized to.
-
-    Parameters
-    ----------
-    size : tuple of int
-        Height and width of the image, upright.
-    longest : int
-        Length of the longer side after resizing; a smaller image is not enlarged.
-    sides : Sides
-        The lengths that the network accepts; each side is rounded to the nearest one.
-    square : bool, default False
-        Resize both sides to `longest`, whatever the aspect ratio.
-    """
-    if square:
-        return (sides.nearest(longest),) * 2
-    factor = min(1.0, longest / max(size))
-    return sides.nearest(size[0] * factor), sides.nearest(size[1] * factor)
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:

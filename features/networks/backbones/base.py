@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffusion.errors import DiffusionError
 from diffusion.validation import check_choice, check_integer
 
+from ...images.sizes import Sides
 from ...settings import Triple
 from ...settings import check_triple as check_triple
 
@@ -23,19 +24,6 @@ class Stage(NamedTuple):
 
     channels: int
     stride: int
-
-
-class Sides(NamedTuple):
-    """The image heights and widths that suit a network: step k + offset, at least `minimum`."""
-
-    minimum: int
-    step: int = 1
-    offset: int = 0
-
-    def nearest(self, length: float) -> int:
-        """Return the suitable side nearest to a length; of two equally near, the longer one."""
-        side = int((length - self.offset) / self.step + 0.5) * self.step + self.offset
-        return max(side, self.minimum)
 
 
 class Backbone(nn.Module):

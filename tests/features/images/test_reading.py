@@ -21,11 +21,11 @@ from features.images import reading as images
 from features.images.reading import (
     UnreadableImageError,
     find_images,
-    fitted_size,
     quiet,
     read_image,
     read_size,
 )
+from features.images.sizes import fitted_size
 from features.networks.backbones import Sides
 from tests.support.photos import CHINA, FLOWER, pattern, png, with_exif
 

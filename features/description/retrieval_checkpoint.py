@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
 
-from ..description.whitening import Whitening
-from .backbones import BACKBONES, backbone
-from .backbones.base import check_triple
-from .pooling import MAC, RMAC, GeM, SPoC
-from .retrieval_network import RetrievalNetwork
-from .weights import load_into, read_file
+from ..networks.backbones import BACKBONES, backbone
+from ..networks.pooling import MAC, RMAC, GeM, SPoC
+from ..networks.retrieval_network import RetrievalNetwork
+from ..networks.weights import load_into, read_file
+from ..settings import check_triple
+from .whitening import Whitening
 
 # The children of a ResNet without its head, in order.
 _RESNET = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
