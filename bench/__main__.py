@@ -17,9 +17,9 @@ from .table import write_json
 
 BENCHMARKS = {
     "quality": "bench.quality.methods",
-    "speed": "bench.speed.solving",
-    "features": "bench.photos.features",
-    "objects": "bench.objects.tables",
+    "speed": "bench.speed.benchmark",
+    "features": "bench.photos.benchmark",
+    "objects": "bench.objects.benchmark",
 }
 SECTIONS = ("pasted", "drawn", "raccoons", "time")  # of `objects`
 

@@ -13,7 +13,7 @@ from diffusion import metrics
 from diffusion.baselines import expansion
 
 from ..data.collections import Collection
-from ..data.made import everything
+from ..data.synthetic import everything
 from ..table import Table
 
 
@@ -23,7 +23,7 @@ def survey(collections: Sequence[Callable[[], Collection]] | None = None) -> Tab
     Parameters
     ----------
     collections : sequence of functions that return a Collection, optional
-        By default `made.everything()`.
+        By default `synthetic.everything()`.
 
     Returns
     -------

@@ -11,7 +11,7 @@ import diffusion
 from bench import __main__ as command
 from bench.data import collections as datasets
 from bench.quality import methods as quality
-from bench.speed import solving as speed
+from bench.speed import benchmark as speed
 from bench.table import Table, write_json
 
 # Those that take seconds on digits, not tens of them.

@@ -11,11 +11,11 @@ import torch
 import features
 from bench import __main__ as command
 from bench.data import published
-from bench.objects import maps as objects_maps
-from bench.objects import retrieval as objects_retrieval
+from bench.objects import benchmark as objects
+from bench.objects import descriptors as objects_retrieval
+from bench.objects import localisation as objects_maps
 from bench.objects import scenes as objects_scenes
-from bench.objects import tables as objects
-from bench.objects.maps import Seen
+from bench.objects.localisation import Seen
 from bench.objects.scenes import Picture, Pictures
 from features.datasets.textures import make_sprite
 from tests.support.activations import recurring_blobs

@@ -25,7 +25,7 @@ from features.objects.maps import Map, feature_saliency
 
 from ..data import published
 from ..table import Table
-from .maps import Discovered, Seen
+from .localisation import Discovered, Seen
 
 Vectors = NDArray[np.float32]
 
