@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 Row = tuple[float | None, ...]
 
-DATASETS = ("instre", "oxford5k", "oxford105k", "paris6k", "paris106k")
+CLASSIC = ("instre", "oxford5k", "oxford105k", "paris6k", "paris106k")
 
 # One vector an image, R-MAC, of VGG and of ResNet-101: [A], FSR of rank 5000 [B].
 GLOBAL_COLUMNS = ("R-MAC 512", "R-MAC 2048")
@@ -67,6 +67,7 @@ _REVISITED: dict[str, dict[str, Row]] = {
     },
     "rparis6k": {"cosine": (77.20, 56.32), "diffusion": (89.6, 80.0), "GSS": (92.4, 83.5)},
 }
+REVISITED = tuple(_REVISITED)
 
 
 # One vector an image, VGG, without and with diffusion [C].
@@ -97,7 +98,7 @@ def of_regions(dataset: str) -> tuple[tuple[str, ...], dict[str, Row]]:
 def _pick(
     columns: tuple[str, ...], table: Mapping[str, tuple[Row, ...]], dataset: str
 ) -> tuple[tuple[str, ...], dict[str, Row]]:
-    if dataset not in DATASETS:
+    if dataset not in CLASSIC:
         return (), {}
-    at = DATASETS.index(dataset)
+    at = CLASSIC.index(dataset)
     return columns, {name: tuple(row[at] for row in rows) for name, rows in table.items()}

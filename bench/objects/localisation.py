@@ -1,28 +1,20 @@
-"""Where saliency lies: the activation maps of pictures, and how much of a map is on the object."""
+"""How much of a saliency map lies on the object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
-from features.networks.backbones.base import Backbone
-from features.networks.frame import FramedTrunk
 from features.objects.discovery import ObjectDiscovery
-from features.objects.maps import Map, class_activation, coverage, crow_saliency, feature_saliency
-from features.objects.regions import ImageRegions, find_regions
+from features.objects.maps import class_activation, coverage, crow_saliency, feature_saliency
 
 from ..table import Table
-from .scenes import Picture
+from .activations import PAPER, Discovered
 
-# The paper states no exponent of the graph; the cube is that of diffusion elsewhere.
-PAPER: dict[str, Any] = {"beta": 3.0}
 # Best on things over photos, at the price of maps that are wrong altogether elsewhere.
 SHARP: dict[str, Any] = {"dimension": 256, "map_beta": 5.0, "contrast": (30, 60)}
 
@@ -30,88 +22,6 @@ BINS = 10
 _BARS = " ▁▂▃▄▅▆▇█"
 
 MapOf = Callable[[int], NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A collection as a network sees it.
-
-    Attributes
-    ----------
-    name : str
-    maps : list of ndarray, shape (c, h, w), float16
-        Half the memory; what they lose is far below what tells regions apart.
-    boxes : list of ndarray, shape (m, 4)
-        The true ones in cells of the map.
-    labels : ndarray, shape (n,), int64
-    """
-
-    name: str
-    maps: list[NDArray[np.float16]]
-    boxes: list[NDArray[np.float64]]
-    labels: NDArray[np.int64]
-
-    def __getitem__(self, number: int) -> Map:
-        """Return the activation map of an image."""
-        return self.maps[number].astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.maps)
-
-    def __iter__(self) -> Iterator[Map]:
-        return (self[number] for number in range(len(self)))
-
-
-def see(
-    name: str, pictures: Iterable[Picture], total: int, trunk: Callable[[Tensor], Tensor]
-) -> Seen:
-    """Pass pictures through a trunk that takes images (1, 3, h, w), uint8."""
-    maps, boxes, labels = [], [], []
-    framed = getattr(trunk, "frame", None)
-    for picture in tqdm(pictures, desc=name, total=total, unit="image"):
-        image = torch.from_numpy(np.ascontiguousarray(picture.image)).permute(2, 0, 1)[None]
-        A = trunk(image)[0].numpy()
-        frame = framed(picture.image.shape[:2], A.shape[1:]) if framed else None
-        maps.append(A.astype(np.float16))
-        boxes.append(frame.to_cells(picture.boxes) if frame else picture.boxes)
-        labels.append(picture.label)
-    return Seen(name, maps, boxes, np.array(labels, np.int64))
-
-
-class Eye:
-    """A network, framed, that takes images as they are read."""
-
-    def __init__(self, network: Backbone) -> None:
-        self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trunk = FramedTrunk(self.network)
-        self.frame = self.trunk.frame
-        weight: Any = network.head(network.codes[-1])[-1].weight
-        self.classifier: NDArray[np.float32] = weight.detach().numpy()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the maps (b, c, h', w') of images (b, 3, h, w), uint8."""
-        with torch.inference_mode():
-            ready = self.network.normalize(images)
-            maps: Tensor = self.trunk(ready.contiguous(memory_format=torch.channels_last))
-        return maps.contiguous()
-
-
-@dataclass(frozen=True)
-class Discovered:
-    """A collection's regions and what was learned from them with several settings."""
-
-    seen: Seen
-    regions: list[ImageRegions]
-    paper: ObjectDiscovery
-    default: ObjectDiscovery
-
-
-def discover(seen: Seen) -> Discovered:
-    """Find the regions of a collection, and what recurs in it."""
-    egm = ObjectDiscovery().feature_egm
-    regions = [find_regions(A, egm) for A in tqdm(seen, desc=f"{seen.name}: regions", unit="image")]
-    paper, default = (ObjectDiscovery(**s).fit_regions(regions) for s in (PAPER, {}))
-    return Discovered(seen, regions, paper, default)
 
 
 def kinds_of_maps(found: Discovered, classifier: NDArray[np.float32]) -> dict[str, MapOf]:

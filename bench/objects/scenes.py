@@ -23,10 +23,29 @@ from features.datasets.textures import SIDE, Image, make_sprite
 from features.images.reading import find_images, read_image, read_size
 from features.networks.backbones.base import Sides
 
-# The longer side in pixels: 17 cells of 32, and one.
-SIZE = 513
-N_OBJECTS, IMAGES_PER_OBJECT, QUERIES_PER_OBJECT = 40, 12, 2
-GROCERY_PHOTOS = 400
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the collections are; the defaults are those of the printed tables.
+
+    Attributes
+    ----------
+    side : int
+        Pixels of an image's longer side: 17 cells of 32, and one.
+    objects, images, queries : int
+        Pasted objects, and images and queries per object.
+    others : int
+        Photos of groceries among those of raccoons.
+    """
+
+    side: int = 513
+    objects: int = 40
+    images: int = 12
+    queries: int = 2
+    others: int = 400
+
+
+FULL = Sizes()
 
 # A background is this part of a photo's shorter side, enlarged: things that are near, and not
 # the whole shelves that are in many photos.
@@ -52,30 +71,29 @@ class Pictures:
     name: str
     collection: Callable[[], Iterator[Picture]]
     n_images: int
-    queries: Callable[[], Iterator[Picture]] | None = None
-    n_queries: int = 0
+    queries: Pictures | None = None
 
 
-def drawn(background: str, n_objects: int, seed: int) -> Pictures:
+def drawn(background: str, n_objects: int, seed: int, sizes: Sizes = FULL) -> Pictures:
     """Return scenes of the shipped generator, nothing in them read from a file."""
-    scenes = Scenes(n_objects, IMAGES_PER_OBJECT, SIZE, background=background, seed=seed)
+    scenes = Scenes(n_objects, sizes.images, sizes.side, background=background, seed=seed)
     return Pictures(f"drawn, {background}", lambda: _of_scenes(scenes), len(scenes))
 
 
-def pasted(grocery: Path, seed: int) -> Pictures:
+def pasted(grocery: Path, seed: int, sizes: Sizes = FULL) -> Pictures:
     """Return scenes of product pictures pasted onto photos, and queries of the same objects."""
     icons = [Path(file) for file in find_images(grocery / "iconic")]
     order = np.random.default_rng([seed, 1]).permutation(len(icons))
-    objects = [icons[i] for i in order[:N_OBJECTS]]
-    textures = [cut_out(grocery / "iconic" / icons[i]) for i in order[N_OBJECTS:]]
+    objects = [icons[i] for i in order[: sizes.objects]]
+    textures = [cut_out(grocery / "iconic" / icons[i]) for i in order[sizes.objects :]]
     kinds = {icon.parent for icon in objects}
     photos = [Path(file) for file in find_images(grocery / "test")]
     photos = [grocery / "test" / photo for photo in photos if photo.parent not in kinds]
     order = np.random.default_rng([seed, 2]).permutation(len(photos))
     collection = Scenes(
         len(objects),
-        IMAGES_PER_OBJECT,
-        SIZE,
+        sizes.images,
+        sizes.side,
         n_distractors=1,
         background=lambda rng, i, size: enlarged(rng, photos[order[i]], size),
         sprites=[cut_out(grocery / "iconic" / icon) for icon in objects],
@@ -85,33 +103,31 @@ def pasted(grocery: Path, seed: int) -> Pictures:
     )
     left = order[len(collection) :]
     queries = replace(
-        collection.queries(QUERIES_PER_OBJECT),
+        collection.queries(sizes.queries),
         background=lambda rng, i, size: enlarged(rng, photos[left[i]], size),
     )
-    return Pictures(
-        "pasted on photos",
-        lambda: _of_scenes(collection),
-        len(collection),
-        lambda: _of_scenes(queries),
-        len(queries),
-    )
+    asked = Pictures("queries", lambda: _of_scenes(queries), len(queries))
+    return Pictures("pasted on photos", lambda: _of_scenes(collection), len(collection), asked)
 
 
-def raccoons(folder: Path, grocery: Path) -> Pictures:
+def raccoons(folder: Path, grocery: Path, sizes: Sizes = FULL) -> Pictures:
     """Return the photos of raccoons with their boxes among photos of groceries without any."""
     animals = [folder / "images" / file for file in find_images(folder / "images")]
     files = find_images(grocery / "test")
-    chosen = np.random.default_rng(0).permutation(len(files))[:GROCERY_PHOTOS]
+    chosen = np.random.default_rng(0).permutation(len(files))[: sizes.others]
     others = [grocery / "test" / files[i] for i in chosen]
 
     def collection() -> Iterator[Picture]:
         for file in animals:
-            boxes, scale = read_boxes(folder / "annotations" / f"{file.stem}.xml"), _fitted(file)
+            boxes, scale = (
+                read_boxes(folder / "annotations" / f"{file.stem}.xml"),
+                _fitted(file, sizes.side),
+            )
             height, width = read_size(file)
             pixels = np.array([scale[1] / width, scale[0] / height] * 2)
             yield Picture(read_image(file, scale), boxes * pixels, 0)
         for file in others:
-            yield Picture(read_image(file, _fitted(file)), np.empty((0, 4)), -1)
+            yield Picture(read_image(file, _fitted(file, sizes.side)), np.empty((0, 4)), -1)
 
     return Pictures("raccoons among groceries", collection, len(animals) + len(others))
 
@@ -179,8 +195,8 @@ def _resized(picture: Image) -> Image:
     return resized[0].permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def _fitted(file: Path) -> tuple[int, int]:
-    """Return height and width at which the longer side is `SIZE`, as the network likes them."""
+def _fitted(file: Path, side: int) -> tuple[int, int]:
+    """Return height and width at which the longer side is `side`, rounded for the network."""
     height, width = read_size(file)
-    factor = SIZE / max(height, width)
+    factor = side / max(height, width)
     return _SIDES.nearest(height * factor), _SIDES.nearest(width * factor)

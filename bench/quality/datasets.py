@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,11 @@ from ..data import published
 from ..data.collections import data_folder
 from ..data.descriptors import Descriptors, read_extraction, read_pair, stem
 from ..data.protocols import GroundTruth, evaluate, read
-from ..table import Table
+from ..measure import timed
+from ..table import Table, show
 
 Ids = NDArray[np.int64]
 Judge = Callable[[Ids], dict[str, float]]
-
-REVISITED = ("roxford5k", "rparis6k")
-DATASETS = (*published.DATASETS, *REVISITED, "grocery")
 
 # Sets whose ground truth is another's, with photos that no query asks for beside it.
 _WITH_DISTRACTORS = {"oxford105k": "oxford5k", "paris106k": "paris6k"}
@@ -62,9 +59,7 @@ def run(dataset: str, descriptors: str, *, long: bool = False) -> list[Table]:
         of_regions = published.of_regions(dataset)
         tables.append(measure(task, regional_rankings(task), of_regions))
         tables[-1].title += f", {len(task.gallery.regions)} regions"
-    for table in tables:
-        print(table, end="\n\n", flush=True)
-    return tables
+    return [show(table) for table in tables]
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -180,8 +175,7 @@ def regional_rankings(task: Task) -> Iterator[tuple[str, str, Ids, float]]:
 
 def _timed(rank: Callable[[], Ids]) -> tuple[Ids, float]:
     rank()  # compiles kernels, fills caches
-    start = time.perf_counter()
-    return rank(), time.perf_counter() - start
+    return timed(rank)
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,96 +14,14 @@ from numpy.typing import NDArray
 import diffusion
 from diffusion import metrics
 from diffusion.baselines import expansion, reciprocal
-from diffusion.solvers import Solver
 
 from .. import rivals
-from ..data.collections import Collection, digits, grocery
+from ..data.collections import Collection
+from ..measure import percent, precision_of, timed
 from ..table import Table
-from .survey import survey
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
-
-SOLVERS = (
-    diffusion.CG(),
-    diffusion.Spectral(rank=100),
-    diffusion.Spectral(rank=400),
-    diffusion.Hybrid(rank=100),
-    diffusion.Columns(),
-    diffusion.Truncated(size=300),
-    diffusion.Truncated(size=1000),
-    diffusion.Local(),
-    diffusion.Local(certify=0),
-    diffusion.Chebyshev(),
-)
-
-
-def run(*, long: bool = False) -> list[Table]:
-    """Measure every collection at hand, method by method and then solver by solver."""
-    found = (digits(), grocery(packages_only=True), grocery(packages_only=False))
-    collections = [collection for collection in found if collection is not None]
-    if len(collections) < len(found):
-        print("grocery: skipped, its descriptors are not in DIFFUSION_DATA\n")
-    tables = []
-    for collection in collections:
-        tables.append(measure(collection, METHODS))
-        print(tables[-1], end="\n\n", flush=True)
-    for affinity in ("context", "cosine"):
-        tables.append(solvers(collections, affinity))
-        print(tables[-1], end="\n\n", flush=True)
-    tables.append(survey())
-    print(tables[-1], end="\n\n", flush=True)
-    return tables
-
-
-def solvers(collections: Sequence[Collection], affinity: str) -> Table:
-    """Rank every collection by each solver, as far as it reaches."""
-    table = Table(
-        f"**Solvers**, affinity {affinity!r}, k = 50, α = 0.99, query_k = 10",
-        (
-            "solver",
-            *(f"{collection.name}: mAP" for collection in collections),
-            "ms/query",
-            "offline, s",
-            "index, MB",
-        ),
-        notes=[
-            "ms/query, offline and index are those of the last collection, "
-            f"{len(collections[-1].gallery)} items; online time is of the first 100 results, the "
-            "index holds vectors, graph and what the solver prepared."
-        ],
-    )
-    for solver in SOLVERS:
-        figures = []
-        for collection in collections:
-            X, Q = (
-                expansion.normalize(collection.gallery),
-                expansion.normalize(collection.queries),
-            )
-            ranker = diffusion.Reranker(affinity=affinity, solver=solver)
-            ranker.fit(X[:200]).search(Q[:40], 100)  # compiles
-            start = time.perf_counter()
-            ranker.fit(X)
-            offline = time.perf_counter() - start
-            start = time.perf_counter()
-            ranker.search(Q, 100)
-            online = 1000 * (time.perf_counter() - start) / len(Q)
-            hits = metrics.hits_from_labels(
-                ranker.search(Q, len(X))[1], collection.gallery_labels, collection.query_labels
-            )
-            figures.append(round(100 * float(np.nanmean(metrics.average_precision(*hits))), 1))
-        with tempfile.TemporaryDirectory() as folder:
-            ranker.save(f"{folder}/index")
-            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / 1e6
-        table.rows.append([_short(solver), *figures, online, offline, size])
-    return table
-
-
-def _short(solver: Solver) -> str:
-    """Name a solver with the settings that are not its defaults."""
-    settings, default = asdict(cast(Any, solver)), asdict(cast(Any, type(solver)()))
-    changed = (f"{name}={value}" for name, value in settings.items() if value != default[name])
-    return f"{type(solver).__name__}({', '.join(changed)})"
 
 
 @dataclass(frozen=True)
@@ -184,16 +99,15 @@ def measure(collection: Collection, methods: Sequence[Method]) -> Table:
     )
     plain = None
     for method, ids, seconds in _rankings(collection, methods):
-        hits, relevant = metrics.hits_from_labels(
-            ids, collection.gallery_labels, collection.query_labels
-        )
-        precision = metrics.average_precision(hits, relevant)
+        labels = collection.gallery_labels, collection.query_labels
+        precision = precision_of(ids, *labels)
+        first = metrics.precision_at(*metrics.hits_from_labels(ids, *labels), 10)
         plain = precision if plain is None else plain
         table.rows.append(
             [
                 method.name,
-                round(100 * float(np.nanmean(precision)), 1),
-                round(100 * float(np.nanmean(metrics.precision_at(hits, relevant, 10))), 1),
+                percent(precision),
+                percent(first),
                 f"{100 * np.mean(precision < plain - 0.01):.0f} %",
                 "yes" if method.queries_in_graph else "no",
                 1000 * seconds / len(ids),
@@ -210,6 +124,4 @@ def _rankings(
     for method in methods:
         method.prepare(X[:200])(Q[:20])  # compiles kernels, loads libraries
         rank = method.prepare(X)
-        start = time.perf_counter()
-        ids = rank(Q)
-        yield method, ids, time.perf_counter() - start
+        yield method, *timed(partial(rank, Q))

@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import diffusion
-from diffusion import metrics
 from diffusion.baselines import expansion
 
 from ..data.collections import Collection
 from ..data.synthetic import everything
+from ..measure import precision_of
 from ..table import Table
 
+Makers = Sequence[Callable[[], Collection]]
 
-def survey(collections: Sequence[Callable[[], Collection]] | None = None) -> Table:
+
+def survey(collections: Makers | None = None) -> Table:
     """Rank every collection by cosine, by k = 50, α = 0.99 diffusion and by the defaults.
 
     Parameters
@@ -73,8 +75,7 @@ def _figures(collection: Collection) -> tuple[float, ...]:
     n = len(X)
 
     def precision(ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        hits = metrics.hits_from_labels(ids, collection.gallery_labels, collection.query_labels)
-        return 100 * metrics.average_precision(*hits)
+        return 100 * precision_of(ids, collection.gallery_labels, collection.query_labels)
 
     plain = precision(expansion.search(expansion.normalize(Q), expansion.normalize(X), n)[1])
     papers = precision(diffusion.Reranker(affinity="cosine").fit(X).search(Q, n)[1])

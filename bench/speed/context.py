@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,8 @@ from diffusion import Context
 from diffusion.graph.graph import Graph
 
 from ..data.collections import lattice_lists
-from ..measure import PeakMemory, seconds_of
+from ..measure import PeakMemory, seconds_of, timed
 from ..table import Table
-
-SIDES = (22, 46, 100)  # of the lattices: 10,648 to 1,000,000 nodes
 
 
 def construction(
@@ -56,21 +55,19 @@ def construction(
     )
 
 
-def growth() -> Table:
-    """Time and memory of `Context.edges` on the neighbour lists of growing lattices."""
+def growth(sides: Sequence[int]) -> Table:
+    """Measure time and memory of `Context.edges` on the neighbour lists of growing lattices."""
     table = Table(
         "**Contextual affinity, growth**, neighbour lists of a lattice",
         ("items", "seconds", "us/item", "peak beyond lists, bytes/item", "kept, bytes/item"),
     )
-    for side in SIDES:
+    for side in sides:
         scores, wide = lattice_lists(side)
         ids = wide.astype(np.int32)
         n = len(ids)
         affinity = Context()
         with PeakMemory() as memory:
-            start = time.perf_counter()
-            edges = affinity.edges(scores, ids)
-            seconds = time.perf_counter() - start
+            edges, seconds = timed(partial(affinity.edges, scores, ids))
         kept = sum(array.nbytes for array in affinity.arrays().values())
         table.rows.append([f"{n:,}", seconds, 1e6 * seconds / n, memory.peak / n, kept / n])
         del edges, affinity, scores, ids, wide

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,21 +13,37 @@ import pytest
 import diffusion
 from bench import __main__ as command
 from bench.data import collections as datasets
-from bench.quality import methods as quality
+from bench.quality import benchmark as quality
+from bench.quality import methods
 from bench.speed import benchmark as speed
+from bench.speed.problems import Sizes
 from bench.table import Table, write_json
+
+# Options of the command itself.
+OWN = {"benchmark", "json"}
 
 # Those that take seconds on digits, not tens of them.
 QUICK = [
     method
-    for method in quality.METHODS
+    for method in methods.METHODS
     if not method.name.startswith(("CAS", "RDP", "SuperGlobal", "DQE"))
 ]
 
 
-def figures_of(collection, methods):
+def figures_of(collection, chosen):
     """The rows of the quality table by the methods' names without their settings."""
-    return {row[0].split(" (")[0]: row for row in quality.measure(collection, methods).rows}
+    return {row[0].split(" (")[0]: row for row in methods.measure(collection, chosen).rows}
+
+
+def small(collection, items=400, queries=60):
+    """The first items and queries of a collection."""
+    return replace(
+        collection,
+        gallery=collection.gallery[:items],
+        queries=collection.queries[:queries],
+        gallery_labels=collection.gallery_labels[:items],
+        query_labels=collection.query_labels[:queries],
+    )
 
 
 def test_digits_reach_the_published_figures():
@@ -58,7 +77,7 @@ def test_rivals_reach_their_figures(load, figures):
     collection = load()
     if collection is None:
         pytest.skip("grocery descriptors are not in DIFFUSION_DATA")
-    rows = figures_of(collection, quality.METHODS)
+    rows = figures_of(collection, methods.METHODS)
     for name, expected in figures.items():
         assert rows[name][1] == pytest.approx(expected, abs=0.15)
 
@@ -98,24 +117,25 @@ def test_lattice_lists_are_reciprocal_and_sorted():
     assert graph.n_components == 1
 
 
-def test_speed_prints_every_table(monkeypatch, capsys):
-    # Above the number of nodes from which on cores share them.
-    monkeypatch.setattr(speed, "N", 20_500)
-    monkeypatch.setattr(speed, "D", 8)
-    monkeypatch.setattr(speed, "QUERIES", 16)
-    monkeypatch.setattr(speed, "SIDES", (8, 10))
-    monkeypatch.setattr(speed, "machine_limits", lambda: {"bytes": 1e10, "operations": 1e11})
-    monkeypatch.setattr(speed.speed_context, "SIDES", (4, 5))
-    monkeypatch.setattr(speed.speed_solvers, "LOCAL_NODES", (3000,))
-    monkeypatch.setattr(speed.speed_solvers, "LOCAL_QUERIES", 5)
-    monkeypatch.setattr(speed.speed_solvers, "EXACT_QUERIES", 3)
-    monkeypatch.setattr(speed.speed_solvers, "SPECTRAL", (3000, 20))
-    monkeypatch.setattr(speed.speed_solvers, "SPECTRAL_LONG", (3000, 400))
-    monkeypatch.setattr(speed.speed_solvers, "LIMIT", 0.01)
-    monkeypatch.setattr(speed.speed_solvers, "COLUMNS_NODES", 3000)
-    monkeypatch.setattr(speed.speed_solvers, "COLUMNS_SIZE", 100)
-    monkeypatch.setattr(speed.speed_solvers, "COLUMNS_SAMPLE", 4)
-    tables = speed.run(long=True)
+def test_speed_prints_every_table(capsys):
+    sizes = Sizes(
+        nodes=2000,
+        dimension=8,
+        queries=16,
+        warm=8,
+        lattices=(7, 8),
+        context_lattices=(7, 8),
+        copied=1000,
+        multiplied=32,
+        columns=(2000, 50, 4),
+        spectral=(2000, 10),
+        spectral_long=(2000, 20),
+        limit=0.0,
+        local_nodes=(2000,),
+        local_queries=5,
+        exact_queries=3,
+    )
+    tables = speed.run(long=True, sizes=sizes)
     printed = capsys.readouterr().out
     assert [table.title.split("**")[1] for table in tables] == [
         "Graph construction", "Contextual affinity", "Conjugate gradient",
@@ -125,22 +145,62 @@ def test_speed_prints_every_table(monkeypatch, capsys):
     assert all(str(table) in printed for table in tables)
     worst = {row[0]: row[3] for row in tables[2].rows}
     assert worst["CG, blocks of 32"] <= 1e-6
+    # Both eigensolvers reach their tolerance; the long comparison stops the other one.
+    assert all(row[3] <= 1e-2 for row in tables[6].rows)
+    assert tables[8].rows[0][0].endswith("stopped")
+    # A fit keeps more than nothing, and an index is as large as it was saved.
+    items, lists, peak, build, index, load, query = zip(*tables[3].rows, strict=True)
+    assert items == ("343", "512")
+    assert min(lists + build + index + load + query) > 0
+    assert min(peak) >= 0
 
 
-def test_command_writes_the_same_figures_as_json(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(quality, "grocery", lambda packages_only: None)
-    monkeypatch.setattr(quality, "METHODS", QUICK)
-    monkeypatch.setattr(quality, "SOLVERS", (diffusion.CG(), diffusion.Columns()))
-    monkeypatch.setattr(quality, "survey", lambda: Table("**Survey**", ("a",), [["b"]]))
-    target = tmp_path / "figures.json"
-    monkeypatch.setattr(sys, "argv", ["bench", "quality", "--json", str(target)])
-    assert command.main() == 0
-    written, *_ = json.loads(target.read_text())
+def test_json_holds_the_figures_that_are_printed(tmp_path, capsys):
+    collection = small(datasets.digits())
+    made = partial(replace, collection, name="the same")
+    tables = quality.built_in(
+        [collection], QUICK, (diffusion.CG(), diffusion.Columns(size=100)), [made]
+    )
+    write_json(tmp_path / "figures.json", tables)
+    written = json.loads((tmp_path / "figures.json").read_text())
     printed = capsys.readouterr().out
-    assert "skipped" in printed
-    for row in written["rows"]:
+    assert [table["title"].split("**")[1] for table in written] == [
+        "digits (raw pixels)", "Solvers", "Solvers", "Survey",
+    ]  # fmt: skip
+    for row in written[0]["rows"]:
         assert f"| {row[0]}" in printed
         assert f" {row[1]} |" in printed
+    # Every way to the same figure: method by method, solver by solver, surveyed.
+    by_default = {row[0]: row[1] for row in written[0]["rows"]}["diffusion, as by default"]
+    assert written[1]["rows"][0][1] == written[3]["rows"][0][5] == by_default
+
+
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+def test_the_command_runs_a_benchmark_and_writes_json(name, monkeypatch, tmp_path, capsys):
+    given = {}
+
+    def run(**options):
+        given.update(options)
+        return [Table("**T**", ("a",), [["b"]])]
+
+    package, _ = command.BENCHMARKS[name]
+    module = importlib.import_module(f"{package}.benchmark")
+    # The command calls it with options that it takes.
+    options = vars(command.parser().parse_args([name]))
+    inspect.signature(module.run).bind(**{o: options[o] for o in options.keys() - OWN})
+    monkeypatch.setattr(module, "run", run)
+    target = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["bench", name, "--json", str(target)])
+    assert command.main() == 0
+    assert json.loads(target.read_text())[0]["rows"] == [["b"]]
+    assert not any(given.values())
+
+
+def test_absent_collections_are_skipped(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
+    (found,) = quality.at_hand()
+    assert found.name.startswith("digits")
+    assert "grocery: skipped" in capsys.readouterr().out
 
 
 def test_table_layout(tmp_path):
@@ -148,7 +208,7 @@ def test_table_layout(tmp_path):
     assert str(table).splitlines() == [
         "title", "",
         "| name |    n |",
-        "|------|-----:|",
+        "|:-----|-----:|",
         "| a    | 1.23 |",
         "| bb   | 1000 |",
         "| c    |      |",

@@ -1,0 +1,39 @@
+"""The network that the photos are described with, and the two calls that the benchmark measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import features
+from features.description.descriptors import Descriptors
+from features.training.evaluation import leave_one_out
+
+from ..measure import percent
+
+BACKBONE = "mobilenet_v2"
+# Grocery's photos are 348 pixels wide and 348 or 464 high: 353 is the nearest 32 k + 1.
+SQUARE, LONGEST = 225, 353
+
+
+def extract(
+    folder: Path, out: Path, weights: Path, *, backbone: str | None = BACKBONE, **images: Any
+) -> Descriptors:
+    """Describe the photos of a folder; `images` are sizes and scales."""
+    return features.extract_folder(folder, out, backbone=backbone, weights=weights, **images)
+
+
+def train(folder: Path, out: Path, weights: Path, **training: Any) -> Path:
+    """Train on squares of the photos of a folder; return the path of the trained network."""
+    trained = features.train_folder(
+        folder, out, backbone=BACKBONE, weights=weights, size=SQUARE, progress=True, **training
+    )
+    return trained.path
+
+
+def mean_precision(X: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the mAP in percent, every photo a query among the others."""
+    return percent(leave_one_out(X, labels))
