@@ -78,8 +78,41 @@ def descriptors(
     -------
     Table
     dict of str to tuple of ndarray
-        The whitened descriptors of images and of queries, by name.
+        The whitened descriptors of images and of queries, by the name of the descriptor.
     """
+    seen, whitening = found.seen, whitening_of(found)
+    table = Table(
+        f"**One descriptor per image, {seen.name}**: {len(queries)} box queries, {len(seen)} "
+        f"images, mAP, beside the paper's",
+        (
+            "descriptor",
+            "cosine",
+            "diffusion, cosine, k = 50",
+            "diffusion, as by default",
+            *published.OBJECT_COLUMNS,
+        ),
+        notes=[
+            f"All descriptors are whitened to {whitening.dimension} dimensions; the whitening is "
+            "learned from the collection's FS regions. A query is a box, described by MAC; for Δ, "
+            "by the sum over its uniform sampling; for R-MAC, by R-MAC. Diffusion is the Reranker "
+            "with the paper's settings, and with its defaults. The paper's figures are with VGG, "
+            "other images and k = 50. Plain sums are as in the paper; the weighted sums, the "
+            "weighted MAC and the true boxes are not in it."
+        ],
+    )
+    asked, vectors = _queries(queries), {}
+    for name, rows in _gallery(found).items():
+        X, Q = whitening.apply(np.array(rows)), whitening.apply(asked.get(name, asked["MAC"]))
+        vectors[name] = (X, Q)
+        rankings = (_cosine(X), _diffused(X, affinity="cosine"), _diffused(X))
+        figures = [precision(rank(Q), seen, queries) for rank in rankings]
+        theirs = published.OBJECT_DESCRIPTORS.get(name, (None,) * len(published.OBJECT_COLUMNS))
+        table.rows.append([name, *figures, *theirs])
+    return table, vectors
+
+
+def _gallery(found: Discovered) -> dict[str, list[Map]]:
+    """Return the descriptors of all images by name."""
     seen, discovery = found.seen, found.default
     gallery: dict[str, list[Map]] = {}
     for i, A in enumerate(tqdm(seen, desc="descriptors", unit="image")):
@@ -89,40 +122,19 @@ def descriptors(
         described[TRUE] = unit(cut(A, seen.boxes[i][0]).max(axis=(1, 2))[None])[0]
         for name, vector in described.items():
             gallery.setdefault(name, []).append(vector)
+    return gallery
+
+
+def _queries(queries: Seen) -> dict[str, Vectors]:
+    """Return the descriptors of box queries by name; where a name is missing, MAC is meant."""
     asked = [cut(A, boxes[0]) for A, boxes in zip(queries, queries.boxes, strict=True)]
-    mac = unit(np.array([part.max(axis=(1, 2)) for part in asked]))
     deltas = np.array([sum_of_regions(part, _whole(part), uniform=True) for part in asked])
-    summed = unit(np.array([unit(rmac(part)).sum(axis=0) for part in asked]))
-    whitening = whitening_of(found)
-    table = Table(
-        f"**One descriptor an image, {seen.name}**: {len(queries)} box queries, {len(seen)} "
-        f"images, mAP; the paper's beside",
-        (
-            "descriptor",
-            "cosine",
-            "diffusion, cosine, k = 50",
-            "diffusion, as by default",
-            *published.OBJECT_COLUMNS,
-        ),
-        notes=[
-            f"All whitened to {whitening.dimension} dimensions by what was learned from the "
-            "collection's FS regions. A query is its box described as the regions "
-            "are: MAC; for Δ, the sum over its uniform sampling; for R-MAC, the R-MAC of it. "
-            "Diffusion: the Reranker with the paper's settings, and its defaults. The paper's: "
-            "VGG, other images, k = 50. Plain sums are the paper's; weighted ones, the weighted "
-            "MAC and the line with true boxes are not in it."
-        ],
-    )
-    asked_by = {"R-MAC": summed, **dict.fromkeys((SAMPLED, f"{SAMPLED}{BY_WEIGHT}"), deltas)}
-    vectors = {}
-    for name, rows in gallery.items():
-        X, Q = whitening.apply(np.array(rows)), whitening.apply(asked_by.get(name, mac))
-        vectors[name] = (X, Q)
-        rankings = (_cosine(X), _diffused(X, affinity="cosine"), _diffused(X))
-        figures = [precision(rank(Q), seen, queries) for rank in rankings]
-        theirs = published.OBJECT_DESCRIPTORS.get(name, (None,) * len(published.OBJECT_COLUMNS))
-        table.rows.append([name, *figures, *theirs])
-    return table, vectors
+    return {
+        "MAC": unit(np.array([part.max(axis=(1, 2)) for part in asked])),
+        "R-MAC": unit(np.array([unit(rmac(part)).sum(axis=0) for part in asked])),
+        SAMPLED: deltas,
+        f"{SAMPLED}{BY_WEIGHT}": deltas,
+    }
 
 
 def whitening_of(found: Discovered) -> Whitening:

@@ -120,8 +120,8 @@ def reduced(R: Vectors) -> Vectors:
     # So few vectors take longer to share out among threads than to cluster.
     with threadpool_limits(1):
         clustering.train(R, init_centroids=R[chosen])
-    centres: Vectors = clustering.centroids
-    return centres
+    assert clustering.centroids is not None
+    return clustering.centroids
 
 
 def _owners(parts: list[Vectors]) -> NDArray[np.int64]:
