@@ -26,16 +26,17 @@ PAPER: dict[str, Any] = {"beta": 3.0}
 
 @dataclass(frozen=True)
 class Seen:
-    """A collection as a network sees it.
+    """The activation maps of a collection.
 
     Attributes
     ----------
     name : str
     maps : list of ndarray, shape (c, h, w), float16
-        Half the memory; what they lose is far below what tells regions apart.
+        Half precision halves the memory; the loss is far below the differences between regions.
     boxes : list of ndarray, shape (m, 4)
-        The true ones in cells of the map.
+        The true boxes of each image, in cells of the map.
     labels : ndarray, shape (n,), int64
+        The number of the object of each image; -1 for none.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Seen:
 
 
 def see(pictures: Pictures, trunk: Callable[[Tensor], Tensor]) -> Seen:
-    """Pass pictures through a trunk that takes images (1, 3, h, w), uint8."""
+    """Compute the maps of pictures with a trunk that takes images (1, 3, h, w), uint8."""
     maps, boxes, labels = [], [], []
     framed = getattr(trunk, "frame", None)
     images = tqdm(pictures.collection(), desc=pictures.name, total=pictures.n_images, unit="image")
@@ -70,7 +71,7 @@ def see(pictures: Pictures, trunk: Callable[[Tensor], Tensor]) -> Seen:
 
 
 class Eye:
-    """A network, framed, that takes images as they are read."""
+    """A network with mirrored surroundings, which takes images (b, 3, h, w), uint8."""
 
     def __init__(self, network: Backbone) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,7 +90,7 @@ class Eye:
 
 @dataclass(frozen=True)
 class Discovered:
-    """A collection's regions and what was learned from them with several settings."""
+    """The regions of a collection, and discoveries fitted to them with two kinds of settings."""
 
     seen: Seen
     regions: list[ImageRegions]
@@ -98,7 +99,7 @@ class Discovered:
 
 
 def discover(seen: Seen) -> Discovered:
-    """Find the regions of a collection, and what recurs in it."""
+    """Find the regions of a collection, and fit the discovery of recurring objects to them."""
     egm = ObjectDiscovery().feature_egm
     regions = [find_regions(A, egm) for A in tqdm(seen, desc=f"{seen.name}: regions", unit="image")]
     paper, default = (ObjectDiscovery(**s).fit_regions(regions) for s in (PAPER, {}))

@@ -48,7 +48,7 @@ def run(*, section: str | None = None) -> list[Table]:
 
 
 def pasted(eye: Eye, pictures: scenes.Pictures) -> list[Table]:
-    """Measure scenes of pasted objects: localisation, centrality, descriptors, regional search."""
+    """Measure localisation, centrality, descriptors and regional search on pasted objects."""
     found = discover(see(pictures, eye))
     tables = [show(localisation(found, eye.classifier)), show(centrality([found]))]
     assert pictures.queries is not None
@@ -58,7 +58,7 @@ def pasted(eye: Eye, pictures: scenes.Pictures) -> list[Table]:
 
 
 def drawn(eye: Eye) -> list[Table]:
-    """Measure localisation in the generator's own scenes."""
+    """Measure localisation in drawn scenes."""
     tables = []
     for background, n_objects in DRAWN.items():
         found = discover(see(scenes.drawn(background, n_objects, SEED), eye))
@@ -67,6 +67,6 @@ def drawn(eye: Eye) -> list[Table]:
 
 
 def raccoons(eye: Eye, raccoon: Path, grocery: Path) -> list[Table]:
-    """Measure localisation of one animal among photos without it."""
+    """Measure localisation of raccoons among photos of groceries."""
     found = discover(see(scenes.raccoons(raccoon, grocery), eye))
     return [show(localisation(found, eye.classifier)), show(centrality([found]))]

@@ -17,7 +17,7 @@ DENSE = 2000
 
 
 def centrality(collections: Sequence[Discovered]) -> Table:
-    """Hold Katz centrality against the degree and against a dense solve."""
+    """Compare Katz centrality with the degree and with a dense solve."""
     table = Table(
         "**Centrality of regions**",
         (
@@ -29,8 +29,8 @@ def centrality(collections: Sequence[Discovered]) -> Table:
             f"of {DENSE} nodes, largest difference from a dense solve",
         ),
         notes=[
-            "Residual: ||1 - L g|| / ||1||. The difference is relative to the largest value, on "
-            "the graph cut to nodes drawn at random."
+            "Residual: ||1 - L g|| / ||1||. The difference is relative to the largest value; it is "
+            "computed on the subgraph of nodes drawn at random."
         ],
     )
     for found in collections:
@@ -52,7 +52,7 @@ def centrality(collections: Sequence[Discovered]) -> Table:
 
 
 def difference(graph: Graph, alpha: float, most: int) -> float:
-    """Return how far Katz centrality is from a dense solve on some nodes of a graph."""
+    """Return the largest relative difference from a dense solve on at most `most` nodes."""
     n = graph.n_nodes
     nodes = np.random.default_rng(0).permutation(n)[:most]
     W = graph.W[nodes][:, nodes].toarray().astype(np.float64)

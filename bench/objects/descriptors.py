@@ -1,4 +1,4 @@
-"""One descriptor an image from its salient regions, beside others and beside many an image."""
+"""Retrieval by one descriptor per image, made from its salient regions and in other ways."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONE, SAMPLED, BY_WEIGHT = "OS.EGM", "OS.EGM-Δ", ", weighted by π"
 
 
 def descriptors_of(A: Map, F: Regions, S: NDArray[Any], regions: Regions) -> dict[str, Map]:
-    """Describe an image in every way, by its map, FS regions, OS map and OS regions."""
+    """Describe an image in every way, from its map, FS regions, OS map and OS regions."""
     return {
         "MAC": sum_of_regions(A, _whole(A)),
         "R-MAC": expansion.normalize(unit(rmac(A)).sum(axis=0)[None])[0],
@@ -56,7 +56,7 @@ def rmac(A: Map) -> Vectors:
 
 
 def cut(A: Map, box: NDArray[np.float64]) -> Map:
-    """Cut a box, in cells, out of a map; at least one cell."""
+    """Return the part of a map in a box, given in cells; it has at least one cell."""
     limits = np.array(A.shape[:0:-1] * 2, float)
     clipped = np.clip(box, 0, limits)
     clipped[:2] = np.minimum(clipped[:2], limits[:2] - 1)

@@ -15,7 +15,7 @@ from features.objects.maps import class_activation, coverage, crow_saliency, fea
 from ..table import Table
 from .activations import PAPER, Discovered
 
-# Best on things over photos, at the price of maps that are wrong altogether elsewhere.
+# The best settings for objects pasted on photos; on other collections some maps are all wrong.
 SHARP: dict[str, Any] = {"dimension": 256, "map_beta": 5.0, "contrast": (30, 60)}
 
 BINS = 10
@@ -25,7 +25,7 @@ MapOf = Callable[[int], NDArray[Any]]
 
 
 def kinds_of_maps(found: Discovered, classifier: NDArray[np.float32]) -> dict[str, MapOf]:
-    """Return what makes the saliency map of an image by its number: ours, others', controls."""
+    """Return, by name, functions from the number of an image to a saliency map."""
     seen = found.seen
 
     def feature(i: int) -> NDArray[Any]:
@@ -55,19 +55,19 @@ def kinds_of_maps(found: Discovered, classifier: NDArray[np.float32]) -> dict[st
 
 
 def localisation(found: Discovered, classifier: NDArray[np.float32]) -> Table:
-    """Measure which part of each kind of map lies in the true boxes."""
+    """Measure the share of each kind of saliency map that lies in the true boxes."""
     seen = found.seen
     shown = [i for i in range(len(seen)) if len(seen.boxes[i])]
     inside = {i: coverage(seen.boxes[i], seen.maps[i].shape[1:], 1, 0) for i in shown}
     edges = [f"{b / BINS:.1f}" for b in range(BINS)]
     table = Table(
-        f"**Localisation, {seen.name}**: {len(shown)} images with boxes of {len(seen)}",
+        f"**Localisation, {seen.name}**: {len(shown)} of {len(seen)} images have boxes",
         ("saliency", "mean", "median", "above FS, %", *edges, "histogram"),
         notes=[
-            "Precision of a map: saliency inside the true boxes over saliency in all. Columns 0.0 "
-            "to 0.9: percent of the images whose precision is from there to 0.1 more. F̂⁵ is "
-            "contrast alone, g = 1 is OS without centrality. Sharper: dimension 256, "
-            "map_beta 5, contrast (30, 60). The paper's mode on INSTRE, with "
+            "Precision of a map: its saliency inside the true boxes over all of its saliency. "
+            "Columns 0.0 to 0.9: percentage of the images whose precision lies between that value "
+            "and 0.1 more. F̂⁵ is contrast alone; g = 1 is OS without centrality. Sharper: "
+            "dimension 256, map_beta 5, contrast (30, 60). The mode in the paper, on INSTRE with "
             "VGG: FS about 0.2, OS 0.95."
         ],
     )
@@ -83,13 +83,13 @@ def localisation(found: Discovered, classifier: NDArray[np.float32]) -> Table:
 
 
 def precision(saliency: NDArray[Any], inside: NDArray[np.float64]) -> float:
-    """Return the share of saliency that is inside; a map of zeros points nowhere: 0."""
+    """Return the share of the saliency that is inside the boxes; 0 for a map of zeros."""
     total = float(saliency.sum())
     return float((saliency * inside).sum()) / total if total > 0 else 0.0
 
 
 def histogram(values: Sequence[float] | NDArray[np.float64]) -> list[Any]:
-    """Return the percentages of values in each tenth of [0, 1], and bars of them."""
+    """Return the percentage of values in each tenth of [0, 1], and a bar chart of them as text."""
     counts = np.histogram(values, BINS, (0, 1))[0]
     shares = 100 * counts / len(values)
     heights = np.ceil(shares / max(shares.max(), 1) * (len(_BARS) - 1)).astype(int)

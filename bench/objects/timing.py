@@ -21,7 +21,7 @@ ROUNDS, COPIES = 15, 8
 
 
 def seconds(eye: Eye, pictures: Pictures, rounds: int = ROUNDS) -> Table:
-    """Time the steps for one image beside the network's own pass over it."""
+    """Time the steps for one image beside the network's forward pass."""
     seen = see(pictures, eye)
     # Eight times the regions that the images have: the cost of the search grows with them.
     discovery = ObjectDiscovery()
@@ -37,7 +37,7 @@ def seconds(eye: Eye, pictures: Pictures, rounds: int = ROUNDS) -> Table:
 
     steps: dict[str, Callable[[], Any]] = {
         "network": plain,
-        "network, mirrored surroundings": lambda: eye(image),
+        "network, with mirrored surroundings": lambda: eye(image),
         "FS": lambda: feature_saliency(A),
         "EGM of FS": lambda: discovery.feature_egm.regions(F),
         "OS": lambda: discovery.saliency(A, 0),
@@ -57,7 +57,7 @@ def seconds(eye: Eye, pictures: Pictures, rounds: int = ROUNDS) -> Table:
         ("step", "ms", "share of the network's time, %"),
         [[name, value, 100 * value / middle["network"]] for name, value in middle.items()],
         [
-            f"Medians of {rounds} rounds in turn. Network: MobileNetV2 on {image.shape[2]} x "
+            f"Medians of {rounds} rounds. Network: MobileNetV2 on {image.shape[2]} x "
             f"{image.shape[3]} pixels."
         ],
     )

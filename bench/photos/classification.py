@@ -1,4 +1,4 @@
-"""The classifier of the network on product pictures whose object it knows."""
+"""Accuracy of the network's classifier on product pictures whose class it knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from features.images.reading import find_images, read_image
 from ..table import Table
 from .network import BACKBONE
 
-# The product pictures whose object is a class of ImageNet's, and its number.
+# The products that are a class of ImageNet, and the number of that class.
 ICONIC = {
     "Banana": 954,
     "Granny-Smith": 948,
@@ -32,10 +32,10 @@ ICONIC = {
 
 
 def classification(weights: Path, folder: Path) -> Table:
-    """Ask the classifier about the product pictures whose object it knows."""
+    """Classify the product pictures whose product is a class of ImageNet."""
     table = Table(
-        "**Product pictures whose object is a class of ImageNet's**, MobileNetV2",
-        ("picture", "its class", "first", "probability of the first"),
+        "**Product pictures of classes of ImageNet**, MobileNetV2",
+        ("picture", "class", "predicted class", "its probability"),
     )
     network = features.backbone(BACKBONE, weights)
     for file in find_images(folder):
@@ -48,5 +48,5 @@ def classification(weights: Path, folder: Path) -> Table:
             first = int(chances.argmax())
             table.rows.append([name, ICONIC[name], first, float(chances[first])])
     hits = sum(row[1] == row[2] for row in table.rows)
-    table.notes.append(f"{hits} of {len(table.rows)} first.")
+    table.notes.append(f"{hits} of {len(table.rows)} predictions are right.")
     return table

@@ -25,7 +25,7 @@ SIZES = (SQUARE, LONGEST, 513)
 
 
 def overhead(weights: Path, folder: Path) -> Table:
-    """Time extraction beside a bare loop of the network over the same tensors, decoded before."""
+    """Time extraction beside a bare loop of the network over the same images, decoded before."""
     table = Table(
         f"**Extraction** of {IMAGES} photos beside a bare forward loop, "
         f"{torch.get_num_threads()} threads",
@@ -35,13 +35,13 @@ def overhead(weights: Path, folder: Path) -> Table:
             "the same, batch norm folded",
             "extraction, images/s",
             "share of the bare loop",
-            "of the folded",
+            "share of the folded loop",
         ),
         notes=[
-            f"Medians of {ROUNDS} rounds in turn. Extraction reads, decodes and resizes the files "
-            "and writes the descriptors; the bare loops have their batches in memory. Extraction "
-            "folds batch normalisation into the convolutions; the second loop does so too. Loading "
-            "the network, in none of them, is taken off."
+            f"Medians of {ROUNDS} rounds. Extraction reads, decodes and resizes the files and "
+            "writes the descriptors; the bare loops have their batches in memory. Extraction and "
+            "the second loop fold batch normalisation into the convolutions. The time to load the "
+            "network is subtracted from extraction and is in neither loop."
         ],
     )
     for size in SIZES:
@@ -96,7 +96,7 @@ def _forward(network: features.RetrievalNetwork, batches: list[torch.Tensor]) ->
 
 
 def _decoded(folder: Path, size: int, network: features.RetrievalNetwork) -> list[torch.Tensor]:
-    """Return the batches that extraction makes of a folder, in its order."""
+    """Return the batches that extraction makes of a folder, in the same order."""
     files = [folder / file for file in find_images(folder)]
     with quiet():
         fitted = [fitted_size(read_size(f), size, network.backbone.sides) for f in files]

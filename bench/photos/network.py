@@ -1,4 +1,4 @@
-"""The network that the photos are described with, and the two calls that the benchmark measures."""
+"""The network of the benchmark, and its calls of extraction and training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SQUARE, LONGEST = 225, 353
 def extract(
     folder: Path, out: Path, weights: Path, *, backbone: str | None = BACKBONE, **images: Any
 ) -> Descriptors:
-    """Describe the photos of a folder; `images` are sizes and scales."""
+    """Describe the photos of a folder; `images` are the size, scales and other image settings."""
     return features.extract_folder(folder, out, backbone=backbone, weights=weights, **images)
 
 
 def train(folder: Path, out: Path, weights: Path, **training: Any) -> Path:
-    """Train on squares of the photos of a folder; return the path of the trained network."""
+    """Train on squares of the photos of a folder, and return the path of the trained network."""
     trained = features.train_folder(
         folder, out, backbone=BACKBONE, weights=weights, size=SQUARE, progress=True, **training
     )
@@ -35,5 +35,5 @@ def train(folder: Path, out: Path, weights: Path, **training: Any) -> Path:
 
 
 def mean_precision(X: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the mAP in percent, every photo a query among the others."""
+    """Return the mAP in percent; every photo is a query among the others."""
     return percent(leave_one_out(X, labels))

@@ -30,15 +30,16 @@ Described = tuple[str, NDArray[np.float32], list[str]]
 
 
 def retrieval(weights: Path, photos: Path) -> Table:
-    """Describe grocery's test photos in several ways, and search them with each of themselves."""
+    """Describe the test photos of grocery in several ways; search all of them with each of them."""
     test = [line.split(", ") for line in (photos / "test.txt").read_text().splitlines() if line]
     labels = {file.removeprefix("test/"): int(label) for file, label, _ in test}
     table = Table(
-        f"**Grocery**, {len(labels)} photos, cosine, every photo a query, MobileNetV2",
+        f"**Grocery**, {len(labels)} photos, each of them a query, cosine, MobileNetV2",
         ("descriptor", "dimension", "mAP", "mAP, packages among packages"),
         notes=[
-            "Packages among packages: its photos searched among themselves. Whitenings are learned "
-            "on train/Packages; the supervised one takes photos of one product as pairs."
+            "Packages among packages: only the photos of packages are queries and searched. "
+            "Whitenings are learned on train/Packages; pairs for the supervised one are photos of "
+            "the same product."
         ],
     )
     for name, X, files in (*_given(), *_extracted(weights, photos)):
@@ -51,7 +52,7 @@ def retrieval(weights: Path, photos: Path) -> Table:
 
 
 def _given() -> Iterator[Described]:
-    """Yield the descriptors that lie in the data folder, if there are any."""
+    """Yield the descriptors in the data directory, if there are any."""
     given = data_folder() / "descriptors" / "grocery_test.npy"
     if given.exists():
         names = (given.parent / "grocery_test_files.txt").read_text().split("\n")

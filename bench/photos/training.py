@@ -15,7 +15,7 @@ from ..measure import timed
 from ..table import Table
 from .network import BACKBONE, LONGEST, SQUARE, extract, mean_precision, train
 
-# How each training of train/Packages differs from the defaults.
+# The settings of each training that differ from the defaults.
 TRAININGS: dict[str, dict[str, Any]] = {
     "labels, softmax": {"loss": "softmax", "epochs": 6, "learning_rate": 3e-4},
     "no labels, manifold": {"manifold": True, "epochs": 2, "anchors": 600},
@@ -23,15 +23,15 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 def learning(weights: Path, photos: Path) -> Table:
-    """Train on the photos of train/Packages; search test/Packages with each of its photos."""
+    """Train on train/Packages; search test/Packages with each of its photos, before and after."""
     table = Table(
-        "**Learning** from train/Packages, MobileNetV2, GeM: test/Packages searched with each of "
+        "**Training** on train/Packages, MobileNetV2, GeM: test/Packages searched with each of "
         f"its photos, cosine, {torch.get_num_threads()} threads",
         ("training", "epochs", "minutes", "mAP before", "mAP after", "gain"),
         notes=[
-            "Settings but for those in bench/photos/training.py are the defaults of "
-            f"`features train`; squares of {SQUARE} are learned from, whole photos at {LONGEST} "
-            "are searched."
+            "All settings but those in bench/photos/training.py are the defaults of "
+            f"`features train`. Training images are squares of {SQUARE} pixels; the longer side of "
+            f"the photos searched is {LONGEST}."
         ],
     )
     packages = photos / "test" / "Packages"

@@ -1,4 +1,4 @@
-"""How good the rankings are: diffusion beside plain search, query expansion and its rivals."""
+"""Quality of the rankings of diffusion, plain search, query expansion and published rivals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: `prepare` sees the gallery and returns what ranks queries in full."""
+    """A row of the table of methods.
+
+    Attributes
+    ----------
+    name : str
+    prepare : callable
+        Takes the gallery (n, d) and returns a function that takes queries (nq, d) and returns the
+        ids (nq, n) of their full rankings.
+    queries_in_graph : bool
+        Whether the ranking of a query depends on the other queries.
+    """
 
     name: str
     prepare: Callable[[Vectors], Callable[[Vectors], Ids]]
@@ -85,16 +95,17 @@ METHODS = (
 
 
 def measure(collection: Collection, methods: Sequence[Method]) -> Table:
-    """Rank a collection's queries by each method, plain search first."""
+    """Rank a collection's queries by each method, the first of which is plain search."""
     n, classes = len(collection.gallery), len(np.unique(collection.gallery_labels))
     table = Table(
         f"**{collection.name}**: {len(collection.queries)} queries, {n} items, {classes} classes",
         ("method", "mAP", "mP@10", "worse than cosine", "queries in graph", "ms/query"),
         notes=[
-            "worse than cosine: share of queries that lose more than one point of AP. Queries in "
-            "graph: they are ranked all at once, in one graph with the items and with each other, "
-            "so that they help one another and a query alone would cost as much as all. ms/query: "
-            "online work, first-stage search included, and that graph where queries are in it."
+            "worse than cosine: share of the queries that lose more than one point of AP. Queries "
+            "in graph: all queries are ranked at once in one graph with the items, so each query "
+            "profits from the others, and one query alone would cost as much as all of them. "
+            "ms/query: online work, including first-stage search and, with queries in the graph, "
+            "that graph."
         ],
     )
     plain = None
@@ -119,9 +130,9 @@ def measure(collection: Collection, methods: Sequence[Method]) -> Table:
 def _rankings(
     collection: Collection, methods: Sequence[Method]
 ) -> Iterator[tuple[Method, Ids, float]]:
-    """Yield each method, the ids of its full rankings, and its seconds online."""
+    """Yield each method, the ids of its full rankings, and the seconds of its online work."""
     X, Q = expansion.normalize(collection.gallery), expansion.normalize(collection.queries)
     for method in methods:
-        method.prepare(X[:200])(Q[:20])  # compiles kernels, loads libraries
+        method.prepare(X[:200])(Q[:20])  # compiles the kernels and loads the libraries
         rank = method.prepare(X)
         yield method, *timed(partial(rank, Q))

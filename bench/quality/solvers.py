@@ -42,9 +42,9 @@ def compare(
             "index, MB",
         ),
         notes=[
-            "ms/query, offline and index are those of the last collection, "
-            f"{len(collections[-1].gallery)} items; online time is of the first 100 results, the "
-            "index holds vectors, graph and what the solver prepared."
+            "ms/query, offline and index are those of the last collection, of "
+            f"{len(collections[-1].gallery)} items. ms/query: time for the first 100 results. "
+            "index: vectors, graph and what the solver prepared."
         ],
     )
     for solver in solvers:

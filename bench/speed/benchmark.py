@@ -1,4 +1,4 @@
-"""The benchmark `speed`: ratios within one run, beside other programs and beside the machine.
+"""The benchmark `speed`: ratios, within one run, to other programs and to the machine's limits.
 
 Everything runs in this process, one step after the other, on the same cores.
 """
@@ -64,7 +64,7 @@ def one_collection(sizes: Sizes) -> list[Table]:
 
 
 def warm_up(side: int) -> None:
-    """Compile every kernel, by a search among more nodes than one core is given alone."""
+    """Compile every kernel by a search in a lattice of side³ nodes."""
     scores, ids = lattice_lists(side, K)
     for affinity in ("context", "cosine"):
         ranker = diffusion.Reranker(k=K, affinity=affinity).fit_neighbors(scores, ids)

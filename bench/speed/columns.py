@@ -20,7 +20,7 @@ QUERIES = 60
 
 
 def measure(n: int, size: int, sampled: int) -> Table:
-    """Time the columns of n nodes against a joblib loop, extrapolated from some of them."""
+    """Time the columns of n nodes beside a joblib loop, which is extrapolated from a sample."""
     graph, y = observed_graph(n, QUERIES)
     sample = np.random.default_rng(2).choice(n, sampled, replace=False)
     loop = _by_joblib(graph, sample, size) * n / sampled
@@ -35,7 +35,7 @@ def measure(n: int, size: int, sampled: int) -> Table:
         f"**Columns, offline**: {n:,} nodes, L = {size}",
         ("solver", "seconds", "speed", "online, ms/query"),
         [
-            ["joblib over scipy.sparse.linalg.cg, neighbourhoods given", loop, 1.0, None],
+            ["joblib over scipy.sparse.linalg.cg, given the neighbourhoods", loop, 1.0, None],
             [f"Columns(size={size})", ours, loop / ours, 1000 * float(np.median(online))],
         ],
         [f"The joblib loop is extrapolated from {sampled} nodes."],
@@ -58,7 +58,7 @@ def _by_joblib(graph: Graph, sample: NDArray[np.int64], size: int) -> float:
 
 
 def _neighborhood(graph: Graph, i: int, size: int) -> NDArray[np.int64]:
-    """Return the first nodes found breadth-first from i; not timed, the loop gets it for free."""
+    """Return the first nodes found breadth-first from i; this is not part of the timed loop."""
     seen = [i]
     known = {i}
     for p in seen:

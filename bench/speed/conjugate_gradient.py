@@ -1,4 +1,4 @@
-"""Speed of the conjugate gradient solver beside a loop of scipy's."""
+"""Speed of the conjugate gradient solver beside a loop over scipy's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def measure(
     ids: NDArray[np.int64],
     machine: dict[str, float],
 ) -> Table:
-    """Time the block solver against a loop of scipy's, both to the same true residual."""
+    """Time the block solver beside a loop over scipy's, both to the same true residual."""
     y = observations(scores, ids, graph.n_nodes)
     m = len(ids)
     solver = CG(tol=TOL).prepare(graph, RegularizedLaplacian(ALPHA))
@@ -46,8 +46,8 @@ def measure(
         f"relative residual {TOL:g}",
         ("solver", "ms/query", "times scipy's speed", "largest true residual"),
         [
-            row("loop of scipy.sparse.linalg.cg", loop, m, worst),
-            row(f"the same, on our node order ({min(16, m)} queries)", ordered, m, None),
+            row("loop over scipy.sparse.linalg.cg", loop, m, worst),
+            row(f"the same, in our node order ({min(16, m)} queries)", ordered, m, None),
             row("CG, one query", single, 1, None),
             row("CG, blocks of 32", block, m, float(report.residual.max())),
         ],
@@ -59,9 +59,9 @@ def measure(
 
 
 def _scipy(graph: Graph, y: sparse.csr_array) -> tuple[float, float, float]:
-    """Solve by scipy, one query after the other.
+    """Solve with scipy, one query after the other.
 
-    Returns the seconds, those on our node order, and the largest true relative residual.
+    Return the seconds, those in our node order, and the largest true relative residual.
     """
     dense = y.toarray().astype(np.float32) * np.float32(1 - ALPHA)
     solved = np.empty_like(dense)
@@ -81,7 +81,7 @@ def _scipy(graph: Graph, y: sparse.csr_array) -> tuple[float, float, float]:
 
 
 def _product(graph: Graph, block_size: int, machine: dict[str, float]) -> str:
-    """Say how fast one product of W with a block is, beside what the machine allows."""
+    """Return a sentence on the speed of one product of W with a block, and what limits it."""
     n = graph.n_nodes
     P = np.ones((n, block_size), np.float32)
     Q, sums = np.empty_like(P), np.empty((chunks(n), block_size))
@@ -97,7 +97,7 @@ def _product(graph: Graph, block_size: int, machine: dict[str, float]) -> str:
     return (
         f"One product of W with a block takes {1000 * seconds:.1f} ms: "
         f"{operations / 1e9:.0f} GFLOP/s (a dense float32 product here: "
-        f"{machine['operations'] / 1e9:.0f}), {gathered / 1e9:.0f} GB/s through the caches; if "
-        f"every byte came from memory only once it would take {1000 * least:.1f} ms at the "
+        f"{machine['operations'] / 1e9:.0f}), {gathered / 1e9:.0f} GB/s through the caches. "
+        f"Reading every byte from memory once would take {1000 * least:.1f} ms at the "
         f"{machine['bytes'] / 1e9:.0f} GB/s of a copy."
     )

@@ -23,7 +23,7 @@ from .problems import K
 def measure(
     scores: NDArray[np.float32], ids: NDArray[np.int32], search: float, dimension: int
 ) -> tuple[Graph, Table]:
-    """Time everything of `fit` that is not the neighbour search, against that search."""
+    """Time all of `fit` except the neighbour search, beside that search."""
     graphs: list[Graph] = []
 
     def build() -> None:
@@ -38,23 +38,23 @@ def measure(
         [
             ["exact k-NN search (faiss)", search, 100.0],
             [
-                "all else: weights, reciprocity, order, components, W",
+                "the rest: weights, reciprocity, order, components, W",
                 build_seconds,
                 100 * build_seconds / search,
             ],
         ],
         [
             f"{graph}; largest component {100 * graph.component_sizes[0] / n:.2f} % of the nodes, "
-            f"{2 * graph.n_edges / n:.1f} entries a row of W"
+            f"{2 * graph.n_edges / n:.1f} entries per row of W"
         ],
     )
     return graph, table
 
 
 def memory_and_loading(sides: Sequence[int]) -> Table:
-    """Build from the neighbour lists of lattices of growing sides; save, load and answer."""
+    """Measure memory and time of building, saving, loading and one query on lattices."""
     table = Table(
-        f"**Memory and loading**, k = {K} neighbour lists of a lattice, every one reciprocal",
+        f"**Memory and loading**, neighbour lists of a lattice, k = {K}, all reciprocal",
         (
             "items",
             "lists, MB",
@@ -64,7 +64,7 @@ def memory_and_loading(sides: Sequence[int]) -> Table:
             "load, ms",
             "first query, ms",
         ),
-        notes=["load: median of 15; first query: after loading, residual 1e-6."],
+        notes=["load: median of 15. first query: just after loading, to a residual of 1e-6."],
     )
     for side in sides:
         scores, ids = lattice_lists(side, K)

@@ -1,4 +1,4 @@
-"""How fast the contextual affinity is, beside the neighbour search that it follows."""
+"""Speed of the contextual affinity beside the neighbour search that it follows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def construction(
     query_scores: NDArray[np.float32],
     query_ids: NDArray[np.int64],
 ) -> Table:
-    """Time encoding, Jaccard lists and graph against the search that made the lists."""
+    """Time encoding, Jaccard lists and graph beside the search that made the neighbour lists."""
     made: list[Any] = []
 
     def build() -> None:
@@ -49,7 +49,7 @@ def construction(
             ["encoding, Jaccard lists, graph", build_seconds, 100 * build_seconds / search],
         ],
         [
-            f"A query's encoding and similarities: {each:.2f} ms alone, "
+            f"Encoding and similarities of a query: {each:.2f} ms alone, "
             f"{together / len(query_ids):.2f} ms in a batch of {len(query_ids)}. {graph}"
         ],
     )
@@ -59,7 +59,7 @@ def growth(sides: Sequence[int]) -> Table:
     """Measure time and memory of `Context.edges` on the neighbour lists of growing lattices."""
     table = Table(
         "**Contextual affinity, growth**, neighbour lists of a lattice",
-        ("items", "seconds", "us/item", "peak beyond lists, bytes/item", "kept, bytes/item"),
+        ("items", "seconds", "µs/item", "peak beyond lists, bytes/item", "kept, bytes/item"),
     )
     for side in sides:
         scores, wide = lattice_lists(side)

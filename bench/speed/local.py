@@ -21,7 +21,7 @@ from .problems import ALPHA, K, internal_adjacency, observed_graph, system
 
 
 def measure(sizes: Sequence[int], queries: int, compared: int) -> Table:
-    """Time queries asked one at a time; compare the first `compared` with exact answers."""
+    """Time queries one at a time, and compare the first `compared` of them with exact answers."""
     table = Table(
         f"**Local solver**, one query of ten nodes at a time, k = {K}, α = {ALPHA}, IVF lists",
         (
@@ -41,9 +41,8 @@ def measure(sizes: Sequence[int], queries: int, compared: int) -> Table:
         exact = diffusion.CG(tol=1e-6).prepare(graph, transfer).solve(y[:compared]).x
         assert isinstance(exact, np.ndarray)
         reference = _by_scipy(graph, y)
-        work = 20 * len(graph.indices) / 1e6
-        scipy_row = ["scipy.sparse.linalg.cg, 20 it.", 1000 * reference, "1", *[None] * 3, work]
-        table.rows.append([f"{n:,}", *scipy_row])
+        theirs = [1000 * reference, "1", *[None] * 3, 20 * len(graph.indices) / 1e6]
+        table.rows.append([f"{n:,}", "scipy.sparse.linalg.cg, 20 iterations", *theirs])
         single = sparse.csr_array(y.multiply(y == y.max(axis=1).toarray()[:, None]))
         for name, solver, observed in (
             ("Local(certify=0)", Local(certify=0, threads=1), y),
@@ -73,7 +72,7 @@ def _by_scipy(graph: Graph, y: sparse.csr_array) -> float:
 def _row(
     solver: Local, y: sparse.csr_array, reference: float, exact: NDArray[np.float32] | None
 ) -> list[Any]:
-    """Return the figures of a prepared solver, beside the seconds of scipy."""
+    """Return the figures of a prepared solver, with its time as a share of scipy's."""
     solver.solve(y[[0]])
     seconds, report = _one_by_one(solver, y)
     agreement = None

@@ -26,7 +26,7 @@ class _TooLong(Exception):  # noqa: N818
 
 
 def measure(n: int, rank: int, limit: float | None = None, tol: float = 1e-4) -> Table:
-    """Time the leading eigenpairs against scipy's eigsh, which may be stopped at a limit."""
+    """Time the leading eigenpairs beside scipy's eigsh, which is stopped at a limit of seconds."""
     graph = graph_of(*manifold_lists(n, 2 * int(n**0.5)))
     W = internal_adjacency(graph)
     warm = diffusion.Reranker(k=10, affinity="cosine").fit(manifold(3000, DIMENSION)).graph_
@@ -41,9 +41,9 @@ def measure(n: int, rank: int, limit: float | None = None, tol: float = 1e-4) ->
     if found is None:
         table.rows.append([f"{THEIRS}, stopped", theirs, 1.0, None])
         table.notes.append(
-            f"eigsh was stopped, unfinished, after {products} products with W: its time is a lower "
-            f"bound. At rank 200 on 20,000 nodes it needs about 960, in proportion "
-            f"{960 * rank // 200} here, and each costs more as the basis grows."
+            f"eigsh was stopped before its end, after {products} products with W, so its time is a "
+            f"lower bound. At rank 200 on 20,000 nodes it needs about 960 products, in proportion "
+            f"{960 * rank // 200} here, and each product costs more as the basis grows."
         )
     else:
         table.rows.append([THEIRS, theirs, 1.0, _residual(W, *found)])

@@ -97,7 +97,7 @@ def test_descriptor_and_regional_tables(seen, found):
     table = regional.regional(found, seen[1], vectors)
     counts = {row[0]: row[1] for row in table.rows}
     assert counts["OS.EGM; cosine"] == 36
-    assert counts["regional, 5 an image; cosine"] == 36 * 5
+    assert counts["regional, 5 per image; cosine"] == 36 * 5
     assert table.rows[0][4] == table.rows[0][6] == "1.0 x"
     sizes = [row[3] for row in table.rows]
     assert sizes[-1] > sizes[-2] > sizes[0]
