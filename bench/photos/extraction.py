@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,16 @@ IMAGES, ROUNDS = 128, 3
 SIZES = (SQUARE, LONGEST, 513)
 
 
-def overhead(weights: Path, folder: Path) -> Table:
+def overhead(
+    weights: Path,
+    folder: Path,
+    sizes: Sequence[int] = SIZES,
+    images: int = IMAGES,
+    rounds: int = ROUNDS,
+) -> Table:
     """Time extraction beside a bare loop of the network over the same images, decoded before."""
     table = Table(
-        f"**Extraction** of {IMAGES} photos beside a bare forward loop, "
+        f"**Extraction** of {images} photos beside a bare forward loop, "
         f"{torch.get_num_threads()} threads",
         (
             "longest side",
@@ -38,14 +44,14 @@ def overhead(weights: Path, folder: Path) -> Table:
             "share of the folded loop",
         ),
         notes=[
-            f"Medians of {ROUNDS} rounds. Extraction reads, decodes and resizes the files and "
+            f"Medians of {rounds} rounds. Extraction reads, decodes and resizes the files and "
             "writes the descriptors; the bare loops have their batches in memory. Extraction and "
             "the second loop fold batch normalisation into the convolutions. The time to load the "
             "network is subtracted from extraction and is in neither loop."
         ],
     )
-    for size in SIZES:
-        seconds = _rounds(weights, folder, size)
+    for size in sizes:
+        seconds = _rounds(weights, find_images(folder)[:images], folder, size, rounds)
         shares = (
             statistics.median(a / b for a, b in zip(seconds[n], seconds["extraction"], strict=True))
             for n in ("bare", "folded")
@@ -53,24 +59,26 @@ def overhead(weights: Path, folder: Path) -> Table:
         table.rows.append(
             [
                 size,
-                *(IMAGES / statistics.median(values) for values in seconds.values()),
+                *(images / statistics.median(values) for values in seconds.values()),
                 *(f"{100 * share:.0f} %" for share in shares),
             ]
         )
     return table
 
 
-def _rounds(weights: Path, folder: Path, size: int) -> dict[str, list[float]]:
+def _rounds(
+    weights: Path, files: Sequence[str], folder: Path, size: int, rounds: int
+) -> dict[str, list[float]]:
     """Return the seconds of the bare loop, the folded one and extraction, in each round."""
     network = _network(weights)
     with tempfile.TemporaryDirectory() as scratch:
         chosen = Path(scratch) / "photos"
         chosen.mkdir()
-        for number, file in enumerate(find_images(folder)[:IMAGES]):
+        for number, file in enumerate(files):
             (chosen / f"{number:04}.jpg").symlink_to(folder / file)
         batches = _decoded(chosen, size, network)
-        loading = seconds_of(lambda: fused(_network(weights)), ROUNDS)
-        outs = (Path(scratch) / f"out{number}" for number in range(ROUNDS))
+        loading = seconds_of(lambda: fused(_network(weights)), rounds)
+        outs = (Path(scratch) / f"out{number}" for number in range(rounds))
         steps: dict[str, Callable[[], Any]] = {
             "bare": lambda: _forward(network, batches),
             "folded": lambda: _forward(folded, batches),
@@ -78,7 +86,7 @@ def _rounds(weights: Path, folder: Path, size: int) -> dict[str, list[float]]:
         }
         folded = fused(network)
         seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, step in steps.items():
                 seconds[name].append(seconds_of(step))
     seconds["extraction"] = [value - loading for value in seconds["extraction"]]

@@ -16,7 +16,7 @@ from diffusion.baselines import expansion
 
 
 def walk(ranked, right, junk):
-    """Average precision as Oxford's own program computes it, down the list."""
+    """Return the average precision as the program of Oxford computes it, down the list."""
     area = recall = 0.0
     precision = 1.0
     found = looked = 0
@@ -32,7 +32,7 @@ def walk(ranked, right, junk):
 
 
 def revisited_precision(ranked, right, junk, cut):
-    """Precision at k of the revisited benchmarks, by its definition."""
+    """Return the precision at k of the revisited benchmarks, by its definition."""
     ranked = [image for image in ranked if image not in junk]
     places = [place for place, image in enumerate(ranked, 1) if image in right]
     cut = min(max(places), cut)
@@ -51,7 +51,7 @@ def truth(request):
 
 
 def made(scores):
-    """Query and image descriptors whose cosines are in proportion to scores (nq, n), up to 2."""
+    """Return query and image descriptors with cosines proportional to scores (nq, n) up to 2."""
     nq, n = scores.shape
     X = np.zeros((n, nq + 1))
     X[:, :nq] = 0.05 * scores.T
@@ -60,13 +60,13 @@ def made(scores):
 
 
 def search(scores):
-    """Rank by such descriptors."""
+    """Return the rankings by such descriptors."""
     Q, X = made(scores)
     return np.argsort(-(Q @ X.T), axis=1, kind="stable")
 
 
 def marked(truth, **values):
-    """Scores (nq, n): the value of its kind for each image, 0 for the others."""
+    """Return scores (nq, n): the value of its kind for each image, and 0 for the others."""
     scores = np.zeros((len(truth.queries), len(truth.images)))
     for kind, value in values.items():
         for query, listed in enumerate(truth.kinds[kind]):
@@ -227,7 +227,7 @@ def cells(values):
 
 
 def instre(path, n=3):
-    """What INSTRE's ground truth looks like: image names with folders, positions from 1."""
+    """Write a ground truth like that of INSTRE: names with directories, positions from 1."""
     gnd = np.empty((1, n), [("ok", object), ("bbx", object)])
     for query in range(n):
         gnd[0, query] = (np.array([[query + 1, query + 3]]), np.array([[5, 6, 70, 80]]))
@@ -349,7 +349,7 @@ def test_a_mat_of_version_7_3_asks_for_h5py(tmp_path, monkeypatch):
 
 
 class HDF5(dict):
-    """What of h5py is used: a file of arrays and groups by name."""
+    """The part of h5py.File that is used: arrays and groups by name."""
 
     def __init__(self, path, mode):
         assert mode == "r"

@@ -195,7 +195,7 @@ def test_few_each_goes_by_its_seed_and_says_what_is_too_much():
 
 
 def _numbered(n: int) -> Collection:
-    """Return a collection whose vectors are the item's number, so that copies show."""
+    """Return a collection whose vectors are the numbers of the items, so that copies show."""
     labels = np.arange(n) % 5
     return Collection(
         "n", np.arange(n, dtype=np.float32)[:, None], np.zeros((2, 1)), labels, [0, 1]
@@ -261,7 +261,7 @@ def test_subsets_of_grocery():
 
 
 def _average_precision(ids, gallery_labels, label):
-    """Average precision of one ranking in points, item by item."""
+    """Return the average precision of one ranking in percent, item by item."""
     found, total = 0, 0.0
     for place, item in enumerate(ids, start=1):
         if gallery_labels[item] == label:

@@ -1,4 +1,4 @@
-"""`python -m bench objects` on made maps, drawn pictures and files written for it."""
+"""`python -m bench objects` on generated maps, drawn pictures and small files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def seen():
-    """Return a collection and queries of made maps whose recurring blobs are known."""
+    """Return a collection and queries of generated maps whose recurring blobs are known."""
     A, boxes = recurring_blobs(n_images=48, n_objects=6)
     labels = np.arange(48) % 6
     halves = (slice(36), "blobs"), (slice(36, None), "queries")
@@ -84,7 +84,7 @@ def test_descriptor_and_regional_tables(seen, found):
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["OS.EGM-Δ"][3:] == list(published.OBJECT_DESCRIPTORS["OS.EGM-Δ"])
     assert rows[descriptors.TRUE][3:] == [None] * 6
-    # The blob is a sixth of what is strong in an image: its own descriptor finds the others.
+    # The blob is one of five strong ones in an image: its own descriptor finds the other images.
     assert rows[descriptors.TRUE][0] > 90
     assert rows["OS.EGM, weighted by π"][0] > rows["MAC"][0] + 10
     # By the definition: the mean over queries of the precision at each relevant image.
@@ -144,7 +144,7 @@ def test_centrality_table(found):
 
 def test_time_table():
     network = features.backbone("mobilenet_v2")
-    for module in network.modules():  # else next to nothing comes out of random weights
+    for module in network.modules():  # otherwise random weights give maps of almost zero
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.constant_(module.weight, 3.0)
     pictures = scenes.drawn("leaves", 5, 2, Sizes(side=97, images=2))
@@ -161,7 +161,7 @@ def test_time_table():
 
 @pytest.fixture
 def grocery(tmp_path):
-    """Write product pictures on white and photos of their classes."""
+    """Write pictures of products on white, and photos of their classes."""
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     rng = np.random.default_rng(3)
     for kind in "abcd":
@@ -260,7 +260,7 @@ def test_sections_are_chosen_and_skipped(monkeypatch, tmp_path, capsys):
 
 
 def test_a_section_end_to_end(monkeypatch, capsys):
-    """All tables of a collection, by an eye that sees the maps given as pictures."""
+    """Measure a collection with a network that returns given maps."""
     A, boxes = recurring_blobs(n_images=30, n_objects=3)
 
     class Given:
