@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def retrieval(weights: Path, photos: Path) -> Table:
             "the same product."
         ],
     )
-    for name, X, files in (*_given(), *_extracted(weights, photos)):
+    for name, X, files in chain(_given(), _extracted(weights, photos)):
         truth = np.array([labels[file] for file in files])
         packages = np.array([file.startswith("Packages/") for file in files])
         figures = mean_precision(X, truth), mean_precision(X[packages], truth[packages])
