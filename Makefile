@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := diffusion features bench examples tests
 
-.PHONY: help demo test test-all lint format bench install clean
+.PHONY: help demo test test-all lint format bench package install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes demo/report.html and demo/objects.html"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint      ruff, its formatter as a check, mypy"
 	@echo "make format    let ruff rewrite"
 	@echo "make bench     quality and speed tables"
+	@echo "make package   build the wheel, install it into an empty environment and try it"
 
 install: $(VENV)/installed
 
@@ -23,13 +24,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/diffusion demo
+	$(BIN)/features demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: install
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n auto -m ''
 
 lint: install
 	$(BIN)/ruff check $(PACKAGES)
@@ -44,5 +45,16 @@ bench: install
 	$(BIN)/python -m bench quality
 	$(BIN)/python -m bench speed
 
+# The wheel comes from the sdist, so that both are tried. Nothing of the extras is installed: the
+# engine has to work without torch.
+package: install
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist .
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv "$$folder/venv" && \
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check dist/*.whl && \
+	cp tests/support/installed.py "$$folder" && cd "$$folder" && venv/bin/python installed.py && \
+	venv/bin/diffusion --version
+
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Quality and speed, measured beside what one would otherwise use."""
+"""Benchmarks of quality and speed, beside the methods one would otherwise use."""

@@ -1,7 +1,8 @@
-"""`python -m bench quality`, `speed`, `features` and `objects`.
+"""Run a benchmark: `python -m bench quality`, `speed`, `features` or `objects`.
 
-`python -m bench quality --dataset NAME --descriptors DIR` measures descriptors of your own on a
-data set of the field: bench/descriptors.py says what DIR may hold.
+A benchmark prints its tables as Markdown as soon as they are measured. Data that are not part of
+the project are looked for in the directory that the environment variable DIFFUSION_DATA names;
+what needs absent data is skipped.
 """
 
 from __future__ import annotations
@@ -12,53 +13,65 @@ import sys
 
 from diffusion.errors import DiffusionError
 
-from .quality import datasets as retrieval
+from .objects import SECTIONS
+from .quality import DATASETS
 from .table import write_json
 
+# Each benchmark: its package, whose module `benchmark` has `run`, and what it measures.
 BENCHMARKS = {
-    "quality": "bench.quality.methods",
-    "speed": "bench.speed.solving",
-    "features": "bench.photos.features",
-    "objects": "bench.objects.tables",
+    "quality": ("bench.quality", "quality of the rankings of every method"),
+    "speed": ("bench.speed", "speed and memory of graph construction and of every solver"),
+    "features": ("bench.photos", "quality of descriptors of photos and speed of extraction"),
+    "objects": ("bench.objects", "quality and speed of object discovery"),
 }
-SECTIONS = ("pasted", "drawn", "raccoons", "time")  # of `objects`
 
 
 def main() -> int:
-    """Run a benchmark, print its tables and, asked for, write them as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("benchmark", choices=tuple(BENCHMARKS))
-    parser.add_argument("--json", metavar="FILE", help="write the same figures here")
-    parser.add_argument(
-        "--long",
-        action="store_true",
-        help="speed: the large eigenproblems too; features: trainings too; minutes more",
-    )
-    parser.add_argument("--dataset", choices=retrieval.DATASETS, help="quality: on this data set")
-    parser.add_argument("--descriptors", metavar="DIR", help="with --dataset: its descriptors")
-    parser.add_argument("--section", choices=SECTIONS, help="objects: this one alone")
-    options = parser.parse_args()
-    named = [options.dataset, options.descriptors]
-    if any(named) and not (all(named) and options.benchmark == "quality"):
-        parser.error("--dataset, --descriptors: expected both, with quality")
-    if options.section and options.benchmark != "objects":
-        parser.error("--section: expected with objects alone")
-    chosen = {"section": options.section} if options.section else {}
-    if options.dataset:
-        try:
-            tables = retrieval.run(options.dataset, options.descriptors, long=options.long)
-        except DiffusionError as error:
-            parser.error(str(error))
-    else:
-        benchmark = importlib.import_module(BENCHMARKS[options.benchmark])
-        tables = benchmark.run(long=options.long, **chosen)
-    if options.json:
-        write_json(options.json, tables)
+    """Run a benchmark, print its tables and, if asked, write them as JSON."""
+    arguments = parser()
+    options = vars(arguments.parse_args())
+    name, json = options.pop("benchmark"), options.pop("json")
+    package, _ = BENCHMARKS[name]
+    try:
+        tables = importlib.import_module(f"{package}.benchmark").run(**options)
+    except DiffusionError as error:
+        arguments.error(str(error))
+    if json:
+        write_json(json, tables)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; a benchmark's options are the arguments of its `run`."""
+    layout = argparse.RawDescriptionHelpFormatter
+    command = argparse.ArgumentParser(
+        "python -m bench", description=__doc__, formatter_class=layout
+    )
+    benchmarks = command.add_subparsers(dest="benchmark", required=True)
+    options = {}
+    for name, (_, measured) in BENCHMARKS.items():
+        options[name] = benchmarks.add_parser(
+            name, help=measured, description=f"Measure the {measured}."
+        )
+        options[name].add_argument("--json", metavar="FILE", help="write the figures to a file too")
+    options["quality"].add_argument(
+        "--dataset", choices=DATASETS, help="measure your descriptors of this data set"
+    )
+    options["quality"].add_argument(
+        "--descriptors",
+        metavar="DIR",
+        help="with --dataset: the descriptors, laid out as bench/data/descriptors.py says",
+    )
+    for name, more in (
+        ("quality", "with --dataset: also a spectral solver of rank 5000"),
+        ("speed", "also the large eigenproblem"),
+        ("features", "also trainings"),
+    ):
+        options[name].add_argument("--long", action="store_true", help=f"{more}; takes minutes")
+    options["objects"].add_argument(
+        "--section", choices=SECTIONS, help="measure this section only; by default all"
+    )
+    return command
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables: printed as Markdown, written as JSON."""
+"""Tables of figures: printed as Markdown and written as JSON."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tabulate import tabulate
+
 from diffusion.storage import replacing
 
 
 @dataclass
 class Table:
-    """A title, column names and rows; a cell is text or a number."""
+    """A table with a title, column names, rows and notes; a cell is text, a number or None."""
 
     title: str
     columns: Sequence[str]
@@ -20,26 +22,17 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Lay the table out in Markdown, numbers to the right."""
-        cells = [[_text(cell) for cell in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
-        numeric = [
-            all(not isinstance(row[i], str) for row in self.rows) for i in range(len(widths))
-        ]
-
-        def line(row: Sequence[str]) -> str:
-            padded = (
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(row, widths, numeric, strict=True)
-            )
-            return f"| {' | '.join(padded)} |"
-
-        rule = "".join(
-            f"|{'-' * (width + 1)}{':' if right else '-'}"
-            for width, right in zip(widths, numeric, strict=True)
+        """Return the table as Markdown; columns without text are aligned to the right."""
+        text = [any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+        body = tabulate(
+            [[_text(cell) for cell in row] for row in self.rows],
+            headers=self.columns,
+            tablefmt="pipe",
+            colalign=["left" if column else "right" for column in text],
+            disable_numparse=True,
+            preserve_whitespace=True,
         )
-        body = [line(self.columns), rule + "|", *map(line, cells)]
-        return "\n".join([f"{self.title}", "", *body, *(f"\n{note}" for note in self.notes)])
+        return "\n\n".join([self.title, body, *self.notes])
 
 
 def _text(cell: Any) -> str:
@@ -50,7 +43,13 @@ def _text(cell: Any) -> str:
     return str(cell)
 
 
+def show(table: Table) -> Table:
+    """Print a table as soon as it is measured, and return it."""
+    print(table, end="\n\n", flush=True)
+    return table
+
+
 def write_json(path: str, tables: Sequence[Table]) -> None:
-    """Write the figures of tables, unrounded, whole or not at all."""
+    """Write the unrounded figures of tables; an interrupted write leaves the file as it was."""
     with replacing(path, "w") as file:
         json.dump([asdict(table) for table in tables], file, indent=1)

@@ -1,4 +1,9 @@
-"""What recurs in a collection of images, found without labels, and where each image shows it."""
+"""Find the objects that recur in a collection of images, without labels.
+
+You learn how to compute activation maps, fit `ObjectDiscovery` offline, and get a saliency map,
+boxes and a descriptor of each image online, also of images that come later. It needs the extra
+`features`.
+"""
 
 import tempfile
 from pathlib import Path
@@ -12,8 +17,8 @@ from features.objects import descriptors as object_descriptors
 from features.objects import maps
 from features.objects import page as pictures
 
-# Drawn scenes: each shows one of four objects among clutter and things that no other has. Two are
-# held back, as photos that come later.
+# Drawn scenes: each shows one of four objects among clutter and a distractor that is in no other
+# scene. The last two are held back, as images that come later.
 drawn = features.Scenes(
     n_objects=4, images_per_object=6, size=161, n_distractors=1, background="noise", seed=4
 )
@@ -29,19 +34,19 @@ with torch.no_grad():
     A = framed(images).numpy()
 frame = framed.frame(images.shape[2:], A.shape[2:])
 
-# Offline: regions of all images, their graph, its centrality. Few regions support few directions,
-# and leave no ranks to compare with.
+# Offline: the regions of all images, their graph and its centrality. So few regions allow only a
+# small dimension.
 discovery = features.ObjectDiscovery(features.DiscoverySettings(dimension=16)).fit(A[list(old)])
 print(f"{len(discovery.vectors_)} regions, {discovery.graph_.n_edges} edges between them")
 
 
 def object_saliency(i):
-    """Show online where in an image the things are that recur; its own regions say nothing."""
+    """Return the map of recurring objects in image i, computed without its own regions."""
     return discovery.saliency(A[i], i if i in old else None)
 
 
 def inside(saliency, i):
-    """Return the part of a map that lies in the true box."""
+    """Return the share of a map's saliency that lies in the true box."""
     return maps.localisation_precision(saliency, scenes[i].boxes, frame.stride, frame.offset_x)
 
 
@@ -60,7 +65,7 @@ print("box:", frame.to_pixels(regions.boxes)[0].round().tolist(), "true:", scene
 descriptor = object_descriptors.sum_of_regions(A[new[0]], regions, weights="weighted")
 print("descriptor:", descriptor.shape)
 
-# Everything side by side, on a page.
+# A page with everything side by side.
 page = Path(tempfile.gettempdir()) / "object_discovery.html"
 shown = (
     pictures.make_picture(
@@ -68,5 +73,5 @@ shown = (
     )
     for i in (0, 6, *new)
 )
-pictures.write_page(page, "What recurs", [pictures.LEGEND], shown)
+pictures.write_page(page, "Recurring objects", [pictures.LEGEND], shown)
 print(page)

@@ -1,4 +1,8 @@
-"""Build the graph from neighbour lists computed elsewhere, short ones and distances included."""
+"""Build the graph from neighbour lists that another program has computed.
+
+You learn how to turn distances into scores, how to pass lists of different lengths, and how to
+inspect the graph.
+"""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -10,8 +14,8 @@ X, _ = load_digits(return_X_y=True)
 engine = NearestNeighbors(n_neighbors=31).fit(X)
 distances, ids = engine.kneighbors(X)
 
-# Scores are higher for nearer items: for Euclidean distances, minus their squares. A list may hold
-# its own item, at any place, and be cut short with -1.
+# Scores are higher for nearer items: here minus the squared Euclidean distances. A list may contain
+# the item itself, at any place. Shorter lists are padded with -1.
 scores = -(distances**2)
 ids[distances > 25] = -1
 

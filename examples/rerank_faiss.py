@@ -1,4 +1,9 @@
-"""Re-rank what another engine found: here faiss, but scores and ids are all that is needed."""
+"""Re-rank the results of an existing search engine, here faiss.
+
+You learn how to build the graph from the engine's own neighbour lists and how to re-rank its
+results, with or without results that the engine has not found. Scores and ids are all that is
+needed; the re-ranker sees no vectors.
+"""
 
 import faiss
 import numpy as np
@@ -15,10 +20,11 @@ queries, gallery = X[:100], X[100:]
 engine = faiss.IndexFlatIP(X.shape[1])
 engine.add(gallery)
 
-# The graph comes from the engine too: the neighbours of every item, itself included.
+# Offline: the engine lists the neighbours of every item, itself included, for the graph.
 scores, ids = engine.search(gallery, 51)
 ranker = diffusion.Reranker(k=50).fit_neighbors(scores, ids)
 
+# Online: `rerank` may add items of the graph; with `restrict_to_candidates` it only re-orders.
 first = engine.search(queries, 100)
 again = ranker.rerank(*first, k=100)
 reordered = ranker.rerank(*first, k=100, restrict_to_candidates=True)

@@ -1,4 +1,4 @@
-"""Collections to measure on: some ship with a dependency, some are made, some are looked for."""
+"""Collections to measure on: shipped with a dependency, generated, or read from a directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Collection:
-    """Gallery and query vectors with class labels; the two never share an item."""
+    """Gallery and query vectors with class labels; no item is in both."""
 
     name: str
     gallery: NDArray[np.float32]
@@ -25,7 +25,7 @@ class Collection:
 def _split(
     name: str, X: NDArray[Any], labels: NDArray[Any], n_queries: int | None = None
 ) -> Collection:
-    """Split at random, seed 0: the first fifth of a permutation, or n_queries, are queries."""
+    """Draw a fifth of the items, or n_queries, as queries; the seed is 0."""
     order = np.random.default_rng(0).permutation(len(X))
     cut = len(X) // 5 if n_queries is None else n_queries
     queries, gallery = order[:cut], order[cut:]
@@ -41,13 +41,13 @@ def digits() -> Collection:
 
 
 def data_folder() -> Path:
-    """Return where data that is not part of the project lies: DIFFUSION_DATA or ../shared/data."""
+    """Return the directory of data outside the project: DIFFUSION_DATA or ../shared/data."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     return Path(os.environ.get("DIFFUSION_DATA", beside))
 
 
 def grocery(packages_only: bool) -> Collection | None:
-    """Return MobileNetV2 descriptors of the Grocery Store data set, None where they are absent."""
+    """Return MobileNetV2 descriptors of the Grocery Store data set, or None if they are absent."""
     folder = data_folder() / "descriptors"
     if not (folder / "grocery_test.npy").exists():
         return None
@@ -62,11 +62,12 @@ def grocery(packages_only: bool) -> Collection | None:
 
 
 def manifold(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:
-    """Make unit vectors on a smooth closed three-dimensional manifold of uneven density.
+    """Generate unit vectors on a smooth closed three-dimensional manifold of uneven density.
 
-    Points of a torus, drawn from overlapping Gaussian clusters and a uniform background, are
-    embedded by low random frequencies, x = (cos(Fu + φ), sin(Fu + φ)), with a little noise. Their
-    reciprocal 50-neighbour graph is connected but for a few nodes; `bench speed` prints it.
+    Points of a torus are drawn from overlapping Gaussian clusters and a uniform background. They
+    are embedded by low random frequencies, x = (cos(Fu + φ), sin(Fu + φ)), with a little noise.
+    Almost all nodes of their reciprocal graph of 50 neighbours are connected; `bench speed` prints
+    how many.
     """
     rng = np.random.default_rng(seed)
     clusters = rng.uniform(0, 2 * np.pi, (64, 3))
@@ -88,14 +89,15 @@ def manifold(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:
 def lattice_lists(
     side: int, k: int = 50, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Make the neighbour lists of side³ points of a periodic cubic lattice, ids at random.
+    """Generate the neighbour lists of side³ points of a periodic cubic lattice, ids at random.
 
-    Every listing is reciprocal: no k-neighbour graph has more edges. Scores fall with distance.
+    All neighbours are reciprocal, so no graph of k neighbours has more edges. Scores fall with
+    distance. The side is at least 7.
     """
     reach = np.arange(-3, 4)
     offsets = np.stack(np.meshgrid(reach, reach, reach), axis=-1).reshape(-1, 3)
     lengths = np.linalg.norm(offsets, axis=1)
-    # Take whole pairs ±offset, so that what lists a point is listed by it.
+    # Both ±offset are taken, so that neighbours are mutual.
     half = [o for o in np.argsort(lengths, kind="stable") if tuple(offsets[o]) > (0, 0, 0)]
     chosen = np.repeat(offsets[half[: k // 2]], 2, axis=0) * np.tile([[1], [-1]], (k // 2, 1))
     score = np.exp(-(np.linalg.norm(chosen, axis=1) ** 2) / 8).astype(np.float32)

@@ -1,14 +1,15 @@
-"""Descriptors in the files people have: `.npy` arrays, a `.mat` of the field, a folder of ours.
+"""Readers of descriptors: `.npy` arrays, a MATLAB file, or extractions of two folders.
 
-A folder is read that holds, for the images and for the queries of a protocol, one of
+The directory holds the descriptors of the images and of the queries of a protocol as one of
 
-- one `.mat` with `X` (d, N) and `Q` (d, nq), columns in the order of the ground truth, or with the
-  structures `glob` and `reg`, whose cells `V` and `Q` hold an image each, as (d, regions);
-- `X.npy` (N, d) and `Q.npy` (nq, d), rows in that order; and, or instead, `X_regions.npy` (m, d)
-  with the row number of each region's image in `X_images.npy` (m,), and the same of `Q`;
-- folders `gallery` and `queries` that `features extract` wrote, or with `files.txt`, a name a line,
-  `descriptors.npy` (n, d), and `regions.npy` (m, d) with `region_images.npy` (m,). Images are
-  found by their names, whatever the order.
+- one `.mat` with `X` (d, N) and `Q` (d, nq), columns in the order of the ground truth; or with the
+  structures `glob` and `reg`, whose cells `V` and `Q` hold one matrix (d, regions) per image;
+- `X.npy` (N, d) and `Q.npy` (nq, d), rows in the order of the ground truth; in addition or instead
+  `X_regions.npy` (m, d), with the row number of each region's image in `X_images.npy` (m,), and the
+  same for `Q`;
+- directories `gallery` and `queries` as `features extract` writes them, or with `files.txt`, a name
+  per line, `descriptors.npy` (n, d), and `regions.npy` (m, d) with `region_images.npy` (m,). Images
+  are found by their names, in any order.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Descriptors:
     vectors : ndarray, shape (n, d), or None
     regions : ndarray, shape (m, d), or None
     images : ndarray, shape (m,), int64, or None
-        The image of each region, a row number.
+        The row number of each region's image.
     files : list of str, or None
         Names of the n images.
     """
@@ -57,7 +58,7 @@ class Descriptors:
             return len(self.vectors)
         if self.files is not None:
             return len(self.files)
-        assert self.images is not None  # one of them is there
+        assert self.images is not None  # one of the three is given
         return int(self.images.max()) + 1
 
     def select(self, rows: ArrayLike) -> Descriptors:
@@ -76,7 +77,7 @@ class Descriptors:
         return replace(new, regions=self.regions[kept], images=place[self.images[kept]])
 
     def whole(self) -> NDArray[np.float32]:
-        """Return a vector an image, unit length: its own, or else the sum of its regions'."""
+        """Return one unit vector per image: its own, or the sum of its regions' unit vectors."""
         if self.vectors is not None:
             return expansion.normalize(self.vectors)
         assert self.regions is not None
@@ -88,10 +89,21 @@ class Descriptors:
     def named(
         self, names: Sequence[str], source: str | Path, *, others: bool = False
     ) -> Descriptors:
-        """Return the descriptors of these images, found by name where there are names.
+        """Return the descriptors of the named images, in the order of `names`.
 
-        Where there are none, these images come first. `others` are kept behind them, or refused
-        if they have no name, and left out if they have one.
+        Parameters
+        ----------
+        names : sequence of str
+        source : path-like
+            Where the descriptors are from, for error messages.
+        others : bool, default False
+            Whether to keep the descriptors of other images, behind the named ones.
+
+        Raises
+        ------
+        DiffusionError
+            If an image has no descriptor or two. Descriptors without names are taken to be in
+            the order of `names`; then their number must agree, except for others that are kept.
         """
         if self.files is None:
             if len(self) != len(names) and not (others and len(self) > len(names)):
@@ -103,7 +115,9 @@ class Descriptors:
         depth = max(name.count("/") for name in names) + 1
         where = {stem(file, depth): row for row, file in enumerate(self.files)}
         if len(where) < len(self.files):
-            raise DiffusionError(f"{source}: two files of one name; expected each at most once")
+            raise DiffusionError(
+                f"{source}: two files of one name; expected each name at most once"
+            )
         missing = [name for name in names if stem(name, depth) not in where]
         if missing:
             raise DiffusionError(
@@ -122,18 +136,18 @@ def stem(file: str, depth: int = 1) -> str:
 
 
 def read_pair(folder: str | Path) -> tuple[Descriptors, Descriptors]:
-    """Read the descriptors of a protocol's images and queries, as the module says.
+    """Read the descriptors of a protocol's images and queries, laid out as the module describes.
 
     Raises
     ------
     DiffusionError
-        If there is nothing of the kind, or an array is not as described.
+        If there are no descriptors in such a layout, or an array is not as described.
     """
     folder = Path(folder)
     if (folder / "gallery").is_dir():
         return read_extraction(folder / "gallery"), read_extraction(folder / "queries")
     matrices = [folder] if folder.suffix == ".mat" else sorted(folder.glob("*.mat"))
-    # Ground truth lies beside descriptors.
+    # Files of ground truth may lie beside descriptors.
     matrices = [file for file in matrices if not file.name.startswith("gnd")]
     if len(matrices) == 1:
         return _read_matlab(matrices[0])
@@ -143,12 +157,12 @@ def read_pair(folder: str | Path) -> tuple[Descriptors, Descriptors]:
 
 
 def read_extraction(folder: Path) -> Descriptors:
-    """Read what the extraction of a folder of images has written.
+    """Read the directory that the extraction of a folder of images has written.
 
     Raises
     ------
     DiffusionError
-        If a file is not there or not as described.
+        If a file is missing or not as described.
     """
     if (folder / "manifest.json").exists() and not (folder / "files.txt").exists():
         opened = open_descriptors(folder)
@@ -194,7 +208,7 @@ def _read_matlab(file: Path) -> tuple[Descriptors, Descriptors]:
                 images = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         except (LookupError, TypeError, ValueError) as error:
             raise DiffusionError(
-                f"{file}: expected X and Q, matrices of a column an image, or cells V and Q in "
+                f"{file}: expected X and Q, matrices of one column per image, or cells V and Q in "
                 f"glob or reg ({error})"
             ) from None
         pair.append(_checked(f"{file} {matrix}", vectors, regions, images, None))
@@ -202,7 +216,7 @@ def _read_matlab(file: Path) -> tuple[Descriptors, Descriptors]:
 
 
 def _columns(cell: Any) -> NDArray[np.float32]:
-    """Return the columns of an image's matrix as rows; a matrix of one column has come as 1-D."""
+    """Return the columns of an image's matrix as rows; a matrix of one column is read as 1-D."""
     array = np.asarray(cell, np.float32)
     return array[None] if array.ndim == 1 else array.T
 
@@ -214,7 +228,7 @@ def _checked(
     images: NDArray[Any] | None,
     files: list[str] | None,
 ) -> Descriptors:
-    """Raise unless the arrays hang together."""
+    """Return the arrays as Descriptors, or raise if they do not fit together."""
     if vectors is None and regions is None:
         raise DiffusionError(f"{source}: expected descriptors, found none")
     for name, array in (("vectors", vectors), ("regions", regions)):
@@ -233,7 +247,7 @@ def _checked(
                 "regions, integers"
             )
         images = np.asarray(images, np.int64)
-        # Whatever ranks regions needs one of every image.
+        # Regional search needs at least one region of every image.
         n = int(images.max()) + 1 if n is None else n
         if images.min() < 0 or images.max() >= n or len(np.unique(images)) != n:
             raise DiffusionError(f"{source}: expected regions of every image, 0 to {n - 1}")

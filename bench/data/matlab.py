@@ -1,4 +1,8 @@
-"""MATLAB files: what the field keeps ground truth and descriptors in."""
+"""MATLAB files of ground truth and descriptors.
+
+scipy reads them; what is ours is one clear error for damaged files, and matrices of version 7.3,
+which scipy does not read.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,16 @@ def read(path: Path, names: Sequence[str]) -> dict[str, Any]:
     Parameters
     ----------
     path : Path
-        Of MATLAB's versions 4 to 7; of 7.3, which is HDF5, matrices alone, where h5py is there.
+        Of MATLAB's versions 4 to 7. Of version 7.3, which is HDF5, only matrices are read, and only
+        if h5py is installed.
     names : sequence of str
-        The variables wanted.
+        The variables to read.
 
     Returns
     -------
     dict
-        Those of them that the file holds: structures as dictionaries, cells and structure arrays
-        as lists or object arrays, dimensions of 1 dropped.
+        The variables among them that the file holds: structures as dictionaries, cells and
+        structure arrays as lists or object arrays; dimensions of 1 are dropped.
 
     Raises
     ------
@@ -40,7 +45,7 @@ def read(path: Path, names: Sequence[str]) -> dict[str, Any]:
         return _read_hdf5(path, names)
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # scipy's reader raises anything at all on damaged files
+    except Exception as error:  # scipy's reader raises any kind of error on damaged files
         raise DiffusionError(f"{path}: expected a MATLAB file ({error})") from None
     return {name: content[name] for name in names if name in content}
 
@@ -59,9 +64,9 @@ def _read_hdf5(path: Path, names: Sequence[str]) -> dict[str, Any]:
             if name in file:
                 if not hasattr(file[name], "dtype") or file[name].dtype.kind not in "fiu":
                     raise DiffusionError(
-                        f"{path}: of MATLAB 7.3 files matrices are read, {name} is none; expected "
-                        "a file saved with -v7"
+                        f"{path}: {name} is no matrix, and of MATLAB 7.3 files only matrices are "
+                        "read; expected a file saved with -v7"
                     )
-                # HDF5 counts the dimensions from the other end.
+                # HDF5 stores the dimensions in reverse order.
                 found[name] = np.asarray(file[name]).T
     return found

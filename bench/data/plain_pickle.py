@@ -1,8 +1,9 @@
-"""Pickles of strangers, read without running what they ask for.
+"""A safe reader of pickled ground truth; our own because `pickle` runs what a file asks for.
 
-A pickle is a program. The ground truth that the field hands around in this format holds lists,
-dictionaries, numbers, strings and numpy arrays; the reader here knows these and nothing else. It
-builds the arrays itself, from their bytes: numpy's own way takes a state that can be forged.
+The ground truth of published data sets is often
+a pickle of lists, dictionaries, numbers, strings and numpy arrays; this reader accepts only these
+types. It builds the arrays from their bytes, because numpy's own reader trusts a state that can be
+forged.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
 
-# Numbers, truth values and text; no objects, no records.
+# Kinds of dtypes: numbers, truth values and text, but no objects and no records.
 _KINDS = "biufUS"
 
-# A tuple holds others, and whoever hashes it goes down through all of them: deeper than this ends
-# the process. Pickled arrays take four each.
+# Hashing a tuple visits all tuples nested in it; a deeper nesting than this overflows the stack and
+# ends the process. A pickled array takes four tuples.
 _MOST_TUPLES = 50_000
 
 _CODES = {code.code.encode("latin1"): code for code in pickletools.opcodes}
@@ -49,17 +50,17 @@ def load(path: str | Path) -> Any:
     Parameters
     ----------
     path : path-like
-        Written by any protocol, from Python 2 too.
+        A pickle of any protocol, by Python 2 or 3.
 
     Returns
     -------
     object
-        What was pickled; in the place of an array something that `numpy.asarray` takes.
+        The content; each array is replaced by an object that `numpy.asarray` accepts.
 
     Raises
     ------
     DiffusionError
-        If the file cannot be read, is no pickle, or asks for anything else: the message says what.
+        If the file cannot be read, is no pickle, or holds any other type; the message names it.
     """
     path = Path(path)
     try:
@@ -76,17 +77,17 @@ def load(path: str | Path) -> Any:
 
 
 def _check_size(content: bytes) -> None:
-    """Raise where reading would take memory or a stack beyond all proportion to the file."""
+    """Raise if reading would take memory or stack out of all proportion to the size of the file."""
     stream, tuples = io.BytesIO(content), 0
     while letter := stream.read(1):
         code = _CODES.get(letter)
         if code is None or code.name == "STOP":
-            return  # whatever is wrong, the reader says
-        if code.name == "STRING":  # Python 2's, whose bytes pickletools takes for ASCII
+            return  # the reader raises the error
+        if code.name == "STRING":  # of Python 2, whose bytes pickletools takes for ASCII
             stream.readline()
             continue
         argument: Any = None if code.arg is None else code.arg.reader(stream)
-        # Unpickling makes a table as long as the largest place that is named.
+        # Unpickling allocates a table as long as the largest memo number.
         if code.name in ("PUT", "LONG_BINPUT") and argument > len(content):
             raise ValueError(f"it numbers an object {argument}")
         tuples += code.name.startswith("TUPLE")
@@ -96,22 +97,22 @@ def _check_size(content: bytes) -> None:
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for what numpy pickles as, or refuse."""
-        # As numpy 2 and Python 3 have it, where numpy 1 and Python 2 wrote other names.
+        """Return the replacement of a type that numpy pickles, or raise."""
+        # numpy 1 and Python 2 wrote other module names than numpy 2 and Python 3.
         where = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
         known = _KNOWN.get((where, name))
         if known is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither")
-        # Each time another function: a pickle may set attributes of what it is given.
+        # A new function each time, because a pickle may set attributes of what it is given.
         return known if isinstance(known, type) else partial(known)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refuse what lies outside the pickle."""
+        """Raise, because the pickle refers to an object outside itself."""
         raise pickle.UnpicklingError("it refers to something outside itself")
 
 
 class _Kind:
-    """The type of an array's values: numpy.dtype, by name."""
+    """The replacement of numpy.dtype, by name."""
 
     def __init__(self, name: str, align: Any = False, copy: Any = False) -> None:
         self.dtype = np.dtype(str(name))
@@ -119,13 +120,13 @@ class _Kind:
             raise ValueError(f"it holds an array of dtype {name}, expected numbers or text")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        # The rest of the state follows from the name, for the kinds that are known here.
+        # For the accepted kinds, the rest of the state follows from the name.
         if state[1] in ("<", ">"):
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array:
-    """An array in its bytes."""
+    """The replacement of numpy.ndarray, made from its bytes."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, column_major, values = state
@@ -147,29 +148,29 @@ class _Array:
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    """Begin an array whose state follows."""
+    """Return an array whose state follows in the pickle."""
     return _Array()
 
 
 def _from_buffer(values: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    """Make an array, as protocol 5 writes them."""
+    """Return an array as protocol 5 writes it."""
     return _Array()._set(values, kind, shape, order)
 
 
 def _scalar(kind: Any, values: Any) -> Any:
-    """Make a number."""
+    """Return a number."""
     return np.asarray(_Array()._set(values, kind, (), "C")).item()
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Return bytes that an early protocol wrote as text."""
+    """Return the bytes that early protocols write as text."""
     if encoding != "latin1":
         raise ValueError(f"it encodes text as {encoding!r}")
     return str(text).encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """Return what an early protocol writes as a call of bytes."""
+    """Return empty bytes, which early protocols write as a call of `bytes`."""
     return b""
 
 

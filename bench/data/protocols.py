@@ -1,8 +1,8 @@
-"""The field's retrieval protocols: ground truth in the files people have, and its figures.
+"""Retrieval protocols of published data sets: readers of ground truth, and evaluation.
 
-Three layouts are read: a pickle (revisited Oxford and Paris, and the classic ones as
-cnnimageretrieval-pytorch has them), a folder of text files (Oxford5k and Paris6k as their authors
-publish them), and a .mat (INSTRE, and the others, as the authors of diffusion have them).
+Three layouts are read: a pickle (revisited Oxford and Paris, and the classic sets as in
+cnnimageretrieval-pytorch), a directory of text files (Oxford5k and Paris6k as their authors publish
+them), and a .mat (INSTRE, and the other sets as the authors of diffusion publish them).
 
 References
 ----------
@@ -30,7 +30,7 @@ from . import matlab, plain_pickle
 
 Lists = list[NDArray[np.int64]]
 
-# What counts as right and what is taken out of the ranking, by the kinds of a ground truth.
+# Per level of difficulty: the kinds of images that are relevant, and those that are junk.
 _REVISITED = {
     "easy": (("easy",), ("junk", "hard")),
     "medium": (("easy", "hard"), ("junk",)),
@@ -40,7 +40,7 @@ _CLASSIC = {"": (("good", "ok"), ("junk",))}
 
 _CUTS = (1, 5, 10)
 
-# Photos of Paris6k that its authors list as corrupt, and that everyone leaves out.
+# Photos of Paris6k that its authors list as corrupt; evaluations leave them out.
 PARIS_CORRUPT = frozenset(
     f"paris_{place}_{number:06d}"
     for place, numbers in {
@@ -59,20 +59,20 @@ PARIS_CORRUPT = frozenset(
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Which images of a collection are right for each query, and which count neither way.
+    """The relevant images of a collection for each query, and the junk, which is not counted.
 
     Attributes
     ----------
     images : list of str
-        Names of the collection's images; the lists hold positions in it.
+        Names of the collection's images; the lists below hold positions in this one.
     queries : list of str
-        Names of the query images, nq of them.
+        Names of the nq query images.
     kinds : dict of str to list of ndarray
-        Image positions by kind, an array a query. Revisited: "easy", "hard", "junk". Classic:
-        "good", "ok", "junk"; a kind that a file does not have is empty.
+        Image positions by kind, one array per query. Revisited: "easy", "hard", "junk". Classic:
+        "good", "ok", "junk"; a kind that the file lacks is empty.
     boxes : ndarray, shape (nq, 4), float64, or None
-        The part of the query image that is the query, as the file has it: left, top, right,
-        bottom in pixels, but for INSTRE, where the last two may be width and height.
+        The part of the query image that is the query, as in the file: left, top, right and bottom
+        in pixels. For INSTRE, the last two may be width and height.
     """
 
     images: list[str]
@@ -82,11 +82,11 @@ class GroundTruth:
 
     @property
     def revisited(self) -> bool:
-        """Whether this is of the revisited protocol, with its levels of difficulty."""
+        """Whether this is the revisited protocol, which has levels of difficulty."""
         return "hard" in self.kinds
 
     def levels(self) -> dict[str, tuple[Lists, Lists]]:
-        """Return (right, junk) by level of difficulty; the classic protocols have one, ""."""
+        """Return (relevant, junk) by level of difficulty; classic protocols have one level, ""."""
         table = _REVISITED if self.revisited else _CLASSIC
         return {
             level: (self._joined(right), self._joined(junk))
@@ -101,21 +101,21 @@ class GroundTruth:
 
 
 def evaluate(truth: GroundTruth, ids: ArrayLike) -> dict[str, float]:
-    """Judge rankings by a ground truth.
+    """Evaluate rankings by a ground truth.
 
     Parameters
     ----------
     truth : GroundTruth
     ids : array_like, shape (nq, k), int
-        Ranked positions in `truth.images`, whole rankings, -1 padded. Other numbers are of other
+        Full rankings as positions in `truth.images`, padded with -1. Larger positions are other
         images, such as distractors.
 
     Returns
     -------
     dict
-        "mAP" by the trapezoidal rule, junk taken out first, in [0, 1]. Revisited: "mAP easy",
-        "mP@1 easy" and so on for each level; queries without a right image at a level do not
-        count there, and a level without any is NaN.
+        "mAP" in [0, 1] by the trapezoidal rule, after removal of junk. Revisited: "mAP easy",
+        "mP@1 easy" and so on for each level. Queries without a relevant image at a level do not
+        count at it; a level without any relevant image is NaN.
     """
     figures = {}
     for level, (right, junk) in truth.levels().items():
@@ -130,7 +130,7 @@ def evaluate(truth: GroundTruth, ids: ArrayLike) -> dict[str, float]:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Return the mean of what is not NaN; NaN if that is nothing."""
+    """Return the mean of the values that are not NaN, or NaN if there is none."""
     counted = values[~np.isnan(values)]
     return float(counted.mean()) if len(counted) else math.nan
 
@@ -141,14 +141,14 @@ def read(path: str | Path, images: Sequence[str] | None = None) -> GroundTruth:
     Parameters
     ----------
     path : path-like
-        A pickle `*.pkl`, a MATLAB file `*.mat`, or a folder of Oxford's or Paris's text files.
+        A pickle `*.pkl`, a MATLAB file `*.mat`, or a directory of text files of Oxford or Paris.
     images : sequence of str, optional
-        Names of the collection's images, for the text files alone, which do not list them.
+        Names of the collection's images; needed for text files only, which do not list them.
 
     Raises
     ------
     DiffusionError
-        If the file is not one of these or does not hang together; the message says what.
+        If the file is not one of these or contradicts itself; the message says how.
     """
     path = Path(path)
     if path.is_dir():
@@ -164,7 +164,7 @@ def read(path: str | Path, images: Sequence[str] | None = None) -> GroundTruth:
 
 
 def _from_mapping(path: Path, content: Any, base: int) -> GroundTruth:
-    """Make a GroundTruth of `imlist`, `qimlist` (or positions `qidx`) and a `gnd` a query.
+    """Return a ground truth from `imlist`, `qimlist` (or positions `qidx`) and a `gnd` per query.
 
     Positions in the file count from `base`.
     """
@@ -199,7 +199,7 @@ def _names(values: Any) -> list[str]:
 
 
 def _positions(values: Any, n: int, base: int) -> NDArray[np.int64]:
-    """Return positions from 0, in their order."""
+    """Return positions that count from 0, in the order of the file."""
     array = np.atleast_1d(np.asarray(values)).ravel()
     if not array.size:
         return np.empty(0, np.int64)
@@ -221,7 +221,7 @@ def _checked(path: Path, truth: GroundTruth, n_truths: int) -> GroundTruth:
         for query, (wanted, ignored) in enumerate(zip(right, junk, strict=True)):
             if np.intersect1d(wanted, ignored).size or len(np.unique(wanted)) != len(wanted):
                 raise DiffusionError(
-                    f"{path}: query {query} lists an image as two things"
+                    f"{path}: query {query} lists an image twice or as both relevant and junk"
                     + f" at level {level}" * bool(level)
                 )
     return truth
@@ -231,7 +231,7 @@ def _checked(path: Path, truth: GroundTruth, n_truths: int) -> GroundTruth:
 
 
 def _read_text(folder: Path, images: Sequence[str] | None) -> GroundTruth:
-    """Read NAME_query.txt, which holds an image and a box, and NAME_good, _ok and _junk.txt."""
+    """Read NAME_query.txt, with an image and a box, and NAME_good.txt, _ok.txt and _junk.txt."""
     files = sorted(folder.glob("*_query.txt"))
     if not files:
         raise DiffusionError(f"{folder}: expected files *_query.txt, found none")
@@ -248,7 +248,7 @@ def _read_text(folder: Path, images: Sequence[str] | None) -> GroundTruth:
         words = _lines(file)[0].split() if _lines(file) else []
         try:
             boxes.append([float(word) for word in words[1:]])
-            # Oxford's files name the image by a code of the first release as well.
+            # The files of Oxford prefix the image with a code of the first release.
             queries.append(words[0].removeprefix("oxc1_"))
         except (IndexError, ValueError):
             boxes.append([])

@@ -1,6 +1,6 @@
-"""Figures that papers report, to stand beside ours: mAP in percent.
+"""Figures that papers report, for comparison: mAP in percent.
 
-A row is a method, a column a descriptor. None: not reported.
+A row is a method and a column is a descriptor. None means that a figure is not reported.
 
 References
 ----------
@@ -19,9 +19,9 @@ from collections.abc import Mapping
 
 Row = tuple[float | None, ...]
 
-DATASETS = ("instre", "oxford5k", "oxford105k", "paris6k", "paris106k")
+CLASSIC = ("instre", "oxford5k", "oxford105k", "paris6k", "paris106k")
 
-# One vector an image, R-MAC, of VGG and of ResNet-101: [A], FSR of rank 5000 [B].
+# One vector per image, R-MAC of VGG and of ResNet-101 [A]; spectral: FSR of rank 5000 [B].
 GLOBAL_COLUMNS = ("R-MAC 512", "R-MAC 2048")
 _GLOBAL: dict[str, tuple[Row, Row]] = {
     "cosine": ((47.7, 77.7, 70.1, 84.1, 76.8), (62.6, 83.9, 80.8, 93.8, 89.9)),
@@ -30,7 +30,7 @@ _GLOBAL: dict[str, tuple[Row, Row]] = {
     "spectral": ((70.3, 85.8, 85.0, 93.8, 92.4), (80.5, 87.5, 87.9, 96.4, 95.3)),
 }
 
-# Regions of an image x dimensions. Diffusion on 105k and 106k is truncated.
+# Regions per image x dimensions. Diffusion on 105k and 106k is truncated.
 REGIONAL_COLUMNS = ("5 x 512", "21 x 512", "5 x 2048", "21 x 2048")
 _NONE: Row = (None,) * 5
 _REGIONAL: dict[str, tuple[Row, Row, Row, Row]] = {
@@ -56,7 +56,7 @@ _REGIONAL: dict[str, tuple[Row, Row, Row, Row]] = {
     ),
 }
 
-# Medium and hard, of R-GeM (ResNet-101, 2048 dimensions).
+# Medium and hard, with R-GeM (ResNet-101, 2048 dimensions).
 REVISITED_COLUMNS = ("R-GeM medium", "R-GeM hard")
 _REVISITED: dict[str, dict[str, Row]] = {
     "roxford5k": {
@@ -67,9 +67,10 @@ _REVISITED: dict[str, dict[str, Row]] = {
     },
     "rparis6k": {"cosine": (77.20, 56.32), "diffusion": (89.6, 80.0), "GSS": (92.4, 83.5)},
 }
+REVISITED = tuple(_REVISITED)
 
 
-# One vector an image, VGG, without and with diffusion [C].
+# One vector per image, VGG, without and with diffusion [C].
 OBJECT_COLUMNS = tuple(
     f"{dataset}{with_}" for with_ in ("", " + diff.") for dataset in ("INSTRE", "Oxf5k", "Oxf105k")
 )
@@ -83,21 +84,21 @@ OBJECT_DESCRIPTORS: dict[str, Row] = {
 
 
 def of_vectors(dataset: str) -> tuple[tuple[str, ...], dict[str, Row]]:
-    """Return the columns, and the figures by method, for one vector an image."""
+    """Return the columns, and the figures by method, for one vector per image."""
     if dataset in _REVISITED:
         return REVISITED_COLUMNS, _REVISITED[dataset]
     return _pick(GLOBAL_COLUMNS, _GLOBAL, dataset)
 
 
 def of_regions(dataset: str) -> tuple[tuple[str, ...], dict[str, Row]]:
-    """Return the columns, and the figures by method, for several vectors an image."""
+    """Return the columns, and the figures by method, for several vectors per image."""
     return _pick(REGIONAL_COLUMNS, _REGIONAL, dataset)
 
 
 def _pick(
     columns: tuple[str, ...], table: Mapping[str, tuple[Row, ...]], dataset: str
 ) -> tuple[tuple[str, ...], dict[str, Row]]:
-    if dataset not in DATASETS:
+    if dataset not in CLASSIC:
         return (), {}
-    at = DATASETS.index(dataset)
+    at = CLASSIC.index(dataset)
     return columns, {name: tuple(row[at] for row in rows) for name, rows in table.items()}

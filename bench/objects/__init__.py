@@ -1,1 +1,4 @@
-"""Object discovery on made scenes."""
+"""Object discovery measured on generated scenes and on photos."""
+
+# The parts of the benchmark, in the order in which they are measured.
+SECTIONS = ("pasted", "drawn", "raccoons", "time")

@@ -1,8 +1,8 @@
-"""Images for `bench objects`: things pasted onto photos, drawn scenes, photos of one animal.
+"""Images for the benchmark `objects`: objects pasted onto photos, drawn scenes, photos of raccoons.
 
-What is pasted, what lies about it and what is behind it are held apart: the textures of the
-distractors are of pictures that are no object, the backgrounds parts of photos of none of the
-classes that are objects, and no photo is behind two images.
+Objects, distractors and backgrounds share no source: the distractors take their textures from
+pictures of products that are not objects, the backgrounds are parts of photos of other classes than
+the objects', and each photo is the background of at most one image.
 """
 
 from __future__ import annotations
@@ -23,22 +23,41 @@ from features.datasets.textures import SIDE, Image, make_sprite
 from features.images.reading import find_images, read_image, read_size
 from features.networks.backbones.base import Sides
 
-# The longer side in pixels: 17 cells of 32, and one.
-SIZE = 513
-N_OBJECTS, IMAGES_PER_OBJECT, QUERIES_PER_OBJECT = 40, 12, 2
-GROCERY_PHOTOS = 400
 
-# A background is this part of a photo's shorter side, enlarged: things that are near, and not
-# the whole shelves that are in many photos.
+@dataclass(frozen=True)
+class Sizes:
+    """How large the collections are; the defaults are those of the printed tables.
+
+    Attributes
+    ----------
+    side : int
+        Pixels of an image's longer side: 17 cells of 32, and one.
+    objects, images, queries : int
+        Pasted objects, and images and queries per object.
+    others : int
+        Photos of groceries among those of raccoons.
+    """
+
+    side: int = 513
+    objects: int = 40
+    images: int = 12
+    queries: int = 2
+    others: int = 400
+
+
+FULL = Sizes()
+
+# A background is an enlarged square of this share of a photo's shorter side: many photos show whole
+# shelves, of which a few items at close range are wanted.
 _ENLARGED = (0.25, 0.5)
-# A product picture is on white: what is as light and connected to the corner is not the product.
+# Product pictures are on white: pixels as light as this and connected to the corner are background.
 _WHITE = 240
 _SIDES = Sides(33, 32, 1)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, the true boxes in it in pixels, and the number of what it is of, -1: of nothing."""
+    """An image, its true boxes in pixels, and the number of its object, -1 for none."""
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float64]
@@ -47,35 +66,34 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A collection and its queries, each picture drawn or read when its turn comes."""
+    """A collection and its queries; each picture is drawn or read when it is iterated over."""
 
     name: str
     collection: Callable[[], Iterator[Picture]]
     n_images: int
-    queries: Callable[[], Iterator[Picture]] | None = None
-    n_queries: int = 0
+    queries: Pictures | None = None
 
 
-def drawn(background: str, n_objects: int, seed: int) -> Pictures:
-    """Return scenes of the shipped generator, nothing in them read from a file."""
-    scenes = Scenes(n_objects, IMAGES_PER_OBJECT, SIZE, background=background, seed=seed)
+def drawn(background: str, n_objects: int, seed: int, sizes: Sizes = FULL) -> Pictures:
+    """Return scenes of the generator in `features.datasets`, which need no files."""
+    scenes = Scenes(n_objects, sizes.images, sizes.side, background=background, seed=seed)
     return Pictures(f"drawn, {background}", lambda: _of_scenes(scenes), len(scenes))
 
 
-def pasted(grocery: Path, seed: int) -> Pictures:
+def pasted(grocery: Path, seed: int, sizes: Sizes = FULL) -> Pictures:
     """Return scenes of product pictures pasted onto photos, and queries of the same objects."""
     icons = [Path(file) for file in find_images(grocery / "iconic")]
     order = np.random.default_rng([seed, 1]).permutation(len(icons))
-    objects = [icons[i] for i in order[:N_OBJECTS]]
-    textures = [cut_out(grocery / "iconic" / icons[i]) for i in order[N_OBJECTS:]]
+    objects = [icons[i] for i in order[: sizes.objects]]
+    textures = [cut_out(grocery / "iconic" / icons[i]) for i in order[sizes.objects :]]
     kinds = {icon.parent for icon in objects}
     photos = [Path(file) for file in find_images(grocery / "test")]
     photos = [grocery / "test" / photo for photo in photos if photo.parent not in kinds]
     order = np.random.default_rng([seed, 2]).permutation(len(photos))
     collection = Scenes(
         len(objects),
-        IMAGES_PER_OBJECT,
-        SIZE,
+        sizes.images,
+        sizes.side,
         n_distractors=1,
         background=lambda rng, i, size: enlarged(rng, photos[order[i]], size),
         sprites=[cut_out(grocery / "iconic" / icon) for icon in objects],
@@ -85,33 +103,31 @@ def pasted(grocery: Path, seed: int) -> Pictures:
     )
     left = order[len(collection) :]
     queries = replace(
-        collection.queries(QUERIES_PER_OBJECT),
+        collection.queries(sizes.queries),
         background=lambda rng, i, size: enlarged(rng, photos[left[i]], size),
     )
-    return Pictures(
-        "pasted on photos",
-        lambda: _of_scenes(collection),
-        len(collection),
-        lambda: _of_scenes(queries),
-        len(queries),
-    )
+    asked = Pictures("queries", lambda: _of_scenes(queries), len(queries))
+    return Pictures("pasted on photos", lambda: _of_scenes(collection), len(collection), asked)
 
 
-def raccoons(folder: Path, grocery: Path) -> Pictures:
-    """Return the photos of raccoons with their boxes among photos of groceries without any."""
+def raccoons(folder: Path, grocery: Path, sizes: Sizes = FULL) -> Pictures:
+    """Return photos of raccoons with their boxes, among photos of groceries without boxes."""
     animals = [folder / "images" / file for file in find_images(folder / "images")]
     files = find_images(grocery / "test")
-    chosen = np.random.default_rng(0).permutation(len(files))[:GROCERY_PHOTOS]
+    chosen = np.random.default_rng(0).permutation(len(files))[: sizes.others]
     others = [grocery / "test" / files[i] for i in chosen]
 
     def collection() -> Iterator[Picture]:
         for file in animals:
-            boxes, scale = read_boxes(folder / "annotations" / f"{file.stem}.xml"), _fitted(file)
+            boxes, scale = (
+                read_boxes(folder / "annotations" / f"{file.stem}.xml"),
+                _fitted(file, sizes.side),
+            )
             height, width = read_size(file)
             pixels = np.array([scale[1] / width, scale[0] / height] * 2)
             yield Picture(read_image(file, scale), boxes * pixels, 0)
         for file in others:
-            yield Picture(read_image(file, _fitted(file)), np.empty((0, 4)), -1)
+            yield Picture(read_image(file, _fitted(file, sizes.side)), np.empty((0, 4)), -1)
 
     return Pictures("raccoons among groceries", collection, len(animals) + len(others))
 
@@ -123,17 +139,17 @@ def read_boxes(file: Path) -> NDArray[np.float64]:
     return np.array([[float(box.findtext(name, "nan")) for name in corners] for box in boxes])
 
 
-# --- from photos to what scenes are made of -------------------------------------------------------
+# --- from photos to the parts of scenes -------------------------------------------------------
 
 
 def cut_out(file: Path) -> Image:
-    """Cut the product out of a picture on white; return it in a square, with its opacity."""
+    """Return the product of a picture on white as a square (h, w, 4), with its opacity."""
     image = read_image(file)
     light = np.pad(image.min(axis=2) >= _WHITE, 1, constant_values=True)
     labels, _ = ndimage.label(light)
     solid = ndimage.binary_erosion((labels != labels[0, 0])[1:-1, 1:-1])
     parts, count = ndimage.label(solid)
-    if count > 1:  # crumbs and shadows beside it
+    if count > 1:  # crumbs and shadows beside the product
         solid = parts == 1 + np.argmax(ndimage.sum(solid, parts, range(1, count + 1)))
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -147,7 +163,7 @@ def cut_out(file: Path) -> Image:
 
 
 def enlarged(rng: np.random.Generator, file: Path, size: int) -> Image:
-    """Return a random square part of a photo, enlarged."""
+    """Return a random square part of a photo, enlarged to (size, size)."""
     height, width = read_size(file)
     side = min(height, width) * rng.uniform(*_ENLARGED)
     top, left = rng.uniform(0, height - side) / height, rng.uniform(0, width - side) / width
@@ -156,14 +172,14 @@ def enlarged(rng: np.random.Generator, file: Path, size: int) -> Image:
 
 
 def unrepeated(rng: np.random.Generator, textures: list[Image]) -> Image:
-    """Return a thing that is in no other image: part of a picture in an outline and colours new."""
+    """Return a unique distractor: part of a picture in a new outline and with permuted colours."""
     sprite = make_sprite(rng)
     texture = textures[rng.integers(len(textures))]
     part = SIDE // 2
     top, left = rng.integers(SIDE - part, size=2)
     window = _resized(np.rot90(texture, int(rng.integers(4)))[top : top + part, left : left + part])
     colours = window[..., rng.permutation(3)]
-    # Where the product does not reach, what was drawn shows.
+    # The drawn sprite shows where the product does not reach.
     sprite[..., :3] += window[..., 3:] * (colours - sprite[..., :3])
     return sprite
 
@@ -179,8 +195,8 @@ def _resized(picture: Image) -> Image:
     return resized[0].permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def _fitted(file: Path) -> tuple[int, int]:
-    """Return height and width at which the longer side is `SIZE`, as the network likes them."""
+def _fitted(file: Path, side: int) -> tuple[int, int]:
+    """Return height and width at which the longer side is `side`, rounded for the network."""
     height, width = read_size(file)
-    factor = SIZE / max(height, width)
+    factor = side / max(height, width)
     return _SIDES.nearest(height * factor), _SIDES.nearest(width * factor)

@@ -1,1 +1,1 @@
-"""Descriptors of photos."""
+"""Descriptors of photos: their quality, and the cost of extracting them."""

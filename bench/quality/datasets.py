@@ -1,13 +1,12 @@
-"""Retrieval on descriptors of one's own: global and regional, judged by the field's protocols.
+"""Quality of given global and regional descriptors on a published data set, by its protocol.
 
-`python -m bench quality --dataset roxford5k --descriptors DIR` reads the descriptors in DIR, as
-`bench.data.descriptors` says, and the ground truth from there or from the data folder. The data set
-`grocery` is of photos of ours: DIR is one extraction of `grocery/test`.
+`python -m bench quality --dataset roxford5k --descriptors DIR` reads descriptors from DIR, in the
+layouts that `bench.data.descriptors` describes, and the ground truth from DIR or from the directory
+DIFFUSION_DATA. For the data set `grocery`, DIR is one extraction of `grocery/test`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +24,19 @@ from ..data import published
 from ..data.collections import data_folder
 from ..data.descriptors import Descriptors, read_extraction, read_pair, stem
 from ..data.protocols import GroundTruth, evaluate, read
-from ..table import Table
+from ..measure import timed
+from ..table import Table, show
 
 Ids = NDArray[np.int64]
 Judge = Callable[[Ids], dict[str, float]]
 
-REVISITED = ("roxford5k", "rparis6k")
-DATASETS = (*published.DATASETS, *REVISITED, "grocery")
-
-# Sets whose ground truth is another's, with photos that no query asks for beside it.
+# Data sets with the ground truth of another one, and photos that are relevant to no query.
 _WITH_DISTRACTORS = {"oxford105k": "oxford5k", "paris106k": "paris6k"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """Images to search, queries, and what judges the rankings."""
+    """Images to search, queries, and the function that judges rankings."""
 
     name: str
     gallery: Descriptors
@@ -48,12 +45,12 @@ class Task:
 
 
 def run(dataset: str, descriptors: str, *, long: bool = False) -> list[Table]:
-    """Measure every method that the descriptors allow; `long` for the large eigenproblem too.
+    """Measure every method that the descriptors allow; `long` adds the large eigenproblem.
 
     Raises
     ------
     DiffusionError
-        If the descriptors or the ground truth are not there or do not fit each other.
+        If the descriptors or the ground truth are missing or do not fit together.
     """
     folder = Path(descriptors)
     task = grocery(folder) if dataset == "grocery" else landmarks(dataset, folder)
@@ -62,16 +59,14 @@ def run(dataset: str, descriptors: str, *, long: bool = False) -> list[Table]:
         of_regions = published.of_regions(dataset)
         tables.append(measure(task, regional_rankings(task), of_regions))
         tables[-1].title += f", {len(task.gallery.regions)} regions"
-    for table in tables:
-        print(table, end="\n\n", flush=True)
-    return tables
+    return [show(table) for table in tables]
 
 
 # --- tasks ---------------------------------------------------------------------------------------
 
 
 def landmarks(dataset: str, folder: Path) -> Task:
-    """Bring together the descriptors and the ground truth of one of the field's data sets."""
+    """Return the task of a data set of landmarks or objects, with its ground truth."""
     gallery, queries = read_pair(folder)
     truth = _truth(dataset, folder, gallery)
     gallery = gallery.named(truth.images, folder, others=dataset in _WITH_DISTRACTORS)
@@ -80,13 +75,13 @@ def landmarks(dataset: str, folder: Path) -> Task:
 
 
 def _truth(dataset: str, folder: Path, gallery: Descriptors) -> GroundTruth:
-    """Find a ground truth beside the descriptors or in the data folder, and read it."""
+    """Read the ground truth, which lies beside the descriptors or in the data directory."""
     of = _WITH_DISTRACTORS.get(dataset, dataset)
     folders = [folder if folder.is_dir() else folder.parent, data_folder() / of]
     folders.append(data_folder() / "revisitop")
     names = [f"gnd_{of}.pkl", f"gnd_{of}.mat", f"gnd_{of.upper()}.mat", "groundtruth"]
     found = [place / name for place in folders for name in names if (place / name).exists()]
-    # Text files may lie there without a folder of their own.
+    # Text files may lie there without a directory of their own.
     found += [place for place in folders if any(place.glob("*_query.txt"))]
     if not found:
         raise DiffusionError(
@@ -97,9 +92,9 @@ def _truth(dataset: str, folder: Path, gallery: Descriptors) -> GroundTruth:
 
 
 def grocery(folder: Path) -> Task:
-    """Search the whole of grocery/test for a fifth of test/Packages, by fine class.
+    """Return the task of searching grocery/test for a fifth of test/Packages, by fine class.
 
-    The first fifth of a permutation of the packages are the queries, seed 0; they are not among
+    The queries are the first fifth of a permutation of the packages, seed 0. They are not among
     the images searched.
     """
     everything = read_extraction(folder)
@@ -110,7 +105,7 @@ def grocery(folder: Path) -> Task:
         raise DiffusionError(f"{listed}: cannot be read ({error.strerror})") from None
     classes = {stem(path, 99): int(fine) for path, fine, _ in lines}
     files = list(classes)
-    # An extraction of grocery/test names its photos from there.
+    # An extraction of grocery/test names its photos relative to that directory.
     if everything.files and not everything.files[0].startswith("test/"):
         everything = Descriptors(
             everything.vectors,
@@ -139,7 +134,7 @@ def grocery(folder: Path) -> Task:
 
 
 def rankings(task: Task, *, long: bool = False) -> Iterator[tuple[str, str, Ids, float]]:
-    """Yield (key, method, whole rankings, seconds online) by vectors of whole images."""
+    """Yield (key, method, full rankings, online seconds) by one vector per image."""
     X, Q = task.gallery.whole(), task.queries.whole()
     n = len(X)
 
@@ -160,7 +155,7 @@ def rankings(task: Task, *, long: bool = False) -> Iterator[tuple[str, str, Ids,
 
 
 def regional_rankings(task: Task) -> Iterator[tuple[str, str, Ids, float]]:
-    """Yield (key, method, whole rankings, seconds online) by the vectors of regions."""
+    """Yield (key, method, full rankings, online seconds) by the vectors of regions."""
     X, images = task.gallery.regions, task.gallery.images
     Q, queries = task.queries.regions, task.queries.images
     assert X is not None and images is not None and Q is not None  # noqa: PT018
@@ -179,9 +174,8 @@ def regional_rankings(task: Task) -> Iterator[tuple[str, str, Ids, float]]:
 
 
 def _timed(rank: Callable[[], Ids]) -> tuple[Ids, float]:
-    rank()  # compiles kernels, fills caches
-    start = time.perf_counter()
-    return rank(), time.perf_counter() - start
+    rank()  # compiles the kernels and fills the caches
+    return timed(rank)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -192,7 +186,7 @@ def measure(
     ranked: Iterator[tuple[str, str, Ids, float]],
     reported: tuple[tuple[str, ...], dict[str, published.Row]],
 ) -> Table:
-    """Judge rankings; what is reported stands beside them, methods that are not ours last."""
+    """Judge rankings beside the figures of papers; methods that only papers have come last."""
     columns, figures = reported
     rows: list[list[Any]] = []
     judged: dict[str, float] = {}
@@ -213,6 +207,6 @@ def measure(
     )
     if columns:
         table.notes.append(
-            "published: mAP that papers report for descriptors of theirs; see bench/published.py."
+            "published: mAP that papers report for their descriptors; see bench/data/published.py."
         )
     return table

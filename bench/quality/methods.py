@@ -1,15 +1,12 @@
-"""How good the rankings are: diffusion beside plain search, query expansion and its rivals."""
+"""Quality of the rankings of diffusion, plain search, query expansion and published rivals."""
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,101 +14,29 @@ from numpy.typing import NDArray
 import diffusion
 from diffusion import metrics
 from diffusion.baselines import expansion, reciprocal
-from diffusion.solvers import Solver
 
 from .. import rivals
-from ..data.collections import Collection, digits, grocery
+from ..data.collections import Collection
+from ..measure import percent, precision_of, timed
 from ..table import Table
-from .survey import survey
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-SOLVERS = (
-    diffusion.CG(),
-    diffusion.Spectral(rank=100),
-    diffusion.Spectral(rank=400),
-    diffusion.Hybrid(rank=100),
-    diffusion.Columns(),
-    diffusion.Truncated(size=300),
-    diffusion.Truncated(size=1000),
-    diffusion.Local(),
-    diffusion.Local(certify=0),
-    diffusion.Chebyshev(),
-)
-
-
-def run(*, long: bool = False) -> list[Table]:
-    """Measure every collection at hand, method by method and then solver by solver."""
-    found = (digits(), grocery(packages_only=True), grocery(packages_only=False))
-    collections = [collection for collection in found if collection is not None]
-    if len(collections) < len(found):
-        print("grocery: skipped, its descriptors are not in DIFFUSION_DATA\n")
-    tables = []
-    for collection in collections:
-        tables.append(measure(collection, METHODS))
-        print(tables[-1], end="\n\n", flush=True)
-    for affinity in ("context", "cosine"):
-        tables.append(solvers(collections, affinity))
-        print(tables[-1], end="\n\n", flush=True)
-    tables.append(survey())
-    print(tables[-1], end="\n\n", flush=True)
-    return tables
-
-
-def solvers(collections: Sequence[Collection], affinity: str) -> Table:
-    """Rank every collection by each solver, as far as it reaches."""
-    table = Table(
-        f"**Solvers**, affinity {affinity!r}, k = 50, α = 0.99, query_k = 10",
-        (
-            "solver",
-            *(f"{collection.name}: mAP" for collection in collections),
-            "ms/query",
-            "offline, s",
-            "index, MB",
-        ),
-        notes=[
-            "ms/query, offline and index are those of the last collection, "
-            f"{len(collections[-1].gallery)} items; online time is of the first 100 results, the "
-            "index holds vectors, graph and what the solver prepared."
-        ],
-    )
-    for solver in SOLVERS:
-        figures = []
-        for collection in collections:
-            X, Q = (
-                expansion.normalize(collection.gallery),
-                expansion.normalize(collection.queries),
-            )
-            ranker = diffusion.Reranker(affinity=affinity, solver=solver)
-            ranker.fit(X[:200]).search(Q[:40], 100)  # compiles
-            start = time.perf_counter()
-            ranker.fit(X)
-            offline = time.perf_counter() - start
-            start = time.perf_counter()
-            ranker.search(Q, 100)
-            online = 1000 * (time.perf_counter() - start) / len(Q)
-            hits = metrics.hits_from_labels(
-                ranker.search(Q, len(X))[1], collection.gallery_labels, collection.query_labels
-            )
-            figures.append(round(100 * float(np.nanmean(metrics.average_precision(*hits))), 1))
-        with tempfile.TemporaryDirectory() as folder:
-            ranker.save(f"{folder}/index")
-            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / 1e6
-        table.rows.append([_short(solver), *figures, online, offline, size])
-    return table
-
-
-def _short(solver: Solver) -> str:
-    """Name a solver with the settings that are not its defaults."""
-    settings, default = asdict(cast(Any, solver)), asdict(cast(Any, type(solver)()))
-    changed = (f"{name}={value}" for name, value in settings.items() if value != default[name])
-    return f"{type(solver).__name__}({', '.join(changed)})"
-
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: `prepare` sees the gallery and returns what ranks queries in full."""
+    """A row of the table of methods.
+
+    Attributes
+    ----------
+    name : str
+    prepare : callable
+        Takes the gallery (n, d) and returns a function that takes queries (nq, d) and returns the
+        ids (nq, n) of their full rankings.
+    queries_in_graph : bool
+        Whether the ranking of a query depends on the other queries.
+    """
 
     name: str
     prepare: Callable[[Vectors], Callable[[Vectors], Ids]]
@@ -170,30 +95,30 @@ METHODS = (
 
 
 def measure(collection: Collection, methods: Sequence[Method]) -> Table:
-    """Rank a collection's queries by each method, plain search first."""
+    """Rank a collection's queries by each method, the first of which is plain search."""
     n, classes = len(collection.gallery), len(np.unique(collection.gallery_labels))
     table = Table(
         f"**{collection.name}**: {len(collection.queries)} queries, {n} items, {classes} classes",
         ("method", "mAP", "mP@10", "worse than cosine", "queries in graph", "ms/query"),
         notes=[
-            "worse than cosine: share of queries that lose more than one point of AP. Queries in "
-            "graph: they are ranked all at once, in one graph with the items and with each other, "
-            "so that they help one another and a query alone would cost as much as all. ms/query: "
-            "online work, first-stage search included, and that graph where queries are in it."
+            "worse than cosine: share of the queries that lose more than one point of AP. Queries "
+            "in graph: all queries are ranked at once in one graph with the items, so each query "
+            "profits from the others, and one query alone would cost as much as all of them. "
+            "ms/query: online work, including first-stage search and, with queries in the graph, "
+            "that graph."
         ],
     )
     plain = None
     for method, ids, seconds in _rankings(collection, methods):
-        hits, relevant = metrics.hits_from_labels(
-            ids, collection.gallery_labels, collection.query_labels
-        )
-        precision = metrics.average_precision(hits, relevant)
+        labels = collection.gallery_labels, collection.query_labels
+        precision = precision_of(ids, *labels)
+        first = metrics.precision_at(*metrics.hits_from_labels(ids, *labels), 10)
         plain = precision if plain is None else plain
         table.rows.append(
             [
                 method.name,
-                round(100 * float(np.nanmean(precision)), 1),
-                round(100 * float(np.nanmean(metrics.precision_at(hits, relevant, 10))), 1),
+                percent(precision),
+                percent(first),
                 f"{100 * np.mean(precision < plain - 0.01):.0f} %",
                 "yes" if method.queries_in_graph else "no",
                 1000 * seconds / len(ids),
@@ -205,11 +130,9 @@ def measure(collection: Collection, methods: Sequence[Method]) -> Table:
 def _rankings(
     collection: Collection, methods: Sequence[Method]
 ) -> Iterator[tuple[Method, Ids, float]]:
-    """Yield each method, the ids of its full rankings, and its seconds online."""
+    """Yield each method, the ids of its full rankings, and the seconds of its online work."""
     X, Q = expansion.normalize(collection.gallery), expansion.normalize(collection.queries)
     for method in methods:
-        method.prepare(X[:200])(Q[:20])  # compiles kernels, loads libraries
+        method.prepare(X[:200])(Q[:20])  # compiles the kernels and loads the libraries
         rank = method.prepare(X)
-        start = time.perf_counter()
-        ids = rank(Q)
-        yield method, ids, time.perf_counter() - start
+        yield method, *timed(partial(rank, Q))

@@ -1,4 +1,4 @@
-"""Plain search, the papers' diffusion and the defaults, over collections of many kinds."""
+"""Plain search, diffusion with the papers' settings and with the defaults, on many collections."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import diffusion
-from diffusion import metrics
 from diffusion.baselines import expansion
 
 from ..data.collections import Collection
-from ..data.made import everything
+from ..data.synthetic import everything
+from ..measure import precision_of
 from ..table import Table
 
+Makers = Sequence[Callable[[], Collection]]
 
-def survey(collections: Sequence[Callable[[], Collection]] | None = None) -> Table:
-    """Rank every collection by cosine, by k = 50, α = 0.99 diffusion and by the defaults.
+
+def survey(collections: Makers | None = None) -> Table:
+    """Rank every collection by cosine, by diffusion with k = 50 and α = 0.99, and by the defaults.
 
     Parameters
     ----------
-    collections : sequence of functions that return a Collection, optional
-        By default `made.everything()`.
+    collections : sequence of callables that return a Collection, optional
+        By default `synthetic.everything()`.
 
     Returns
     -------
     Table
-        Class mAP of full rankings, in points: a row a collection, and one of the means.
+        Class mAP of full rankings in percent: a row per collection, and a row of means.
     """
     heads: list[list[str | int | None]] = []
     figures = []
@@ -47,7 +49,7 @@ def survey(collections: Sequence[Callable[[], Collection]] | None = None) -> Tab
         (
             "collection",
             "items",
-            "images a class",
+            "images per class",
             "cosine",
             "cosine diffusion",
             "defaults",
@@ -59,22 +61,21 @@ def survey(collections: Sequence[Callable[[], Collection]] | None = None) -> Tab
             for head, row in zip(heads, [*values, values.mean(axis=0)], strict=True)
         ],
         [
-            "images a class: the median, in the gallery, over the classes that queries are of. "
+            "images per class: the median in the gallery over the classes of the queries. "
             f"cosine diffusion: affinity = cosine, k = 50, α = 0.99; {papers} of {len(makers)} "
-            "below cosine. defaults: Reranker(). queries that lose: more than one point of AP, "
-            "by the defaults. No query is in a graph."
+            "below cosine. defaults: Reranker(). queries that lose: share of the queries that lose "
+            "more than one point of AP with the defaults. No query is in a graph."
         ],
     )
 
 
 def _figures(collection: Collection) -> tuple[float, ...]:
-    """Return mAP by cosine, diffusion and the defaults, the gain and the share that loses."""
+    """Return the mAP of the three rankings, the gain, and the percentage of queries that lose."""
     X, Q = collection.gallery, collection.queries
     n = len(X)
 
     def precision(ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        hits = metrics.hits_from_labels(ids, collection.gallery_labels, collection.query_labels)
-        return 100 * metrics.average_precision(*hits)
+        return 100 * precision_of(ids, collection.gallery_labels, collection.query_labels)
 
     plain = precision(expansion.search(expansion.normalize(Q), expansion.normalize(X), n)[1])
     papers = precision(diffusion.Reranker(affinity="cosine").fit(X).search(Q, n)[1])

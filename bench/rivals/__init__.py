@@ -1,9 +1,9 @@
-"""Other people's re-ranking, written from their papers: baselines, each at its published settings.
+"""Published re-ranking methods, implemented from their papers and run at their published settings.
 
-A module a method. Each has `rank(gallery, queries)`, from L2-normalised vectors (n, d) and (nq, d)
-to the ids (nq, n) of the full ranking, and `QUERIES_IN_GRAPH`, whether a query's ranking depends on
-the other queries that are asked with it. None is meant for more than the benchmark's collections:
-those with queries in the graph hold several (nq + n)² matrices.
+Each module is a method. Its function `rank(gallery, queries)` takes L2-normalised vectors (n, d)
+and (nq, d) and returns the ids (nq, n) of the full rankings. `QUERIES_IN_GRAPH` says whether the
+ranking of a query depends on the other queries. The implementations are for the collections of the
+benchmark only: those with queries in the graph hold several matrices of (nq + n)² values.
 """
 
 from . import cas, gnn, rdp, superglobal

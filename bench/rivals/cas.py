@@ -1,4 +1,4 @@
-"""Cluster-aware similarity diffusion (CAS): a baseline.
+"""Cluster-aware similarity diffusion (CAS).
 
 Luo, Yao, Xu. Cluster-Aware Similarity Diffusion for Instance Retrieval. ICML 2024. The order of
 the steps, the Markov expansion, the paths and the settings are those of the authors' program.
@@ -26,7 +26,7 @@ from .common import (
 
 QUERIES_IN_GRAPH = True
 
-# The length of a path where there is none.
+# The length assigned to items without a path between them.
 _FAR = 50.0
 
 
@@ -50,19 +50,20 @@ def rank(
     d_ij is the squared Euclidean distance divided by the largest in its row, w = exp(-d/σ²), and
     an item is its own first neighbour.
 
-    1. Clusters: the confident ones C(i) are the mutual k1 nearest; the candidates E(i) the mutual
-       k2 + 1 nearest, expanded as in k-reciprocal re-ranking.
+    1. Clusters: the confident items C(i) are the mutual k1 nearest; the candidates E(i) are the
+       mutual k2 + 1 nearest, expanded as in k-reciprocal re-ranking.
     2. Bidirectional diffusion: F <- α/2 (F S + S F) + (1-α) I, ten times, α = 1 / (1 + μ), S the
-       normalised symmetric w of the k1 nearest, confident ones weighing `boost` as much.
+       normalised symmetric w of the k1 nearest, confident ones weighted by `boost`.
     3. Neighbour-guided smoothing of F over E(i): f_j = r_j F_ij + mean of (1 - r_l) F_il over E(i),
-       with r_j = 1 in C(i) and elsewhere, at most 1, how readily two steps among k3 neighbours
-       lead from j into C(i), beside how readily they return to where they began in C(i).
-    4. Markov expansion: rows averaged over the k4 nearest and, `boost` times as heavily, over
-       C(i); squared; cut to k5 entries; squared.
-    5. Distance: shortest paths whose steps, each to one of the `links` nearest, are as long as the
-       Jensen-Shannon divergence of the rows; (1-λ) of that and λ of d.
+       with r_j = 1 in C(i). Elsewhere r_j is the probability that two steps among k3 neighbours
+       lead from j to an item of C(i), over the probability that two steps from that item return to
+       it, both averaged over C(i); r_j is at most 1.
+    4. Markov expansion: rows are averaged over the k4 nearest and, with weight `boost`, over C(i);
+       squared; cut to k5 entries; and squared again.
+    5. Distance: (1-λ) times the shortest path plus λ d. A step of a path leads to one of the
+       `links` nearest; its length is the Jensen-Shannon divergence of the two rows.
 
-    Queries and gallery make one graph; several matrices are dense.
+    Queries and gallery form one graph; several matrices are dense.
     """
     nq = len(queries)
     vectors = np.concatenate([queries, gallery]).astype(np.float64)
@@ -85,19 +86,19 @@ def rank(
     V = normalized_rows(V @ V)
 
     lengths = _divergences(V.toarray(), ids[:, :links])
-    # Undirected: a step both ways, where either lists the other.
+    # Undirected: there is a step in both directions if either item lists the other.
     paths = dijkstra(lengths, directed=False, indices=np.arange(nq))
     return ranking((lambda_ - 1) * np.minimum(paths, _FAR)[:, nq:] - lambda_ * distance[:nq, nq:])
 
 
 def _mutual(ids: Ids) -> sparse.csr_array:
-    """Mark, with 1, the pairs that are in each other's lists."""
+    """Return 1 for the pairs that are in each other's lists, and 0 elsewhere."""
     directed = listed(ids, np.ones((len(ids), len(ids))))
     return sparse.csr_array(directed * directed.T)
 
 
 def _expanded(mutual: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_array:
-    """Add the half set of each member of which more than two thirds are members already."""
+    """Add the half set of each member if more than two thirds of it are members already."""
     shared = sparse.coo_array((mutual @ half) * mutual)
     enough = 3 * shared.data > 2 * half.sum(axis=1)[shared.col]
     chosen = sparse.csr_array(
@@ -124,7 +125,7 @@ def _smooth(
     confident: sparse.csr_array,
     two_steps: sparse.csr_array,
 ) -> sparse.csr_array:
-    """Step 3; rows with no more than one item in C(i), or beside it, keep F as it is."""
+    """Apply step 3; rows with at most one item in C(i), or at most one outside it, keep F."""
     C = normalized_rows(confident)
     into, back = (C @ two_steps.T).toarray(), C @ two_steps.diagonal()
     size = np.diff(candidates.indptr)
@@ -145,9 +146,9 @@ def _largest(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
 
 
 def _divergences(V: NDArray[Any], ids: Ids) -> sparse.csr_array:
-    """Jensen-Shannon divergences, in bits, of each row of V and those of its listed neighbours.
+    """Return the Jensen-Shannon divergences, in bits, of each row of V from its listed neighbours.
 
-    JS = 1 - ½ Σ [p log2((p+q)/p) + q log2((p+q)/q)] over what both have.
+    JS = 1 - ½ Σ [p log2((p+q)/p) + q log2((p+q)/q)] over the entries that both rows have.
     """
     values = np.empty(ids.shape)
     for i, row in enumerate(ids):

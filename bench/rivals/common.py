@@ -1,4 +1,4 @@
-"""What the rivals share: neighbour lists with the item itself in front, sparse rows, rankings."""
+"""Functions that the rivals share: neighbour lists, sparse rows and rankings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Ids = NDArray[np.int64]
 
 
 def ranking(scores: NDArray[Any]) -> Ids:
-    """Ids of each row by descending score, equal ones by ascending id."""
+    """Return the ids of each row by descending score, and by ascending id for equal scores."""
     return np.argsort(-scores, axis=1, kind="stable")
 
 
 def nearest(similarity: NDArray[Any], k: int) -> Ids:
-    """List the k nearest of each row of a square similarity matrix, the item itself first.
+    """Return the k nearest of each row of a square similarity matrix, the item itself first.
 
-    Equal ones by ascending id; which of them end a list is open.
+    Equal similarities are ordered by ascending id; which of them are last in a list is undefined.
     """
     own = -similarity
     np.fill_diagonal(own, -np.inf)
@@ -30,7 +30,7 @@ def nearest(similarity: NDArray[Any], k: int) -> Ids:
 
 
 def listed(ids: Ids, values: NDArray[Any]) -> sparse.csr_array:
-    """Build an (N, N) matrix that is values[i, j] at the listed ids (N, k), else 0.
+    """Return an (N, N) matrix with values[i, j] at the listed ids (N, k), and 0 elsewhere.
 
     `values` is square.
     """
@@ -40,13 +40,13 @@ def listed(ids: Ids, values: NDArray[Any]) -> sparse.csr_array:
 
 
 def normalized_rows(matrix: sparse.csr_array) -> sparse.csr_array:
-    """Divide the rows of a non-negative matrix by their sums; empty rows stay empty."""
+    """Return a non-negative matrix with its rows divided by their sums; empty rows stay empty."""
     sums = matrix.sum(axis=1)
     scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
     return sparse.csr_array(sparse.diags_array(scale) @ matrix)
 
 
 def symmetrically_normalized(matrix: sparse.csr_array) -> sparse.csr_array:
-    """D^-1/2 W D^-1/2, D the row sums, all positive."""
+    """Return D^-1/2 W D^-1/2, where D holds the row sums, all positive."""
     scale = sparse.diags_array(matrix.sum(axis=1) ** -0.5)
     return sparse.csr_array(scale @ matrix @ scale)

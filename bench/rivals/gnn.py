@@ -1,4 +1,4 @@
-"""Re-ranking as a graph neural network without weights to learn: a baseline.
+"""Re-ranking as a graph neural network without weights to learn.
 
 Zhang, Jiang, Zheng, Tan, Ding, Yang. Understanding Image Retrieval Re-Ranking: A Graph Neural
 Network Perspective. arXiv 2012.07620, 2020.
@@ -18,10 +18,10 @@ def rank(
 ) -> Ids:
     """Rank by the cosine of neighbourhood features after two steps of message propagation.
 
-    h_i = 1 for the k1 nearest of i, itself included; then twice: H <- H + Hᵀ,
+    h_i is 1 for the k1 nearest of i, itself included; then twice: H <- H + Hᵀ,
     h_i <- Σ_j s_ij^α h_j over the k2 nearest of i, itself included, L2-normalised.
 
-    Queries and gallery make one graph, H is dense. The defaults are those of the authors' program.
+    Queries and gallery form one graph; H is dense. The defaults are those of the authors' program.
     """
     vectors = np.concatenate([queries, gallery])
     similarity = vectors @ vectors.T

@@ -1,4 +1,4 @@
-"""Regularised diffusion on the tensor product graph (RDP): a baseline.
+"""Regularised diffusion on the tensor product graph (RDP).
 
 Bai, Bai, Tian, Latecki. Regularized Diffusion Process for Visual Retrieval. AAAI 2017.
 Bai, Bai, Tian, Latecki. Regularized Diffusion Process on Bidirectional Context for Object
@@ -29,8 +29,8 @@ def rank(
     exp(-d²/σ²) of the k nearest, each item its own first; d is the squared Euclidean distance
     divided by the largest one.
 
-    Queries and gallery make one graph, A is dense. The defaults are those at which the authors of
-    CAS compare with it.
+    Queries and gallery form one graph; A is dense. The defaults are those with which the authors
+    of CAS compare.
     """
     vectors = np.concatenate([queries, gallery])
     similarity = vectors @ vectors.T

@@ -1,7 +1,7 @@
-"""SuperGlobal's re-ranking by refined global descriptors: a baseline.
+"""Re-ranking of SuperGlobal by refined global descriptors.
 
 Shao, Chen, Karpur, Cui, Araujo, Cao. Global Features are All You Need for Image Retrieval and
-Reranking. ICCV 2023. The part that re-ranks; its pooling is not ours to compare.
+Reranking. ICCV 2023. Only the re-ranking is implemented; the pooling is not compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def rank(
     Each of the M descriptors becomes the weighted mean of itself (1) and its K nearest of the M
     (β s). The query's second descriptor is the elementwise maximum of the K + 1 refined ones that
     match it best. Score: the mean of the query's and the second descriptor's inner products with
-    the refined ones. What follows the first M keeps its place.
+    the refined ones. The results after the first M keep their places.
 
     A query is ranked by itself. M, K and β are the paper's.
     """

@@ -1,1 +1,1 @@
-"""How fast the engine is."""
+"""Speed and memory of the engine, as ratios to what one would otherwise use."""

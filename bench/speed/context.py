@@ -1,21 +1,20 @@
-"""How fast the contextual affinity is, beside the neighbour search that it follows."""
+"""Speed of the contextual affinity beside the neighbour search that it follows."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion import Context
-from diffusion.graph.graph import Graph
+from diffusion.graph import Graph
 
 from ..data.collections import lattice_lists
-from ..measure import PeakMemory, seconds_of
+from ..measure import PeakMemory, seconds_of, timed
 from ..table import Table
-
-SIDES = (22, 46, 100)  # of the lattices: 10,648 to 1,000,000 nodes
 
 
 def construction(
@@ -25,7 +24,7 @@ def construction(
     query_scores: NDArray[np.float32],
     query_ids: NDArray[np.int64],
 ) -> Table:
-    """Time encoding, Jaccard lists and graph against the search that made the lists."""
+    """Time encoding, Jaccard lists and graph beside the search that made the neighbour lists."""
     made: list[Any] = []
 
     def build() -> None:
@@ -50,27 +49,25 @@ def construction(
             ["encoding, Jaccard lists, graph", build_seconds, 100 * build_seconds / search],
         ],
         [
-            f"A query's encoding and similarities: {each:.2f} ms alone, "
+            f"Encoding and similarities of a query: {each:.2f} ms alone, "
             f"{together / len(query_ids):.2f} ms in a batch of {len(query_ids)}. {graph}"
         ],
     )
 
 
-def growth() -> Table:
-    """Time and memory of `Context.edges` on the neighbour lists of growing lattices."""
+def growth(sides: Sequence[int]) -> Table:
+    """Measure time and memory of `Context.edges` on the neighbour lists of growing lattices."""
     table = Table(
         "**Contextual affinity, growth**, neighbour lists of a lattice",
-        ("items", "seconds", "us/item", "peak beyond lists, bytes/item", "kept, bytes/item"),
+        ("items", "seconds", "µs/item", "peak beyond lists, bytes/item", "kept, bytes/item"),
     )
-    for side in SIDES:
+    for side in sides:
         scores, wide = lattice_lists(side)
         ids = wide.astype(np.int32)
         n = len(ids)
         affinity = Context()
         with PeakMemory() as memory:
-            start = time.perf_counter()
-            edges = affinity.edges(scores, ids)
-            seconds = time.perf_counter() - start
+            edges, seconds = timed(partial(affinity.edges, scores, ids))
         kept = sum(array.nbytes for array in affinity.arrays().values())
         table.rows.append([f"{n:,}", seconds, 1e6 * seconds / n, memory.peak / n, kept / n])
         del edges, affinity, scores, ids, wide

@@ -1,4 +1,4 @@
-"""Activation maps made so that what recurs in them is known."""
+"""Generated activation maps whose recurring objects are known."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ SIDE, CHANNELS = 17, 96
 
 
 def recurring_blobs(n_images=80, n_objects=8, n_clutter=4, seed=0):
-    """Make maps with one small blob of a recurring kind among unique clutter and common stuff.
+    """Generate maps with one small recurring blob each, among unique clutter and a background.
 
-    A kind is a pattern over the channels. Image i holds a blob of kind i % n_objects, distorted a
-    little; four as strong or stronger that are in no other image; and a faint smooth background
-    of three kinds that is everywhere.
+    A kind is a pattern over the channels. Image i contains a slightly distorted blob of kind
+    i % n_objects; `n_clutter` blobs that are as strong or stronger and in no other image; and a
+    faint smooth background of three kinds that all images share.
 
     Returns
     -------
     maps : ndarray, shape (n_images, 96, 17, 17), float32
     boxes : ndarray, shape (n_images, 1, 4)
-        Of the recurring blobs, in cells.
+        The boxes of the recurring blobs, in cells.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:SIDE, 0:SIDE] + 0.5

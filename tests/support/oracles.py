@@ -1,4 +1,4 @@
-"""Slow and plain reference implementations in float64 that share no code with the library."""
+"""Slow reference implementations in float64 that share no code with the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def similarity(Q, X, metric):
 
 
 def dense_graph(ids, weights):
-    """A and W from neighbour lists, by loops: A_ij = min(w_i(j), w_j(i))."""
+    """Return A and W of neighbour lists, by loops: A_ij = min(w_i(j), w_j(i))."""
     n = len(ids)
     directed = np.zeros((n, n))
     for i in range(n):
@@ -31,7 +31,7 @@ def dense_graph(ids, weights):
 
 
 def dense_diffusion(W, y, alpha):
-    """(1 - α) (I - α W)^-1 y for each row of y."""
+    """Return (1 - α) (I - α W)^-1 y for each row of y."""
     W = np.asarray(W, float)
     return (1 - alpha) * np.linalg.solve(np.eye(len(W)) - alpha * W, np.atleast_2d(y).T).T
 
@@ -49,7 +49,7 @@ def relative_error(x, expected):
 
 
 def breadth_first_components(A):
-    """Component label of each node, by a plain search."""
+    """Return the component label of each node, by breadth-first search."""
     label = [-1] * len(A)
     count = 0
     for start in range(len(A)):
@@ -67,7 +67,7 @@ def breadth_first_components(A):
 
 @st.composite
 def neighbor_lists(draw, max_n=24, max_k=8):
-    """Arbitrary lists without self or repetition: isolated nodes, components, ties and all."""
+    """Draw lists without self or repetition, with isolated nodes, components and ties."""
     n = draw(st.integers(1, max_n))
     k = draw(st.integers(1, max_k))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

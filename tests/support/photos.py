@@ -1,4 +1,4 @@
-"""Image files for tests, written byte by byte: nothing here decodes or encodes with a library."""
+"""Image files for tests, written byte by byte without an image library."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def png(
     size: tuple[int, int] | None = None,
     exif: int | None = None,
 ) -> bytes:
-    """Return a PNG file of pixels (h, w) or (h, w, c), uint8 or uint16; `size` lies about them."""
+    """Return a PNG file of pixels (h, w) or (h, w, c), uint8 or uint16; `size` is a false size."""
     height, width = pixels.shape[:2]
     depth = 16 if pixels.dtype == np.uint16 else 8
     rows = pixels.astype(">u2" if depth == 16 else np.uint8).reshape(height, -1)
@@ -51,20 +51,20 @@ def png(
 
 
 def _tiff(orientation: int) -> bytes:
-    """Return EXIF's content with one entry, the orientation."""
+    """Return EXIF data with one entry, the orientation."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
     return b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
 
 
 def with_exif(jpeg: bytes, orientation: int) -> bytes:
-    """Return a JPEG file with an orientation put behind its first marker."""
+    """Return a JPEG file with an orientation inserted after its first marker."""
     content = b"Exif\0\0" + _tiff(orientation)
     segment = b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
     return jpeg[:2] + segment + jpeg[2:]
 
 
 def pattern(height: int, width: int, seed: int) -> np.ndarray:
-    """Return a smooth colourful image (h, w, 3), uint8, another for each seed."""
+    """Return a smooth colourful image (h, w, 3), uint8, which depends on the seed."""
     rng = np.random.default_rng(seed)
     down, across = np.mgrid[:height, :width] / max(height, width)
     waves = [
@@ -73,7 +73,7 @@ def pattern(height: int, width: int, seed: int) -> np.ndarray:
     return ((np.stack(waves, axis=2) + 1) * 127.5).astype(np.uint8)
 
 
-# Of the photos that follow.
+# Sizes of the images of `write_photos`.
 SIZES = ((64, 96), (96, 64), (80, 80), (70, 66))
 
 

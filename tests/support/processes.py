@@ -1,4 +1,4 @@
-"""Processes that are killed at a chosen moment."""
+"""Processes that are killed at a given moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-# Kills itself when the file that it has been told of is about to take its name.
+# The process kills itself just before a file with the given ending is moved to its final name.
 _PRELUDE = """
 import os, signal, sys
 replace, left = os.replace, [int(sys.argv[1])]
@@ -23,10 +23,10 @@ os.replace = dying
 
 
 def run_killed(code: str, after: int, ending: str, *arguments: object) -> None:
-    """Run code in a new process that SIGKILL ends, `after` files of an ending having been written.
+    """Run code in a new process, and kill it (SIGKILL) after `after` files of an ending.
 
-    The code finds its arguments in `sys.argv[3:]`. One more file of the ending is written whole
-    under its temporary name.
+    The code finds its arguments in `sys.argv[3:]`. One more file of the ending is complete under
+    its temporary name when the process dies.
     """
     values = [str(after), ending, *map(str, arguments)]
     done = subprocess.run([sys.executable, "-c", _PRELUDE + code, *values], check=False)
@@ -34,6 +34,6 @@ def run_killed(code: str, after: int, ending: str, *arguments: object) -> None:
 
 
 def run_whole(code: str, *arguments: object) -> None:
-    """Run the same code in a new process that nothing disturbs."""
+    """Run the same code in a new process to its end."""
     values = ["1000000", "", *map(str, arguments)]
     subprocess.run([sys.executable, "-c", _PRELUDE + code, *values], check=True)

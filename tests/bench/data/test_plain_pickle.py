@@ -1,4 +1,4 @@
-"""Pickles of strangers: plain types and arrays read, whatever else refused, nothing run."""
+"""Untrusted pickles: plain types and arrays are read, all else is refused, and nothing is run."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from diffusion.baselines import expansion
 
 
 def walk(ranked, right, junk):
-    """Average precision as Oxford's own program computes it, down the list."""
+    """Return the average precision as the program of Oxford computes it, down the list."""
     area = recall = 0.0
     precision = 1.0
     found = looked = 0
@@ -32,7 +32,7 @@ def walk(ranked, right, junk):
 
 
 def revisited_precision(ranked, right, junk, cut):
-    """Precision at k of the revisited benchmarks, by its definition."""
+    """Return the precision at k of the revisited benchmarks, by its definition."""
     ranked = [image for image in ranked if image not in junk]
     places = [place for place, image in enumerate(ranked, 1) if image in right]
     cut = min(max(places), cut)
@@ -51,7 +51,7 @@ def truth(request):
 
 
 def made(scores):
-    """Query and image descriptors whose cosines are in proportion to scores (nq, n), up to 2."""
+    """Return query and image descriptors with cosines proportional to scores (nq, n) up to 2."""
     nq, n = scores.shape
     X = np.zeros((n, nq + 1))
     X[:, :nq] = 0.05 * scores.T
@@ -60,13 +60,13 @@ def made(scores):
 
 
 def search(scores):
-    """Rank by such descriptors."""
+    """Return the rankings by such descriptors."""
     Q, X = made(scores)
     return np.argsort(-(Q @ X.T), axis=1, kind="stable")
 
 
 def marked(truth, **values):
-    """Scores (nq, n): the value of its kind for each image, 0 for the others."""
+    """Return scores (nq, n): the value of its kind for each image, and 0 for the others."""
     scores = np.zeros((len(truth.queries), len(truth.images)))
     for kind, value in values.items():
         for query, listed in enumerate(truth.kinds[kind]):
@@ -227,7 +227,7 @@ def cells(values):
 
 
 def instre(path, n=3):
-    """What INSTRE's ground truth looks like: image names with folders, positions from 1."""
+    """Write a ground truth like that of INSTRE: names with directories, positions from 1."""
     gnd = np.empty((1, n), [("ok", object), ("bbx", object)])
     for query in range(n):
         gnd[0, query] = (np.array([[query + 1, query + 3]]), np.array([[5, 6, 70, 80]]))
@@ -299,8 +299,8 @@ def test_photos_of_paris_that_are_corrupt_are_left_out(tmp_path):
         (lambda c: c["gnd"][0].update(hard=[-1]), r"positions outside"),
         (lambda c: c["gnd"][0].update(hard=[0.5]), r"positions outside"),
         (lambda c: c["gnd"][0].update(hard=["x"]), "expected a ground truth with"),
-        (lambda c: c["gnd"][1].update(hard=[7]), "query 1 lists an image as two things"),
-        (lambda c: c["gnd"][0].update(hard=[3]), "query 0 lists an image as two things"),
+        (lambda c: c["gnd"][1].update(hard=[7]), "query 1 lists an image twice or as both"),
+        (lambda c: c["gnd"][0].update(hard=[3]), "query 0 lists an image twice or as both"),
         (lambda c: [g.update(bbx=[1, 2]) for g in c["gnd"]], "boxes of four numbers"),
     ],
 )
@@ -349,7 +349,7 @@ def test_a_mat_of_version_7_3_asks_for_h5py(tmp_path, monkeypatch):
 
 
 class HDF5(dict):
-    """What of h5py is used: a file of arrays and groups by name."""
+    """The part of h5py.File that is used: arrays and groups by name."""
 
     def __init__(self, path, mode):
         assert mode == "r"
@@ -369,7 +369,7 @@ def test_a_mat_of_version_7_3_is_read_by_h5py(tmp_path, monkeypatch):
     assert list(found) == ["X"]
     # X of (2, 3) in MATLAB, which counts dimensions from the other end.
     assert found["X"].tolist() == [[0, 2, 4], [1, 3, 5]]
-    with pytest.raises(DiffusionError, match="glob is none"):
+    with pytest.raises(DiffusionError, match="glob is no matrix"):
         matlab.read(path, ("X", "glob"))
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench objects` on made maps, drawn pictures and files written for it."""
+"""`python -m bench objects` on generated maps, drawn pictures and small files."""
 
 from __future__ import annotations
 
@@ -11,28 +11,20 @@ import torch
 import features
 from bench import __main__ as command
 from bench.data import published
-from bench.objects import maps as objects_maps
-from bench.objects import retrieval as objects_retrieval
-from bench.objects import scenes as objects_scenes
-from bench.objects import tables as objects
-from bench.objects.maps import Seen
-from bench.objects.scenes import Picture, Pictures
+from bench.objects import benchmark, descriptors, localisation, regional, scenes
+from bench.objects.activations import Eye, Seen, discover
+from bench.objects.centrality import centrality
+from bench.objects.scenes import Picture, Pictures, Sizes
+from bench.objects.timing import seconds
 from features.datasets.textures import make_sprite
 from tests.support.activations import recurring_blobs
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch to one thread: on a busy machine small maps wait long for the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def seen():
-    """Return a collection and queries of made maps whose recurring blobs are known."""
+    """Return a collection and queries of generated maps whose recurring blobs are known."""
     A, boxes = recurring_blobs(n_images=48, n_objects=6)
     labels = np.arange(48) % 6
     halves = (slice(36), "blobs"), (slice(36, None), "queries")
@@ -44,7 +36,7 @@ def seen():
 
 @pytest.fixture(scope="module")
 def found(seen):
-    return objects_maps.discover(seen[0])
+    return discover(seen[0])
 
 
 # --- localisation ---------------------------------------------------------------------------------
@@ -52,16 +44,16 @@ def found(seen):
 
 def test_precision_and_histogram_by_hand():
     inside = np.array([[1.0, 0.5], [0, 0]])
-    assert objects_maps.precision(np.array([[1.0, 2], [3, 4]]), inside) == pytest.approx(0.2)
-    assert objects_maps.precision(np.zeros((2, 2)), inside) == 0
-    *shares, bars = objects_maps.histogram([0.05, 0.05, 0.95, 1.0])
+    assert localisation.precision(np.array([[1.0, 2], [3, 4]]), inside) == pytest.approx(0.2)
+    assert localisation.precision(np.zeros((2, 2)), inside) == 0
+    *shares, bars = localisation.histogram([0.05, 0.05, 0.95, 1.0])
     assert shares == [50, 0, 0, 0, 0, 0, 0, 0, 0, 50]
     assert bars == "█        █"
 
 
 def test_localisation_table(found):
     head = np.random.default_rng(0).standard_normal((5, 96)).astype(np.float32)
-    table = objects_maps.localisation(found, head)
+    table = localisation.localisation(found, head)
     rows = {row[0]: row for row in table.rows}
     assert len(rows) == 12
     whole = [np.prod(b[0, 2:] - b[0, :2]) / 17**2 for b in found.seen.boxes]
@@ -72,7 +64,7 @@ def test_localisation_table(found):
     assert rows["OS"][3] >= 90
     for row in table.rows:
         assert sum(row[4:14]) == pytest.approx(100, abs=5)
-        assert len(row[14]) == objects_maps.BINS
+        assert len(row[14]) == localisation.BINS
 
 
 # --- descriptors ----------------------------------------------------------------------------------
@@ -80,20 +72,20 @@ def test_localisation_table(found):
 
 def test_cut_takes_the_cells_whose_centre_is_in_the_box():
     A = np.arange(2 * 4 * 5, dtype=np.float32).reshape(2, 4, 5)
-    part = objects_retrieval.cut(A, np.array([0.6, 1.0, 2.6, 3.0]))
+    part = descriptors.cut(A, np.array([0.6, 1.0, 2.6, 3.0]))
     np.testing.assert_array_equal(part, A[:, 1:3, 1:3])
-    np.testing.assert_array_equal(objects_retrieval.cut(A, np.array([-3, -3, 9, 9.0])), A)
-    outside = objects_retrieval.cut(A, np.array([7.0, 3.9, 8, 3.95]))
+    np.testing.assert_array_equal(descriptors.cut(A, np.array([-3, -3, 9, 9.0])), A)
+    outside = descriptors.cut(A, np.array([7.0, 3.9, 8, 3.95]))
     assert outside.shape == (2, 1, 1)
 
 
 def test_descriptor_and_regional_tables(seen, found):
-    table, vectors = objects_retrieval.descriptors(found, seen[1])
+    table, vectors = descriptors.descriptors(found, seen[1])
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["OS.EGM-Δ"][3:] == list(published.OBJECT_DESCRIPTORS["OS.EGM-Δ"])
-    assert rows[objects_retrieval.TRUE][3:] == [None] * 6
-    # The blob is a sixth of what is strong in an image: its own descriptor finds the others.
-    assert rows[objects_retrieval.TRUE][0] > 90
+    assert rows[descriptors.TRUE][3:] == [None] * 6
+    # The blob is one of five strong ones in an image: its own descriptor finds the other images.
+    assert rows[descriptors.TRUE][0] > 90
     assert rows["OS.EGM, weighted by π"][0] > rows["MAC"][0] + 10
     # By the definition: the mean over queries of the precision at each relevant image.
     X, Q = vectors["MAC"]
@@ -102,10 +94,10 @@ def test_descriptor_and_regional_tables(seen, found):
     expected = 100 * np.mean([a[h].mean() for a, h in zip(at, hits, strict=True)])
     assert rows["MAC"][0] == pytest.approx(expected, abs=0.06)
 
-    table = objects_retrieval.regional(found, seen[1], vectors)
+    table = regional.regional(found, seen[1], vectors)
     counts = {row[0]: row[1] for row in table.rows}
     assert counts["OS.EGM; cosine"] == 36
-    assert counts["regional, 5 an image; cosine"] == 36 * 5
+    assert counts["regional, 5 per image; cosine"] == 36 * 5
     assert table.rows[0][4] == table.rows[0][6] == "1.0 x"
     sizes = [row[3] for row in table.rows]
     assert sizes[-1] > sizes[-2] > sizes[0]
@@ -117,21 +109,21 @@ def test_few_regions_stand_for_many():
     kinds = np.eye(5, 12, dtype=np.float32)
     R = kinds[[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0]] + rng.normal(0, 0.02, (12, 12))
     R = (R / np.linalg.norm(R, axis=1, keepdims=True)).astype(np.float32)
-    centres = objects_retrieval._reduced(R)
+    centres = regional.reduced(R)
     assert sorted((centres @ kinds.T).argmax(axis=1)) == [0, 1, 2, 3, 4]
     assert (centres @ kinds.T).max(axis=1).min() > 0.99
     np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(objects_retrieval._reduced(R[:4]), R[:4])
+    np.testing.assert_array_equal(regional.reduced(R[:4]), R[:4])
 
 
 def test_descriptors_are_what_they_say(found):
     A = found.seen[0]
     S = found.default.saliency(A, 0)
     regions = found.default.regions(S)
-    described = objects_retrieval.descriptors_of(A, regions, S, regions)
+    described = descriptors.descriptors_of(A, regions, S, regions)
     mac = A.max(axis=(1, 2))
     np.testing.assert_allclose(described["MAC"], mac / np.linalg.norm(mac), rtol=1e-5)
-    maxima = objects_retrieval.rmac(A)
+    maxima = descriptors.rmac(A)
     total = (maxima / np.linalg.norm(maxima, axis=1, keepdims=True)).sum(axis=0)
     np.testing.assert_allclose(described["R-MAC"], total / np.linalg.norm(total), rtol=1e-4)
     np.testing.assert_array_equal(described["FS.EGM"], described["OS.EGM"])
@@ -141,7 +133,7 @@ def test_descriptors_are_what_they_say(found):
 
 
 def test_centrality_table(found):
-    table = objects.centrality([found])
+    table = centrality([found])
     assert [row[1] for row in table.rows] == [len(found.paper.vectors_)] * 2
     assert table.rows[0][3] > 0.9
     for row in table.rows:
@@ -150,16 +142,15 @@ def test_centrality_table(found):
         assert row[5] < 1e-5
 
 
-def test_time_table(monkeypatch):
-    monkeypatch.setattr(objects_scenes, "SIZE", 97)
-    monkeypatch.setattr(objects_scenes, "IMAGES_PER_OBJECT", 2)
-    monkeypatch.setattr(objects, "ROUNDS", 1)
+def test_time_table():
     network = features.backbone("mobilenet_v2")
-    for module in network.modules():  # else next to nothing comes out of random weights
+    for module in network.modules():  # otherwise random weights give maps of almost zero
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.constant_(module.weight, 3.0)
-    eye = objects_maps.Eye(network)
-    table = objects.seconds(eye)
+    pictures = scenes.drawn("leaves", 5, 2, Sizes(side=97, images=2))
+    table = seconds(Eye(network), pictures, rounds=1)
+    assert "4 x 4 cells" in table.title
+    assert "97 x 97 pixels" in table.notes[0]
     values = [row[1] for row in table.rows]
     assert values[-1] == pytest.approx(sum(values[2:6]))
     assert table.rows[0][2] == 100
@@ -170,7 +161,7 @@ def test_time_table(monkeypatch):
 
 @pytest.fixture
 def grocery(tmp_path):
-    """Write product pictures on white and photos of their classes."""
+    """Write pictures of products on white, and photos of their classes."""
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     rng = np.random.default_rng(3)
     for kind in "abcd":
@@ -187,7 +178,7 @@ def grocery(tmp_path):
 
 
 def test_product_is_cut_out_of_white(grocery):
-    sprite = objects_scenes.cut_out(grocery / "iconic" / "a" / "it.png")
+    sprite = scenes.cut_out(grocery / "iconic" / "a" / "it.png")
     assert sprite.shape == (256, 256, 4)
     # 20 x 10 pixels less one all round, and the crumb in the corner gone: 18 x 8 in a square.
     assert sprite[..., 3].mean() == pytest.approx(8 / 18, abs=0.02)
@@ -196,27 +187,24 @@ def test_product_is_cut_out_of_white(grocery):
 
 
 def test_pasted_scenes_are_held_apart(grocery, monkeypatch):
-    monkeypatch.setattr(objects_scenes, "SIZE", 65)
-    monkeypatch.setattr(objects_scenes, "N_OBJECTS", 2)
-    monkeypatch.setattr(objects_scenes, "IMAGES_PER_OBJECT", 3)
-    monkeypatch.setattr(objects_scenes, "QUERIES_PER_OBJECT", 1)
     behind = []
-    enlarged = objects_scenes.enlarged
+    enlarged = scenes.enlarged
 
     def watched(rng, file, size):
         behind.append(file)
         return enlarged(rng, file, size)
 
-    monkeypatch.setattr(objects_scenes, "enlarged", watched)
-    pictures = objects_scenes.pasted(grocery, 0)
-    scenes, queries = list(pictures.collection()), list(pictures.queries())
-    assert [p.label for p in scenes] == [0, 0, 0, 1, 1, 1]
-    assert [p.label for p in queries] == [0, 1]
-    assert (pictures.n_images, pictures.n_queries) == (6, 2)
+    monkeypatch.setattr(scenes, "enlarged", watched)
+    pictures = scenes.pasted(grocery, 0, Sizes(side=65, objects=2, images=3, queries=1))
+    assert pictures.queries is not None
+    shown, asked = list(pictures.collection()), list(pictures.queries.collection())
+    assert [p.label for p in shown] == [0, 0, 0, 1, 1, 1]
+    assert [p.label for p in asked] == [0, 1]
+    assert (pictures.n_images, pictures.queries.n_images) == (6, 2)
     assert len(set(behind)) == 8
     order = np.random.default_rng([0, 1]).permutation(4)
     assert {file.parent.name for file in behind} <= {"abcd"[i] for i in order[2:]}
-    for picture in scenes:
+    for picture in shown:
         assert picture.image.shape == (65, 65, 3)
         ((left, top, right, bottom),) = picture.boxes
         assert 0 <= left < right <= 65
@@ -226,15 +214,14 @@ def test_pasted_scenes_are_held_apart(grocery, monkeypatch):
 def test_distractors_do_not_repeat():
     rng = np.random.default_rng(0)
     textures = [make_sprite(rng)]
-    first, second = (objects_scenes.unrepeated(rng, textures) for _ in range(2))
+    first, second = (scenes.unrepeated(rng, textures) for _ in range(2))
     assert first.shape == (256, 256, 4)
     assert first.dtype == np.float32
     assert np.abs(first - second).mean() > 0.05
 
 
-def test_boxes_of_annotations_and_photos_at_size(grocery, tmp_path, monkeypatch):
+def test_boxes_of_annotations_and_photos_at_size(grocery, tmp_path):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-    monkeypatch.setattr(objects_scenes, "GROCERY_PHOTOS", 3)
     folder = tmp_path / "raccoon"
     for part in ("images", "annotations"):
         (folder / part).mkdir(parents=True)
@@ -242,7 +229,7 @@ def test_boxes_of_annotations_and_photos_at_size(grocery, tmp_path, monkeypatch)
     box = "<object><bndbox><xmin>{}</xmin><ymin>20</ymin><xmax>100</xmax><ymax>80</ymax></bndbox>"
     objects_of = "".join(box.format(x) + "</object>" for x in (10, 50))
     (folder / "annotations" / "r-1.xml").write_text(f"<annotation>{objects_of}</annotation>")
-    pictures = list(objects_scenes.raccoons(folder, grocery).collection())
+    pictures = list(scenes.raccoons(folder, grocery, Sizes(others=3)).collection())
     assert [p.label for p in pictures] == [0, -1, -1, -1]
     assert pictures[0].image.shape == (257, 513, 3)
     np.testing.assert_allclose(pictures[0].boxes[0], np.array([10, 20, 100, 80]) * 2.57, rtol=0.01)
@@ -255,7 +242,7 @@ def test_boxes_of_annotations_and_photos_at_size(grocery, tmp_path, monkeypatch)
 
 def test_without_data_it_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
-    assert objects.run() == []
+    assert benchmark.run() == []
     assert "skipped" in capsys.readouterr().out
 
 
@@ -265,7 +252,7 @@ def test_sections_are_chosen_and_skipped(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
     network = features.backbone("mobilenet_v2")
     monkeypatch.setattr(features, "backbone", lambda *_: network)
-    assert objects.run(section="raccoons") == []
+    assert benchmark.run(section="raccoons") == []
     assert "raccoons: skipped, raccoon and grocery" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["bench", "speed", "--section", "time"])
     with pytest.raises(SystemExit):
@@ -273,7 +260,7 @@ def test_sections_are_chosen_and_skipped(monkeypatch, tmp_path, capsys):
 
 
 def test_a_section_end_to_end(monkeypatch, capsys):
-    """All tables of a collection, by an eye that sees the maps given as pictures."""
+    """Measure a collection with a network that returns given maps."""
     A, boxes = recurring_blobs(n_images=30, n_objects=3)
 
     class Given:
@@ -291,8 +278,8 @@ def test_a_section_end_to_end(monkeypatch, capsys):
         blank = np.zeros((8, 8, 3), np.uint8)
         return lambda: (Picture(blank, boxes[i], i % 3) for i in part)
 
-    whole = Pictures("given", pictures(range(24)), 24, pictures(range(24, 30)), 6)
-    tables = objects.pasted(Given(), whole)
+    queries = Pictures("queries", pictures(range(24, 30)), 6)
+    tables = benchmark.pasted(Given(), Pictures("given", pictures(range(24)), 24, queries))
     assert len(tables) == 4
     printed = capsys.readouterr().out
     assert all(str(table) in printed for table in tables)

@@ -11,20 +11,21 @@ from scipy.io import savemat
 from bench import __main__ as command
 from bench.data import published
 from bench.data.descriptors import Descriptors, read_extraction, read_pair, stem
+from bench.quality import DATASETS
 from bench.quality import datasets as retrieval
 from diffusion import DiffusionError
 from tests.bench.data.test_protocols import cells, text
 
 
 def objects(rng, n_objects=5, views=6, d=16):
-    """Descriptors of objects, their views alike; and of a query each, the same but for noise."""
+    """Return descriptors of similar views of objects, and of one noisy query per object."""
     centres = rng.standard_normal((n_objects, d))
     X = np.repeat(centres, views, axis=0) + 0.2 * rng.standard_normal((n_objects * views, d))
     return X.astype(np.float32), (centres + 0.2 * rng.standard_normal(centres.shape)).astype("f4")
 
 
 def write_truth(folder, n_objects=5, views=6):
-    """Ground truth of `objects`: the first two views are easy, the last is junk."""
+    """Write the ground truth of `objects`: the first two views are easy, the last is junk."""
     folder.mkdir(exist_ok=True, parents=True)
     first = [views * i for i in range(n_objects)]
     content = {
@@ -80,10 +81,10 @@ def test_the_command_prints_and_writes_the_table(tmp_path, rng, monkeypatch, cap
     assert rows["cosine"]["mAP medium"] == rows["cosine"]["mP@10 hard"] == 100
     assert rows["cosine"]["published: R-GeM medium"] == 64.67
     assert rows["diffusion, CG (k = 50, α = 0.99)"]["published: R-GeM hard"] == 48.6
-    # The Reranker as it is by default is ours alone.
+    # No paper reports the Reranker's defaults.
     assert rows["diffusion, as by default"]["mAP medium"] == 100
     assert rows["diffusion, as by default"]["published: R-GeM medium"] is None
-    # Others' methods stand there with the figures they report.
+    # Methods of other authors are listed with the figures that they report.
     assert rows["GSS"]["published: R-GeM hard"] == 57.5
     assert rows["GSS"]["mAP medium"] is None
 
@@ -120,7 +121,7 @@ def test_images_are_found_by_their_names(tmp_path, rng):
     X, Q = objects(rng)
     order = rng.permutation(30)
     files = [f"jpg/{content['imlist'][i]}.JPG" for i in order]
-    # An image that the ground truth does not know is no part of the collection.
+    # An image that is not in the ground truth is not in the collection.
     write_extraction(
         tmp_path / "gallery", [*files, "jpg/other.jpg"], np.concatenate([X[order], Q[:1]])
     )
@@ -151,11 +152,11 @@ def test_the_text_ground_truth_of_oxford(tmp_path, rng, monkeypatch):
     assert figures(table)["cosine"][0] == 100
     assert figures(table)["cosine"][2:] == [77.7, 83.9]
     assert figures(table)["spectral"] == [None, None, 85.8, 87.5]
-    # The text files need no folder of their own.
+    # The text files may lie beside other files.
     for file in (tmp_path / "data" / "oxford5k" / "groundtruth").iterdir():
         file.rename(tmp_path / "data" / "oxford5k" / file.name)
     (tmp_path / "data" / "oxford5k" / "groundtruth").rmdir()
-    # The same with other photos beside: what Oxford105k is.
+    # The same with distractors, as in Oxford105k.
     files += ["flickr/1.jpg", "flickr/2.jpg"]
     write_extraction(tmp_path / "e" / "gallery", files, np.concatenate([X, 3 * Q]))
     write_extraction(tmp_path / "e" / "queries", ["all_souls_000002", "all_souls_000004"], Q)
@@ -200,7 +201,7 @@ def test_the_mat_of_the_field(tmp_path, rng, transposed):
 
 
 def test_the_mat_of_the_diffusion_authors(tmp_path, rng):
-    """Cells of an image each, whose matrices hold a region a column."""
+    """Each cell is the matrix of an image, with one region per column."""
     sizes = [3, 1, 2]
     parts = [rng.standard_normal((8, size)) for size in sizes]
     asked = [rng.standard_normal((8, size)) for size in (1, 4)]
@@ -352,12 +353,10 @@ def test_the_command_says_what_is_missing(monkeypatch, capsys, arguments):
 
 
 def test_published_figures_of_every_data_set():
-    assert set(published.DATASETS) | set(retrieval.REVISITED) | {"grocery"} == set(
-        retrieval.DATASETS
-    )
-    for dataset in retrieval.DATASETS:
+    for dataset in DATASETS:
         for columns, rows in (published.of_vectors(dataset), published.of_regions(dataset)):
             assert all(len(row) == len(columns) for row in rows.values())
+        assert bool(published.of_vectors(dataset)[1]) == (dataset != "grocery")
     columns, rows = published.of_regions("oxford5k")
     assert dict(zip(columns, rows["regional, GMP"], strict=True)) == {
         "5 x 512": 91.5, "21 x 512": 93.2, "5 x 2048": 95.0, "21 x 2048": 95.8,

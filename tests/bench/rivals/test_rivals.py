@@ -10,13 +10,13 @@ from diffusion.baselines import expansion
 
 @pytest.fixture
 def data(vectors):
-    """Gallery and queries, unit vectors of three clusters, with duplicates among them."""
+    """Return gallery and queries: unit vectors of three clusters, with duplicates."""
     vectors = expansion.normalize(np.concatenate([vectors[::3], vectors[[0, 3]]]))
     return vectors[6:], vectors[:6]
 
 
 def assert_ranked_by(scores, ids):
-    """Each row of ids is a permutation by descending score, up to rounding."""
+    """Assert that each row of ids is a permutation by descending score, up to rounding."""
     assert (np.sort(ids, axis=1) == np.arange(scores.shape[1])).all()
     ranked = np.take_along_axis(scores, ids, axis=1)
     assert (np.diff(ranked, axis=1) <= 1e-6 * np.abs(scores).max()).all()
@@ -24,13 +24,13 @@ def assert_ranked_by(scores, ids):
 
 
 def together(data, dtype=np.float32):
-    """Similarities to the last bit of the rivals', which decides between duplicates."""
+    """Return similarities with the last bits of the rivals', which decide between duplicates."""
     vectors = np.concatenate([data[1], data[0]]).astype(dtype)
     return (vectors @ vectors.T).astype(float), len(data[1])
 
 
 def in_order(similarity):
-    """The items by descending similarity, each itself first in its own list."""
+    """Return the items by descending similarity, each first in its own list."""
     n = len(similarity)
     return [sorted(range(n), key=lambda j: (j != i, -similarity[i, j], j)) for i in range(n)]
 
@@ -95,7 +95,7 @@ def distribution(rows):
 
 
 def cas_by_loops(s, k1, k2, k3, k4, k5, links):
-    """1 - d of cluster-aware similarity diffusion, with sets, loops and Floyd and Warshall."""
+    """Return 1 - d of cluster-aware similarity diffusion, by sets, loops and Floyd-Warshall."""
     n, order = len(s), in_order(s)
     d = np.maximum(2 - 2 * s, 0)
     d = d / d.max(axis=1, keepdims=True)

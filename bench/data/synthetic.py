@@ -1,8 +1,8 @@
-"""Collections of many kinds and class sizes: made ones, and subsets with few items a class.
+"""Collections of many kinds and class sizes: generated ones, and subsets with few items per class.
 
-A generator returns vectors, float32 (n, d), and the class of each, int64 (n,), class after class;
-`split` and `few_each` make gallery and queries of them. Everything is drawn by a seed: the same
-arguments make the same collection.
+A generator returns vectors, float32 (n, d), and the class of each, int64 (n,), class after class.
+`split` and `few_each` divide them into gallery and queries. All randomness comes from a seed: the
+same arguments give the same collection.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from .collections import Collection, digits, grocery
 
 Labelled: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-# The most queries that are drawn.
+# The largest number of queries of a collection.
 QUERIES = 400
 
 
 def everything() -> list[Callable[[], Collection]]:
-    """Return makers of 35 collections: classes of 2 to 500 items, at most 2500 in a gallery.
+    """Return functions that generate 35 collections.
 
-    Each is made when its maker is called, so that one need be held at a time. The eleven of
-    grocery's photos are left out where its descriptors are absent.
+    Their classes have 2 to 500 items and their galleries at most 2500. Each collection is generated
+    when its function is called, so that only one is in memory at a time. The eleven collections of
+    photos of groceries are left out if their descriptors are absent.
     """
     makers: list[Callable[[], Collection]] = [
         digits,
@@ -93,7 +94,7 @@ def _few(
     objects: int | None = None,
     distractors: int = 0,
 ) -> Collection:
-    """Take few items a class of a whole collection, and name what was taken."""
+    """Return few items per class of a whole collection, under a name that says which."""
     whole = load()
     name += f" {n_each} each"
     name += f" of {objects} + {distractors}" if distractors else ""
@@ -112,7 +113,7 @@ def _few(
 
 
 def split(name: str, X: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> Collection:
-    """Draw a fifth as queries, but those whose class the gallery lacks, and at most 400."""
+    """Draw a fifth as queries, at most 400, without those whose class is not in the gallery."""
     order = np.random.default_rng(seed).permutation(len(X))
     queries, gallery = np.split(order, [len(X) // 5])
     queries = queries[np.isin(labels[queries], labels[gallery])][:QUERIES]
@@ -129,7 +130,7 @@ def few_each(
     objects: int | None = None,
     distractors: int = 0,
 ) -> Collection:
-    """Put a few items of every class into the gallery; at most 400 of the others are queries.
+    """Put a few items of every class into the gallery, and draw at most 400 others as queries.
 
     Parameters
     ----------
@@ -137,13 +138,13 @@ def few_each(
     X : ndarray, shape (n, d)
     labels : ndarray, shape (n,)
     n_each : int >= 1
-        Gallery items of a class. Classes that have no more than these ask no queries and are left
-        out.
+        Gallery items per class. Classes without any further items are left out, because they have
+        no queries.
     seed : int
     objects : int, optional
         Number of classes, drawn at random; by default all.
     distractors : int, default 0
-        Gallery items beside these, of all the classes that are left out.
+        Additional gallery items, from the classes that are left out.
 
     Returns
     -------
@@ -152,7 +153,7 @@ def few_each(
     Raises
     ------
     DiffusionError
-        If there are fewer classes or distractors than asked for.
+        If there are fewer classes or distractors than requested.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(X))
@@ -180,10 +181,10 @@ def few_each(
 def bursts(
     name: str, collection: Collection, share: float, most: int, noise: float = 0.0
 ) -> Collection:
-    """Repeat a share of the gallery's items, each 1 to `most` times more; queries stay.
+    """Repeat a share of the gallery's items, each 1 to `most` times more, and keep the queries.
 
-    The same file under several names or, with Gaussian noise of that standard deviation on every
-    value of theirs, the photos of a burst.
+    Exact copies are like one file under several names. With `noise`, the standard deviation of
+    Gaussian noise on every value, copies are like the photos of a burst.
     """
     rng = np.random.default_rng(0)
     n = len(collection.gallery)
@@ -199,19 +200,19 @@ def bursts(
     )
 
 
-# --- objects on a table --------------------------------------------------------------------------
+# --- objects on a turntable -----------------------------------------------------------------------
 
 
 def turntable(n_objects: int, n_views: int, seed: int = 0, *, size: int = 16) -> Labelled:
-    """Render objects that turn once on a table: thin closed manifolds, views in their order.
+    """Render objects that turn once on a table; the views of each form a thin closed manifold.
 
-    An object is a union of two to five ellipsoids with waves of colour on them, under one lamp
+    An object is a union of two to five ellipsoids with waves of colour on them, lit by one lamp
     (Lambert's law) and seen by an orthographic camera 20 degrees above the table.
 
     Returns
     -------
     X : ndarray, shape (n_objects * n_views, 3 size²), float32
-        Pixels in [0, 1], the background black; the views of an object follow each other.
+        Pixels in [0, 1] on a black background; the views of an object are in order.
     labels : ndarray, shape (n_objects * n_views,), int64
     """
     rng = np.random.default_rng(seed)
@@ -223,7 +224,7 @@ def turntable(n_objects: int, n_views: int, seed: int = 0, *, size: int = 16) ->
     plane = (across[None, :, None] * right - across[:, None, None] * up).reshape(-1, 3)
     turn = 2 * np.pi * np.arange(n_views) / n_views
     c, s, o = np.cos(turn), np.sin(turn), np.zeros(n_views)
-    # A row vector of the world times `turned` is that vector seen from the object.
+    # A row vector in world coordinates times `turned` is that vector in object coordinates.
     turned = np.array([[c, -s, o], [s, c, o], [o, o, o + 1]]).transpose(2, 0, 1)
     pixels, towards, light = plane @ turned, viewer @ turned, lamp @ turned
     pictures = []
@@ -259,7 +260,7 @@ def turntable(n_objects: int, n_views: int, seed: int = 0, *, size: int = 16) ->
 
 
 def curves(n_classes: int, n_each: int, d: int = 32, seed: int = 0) -> Labelled:
-    """Make random closed curves, a class each, that come close to each other here and there."""
+    """Generate random closed curves, one per class, that come close to each other in places."""
     rng = np.random.default_rng(seed)
     X = []
     for _ in range(n_classes):
@@ -272,7 +273,7 @@ def curves(n_classes: int, n_each: int, d: int = 32, seed: int = 0) -> Labelled:
 
 
 def walks(n_classes: int, n_each: int, d: int = 10, seed: int = 0) -> Labelled:
-    """Make random walks, a class each, as the frames of a video: the nearest are next in time."""
+    """Generate random walks, one per class, like frames of a video: the nearest follow in time."""
     rng = np.random.default_rng(seed)
     steps = 0.35 * rng.standard_normal((n_classes, n_each, d))
     X = rng.standard_normal((n_classes, 1, d)) + np.cumsum(steps, axis=1)
@@ -281,13 +282,13 @@ def walks(n_classes: int, n_each: int, d: int = 10, seed: int = 0) -> Labelled:
 
 
 def swiss_roll(n_classes: int, n_each: int, d: int = 20, seed: int = 0) -> Labelled:
-    """Make a rolled-up sheet in d dimensions; classes follow each other along it."""
+    """Generate a rolled-up sheet in d dimensions; the classes are consecutive stretches of it."""
     rng = np.random.default_rng(seed)
     n = n_classes * n_each
     t = np.sort(1.5 * np.pi * (1 + 2 * rng.random(n)))
     sheet = np.stack([t * np.cos(t), 15 * rng.random(n), t * np.sin(t)], axis=1)
     X = sheet @ rng.standard_normal((3, d)) + 0.3 * rng.standard_normal((n, d))
-    # Away from the origin, so that angles and distances go together.
+    # Shifted from the origin, so that angles and distances agree.
     return (X + 12).astype(np.float32), _labels([n_each] * n_classes)
 
 
@@ -295,7 +296,7 @@ def swiss_roll(n_classes: int, n_each: int, d: int = 20, seed: int = 0) -> Label
 
 
 def clusters(sizes: Sequence[int], d: int = 64, seed: int = 0) -> Labelled:
-    """Make Gaussian clusters of given sizes that overlap, some wide and some narrow."""
+    """Generate overlapping Gaussian clusters of given sizes, some wide and some narrow."""
     rng = np.random.default_rng(seed)
     labels = _labels(sizes)
     centers = rng.standard_normal((len(sizes), d))
@@ -305,14 +306,14 @@ def clusters(sizes: Sequence[int], d: int = 64, seed: int = 0) -> Labelled:
 
 
 def zipf_sizes(n_classes: int, largest: int, smallest: int = 2) -> list[int]:
-    """Return sizes that fall as 1/rank, but to no less than the smallest."""
+    """Return sizes that fall as 1/rank down to the smallest."""
     return [max(largest // rank, smallest) for rank in range(1, n_classes + 1)]
 
 
 def hubs(
     n_classes: int, n_each: int, d: int = 300, *, signal: float = 0.35, seed: int = 0
 ) -> Labelled:
-    """Make weak classes in many dimensions, off the centre: a few items are near everything."""
+    """Generate weak classes in many dimensions, off-centre: a few items are near all others."""
     rng = np.random.default_rng(seed)
     labels = _labels([n_each] * n_classes)
     noise = rng.standard_normal((len(labels), d)) * rng.lognormal(0, 0.35, (len(labels), 1))
@@ -321,7 +322,7 @@ def hubs(
 
 
 def documents(n_classes: int, n_each: int, vocabulary: int = 1000, seed: int = 0) -> Labelled:
-    """Make bags of words, tf-idf: three topics a class before a Zipf background all share."""
+    """Generate tf-idf bags of words: three topics per class on a shared Zipf background."""
     rng = np.random.default_rng(seed)
     background = 1 / np.arange(1, vocabulary + 1)
     background *= 0.7 / background.sum()
@@ -337,10 +338,10 @@ def documents(n_classes: int, n_each: int, vocabulary: int = 1000, seed: int = 0
 
 
 def faces(n_people: int, n_each: int, d: int = 400, seed: int = 0) -> Labelled:
-    """Make linear faces whose shared modes, pose and light, are stronger than who it is.
+    """Generate linear faces whose shared modes, such as pose and light, outweigh the person.
 
-    The counter-example: the neighbours of an item are others in the same pose, so is what is
-    found along the graph, and re-ranking without labels makes it worse.
+    This is a counter-example: the neighbours of an item are other persons in the same pose, and so
+    are the items reached along the graph, so re-ranking without labels makes the rankings worse.
     """
     rng = np.random.default_rng(seed)
     labels = _labels([n_each] * n_people)

@@ -6,19 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffusion
-from bench.data import made
+from bench.data import synthetic
 from bench.data.collections import Collection, grocery
 from bench.quality.survey import survey
 
 GENERATORS = {
-    "turntable": (lambda seed: made.turntable(3, 8, seed, size=6), [8] * 3, 108),
-    "curves": (lambda seed: made.curves(4, 7, 12, seed), [7] * 4, 12),
-    "walks": (lambda seed: made.walks(4, 7, 5, seed), [7] * 4, 5),
-    "swiss roll": (lambda seed: made.swiss_roll(4, 7, 6, seed), [7] * 4, 6),
-    "clusters": (lambda seed: made.clusters([5, 1, 9], 8, seed), [5, 1, 9], 8),
-    "hubs": (lambda seed: made.hubs(3, 6, 20, seed=seed), [6] * 3, 20),
-    "documents": (lambda seed: made.documents(3, 6, 40, seed), [6] * 3, 40),
-    "faces": (lambda seed: made.faces(3, 6, 30, seed), [6] * 3, 30),
+    "turntable": (lambda seed: synthetic.turntable(3, 8, seed, size=6), [8] * 3, 108),
+    "curves": (lambda seed: synthetic.curves(4, 7, 12, seed), [7] * 4, 12),
+    "walks": (lambda seed: synthetic.walks(4, 7, 5, seed), [7] * 4, 5),
+    "swiss roll": (lambda seed: synthetic.swiss_roll(4, 7, 6, seed), [7] * 4, 6),
+    "clusters": (lambda seed: synthetic.clusters([5, 1, 9], 8, seed), [5, 1, 9], 8),
+    "hubs": (lambda seed: synthetic.hubs(3, 6, 20, seed=seed), [6] * 3, 20),
+    "documents": (lambda seed: synthetic.documents(3, 6, 40, seed), [6] * 3, 40),
+    "faces": (lambda seed: synthetic.faces(3, 6, 30, seed), [6] * 3, 30),
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_generators_are_seeded_and_make_what_was_asked(name):
 
 
 def test_turntable_views_are_in_order_and_close_the_circle():
-    X, _ = made.turntable(6, 36)
+    X, _ = synthetic.turntable(6, 36)
     assert X.min() == 0
     assert X.max() <= 1
     views = X.reshape(6, 36, -1)
@@ -53,12 +53,12 @@ def test_turntable_views_are_in_order_and_close_the_circle():
 
 
 def test_turntable_views_depend_on_the_angle_alone():
-    fine, coarse = made.turntable(3, 12)[0], made.turntable(3, 6)[0]
+    fine, coarse = synthetic.turntable(3, 12)[0], synthetic.turntable(3, 6)[0]
     np.testing.assert_allclose(fine[::2], coarse, atol=1e-6)
 
 
 def test_a_curve_spans_the_four_waves_it_is_made_of():
-    X, labels = made.curves(5, 60, 24)
+    X, labels = synthetic.curves(5, 60, 24)
     for label in range(5):
         spread = np.linalg.svd(X[labels == label] - X[labels == label].mean(0), compute_uv=False)
         assert spread[3] > 2 * spread[4]
@@ -66,7 +66,7 @@ def test_a_curve_spans_the_four_waves_it_is_made_of():
 
 
 def test_frames_of_a_walk_drift_apart_with_time():
-    walk = made.walks(8, 100)[0].reshape(8, 100, 10)
+    walk = synthetic.walks(8, 100)[0].reshape(8, 100, 10)
     apart = [((walk[:, steps:] - walk[:, :-steps]) ** 2).sum(-1).mean() for steps in (1, 4, 16)]
     # E |w_{t+s} - w_t|² = d (0.35² s + 2 · 0.05²)
     expected = [10 * (0.35**2 * steps + 2 * 0.05**2) for steps in (1, 4, 16)]
@@ -74,7 +74,7 @@ def test_frames_of_a_walk_drift_apart_with_time():
 
 
 def test_swiss_roll_is_a_sheet_and_its_classes_follow_the_roll():
-    X, labels = made.swiss_roll(8, 50)
+    X, labels = synthetic.swiss_roll(8, 50)
     spread = np.linalg.svd(X - X.mean(0), compute_uv=False)
     np.testing.assert_allclose(spread[3:].mean() / np.sqrt(400), 0.3, atol=0.05)
     assert spread[2] > 5 * spread[3]
@@ -85,11 +85,11 @@ def test_swiss_roll_is_a_sheet_and_its_classes_follow_the_roll():
 
 
 def test_clusters_are_uneven_and_sizes_follow_zipf():
-    X, labels = made.clusters([200] * 12, 32)
+    X, labels = synthetic.clusters([200] * 12, 32)
     spreads = [X[labels == label].std(axis=0).mean() for label in range(12)]
     assert max(spreads) > 2 * min(spreads)
     np.testing.assert_allclose(np.log(spreads).mean(), np.log(1.3), atol=0.35)
-    assert made.zipf_sizes(7, 12) == [12, 6, 4, 3, 2, 2, 2]
+    assert synthetic.zipf_sizes(7, 12) == [12, 6, 4, 3, 2, 2, 2]
 
 
 def test_hubs_are_in_many_more_lists_than_others():
@@ -101,7 +101,7 @@ def test_hubs_are_in_many_more_lists_than_others():
 
     n = 400
     plain = np.random.default_rng(0).standard_normal((n, 10))
-    assert most_often_listed(made.hubs(20, 20)[0]) > 100 > 2 * most_often_listed(plain)
+    assert most_often_listed(synthetic.hubs(20, 20)[0]) > 100 > 2 * most_often_listed(plain)
 
 
 def _nearest_is_right(X, labels):
@@ -112,14 +112,14 @@ def _nearest_is_right(X, labels):
 
 
 def test_documents_are_sparse_and_their_words_tell_the_class():
-    X, labels = made.documents(10, 20, 300)
+    X, labels = synthetic.documents(10, 20, 300)
     assert X.min() == 0
     assert np.mean(X > 0) < 0.3
     assert _nearest_is_right(X, labels) > 0.8
 
 
 def test_pose_of_a_face_is_stronger_than_the_person():
-    X, labels = made.faces(25, 10, 120)
+    X, labels = synthetic.faces(25, 10, 120)
     people = np.array([X[labels == label].mean(0) for label in range(25)])
     within, between = X - people[labels], people[labels] - X.mean(0)
     strength, directions = np.linalg.eigh(within.T @ within)
@@ -135,7 +135,7 @@ def test_pose_of_a_face_is_stronger_than_the_person():
 def test_split_leaves_out_queries_that_have_nothing_to_find():
     items = np.arange(50)[:, None]
     labels = np.r_[np.zeros(30, int), np.arange(1, 21)]
-    collection = made.split("s", items, labels)
+    collection = synthetic.split("s", items, labels)
     assert len(collection.gallery) == 40
     assert set(collection.query_labels) == {0}
     assert not set(collection.gallery.ravel()) & set(collection.queries.ravel())
@@ -144,7 +144,7 @@ def test_split_leaves_out_queries_that_have_nothing_to_find():
         (collection.queries, collection.query_labels),
     ):
         assert np.array_equal(labels[part.ravel()], own)
-    many = made.split("m", np.arange(3000)[:, None], np.zeros(3000, int))
+    many = synthetic.split("m", np.arange(3000)[:, None], np.zeros(3000, int))
     assert (len(many.gallery), len(many.queries)) == (2400, 400)
 
 
@@ -163,7 +163,7 @@ def test_few_each_takes_so_many_of_every_class(sizes, n_each, seed, data):
     objects = data.draw(st.integers(1, len(large)))
     free = len(labels) - sum(sorted(sizes[label] for label in large)[-objects:])
     distractors = data.draw(st.integers(0, max(free, 0)))
-    collection = made.few_each(
+    collection = synthetic.few_each(
         "f", items, labels, n_each, seed, objects=objects, distractors=distractors
     )
     gallery, queries = collection.gallery.ravel(), collection.queries.ravel()
@@ -183,17 +183,19 @@ def test_few_each_takes_so_many_of_every_class(sizes, n_each, seed, data):
 
 def test_few_each_goes_by_its_seed_and_says_what_is_too_much():
     items, labels = np.arange(60)[:, None], np.repeat([0, 1, 2], 20)
-    one, same, other = (made.few_each("f", items, labels, 3, seed).gallery for seed in (0, 0, 1))
+    one, same, other = (
+        synthetic.few_each("f", items, labels, 3, seed).gallery for seed in (0, 0, 1)
+    )
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
     with pytest.raises(diffusion.DiffusionError, match="objects: expected at most 3"):
-        made.few_each("f", items, labels, 3, objects=4)
+        synthetic.few_each("f", items, labels, 3, objects=4)
     with pytest.raises(diffusion.DiffusionError, match="distractors: expected at most 20"):
-        made.few_each("f", items, labels, 3, objects=2, distractors=21)
+        synthetic.few_each("f", items, labels, 3, objects=2, distractors=21)
 
 
 def _numbered(n: int) -> Collection:
-    """Return a collection whose vectors are the item's number, so that copies show."""
+    """Return a collection whose vectors are the numbers of the items, so that copies show."""
     labels = np.arange(n) % 5
     return Collection(
         "n", np.arange(n, dtype=np.float32)[:, None], np.zeros((2, 1)), labels, [0, 1]
@@ -202,7 +204,7 @@ def _numbered(n: int) -> Collection:
 
 def test_exact_bursts_repeat_items_with_their_class():
     collection = _numbered(1000)
-    burst = made.bursts("b", collection, 0.3, 6)
+    burst = synthetic.bursts("b", collection, 0.3, 6)
     items, times = np.unique(burst.gallery.ravel(), return_counts=True)
     assert np.array_equal(items, np.arange(1000))
     assert np.array_equal(burst.gallery_labels, burst.gallery.ravel() % 5)
@@ -213,8 +215,8 @@ def test_exact_bursts_repeat_items_with_their_class():
 
 
 def test_near_bursts_are_close_and_not_the_same():
-    exact = made.bursts("b", _numbered(300), 0.3, 6)
-    near = made.bursts("b", _numbered(300), 0.3, 6, noise=0.01)
+    exact = synthetic.bursts("b", _numbered(300), 0.3, 6)
+    near = synthetic.bursts("b", _numbered(300), 0.3, 6, noise=0.01)
     apart = np.abs(near.gallery - exact.gallery)
     assert 0 < apart.max() < 0.06
     np.testing.assert_allclose(np.sqrt(np.mean(apart**2)), 0.01, rtol=0.1)
@@ -223,7 +225,7 @@ def test_near_bursts_are_close_and_not_the_same():
 
 def test_everything_is_small_and_every_query_has_something_to_find():
     names = []
-    for make in made.everything():
+    for make in synthetic.everything():
         collection = make()
         names.append(collection.name)
         assert collection.gallery.dtype == collection.queries.dtype == np.float32
@@ -237,13 +239,15 @@ def test_everything_is_small_and_every_query_has_something_to_find():
 
 def test_everything_does_without_grocery(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
-    assert len(made.everything()) == 24
+    assert len(synthetic.everything()) == 24
 
 
 def test_subsets_of_grocery():
     if grocery(packages_only=True) is None:
         pytest.skip("grocery descriptors are not in DIFFUSION_DATA")
-    found = [collection for make in made.everything()[24:] if "each" in (collection := make()).name]
+    found = [
+        collection for make in synthetic.everything()[24:] if "each" in (collection := make()).name
+    ]
     assert [(len(collection.gallery), collection.name) for collection in found] == [
         (93, "packages 3 each"),
         (155, "packages 5 each"),
@@ -257,7 +261,7 @@ def test_subsets_of_grocery():
 
 
 def _average_precision(ids, gallery_labels, label):
-    """Average precision of one ranking in points, item by item."""
+    """Return the average precision of one ranking in percent, item by item."""
     found, total = 0, 0.0
     for place, item in enumerate(ids, start=1):
         if gallery_labels[item] == label:
@@ -267,8 +271,10 @@ def _average_precision(ids, gallery_labels, label):
 
 
 def test_survey_against_rankings_judged_one_by_one(capsys):
-    small = made.few_each("small", *made.clusters([20] * 6 + [1] * 15, 10), 4, distractors=15)
-    other = made.split("other", *made.faces(12, 10, 60))
+    small = synthetic.few_each(
+        "small", *synthetic.clusters([20] * 6 + [1] * 15, 10), 4, distractors=15
+    )
+    other = synthetic.split("other", *synthetic.faces(12, 10, 60))
     table = survey([lambda: small, lambda: other])
     assert "survey" in capsys.readouterr().err
     for row, collection in zip(table.rows[:2], (small, other), strict=True):
@@ -301,6 +307,6 @@ def test_survey_against_rankings_judged_one_by_one(capsys):
 
 
 def test_survey_of_nothing_in_particular_takes_everything(monkeypatch):
-    tiny = made.few_each("tiny", *made.clusters([9] * 3, 4), 3)
+    tiny = synthetic.few_each("tiny", *synthetic.clusters([9] * 3, 4), 3)
     monkeypatch.setattr("bench.quality.survey.everything", lambda: [lambda: tiny])
     assert survey().rows[0][0] == "tiny"

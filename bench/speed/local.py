@@ -1,0 +1,111 @@
+"""Speed of the local solver, fast and certified, beside 20 iterations of scipy's CG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import cg as scipy_cg
+
+import diffusion
+from diffusion import RegularizedLaplacian
+from diffusion.graph import Graph
+from diffusion.solvers.local import Local, LocalReport
+
+from ..measure import seconds_of, timed
+from ..table import Table
+from .problems import ALPHA, K, internal_adjacency, observed_graph, system
+
+
+def measure(sizes: Sequence[int], queries: int, compared: int) -> Table:
+    """Time queries one at a time, and compare the first `compared` of them with exact answers."""
+    table = Table(
+        f"**Local solver**, one query of ten nodes at a time, k = {K}, α = {ALPHA}, IVF lists",
+        (
+            "nodes",
+            "solver",
+            "ms/query",
+            "share of scipy's time",
+            "top-100 agreement, %",
+            "certified within 1/4, %",
+            "within 1/20, %",
+            "edges, millions",
+        ),
+    )
+    transfer = RegularizedLaplacian(ALPHA)
+    for n in sizes:
+        graph, y = observed_graph(n, queries)
+        exact = diffusion.CG(tol=1e-6).prepare(graph, transfer).solve(y[:compared]).x
+        assert isinstance(exact, np.ndarray)
+        reference = _by_scipy(graph, y)
+        theirs = [1000 * reference, "1", *[None] * 3, 20 * len(graph.indices) / 1e6]
+        table.rows.append([f"{n:,}", "scipy.sparse.linalg.cg, 20 iterations", *theirs])
+        single = sparse.csr_array(y.multiply(y == y.max(axis=1).toarray()[:, None]))
+        for name, solver, observed in (
+            ("Local(certify=0)", Local(certify=0, threads=1), y),
+            ("Local()", Local(threads=1), y),
+            ("Local(), one node observed", Local(threads=1), single),
+        ):
+            solver.prepare(graph, transfer)
+            agreement = exact if observed is y else None
+            table.rows.append([f"{n:,}", name, *_row(solver, observed, reference, agreement)])
+        table.notes.append(f"{n:,} nodes: {graph}")
+        del exact, graph
+    return table
+
+
+def _by_scipy(graph: Graph, y: sparse.csr_array) -> float:
+    """Return the median seconds of 20 iterations of scipy's CG for the first three queries."""
+    L = system(internal_adjacency(graph))
+    seconds = []
+    for row in range(3):
+        b = np.zeros(graph.n_nodes, np.float32)
+        part = y[[row]]
+        b[graph.position[part.indices]] = (1 - ALPHA) * part.data
+        seconds.append(seconds_of(lambda: scipy_cg(L, b, rtol=1e-12, maxiter=20)))  # noqa: B023
+    return float(np.median(seconds))
+
+
+def _row(
+    solver: Local, y: sparse.csr_array, reference: float, exact: NDArray[np.float32] | None
+) -> list[Any]:
+    """Return the figures of a prepared solver, with its time as a share of scipy's."""
+    solver.solve(y[[0]])
+    seconds, report = _one_by_one(solver, y)
+    agreement = None
+    if exact is not None:
+        x = solver.solve(y[: len(exact)]).x
+        assert not isinstance(x, np.ndarray)
+        agreement = 100 * float(np.mean([_agree(x, exact, q) for q in range(len(exact))]))
+    shares: list[Any] = [None, None]
+    if solver.certify:
+        shares = [
+            100 * float(np.mean(report.certified & (seconds <= reference / part)))
+            for part in (4, 20)
+        ]
+    median = float(np.median(seconds))
+    work = float(report.work.mean()) / 1e6
+    return [1000 * median, _share(median / reference), agreement, *shares, work]
+
+
+def _one_by_one(solver: Local, y: sparse.csr_array) -> tuple[NDArray[np.float64], LocalReport]:
+    """Solve the rows of y one at a time; return the seconds of each and the joined report."""
+    parts = [y[[row]] for row in range(y.shape[0])]
+    solved = [timed(lambda: solver.solve(part)) for part in parts]  # noqa: B023
+    reports = [solution.report for solution, _ in solved]
+    seconds = np.array([seconds for _, seconds in solved])
+    return seconds, LocalReport.concatenate(reports)  # type: ignore[return-value]
+
+
+def _share(part: float) -> str:
+    return f"1/{1 / part:.0f}" if part < 0.7 else f"{part:.1f}"
+
+
+def _agree(x: sparse.csr_array, exact: NDArray[np.float32], row: int, k: int = 100) -> float:
+    """Return the share of the exact top k that a sparse answer finds."""
+    own = x[[row]]
+    best = own.indices[np.argsort(-own.data, kind="stable")[:k]]
+    return len(np.intersect1d(best, np.argsort(-exact[row], kind="stable")[:k])) / k
