@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import math
 
+import faiss
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -149,11 +151,16 @@ def _derivatives() -> Tensor:
 def _k_means(points: Tensor, count: int, seed: int) -> Tensor:
     """Return at most `count` normalised centres of normalised points (n, d)."""
     generator = torch.Generator().manual_seed(seed)
-    centres = points[torch.randperm(len(points), generator=generator)[:count]]
-    for _ in range(_ROUNDS):
-        nearest = (points @ centres.T).argmax(dim=1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        # A centre that lost all of its points stays where it is.
-        empty = sums.norm(dim=1, keepdim=True) == 0
-        centres = torch.where(empty, centres, functional.normalize(sums))
-    return centres
+    first = points[torch.randperm(len(points), generator=generator)[:count]]
+    clustering = faiss.Kmeans(
+        points.shape[1],
+        len(first),
+        niter=_ROUNDS,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+    )
+    # On one thread the sums do not depend on the number of cores.
+    with threadpool_limits(1):
+        clustering.train(points.float().numpy(), init_centroids=first.float().numpy())
+    return torch.from_numpy(clustering.centroids).to(points)

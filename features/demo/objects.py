@@ -7,14 +7,19 @@ from visual words, for no network trained on photos ships with the package.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..datasets.scenes import Scene, Scenes
+
+if TYPE_CHECKING:
+    from ..networks.frame import Frame
+    from ..objects.discovery import ObjectDiscovery
+    from ..objects.page import Picture
 
 SCENES: dict[str, Any] = {"n_objects": 6, "images_per_object": 8, "size": 193, "n_distractors": 2}
 # Few regions support few directions.
@@ -55,41 +60,21 @@ def run(
         saliency that lies in the true box, by the map's name, the mean over the scenes; `above`,
         the part of the scenes where object saliency has more of it than feature saliency.
     """
-    import torch
-
-    from ..datasets.words import VisualWords
-    from ..networks.frame import FramedTrunk
     from ..objects.discovery import ObjectDiscovery
-    from ..objects.maps import feature_saliency, localisation_precision
-    from ..objects.page import LEGEND, make_picture, write_page
+    from ..objects.page import LEGEND, write_page
 
     drawn = Scenes(**SCENES, seed=seed)
     scenes: list[Scene] = list(
         tqdm(drawn, desc="scenes", unit="image", total=len(drawn), disable=not progress)
     )
-    images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-    ready = images.permute(0, 3, 1, 2).float() / 255
-    with torch.inference_mode():
-        trunk = VisualWords(ready, seed=seed)
-        framed = FramedTrunk(trunk, trunk.stride)
-        maps = np.concatenate([framed(image[None]).numpy() for image in ready])
-    frame = framed.frame(ready.shape[2:], maps.shape[2:])
+    maps, frame = _activations(scenes, seed)
     discovery = ObjectDiscovery(**SETTINGS, progress=progress).fit(maps)
 
-    def precisions(number: int) -> list[float]:
-        F = feature_saliency(maps[number])
-        S = discovery.saliency(maps[number], number)
-        boxes = scenes[number].boxes
-        return [
-            localisation_precision(saliency, boxes, frame.stride, frame.offset_x)
-            for saliency in (np.ones_like(F), F, F**5, S)
-        ]
-
-    found: NDArray[np.float64] = np.nan_to_num([precisions(i) for i in range(len(scenes))])
-    means = dict(zip((UNIFORM, FEATURES, FIFTH, OBJECTS), found.mean(axis=0), strict=True))
+    found = _precisions(scenes, maps, frame, discovery)
+    means = dict(zip((UNIFORM, FEATURES, FIFTH, OBJECTS), found.mean(axis=0).tolist(), strict=True))
     gains = found[:, 3] - found[:, 1]
-    said = ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means.items())
     above = float((gains > 0).mean())
+    said = ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means.items())
     output(
         f"Objects in {len(scenes)} drawn scenes: in the true box lie, of the {said}; object "
         f"saliency above feature saliency in {100 * above:.0f} % of the scenes."
@@ -97,20 +82,12 @@ def run(
     # One of each object, and where it went worst.
     worst = int(np.argmin(gains))
     shown = sorted({*range(0, len(scenes), drawn.images_per_object), worst})
-    pictures = (
-        make_picture(
-            f"Scene {number}{', where it went worst' if number == worst else ''}: in the true box "
-            f"{100 * found[number, 1]:.0f} % of feature saliency, {100 * found[number, 3]:.0f} % "
-            "of object saliency",
-            scenes[number].image,
-            maps[number],
-            frame,
-            discovery,
-            number,
-            scenes[number].boxes.astype(float),
-        )
+    captions = {
+        number: f"Scene {number}{', where it went worst' if number == worst else ''}: in the true "
+        f"box {100 * found[number, 1]:.0f} % of feature saliency, {100 * found[number, 3]:.0f} % "
+        "of object saliency"
         for number in shown
-    )
+    }
     text = [
         f"Each of {len(scenes)} drawn scenes shows one of {drawn.n_objects} objects, "
         f"{drawn.images_per_object} scenes an object, over clutter and things that no other scene "
@@ -123,12 +100,62 @@ def run(
         "network's weights, the command features discover writes a page like this.",
         f"{LEGEND} The dashed box is the true one.",
     ]
+    pictures = _pictures(captions, scenes, maps, frame, discovery)
     write_page(path, "What recurs in drawn scenes", text, pictures)
     output(f"Wrote {path}: {len(shown)} of the scenes with their maps and regions.")
     return {
         "page": os.fspath(path),
         "scenes": len(scenes),
         "regions": len(discovery.vectors_),
-        "precision": {name: float(mean) for name, mean in means.items()},
+        "precision": means,
         "above": above,
     }
+
+
+def _activations(scenes: Sequence[Scene], seed: int) -> tuple[NDArray[np.float32], Frame]:
+    """Return the maps (n, c, h, w) of scenes from visual words, and where their cells lie."""
+    import torch
+
+    from ..datasets.words import VisualWords
+    from ..networks.frame import FramedTrunk
+
+    images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+    ready = images.permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        trunk = VisualWords(ready, seed=seed)
+        framed = FramedTrunk(trunk, trunk.stride)
+        maps = np.concatenate([framed(image[None]).numpy() for image in ready])
+    return maps, framed.frame(ready.shape[2:], maps.shape[2:])
+
+
+def _precisions(
+    scenes: Sequence[Scene], maps: NDArray[np.float32], frame: Frame, discovery: ObjectDiscovery
+) -> NDArray[np.float64]:
+    """Return the part of each map's saliency that lies in the true box, (n, 4)."""
+    from ..objects.maps import feature_saliency, localisation_precision
+
+    found = np.zeros((len(scenes), 4))
+    for number, scene in enumerate(scenes):
+        F = feature_saliency(maps[number])
+        S = discovery.saliency(maps[number], number)
+        found[number] = [
+            localisation_precision(saliency, scene.boxes, frame.stride, frame.offset_x)
+            for saliency in (np.ones_like(F), F, F**5, S)
+        ]
+    return np.nan_to_num(found)
+
+
+def _pictures(
+    captions: dict[int, str],
+    scenes: Sequence[Scene],
+    maps: NDArray[np.float32],
+    frame: Frame,
+    discovery: ObjectDiscovery,
+) -> Iterator[Picture]:
+    """Yield the scenes that have a caption, with their maps and regions."""
+    from ..objects.page import make_picture
+
+    for number, caption in captions.items():
+        scene = scenes[number]
+        truth = scene.boxes.astype(float)
+        yield make_picture(caption, scene.image, maps[number], frame, discovery, number, truth)

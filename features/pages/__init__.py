@@ -1,0 +1,1 @@
+"""HTML pages: their environment, the skeleton and the style that they share."""

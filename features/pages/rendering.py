@@ -1,0 +1,61 @@
+"""Pages from templates: each is one file that holds its style and its images.
+
+A package that writes pages keeps their templates in its own directory `templates`. They extend
+`page.html`, which lies beside this file and brings the style for light and dark, wide and narrow.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffusion.storage.directory import replacing
+
+
+def write(path: str | os.PathLike[str], package: str, template: str, **content: Any) -> None:
+    """Write a page; the file appears whole or not at all.
+
+    Iterators among the content are consumed while the page is written, so that a page of many
+    pictures holds one of them in memory at a time.
+
+    Parameters
+    ----------
+    path : path-like
+    package : str
+        The package whose `templates` hold the template, such as ``"features.demo"``.
+    template : str
+        File name of the template.
+    **content
+        What the template names. Text is escaped.
+    """
+    page = _environment(package).get_template(template).stream(**content)
+    with replacing(path) as file:
+        page.dump(file, encoding="utf-8")
+
+
+@cache
+def _environment(package: str) -> Environment:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("features.pages")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_address"] = data_address
+    return environment
+
+
+def data_address(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels (h, w) or (h, w, 3), uint8, as a data URL that holds them as PNG."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
