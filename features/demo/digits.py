@@ -1,15 +1,16 @@
-"""The demo: handwritten digits searched before and after diffusion, and objects found in scenes.
+"""The demo: search of handwritten digits with and without diffusion, and discovery of objects.
 
-It trains a small network on 100 labelled images, searches a gallery of 1497 others for 200
-queries with the usual methods and with diffusion, on raw pixels and on the network's
-descriptors, and writes an index and a page. The data are scikit-learn's digits, which come
-with the package. A second page shows what recurs in drawn scenes (see `features.demo.objects`).
+The demo trains a small network on 100 labelled images and searches a gallery of 1497 other images
+for 200 queries, on raw pixels and on the network's descriptors, with the usual methods and with
+diffusion. It writes an index and a page. The data are scikit-learn's digits, which are installed
+with that package. A second page shows recurring objects in drawn scenes (see
+`features.demo.objects`).
 
 Notes
 -----
-The three parts of the data are disjoint: the training images serve training alone, and the
-graph is made of the gallery alone. The methods have their published settings, and diffusion its
-defaults beside them. The number of training images is a choice, for the graph helps most where
+The three parts of the data are disjoint: the training images are used for training only, and the
+graph contains the gallery only. All methods have their published settings; diffusion is run with
+its defaults as well. The number of training images is small because the graph helps most where
 labels are few.
 """
 
@@ -39,28 +40,29 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the parts, and settings of the methods that are compared.
+    """Sizes of the parts of the data, and settings of the methods that are compared.
 
     Attributes
     ----------
     n_training, n_queries : int
-        Images of either part; the others are the gallery.
+        Images for training and queries; the remaining images are the gallery.
     aqe_neighbors, alpha_qe_neighbors, dba_neighbors : int
-        Images that average query expansion, alpha-weighted query expansion and database
-        augmentation average over.
+        Neighbours averaged by average query expansion, by alpha-weighted query expansion and by
+        database augmentation.
     alpha : float
-        Exponent of the last two.
+        Exponent of the weights in the last two.
     paper : dict
-        Those of Iscen et al. (CVPR 2017), spelled out so that the page says what was run.
+        Parameters of Iscen et al. (CVPR 2017), stated explicitly so that the page can print them.
     query_k : int
-        The query's neighbours by default.
+        Number of neighbours per query by default.
     shown : int
-        Results on the page, and compared between the index and the ranker that was saved.
+        Results per query that the page shows, and that are compared between the index that was
+        saved and the ranker that it was saved from.
     timed : int
-        Results whose time is taken, a search's usual length: sorting the whole gallery, which mAP
-        needs, would hide it.
+        Results per query in the timed searches, the usual length of a result list. mAP needs the
+        whole gallery, whose sorting would dominate the time.
     repeats : int
-        The fastest of them counts, the one that other programs disturbed least.
+        Timed runs. The fastest counts, because other programs disturbed it least.
     """
 
     n_training: int = 100
@@ -99,18 +101,18 @@ class Part(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """What the methods found with one kind of descriptors.
+    """Results of all methods on one kind of descriptors.
 
     Attributes
     ----------
     queries : ndarray, shape (q, d), float32
     ranker : diffusion.Reranker
-        That of the last method.
+        The one behind the last method.
     rows : list of report.Row
     ranked : dict of str to ndarray, shape (q, n), int64
-        The whole gallery for each query, best first, by method.
+        The ranking of the whole gallery for each query, by method.
     precision : dict of str to ndarray, shape (q,), float64
-        Average precision of each query in percent, by method.
+        Average precision per query in percent, by method.
     """
 
     queries: Vectors
@@ -123,12 +125,12 @@ class Searched(NamedTuple):
 def split(
     n: int, *, n_training: int, n_queries: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Deal n images out at random into training images, gallery and queries.
+    """Split n images at random into training images, gallery and queries.
 
     Returns
     -------
     training, gallery, queries : ndarray of int64
-        Row numbers: `n_training`, the rest and `n_queries` of them, disjoint.
+        Disjoint row numbers: `n_training` of them, the remaining ones, and `n_queries`.
     """
     order = np.random.default_rng(seed).permutation(n)
     queries, training, gallery = np.split(order, [n_queries, n_queries + n_training])
@@ -146,25 +148,26 @@ def run(
     Parameters
     ----------
     folder : path-like, default "demo"
-        Made where it does not exist. Receives `index/`, `report.html` and `objects.html`, in place
-        of those of an earlier run.
+        Created if it does not exist. `index/`, `report.html` and `objects.html` are written to it
+        and replace those of an earlier run.
     progress : bool, default True
-        Show bars on standard error.
+        Show progress bars on standard error.
     output : callable, default print
-        Called with each line, or the table, of what there is to say.
+        Called with each message and with the table.
 
     Returns
     -------
     dict
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
-        `milliseconds` (a query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
-        `iterations` and `residual`, the largest over the queries; `query`, the number of the one
-        shown; `index` and `report`, paths; `objects`, what `features.demo.objects.run` returned.
+        `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
+        `iterations` and `residual`, the largest over the queries; `query`, the number of the query
+        that the page shows; `index` and `report`, paths; `objects`, the result of
+        `features.demo.objects.run`.
 
     Raises
     ------
     DiffusionError
-        If `folder` cannot be made, or holds an `index` that is none.
+        If `folder` cannot be created, or contains an `index` that is not an index.
     """
     folder = _made(folder)
     _warm_up(progress)
@@ -184,7 +187,7 @@ def run(
     iterations, residual = int(solved.iterations.max()), float(solved.residual.max())
     output(f"Graph of the CNN descriptors of the gallery: {figures}.")
     output(
-        f"Conjugate gradient: at most {iterations} iterations a query, largest relative residual "
+        f"Conjugate gradient: at most {iterations} iterations per query, largest relative residual "
         f"{residual:.1e}."
     )
     gain = learned.precision["diffusion"] - learned.precision["cosine"]
@@ -193,7 +196,7 @@ def run(
     index, page = folder / "index", folder / "report.html"
     _save_and_check(learned.ranker, learned.queries[example.number], index)
     output(
-        f"Saved {index}, loaded it memory-mapped and asked it query {example.number}: the same "
+        f"Saved {index} and loaded it memory-mapped: query {example.number} gives the same "
         f"{SETTINGS.shown} results with the same scores."
     )
     report.write(
@@ -206,8 +209,9 @@ def run(
         settings=SETTINGS,
     )
     output(
-        f"Wrote {page}: query {example.number} before and after diffusion, average precision "
-        f"{example.before.average_precision:.1f} and {example.after.average_precision:.1f} %."
+        f"Wrote {page}: query {example.number} before and after diffusion, with an average "
+        f"precision of {example.before.average_precision:.1f} and "
+        f"{example.after.average_precision:.1f} %."
     )
     objects = demo_objects.run(folder / "objects.html", seed=SEED, progress=progress, output=output)
     return {
@@ -230,17 +234,17 @@ def run(
 
 
 def _made(folder: str | os.PathLike[str]) -> Path:
-    """Make the folder where it does not exist."""
+    """Create the folder if it does not exist, and return its path."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiffusionError(f"folder: {folder} cannot be made ({error.strerror})") from None
+        raise DiffusionError(f"folder: {folder} cannot be created ({error.strerror})") from None
     return folder
 
 
 def _warm_up(progress: bool) -> None:
-    """Import and compile beforehand what would else be counted as time to answer a query."""
+    """Import and compile beforehand, so that this is not counted as search time."""
     with tqdm(total=3, desc="warm-up", disable=not progress) as bar:
         import torch  # noqa: F401
 
@@ -266,7 +270,7 @@ def _load() -> tuple[Part, Part, Part]:
 
 
 def _train(training: Part, progress: bool) -> Callable[[NDArray[np.float32]], Vectors]:
-    """Train the network; return what describes images with it."""
+    """Train the network and return a function that describes images with it."""
     import torch
 
     from ..description.describe import describe
@@ -275,8 +279,8 @@ def _train(training: Part, progress: bool) -> Callable[[NDArray[np.float32]], Ve
 
     network = LeNet(image_size=8, seed=SEED)
     threads = torch.get_num_threads()
-    # Batches this small gain nothing from threads, and on a busy machine wait long for them; with
-    # one, the sums do not depend on the number of cores either.
+    # Batches this small gain nothing from threads and wait long for them on a busy machine. With
+    # one thread, the sums do not depend on the number of cores either.
     torch.set_num_threads(1)
     try:
         train_contrastive(network, *training, seed=SEED, progress=progress)
@@ -292,7 +296,7 @@ def _pixels(images: NDArray[np.float32]) -> Vectors:
 def _methods(
     X: Vectors, paper: diffusion.Reranker, ranker: diffusion.Reranker
 ) -> dict[str, Answer]:
-    """Do the offline work of each method; return what lists the k first results of queries."""
+    """Do the offline work of each method; return functions that list the k first results."""
     augmented = expansion.augment_database(X, SETTINGS.dba_neighbors, alpha=SETTINGS.alpha)
 
     def expanding(database: Vectors, neighbors: int, alpha: float) -> Answer:
@@ -316,7 +320,7 @@ def _methods(
 def _search(
     descriptors: str, X: Vectors, Q: Vectors, gallery: Part, queries: Part, bar: tqdm[Any]
 ) -> Searched:
-    """Search descriptors of the gallery, X, for those of the queries, Q, by every method."""
+    """Search the gallery's descriptors X for the queries' descriptors Q with every method."""
     paper = diffusion.Reranker(**SETTINGS.paper).fit(X)
     ranker = diffusion.Reranker().fit(X)
     searched = Searched(Q, ranker, [], {}, {})
@@ -331,7 +335,7 @@ def _search(
 
 
 def _milliseconds(answer: Answer, Q: Vectors) -> float:
-    """Return the online time of a query, all of them asked together."""
+    """Return the online time per query in milliseconds, with all queries in one call."""
     seconds = []
     for _ in range(SETTINGS.repeats):
         start = perf_counter()
@@ -345,24 +349,26 @@ def _save_and_check(ranker: diffusion.Reranker, query: Vectors, path: Path) -> N
     scores, ids = ranker.search(query, k=SETTINGS.shown)
     loaded_scores, loaded_ids = diffusion.load(path).search(query, k=SETTINGS.shown)
     if not (np.array_equal(ids, loaded_ids) and np.array_equal(scores, loaded_scores)):
-        raise RuntimeError(f"{path}: the loaded index does not answer as the one that was saved")
+        raise RuntimeError(
+            f"{path}: the loaded index gives other results than the one that was saved"
+        )
 
 
 # --- words ---------------------------------------------------------------------------------------
 
 
 def _format(rows: Sequence[report.Row]) -> str:
-    lines = [f"{'descriptors':<17}{'method':<18}{'mAP %':>6}{'ms a query':>12}"]
+    lines = [f"{'descriptors':<17}{'method':<18}{'mAP %':>6}{'ms per query':>14}"]
     for number, row in enumerate(rows):
         if number and row.descriptors != rows[number - 1].descriptors:
             lines.append("")
         lines.append(
-            f"{row.descriptors:<17}{row.method:<18}{row.mean_ap:>6.1f}{row.milliseconds:>12.3f}"
+            f"{row.descriptors:<17}{row.method:<18}{row.mean_ap:>6.1f}{row.milliseconds:>14.3f}"
         )
     lines += [
         "",
-        f"Time is online, for the first {SETTINGS.timed} results. DBA, the graph and the "
-        "descriptors are made before.",
+        f"Times are online times for the first {SETTINGS.timed} results. DBA, the graph and the "
+        "descriptors are computed beforehand.",
     ]
     return "\n".join(lines)
 
@@ -376,7 +382,7 @@ def _graph_figures(graph: diffusion.Graph) -> str:
 
 
 def _example(number: int, searched: Searched, gallery: Part, queries: Part) -> report.Example:
-    """Show the first results of a query before and after diffusion."""
+    """Return a query with its first results before and after diffusion."""
 
     def ranking(title: str, method: str) -> report.Ranking:
         first = searched.ranked[method][number, : SETTINGS.shown]

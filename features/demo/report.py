@@ -1,4 +1,4 @@
-"""The page that the demo writes: one query before and after diffusion, and the table."""
+"""The demo's page: one query before and after diffusion, and the table of all methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Row:
     mean_ap : float
         Mean average precision in percent.
     milliseconds : float
-        Online time of a query.
+        Online time per query.
     """
 
     descriptors: str
@@ -55,12 +55,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Example:
-    """A query with its results before and after.
+    """A query with its results before and after diffusion.
 
     Attributes
     ----------
     number : int
-        Of the query.
+        The query's number.
     image : ndarray, shape (h, w), float
         In [0, 1].
     label : int
@@ -76,14 +76,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Gains:
-    """What diffusion changes in the average precision of the queries.
+    """Changes in average precision due to diffusion, over all queries.
 
     Attributes
     ----------
     better, worse : int
-        Numbers of queries.
+        Numbers of queries that improve and that get worse.
     median, largest_loss : float
-        In points.
+        In percentage points.
     """
 
     better: int
@@ -93,7 +93,7 @@ class Gains:
 
     @classmethod
     def of(cls, gain: NDArray[np.float64]) -> Gains:
-        """Sum up the gain of each query in points."""
+        """Summarise the gains per query, shape (q,), in percentage points."""
         return cls(
             int(np.count_nonzero(gain > 0)),
             int(np.count_nonzero(gain < 0)),
@@ -112,21 +112,21 @@ def write(
     graph: str,
     settings: object,
 ) -> None:
-    """Write the page; the file appears whole or not at all.
+    """Write the page. The file is complete or is not written at all.
 
     Parameters
     ----------
     path : path-like
     rows : sequence of Row
-        Those of the same descriptors next to each other; the last of them is set off.
+        Rows of the same descriptors follow each other; the last of them is emphasised.
     example : Example
     gains : Gains
     nodes : int
-        Of the graph.
+        Number of nodes in the graph.
     graph : str
-        Figures of the graph.
+        Description of the graph: the numbers of its nodes, edges and components.
     settings : Settings
-        Those of the run.
+        Settings of the run.
     """
     groups = [(name, list(group)) for name, group in groupby(rows, lambda row: row.descriptors)]
     rendering.write(
@@ -144,5 +144,5 @@ def write(
 
 
 def ink(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a grey image (h, w) in [0, 1] as dark ink, where it is 1, on white."""
+    """Return pixels (h, w), uint8, of an image in [0, 1]: 0 becomes white and 1 black."""
     return np.round(255 * (1 - np.clip(image, 0, 1))).astype(np.uint8)

@@ -1,8 +1,7 @@
-"""Pictures of what a collection shows: an image, its saliency maps and their regions, side by side.
+"""Pages of pictures: each row shows an image, its saliency maps and their regions side by side.
 
-One file that needs no other, no script and no network; light and dark, wide and narrow. A map is
-stored at its own few cells and smoothed by the browser, boxes are drawn by it, so that a row
-weighs little more than its photo.
+A page is one file that loads nothing else. Maps are stored with one pixel per cell and enlarged by
+the browser, which also draws the boxes, so that a row needs little more space than its photo.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from .discovery import ObjectDiscovery
 from .egm import Regions
 from .maps import Map, as_activations, feature_saliency
 
-# What the page's text says of its boxes.
-LEGEND = "Yellow boxes are regions, the brighter the heavier."
+# A sentence for the page's text that explains the boxes.
+LEGEND = "Yellow boxes are regions; brighter boxes have a larger weight."
 
-# Photos are shown at this longer side.
+# Longer side of the photos on the page, in pixels.
 _SIDE = 360
 
-# From cold to hot, evenly spaced: dark enough for light regions to stand out on. These are eight
-# colours of matplotlib's inferno, which is not worth a dependency for them.
+# Evenly spaced colours for values from 0 to the largest. They are eight of matplotlib's inferno; a
+# dependency on it would serve nothing else here.
 _HEAT = np.array(
     [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21],
      [250, 193, 39], [252, 255, 164]], float
@@ -45,12 +44,12 @@ class Picture:
     caption : str
     image : ndarray, shape (h, w, 3), uint8
     frame : Frame
-        Where the maps' cells lie in it.
+        Position of the maps' cells in the image.
     features, objects : ndarray, shape (h', w')
-        The maps.
+        Feature saliency and object saliency.
     feature_regions, object_regions : Regions
     truth : ndarray, shape (m, 4), optional
-        True boxes in pixels, where they are known.
+        True boxes in pixels (left, top, right, bottom), if they are known.
     """
 
     caption: str
@@ -72,22 +71,26 @@ def make_picture(
     number: int | None = None,
     truth: NDArray[np.float64] | None = None,
 ) -> Picture:
-    """Put an image's maps and regions beside it.
+    """Make the picture of an image from its activations.
 
     Parameters
     ----------
     caption : str
     image : ndarray, shape (h, w, 3), uint8
     activations : array_like or torch.Tensor, shape (c, h', w'), >= 0
-        Of this image, from the network that the discovery was fitted with.
+        Activations of this image, from the network that the discovery was fitted with.
     frame : Frame
-        Where their cells lie in the image.
+        Position of their cells in the image.
     discovery : ObjectDiscovery
-        Fitted.
+        A fitted discovery.
     number : int, optional
-        Of the image in the collection, where it is in it.
+        The image's number in the collection, if it belongs to it.
     truth : ndarray, shape (m, 4), optional
         True boxes in pixels of the image: left, top, right, bottom.
+
+    Returns
+    -------
+    Picture
     """
     A = as_activations(activations)
     features, objects = feature_saliency(A), discovery.saliency(A, number)
@@ -109,7 +112,7 @@ def write_page(
     paragraphs: Sequence[str],
     pictures: Iterable[Picture],
 ) -> None:
-    """Write a page of pictures; the file appears whole or not at all.
+    """Write a page of pictures. The file is complete or is not written at all.
 
     Parameters
     ----------
@@ -118,6 +121,7 @@ def write_page(
     paragraphs : sequence of str
         Plain text above the pictures.
     pictures : iterable of Picture
+        They are consumed one at a time.
     """
     rendering.write(
         path,
@@ -140,7 +144,7 @@ class _Box(NamedTuple):
 
 
 def _prepared(picture: Picture) -> dict[str, Any]:
-    """Return what the template draws of a picture."""
+    """Return a picture as the template draws it: colours, and boxes in pixels."""
     height, width = picture.image.shape[:2]
     photo = Image.fromarray(picture.image)
     photo.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR)
@@ -166,12 +170,12 @@ def _prepared(picture: Picture) -> dict[str, Any]:
 
 
 def _extent(saliency: Map, frame: Frame) -> _Box:
-    """Return the box around all cells of a map, which may reach out of the image."""
+    """Return the box around all cells of a map, which may extend beyond the image."""
     return _Box(*frame.to_pixels(np.array([[0.0, 0.0, *saliency.shape[::-1]]]))[0])
 
 
 def _colours(saliency: Map) -> NDArray[np.uint8]:
-    """Show a map (h, w) as colours (h, w, 3), its largest value as the hottest."""
+    """Return the colours (h, w, 3) of a map (h, w), the last colour for its largest value."""
     level = np.asarray(saliency, float) / (float(np.max(saliency)) or 1.0)
     places = np.linspace(0, 1, len(_HEAT))
     channels = [np.interp(level, places, shades) for shades in _HEAT.T]
@@ -179,7 +183,7 @@ def _colours(saliency: Map) -> NDArray[np.uint8]:
 
 
 def _boxes(regions: Regions, frame: Frame) -> list[_Box]:
-    """Return the boxes of regions, fainter those of less weight; the heaviest last, on top."""
+    """Return the boxes of regions by ascending weight, with an opacity that grows with it."""
     if not len(regions):
         return []
     opacity = 0.35 + 0.65 * regions.weights / regions.weights.max()

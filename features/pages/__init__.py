@@ -1,1 +1,1 @@
-"""HTML pages: their environment, the skeleton and the style that they share."""
+"""HTML pages: the template environment, and the skeleton and style that all pages share."""

@@ -1,7 +1,8 @@
-"""Pages from templates: each is one file that holds its style and its images.
+"""Pages from templates: each page is one HTML file that contains its style and its images.
 
-A package that writes pages keeps their templates in its own directory `templates`. They extend
-`page.html`, which lies beside this file and brings the style for light and dark, wide and narrow.
+A package that writes pages keeps their templates in its own directory `templates`. They extend the
+`page.html` of this package, which includes the style shared by all pages, for light and dark colour
+schemes and for wide and narrow screens.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from diffusion.storage.directory import replacing
 
 
 def write(path: str | os.PathLike[str], package: str, template: str, **content: Any) -> None:
-    """Write a page; the file appears whole or not at all.
+    """Write a page. The file is complete or is not written at all.
 
     Iterators among the content are consumed while the page is written, so that a page of many
-    pictures holds one of them in memory at a time.
+    pictures needs the memory of one.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def write(path: str | os.PathLike[str], package: str, template: str, **content: 
     template : str
         File name of the template.
     **content
-        What the template names. Text is escaped.
+        Variables of the template. Text is escaped.
     """
     page = _environment(package).get_template(template).stream(**content)
     with replacing(path) as file:
@@ -55,7 +56,7 @@ def _environment(package: str) -> Environment:
 
 
 def data_address(pixels: NDArray[np.uint8]) -> str:
-    """Return pixels (h, w) or (h, w, 3), uint8, as a data URL that holds them as PNG."""
+    """Return pixels (h, w) or (h, w, 3), uint8, as the data URL of a PNG file."""
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
