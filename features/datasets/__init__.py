@@ -1,1 +1,1 @@
-"""Data that is made: scenes, textures, visual words."""
+"""Synthetic data: scenes, textures, and activation maps from visual words."""

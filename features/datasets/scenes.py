@@ -1,8 +1,8 @@
-"""Scenes with known objects: textured things that recur, over clutter that does not.
+"""Synthetic scenes with known objects: recurring textured objects among unique distractors.
 
-The layout is that of INSTRE (Wang and Jiang, ACM TOMM 2015): each object is seen in many images,
-at random scale, place, rotation and perspective, among other things, and its boxes and masks are
-known exactly. Everything is drawn from a seed, so that a collection is a few numbers and no file.
+The layout is that of INSTRE (Wang and Jiang, ACM TOMM 2015): each object appears in many images,
+at random scale, place, rotation and perspective, among distractors, and its boxes and masks are
+known exactly. Everything is drawn from a seed, so that no files are needed.
 
 Examples
 --------
@@ -26,27 +26,28 @@ from diffusion.validation import check_choice, check_integer, check_real
 
 from .textures import BACKGROUNDS, Image, make_background, make_sprite
 
-# What a random number belongs to, so that no two draws share a stream.
+# Purposes of random numbers, so that no two draws share a stream.
 _OBJECT, _SCENE, _DISTRACTOR, _QUERY = range(4)
 
-# Objects kept in memory: 1 MiB each.
+# Objects kept in memory, 1 MiB each.
 _SPRITES_KEPT = 256
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what can be seen of which object where.
+    """An image with the boxes and masks of its objects.
 
     Attributes
     ----------
     image : ndarray, shape (h, w, 3), uint8
     objects : ndarray, shape (m,), int64
-        The object of each box.
+        Number of each box's object.
     boxes : ndarray, shape (m, 4), int64
         Left, top, right, bottom in pixels, right and bottom exclusive: the smallest box around
         the mask.
     masks : ndarray, shape (m, h, w), bool
-        Where the object is to be seen: more than half covering and under nothing else.
+        Where the object is visible: it covers more than half of the pixel, and no other object
+        lies over it.
     """
 
     image: NDArray[np.uint8]
@@ -57,10 +58,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes(Sequence[Scene]):
-    """A collection of scenes, each drawn when it is asked for.
+    """A collection of scenes, each drawn when it is accessed.
 
-    Image i shows object ``i // images_per_object`` and, where there are to be more, others drawn
-    at random. Each image has a background and distractors of its own, which recur nowhere.
+    Image i shows object ``i // images_per_object`` and, if `objects_per_image` is above 1, others
+    chosen at random. The background and the distractors of an image occur in no other image.
 
     Parameters
     ----------
@@ -69,29 +70,29 @@ class Scenes(Sequence[Scene]):
     size : int >= 16, default 513
         Height and width of the images in pixels.
     objects_per_image : int >= 1, default 1
-        The others are objects of the collection too, no object twice in an image.
+        Objects of the collection in each image; none appears twice in an image.
     n_distractors : int >= 0, default 3
-        Things in each image that are in no other. They lie under the objects.
+        Objects in each image that are in no other image. They lie under the collection's objects.
     background : {"leaves", "noise", "gradient"} or callable, default "leaves"
         `"leaves"` are overlapping shaded shapes of all sizes (the dead-leaves model, whose
         statistics are those of photographs), `"noise"` has the spectrum 1/f, `"gradient"` is
         smooth. A callable takes (random generator, image number, size) and returns an image
         (size, size, 3), float32 in [0, 1].
     sprites : sequence of ndarray (s, s, 4), optional
-        Pictures of the objects, float32 in [0, 1], the last channel being the opacity, in place
-        of drawn ones; at least `n_objects`.
+        Pictures of at least `n_objects` objects that replace the drawn ones, float32 in [0, 1].
+        The last channel is the opacity.
     distractor : callable, optional
-        Takes (random generator, number) and returns such a picture, in place of drawn ones.
+        Takes (random generator, number) and returns such a picture, which replaces a drawn one.
     rotation : float >= 0, default 30
-        Largest rotation either way, in degrees.
+        Largest rotation in either direction, in degrees.
     extent : tuple of two float, default (0.35, 0.65)
-        Smallest and largest longer side of an object, as parts of the image's side.
+        Range of an object's longer side, as fractions of the image's side.
     seed : int >= 0, default 0
 
     Raises
     ------
     DiffusionError
-        If a parameter is not as described; it is named.
+        If a parameter is not as described.
     """
 
     n_objects: int = 40
@@ -127,9 +128,9 @@ class Scenes(Sequence[Scene]):
             _check_sprites(self.sprites, self.n_objects)
 
     def queries(self, per_object: int = 1) -> Scenes:
-        """Return further scenes of the same objects, none of them an image of the collection.
+        """Return further scenes of the same objects, none of which is an image of the collection.
 
-        Their first box is what a query asks for.
+        The first box of each scene is the query.
         """
         check_integer(per_object, "per_object", low=1)
         return replace(self, images_per_object=per_object, _stream=_QUERY)
@@ -182,7 +183,7 @@ class Scenes(Sequence[Scene]):
         first = index // self.images_per_object
         others = np.delete(np.arange(self.n_objects), first)
         more = rng.choice(others, self.objects_per_image - 1, replace=False)
-        # The one that the image is of comes last and lies on top.
+        # The image's own object is drawn last and lies on top.
         shown = np.array([*more[::-1], first])
         masks = np.zeros((len(shown), self.size, self.size), bool)
         for k, number in enumerate(shown):
@@ -220,7 +221,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
-# --- one thing onto the canvas --------------------------------------------------------------------
+# --- one object onto the canvas -------------------------------------------------------------------
 
 
 def _paste(
@@ -230,10 +231,10 @@ def _paste(
     extent: tuple[float, float],
     rotation: float,
 ) -> NDArray[np.bool_]:
-    """Draw a sprite at random onto the canvas; return what it covers.
+    """Draw a sprite onto the canvas at a random place, and return the mask of what it covers.
 
-    Its square is turned, scaled and jittered at the corners by up to 12 % of the side, which is
-    a view in perspective, and placed inside the canvas. Gain and offset vary as light does.
+    Its square is rotated and scaled, and its corners are moved by up to 12 % of the side, which
+    gives a perspective view. Gain and offset of its colours vary like illumination.
     """
     size = len(canvas)
     angle = np.deg2rad(rng.uniform(-rotation, rotation))
@@ -273,9 +274,9 @@ def _homography(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDA
 def _sample(
     sprite: Image, u: NDArray[np.float64], v: NDArray[np.float64], extent: NDArray[np.float64]
 ) -> Image:
-    """Sample a sprite at (u, v) in units of its side, bilinearly, transparent outside.
+    """Sample a sprite bilinearly at (u, v) in units of its side, transparent outside.
 
-    It is halved first while it is more than twice as large as what is drawn, against aliasing.
+    Against aliasing, it is first halved while it is more than twice as large as its drawn size.
     """
     while len(sprite) > 2 * extent.max() and len(sprite) % 2 == 0:
         sprite = sprite.reshape(len(sprite) // 2, 2, -1, 2, 4).mean(axis=(1, 3))

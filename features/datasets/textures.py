@@ -1,4 +1,4 @@
-"""Drawn surfaces: pictures of things with a texture of their own, and backgrounds of clutter."""
+"""Synthetic textures: pictures of objects with a texture of their own, and backgrounds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Image = NDArray[np.float32]
 
 BACKGROUNDS = ("leaves", "noise", "gradient")
 
-# Side of a drawn sprite in pixels: above the largest that it is seen at, a power of two.
+# Side of a drawn sprite in pixels: a power of two, larger than any size it is shown at.
 SIDE = 256
 
-# Shapes that clutter a background; 200 cover it about twice.
+# Shapes in a background; 200 cover it about twice.
 _LEAVES = 200
 
-# Edges are drawn this much softer than a step, in pixels.
+# Width of soft edges, in pixels.
 _SOFT = 1.0
 
 
 def make_sprite(rng: np.random.Generator, side: int = SIDE) -> Image:
-    """Draw a thing: an outline filled with patterns in a few colours, and marks on it.
+    """Draw an object: an outline filled with patterns in a few colours, with marks on it.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def make_sprite(rng: np.random.Generator, side: int = SIDE) -> Image:
     colours = _palette(rng, 6)
     picture = np.empty((side, side, 4), np.float32)
     picture[..., :3] = np.where(_pattern(rng, x, y)[..., None], colours[0], colours[1])
-    # A second pattern in part of it, then marks in the other colours.
+    # A second pattern covers part of it; marks in the other colours follow.
     part = _outline(rng, x, y, rng.uniform(-0.25, 0.25, 2), rng.uniform(0.2, 0.35))
     other = np.where(_pattern(rng, x, y)[..., None], colours[2], colours[3])
     picture[..., :3] += part[..., None] * (other - picture[..., :3])
@@ -67,7 +67,7 @@ def make_background(rng: np.random.Generator, kind: str, size: int) -> Image:
         return _gradient(rng, size)
     if kind == "noise":
         shades = np.stack([_noise(rng, size, size / 4) for _ in range(3)], axis=-1)
-        # Mostly light and dark, some of it colour, as in photographs.
+        # Mostly differences in lightness, with some colour, as in photographs.
         shades = 0.5 + 0.4 * shades[..., :1] + 0.15 * shades
         return np.clip(shades, 0, 1).astype(np.float32)
     return _leaves(rng, size)
@@ -82,7 +82,7 @@ def _gradient(rng: np.random.Generator, size: int) -> Image:
 
 
 def _noise(rng: np.random.Generator, size: int, coarsest: float) -> NDArray[np.float32]:
-    """Make Gaussian noise of amplitude 1/f, flat below 1 / coarsest, of standard deviation 0.5."""
+    """Make Gaussian noise with spectrum 1/f, flat below 1 / coarsest, and deviation 0.5."""
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
     spectrum /= np.maximum(np.hypot(fx, fy), 1 / coarsest)
@@ -92,7 +92,7 @@ def _noise(rng: np.random.Generator, size: int, coarsest: float) -> NDArray[np.f
 
 
 def _leaves(rng: np.random.Generator, size: int) -> Image:
-    """Cover a gradient with shapes of all sizes, the number with radius r falling as r^-3."""
+    """Cover a gradient with shapes of all sizes; their number falls with radius r as r^-3."""
     canvas = _gradient(rng, size)
     least, most = 0.04, 0.5
     u = rng.random(_LEAVES)
@@ -117,7 +117,7 @@ def _leaves(rng: np.random.Generator, size: int) -> Image:
 
 
 def _palette(rng: np.random.Generator, n: int) -> Image:
-    """Draw colours that lie apart: evenly spread hues from a random one, of random lightness."""
+    """Draw distinct colours: evenly spaced hues from a random one, each of random lightness."""
     hue = 2 * np.pi * (rng.random() + rng.permutation(n) / n)
     lightness = rng.uniform(0.2, 0.9, n)
     turns = hue[:, None] + 2 * np.pi / 3 * np.arange(3)
@@ -125,14 +125,14 @@ def _palette(rng: np.random.Generator, n: int) -> Image:
 
 
 def _muted(rng: np.random.Generator) -> Image:
-    """Draw a colour of little saturation, as most of a photograph has."""
+    """Draw a colour of low saturation, as in most of a photograph."""
     return (rng.uniform(0.15, 0.85) + rng.normal(0, 0.08, 3)).astype(np.float32)
 
 
 def _blotches(
     rng: np.random.Generator, x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Sum waves of random direction: smooth blotches."""
+    """Sum waves of random directions, which gives smooth blotches."""
     total = np.zeros_like(x)
     for fx, fy, phase in rng.normal(0, (5, 5, 3), (12, 3)):
         total += np.cos(2 * np.pi * (np.float32(fx) * x + np.float32(fy) * y + np.float32(phase)))
@@ -140,7 +140,7 @@ def _blotches(
 
 
 def _step(signed: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Return 1 where positive, 0 where negative, with an edge of about a pixel between them."""
+    """Return 1 for positive and 0 for negative values, with a soft edge about a pixel wide."""
     return np.clip(0.5 + signed / (2 * scale), 0, 1)
 
 
@@ -151,7 +151,7 @@ def _outline(
     centre: NDArray[np.float64],
     radius: float,
 ) -> NDArray[np.float32]:
-    """Draw a filled closed curve: its radius a few random harmonics of the angle."""
+    """Draw a filled closed curve whose radius is a sum of random harmonics of the angle."""
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     angle = np.arctan2(dy, dx)
     curve = np.ones_like(angle)
@@ -167,7 +167,7 @@ def _outline(
 def _pattern(
     rng: np.random.Generator, x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Draw stripes, checks, rings, dots, cells or blotches, turned and scaled at random."""
+    """Draw stripes, checks, rings, dots, cells or blotches with random rotation and scale."""
     angle = rng.uniform(0, np.pi)
     u = x * np.cos(angle) + y * np.sin(angle)
     v = y * np.cos(angle) - x * np.sin(angle)

@@ -1,10 +1,10 @@
 """Activation maps without a trained network: visual words of colour and texture.
 
-Where no weights are at hand, as in a demo or an example, what a network's last convolution would
-give is made of the images themselves. Each place is described by its colours and the strength of
-derivatives at three scales, and these descriptions are assigned to words that k-means finds in the
-collection. Objects that differ in colour and texture are told apart, which drawn ones do; for
-photos a network is far better.
+Where no weights of a network are available, as in a demo or an example, activation maps are
+computed from the images themselves. Each position is described by its colours and by the strength
+of derivatives at three scales, and these descriptions are compared with words, the centres that
+k-means finds in the collection. This distinguishes objects that differ in colour and texture, such
+as drawn ones; for photos a network is far better.
 
 Source: Sivic, Zisserman. Video Google: A Text Retrieval Approach to Object Matching in Videos.
 ICCV 2003 (visual words); Coates, Ng. The Importance of Encoding Versus Training with Sparse Coding
@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import math
 
+import faiss
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion.errors import DiffusionError
 from diffusion.validation import check_integer
 
-# Pixels from one place to the next; its window is twice as wide.
+# Distance between neighbouring positions in pixels; their windows are twice as wide.
 _STRIDE = 16
 _SCALES = (1, 2, 4)
-# A place speaks for a word from this cosine on.
+# A position responds to a word above this cosine.
 _LEAST = 0.7
 _ROUNDS = 15
 
@@ -33,23 +35,23 @@ _ROUNDS = 15
 class VisualWords(nn.Module):
     """A trunk whose channels are visual words, for images in [0, 1].
 
-    Activation k at a place is max(<u, w_k> - 0.7, 0) E: u is the whitened and normalised
-    description of the place, w_k the word and E the energy of the derivatives there, so that
-    smooth surfaces stay dark.
+    Activation k at a position is max(<u, w_k> - 0.7, 0) E, where u is the whitened and normalised
+    description of the position, w_k is the word, and E is the energy of the derivatives, so that
+    activations on smooth surfaces are small.
 
     Parameters
     ----------
     images : Tensor, shape (n, 3, h, w), float in [0, 1]
-        What the words are learned from, without labels. Sides of at least 32.
+        Images from which the words are learned, without labels, with sides of at least 32.
     words : int >= 1, default 1024
-        Fewer where there are fewer places.
+        Number of words; fewer if there are fewer positions.
     seed : int >= 0, default 0
-        Of k-means' first centres.
+        Seed of the first centres of k-means.
 
     Attributes
     ----------
     stride : int
-        Pixels from one cell of the maps to the next.
+        Distance between neighbouring cells of the maps in pixels.
 
     Examples
     --------
@@ -70,11 +72,11 @@ class VisualWords(nn.Module):
         parts = [_describe(batch) for batch in _check(images).split(16)]
         places = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part, _ in parts])
         energy = torch.cat([energy.flatten() for _, energy in parts])
-        # The smooth half says little, and there is much of it.
+        # The smoother half is left out: it is uninformative and would take up many words.
         places = places[energy >= energy.median()]
         mean = places.mean(dim=0)
         _, deviations, directions = torch.linalg.svd(places - mean, full_matrices=False)
-        # The last directions are raised less, so that noise stays small.
+        # The last directions are amplified less, which limits noise.
         scale = deviations + 0.1 * deviations[0] + torch.finfo(places.dtype).tiny
         projection = directions.T / scale
         self.register_buffer("mean", mean)
@@ -102,9 +104,9 @@ def _check(images: Tensor) -> Tensor:
 
 
 def _describe(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what describes each place, (b, 15, h', w'), and its energy (b, 1, h', w')."""
+    """Return the description of each position, (b, 15, h', w'), and its energy (b, 1, h', w')."""
     red, green, blue = images.unbind(dim=1)
-    # Lightness and two opponent colours, in which things and light vary independently.
+    # Lightness and two opponent colours, which vary independently with surface and illumination.
     opponent = torch.stack(
         [(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1
     )
@@ -114,7 +116,7 @@ def _describe(images: Tensor) -> tuple[Tensor, Tensor]:
         pooled = functional.avg_pool2d(opponent, scale) if scale > 1 else opponent
         b, c, h, w = pooled.shape
         answers = functional.conv2d(pooled.reshape(b * c, 1, h, w), kernels, padding=3)
-        # Summed over orientations: a thing turned is the same thing.
+        # The sum over orientations makes the description nearly invariant to rotation.
         strength = answers.abs().sum(dim=1).reshape(b, c, h, w)
         parts.append(_windows(strength, scale))
     colour, squared = _windows(opponent, 1), _windows(opponent**2, 1)
@@ -127,7 +129,7 @@ def _describe(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _windows(maps: Tensor, scale: int) -> Tensor:
-    """Average maps at a scale over the windows of the places."""
+    """Average maps at a scale over the windows of all positions."""
     stride = _STRIDE // scale
     return functional.avg_pool2d(maps, 2 * stride, stride, stride // 2, count_include_pad=False)
 
@@ -147,13 +149,18 @@ def _derivatives() -> Tensor:
 
 
 def _k_means(points: Tensor, count: int, seed: int) -> Tensor:
-    """Return at most `count` normalised centres of normalised points (n, d)."""
+    """Return at most `count` normalised centres of normalised points (n, d), by faiss' k-means."""
     generator = torch.Generator().manual_seed(seed)
-    centres = points[torch.randperm(len(points), generator=generator)[:count]]
-    for _ in range(_ROUNDS):
-        nearest = (points @ centres.T).argmax(dim=1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        # A centre that lost all of its points stays where it is.
-        empty = sums.norm(dim=1, keepdim=True) == 0
-        centres = torch.where(empty, centres, functional.normalize(sums))
-    return centres
+    first = points[torch.randperm(len(points), generator=generator)[:count]]
+    clustering = faiss.Kmeans(
+        points.shape[1],
+        len(first),
+        niter=_ROUNDS,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+    )
+    # With one thread, the sums do not depend on the number of cores.
+    with threadpool_limits(1):
+        clustering.train(points.float().numpy(), init_centroids=first.float().numpy())
+    return torch.from_numpy(clustering.centroids).to(points)

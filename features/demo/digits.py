@@ -1,15 +1,16 @@
-"""The demo: handwritten digits searched before and after diffusion, and objects found in scenes.
+"""The demo: search of handwritten digits with and without diffusion, and discovery of objects.
 
-It trains a small network on 100 labelled images, searches a gallery of 1497 others for 200
-queries with the usual methods and with diffusion, on raw pixels and on the network's
-descriptors, and writes an index and a page. The data are scikit-learn's digits, which come
-with the package. A second page shows what recurs in drawn scenes (see `features.demo.objects`).
+The demo trains a small network on 100 labelled images and searches a gallery of 1497 other images
+for 200 queries, on raw pixels and on the network's descriptors, with the usual methods and with
+diffusion. It writes an index and a page. The data are scikit-learn's digits, which are installed
+with that package. A second page shows recurring objects in drawn scenes (see
+`features.demo.objects`).
 
 Notes
 -----
-The three parts of the data are disjoint: the training images serve training alone, and the
-graph is made of the gallery alone. The methods have their published settings, and diffusion its
-defaults beside them. The number of training images is a choice, for the graph helps most where
+The three parts of the data are disjoint: the training images are used for training only, and the
+graph contains the gallery only. All methods have their published settings; diffusion is run with
+its defaults as well. The number of training images is small because the graph helps most where
 labels are few.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -35,31 +36,58 @@ from . import objects as demo_objects
 from . import report
 
 SEED = 0
-N_TRAINING = 100
-N_QUERIES = 200
 
-AQE_NEIGHBORS = 10
-ALPHA_QE_NEIGHBORS = 50
-DBA_NEIGHBORS = 10
-ALPHA = 3.0
-QUERY_K = 10  # as by default
-# The settings of Iscen et al. (CVPR 2017), spelled out so that the page says what was run.
-PAPER: dict[str, Any] = {
-    "k": 50,
-    "affinity": "cosine",
-    "gamma": 3.0,
-    "alpha": 0.99,
-    "query_k": 10,
-    "solver": "cg",
-}
 
-# Results shown on the page, and compared between the index and the ranker that it was saved from.
-SHOWN = 10
-# Time is that of the first 100 results, a search's usual length: sorting the whole gallery, which
-# mAP needs, would hide it. The fastest of the repeats counts,
-# the one that other programs disturbed least.
-TIMED = 100
-REPEATS = 5
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of the parts of the data, and settings of the methods that are compared.
+
+    Attributes
+    ----------
+    n_training, n_queries : int
+        Images for training and queries; the remaining images are the gallery.
+    aqe_neighbors, alpha_qe_neighbors, dba_neighbors : int
+        Neighbours averaged by average query expansion, by alpha-weighted query expansion and by
+        database augmentation.
+    alpha : float
+        Exponent of the weights in the last two.
+    paper : dict
+        Parameters of Iscen et al. (CVPR 2017), stated explicitly so that the page can print them.
+    query_k : int
+        Number of neighbours per query by default.
+    shown : int
+        Results per query that the page shows, and that are compared between the index that was
+        saved and the ranker that it was saved from.
+    timed : int
+        Results per query in the timed searches, the usual length of a result list. mAP needs the
+        whole gallery, whose sorting would dominate the time.
+    repeats : int
+        Timed runs. The fastest counts, because other programs disturbed it least.
+    """
+
+    n_training: int = 100
+    n_queries: int = 200
+    aqe_neighbors: int = 10
+    alpha_qe_neighbors: int = 50
+    dba_neighbors: int = 10
+    alpha: float = 3.0
+    paper: dict[str, Any] = field(
+        default_factory=lambda: {
+            "k": 50,
+            "affinity": "cosine",
+            "gamma": 3.0,
+            "alpha": 0.99,
+            "query_k": 10,
+            "solver": "cg",
+        }
+    )
+    query_k: int = 10
+    shown: int = 10
+    timed: int = 100
+    repeats: int = 5
+
+
+SETTINGS = Settings()
 
 Vectors = NDArray[np.float32]
 Answer = Callable[[Vectors, int], NDArray[np.int64]]
@@ -72,15 +100,37 @@ class Part(NamedTuple):
     labels: NDArray[np.int64]
 
 
+class Searched(NamedTuple):
+    """Results of all methods on one kind of descriptors.
+
+    Attributes
+    ----------
+    queries : ndarray, shape (q, d), float32
+    ranker : diffusion.Reranker
+        The one behind the last method.
+    rows : list of report.Row
+    ranked : dict of str to ndarray, shape (q, n), int64
+        The ranking of the whole gallery for each query, by method.
+    precision : dict of str to ndarray, shape (q,), float64
+        Average precision per query in percent, by method.
+    """
+
+    queries: Vectors
+    ranker: diffusion.Reranker
+    rows: list[report.Row]
+    ranked: dict[str, NDArray[np.int64]]
+    precision: dict[str, NDArray[np.float64]]
+
+
 def split(
     n: int, *, n_training: int, n_queries: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Deal n images out at random into training images, gallery and queries.
+    """Split n images at random into training images, gallery and queries.
 
     Returns
     -------
     training, gallery, queries : ndarray of int64
-        Row numbers: `n_training`, the rest and `n_queries` of them, disjoint.
+        Disjoint row numbers: `n_training` of them, the remaining ones, and `n_queries`.
     """
     order = np.random.default_rng(seed).permutation(n)
     queries, training, gallery = np.split(order, [n_queries, n_queries + n_training])
@@ -98,77 +148,70 @@ def run(
     Parameters
     ----------
     folder : path-like, default "demo"
-        Made where it does not exist. Receives `index/`, `report.html` and `objects.html`, in place
-        of those of an earlier run.
+        Created if it does not exist. `index/`, `report.html` and `objects.html` are written to it
+        and replace those of an earlier run.
     progress : bool, default True
-        Show bars on standard error.
+        Show progress bars on standard error.
     output : callable, default print
-        Called with each line, or the table, of what there is to say.
+        Called with each message and with the table.
 
     Returns
     -------
     dict
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
-        `milliseconds` (a query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
-        `iterations` and `residual`, the largest over the queries; `query`, the number of the one
-        shown; `index` and `report`, paths; `objects`, what `features.demo.objects.run` returned.
+        `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
+        `iterations` and `residual`, the largest over the queries; `query`, the number of the query
+        that the page shows; `index` and `report`, paths; `objects`, the result of
+        `features.demo.objects.run`.
 
     Raises
     ------
     DiffusionError
-        If `folder` cannot be made, or holds an `index` that is none.
+        If `folder` cannot be created, or contains an `index` that is not an index.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiffusionError(f"folder: {folder} cannot be made ({error.strerror})") from None
+    folder = _made(folder)
     _warm_up(progress)
     training, gallery, queries = _load()
     network = _train(training, progress)
 
-    rows: list[report.Row] = []
     with tqdm(total=12, desc="search", unit="method", disable=not progress) as bar:
-        for descriptors, describe in (("raw pixels", _pixels), ("CNN descriptors", network)):
-            X, Q = describe(gallery.images), describe(queries.images)
-            paper = diffusion.Reranker(**PAPER).fit(X)
-            ranker = diffusion.Reranker().fit(X)
-            ranked: dict[str, NDArray[np.int64]] = {}
-            for method, answer in _methods(X, paper, ranker).items():
-                ranked[method] = answer(Q, len(X))
-                precision = float(_precision(ranked[method], gallery, queries).mean())
-                rows.append(report.Row(descriptors, method, precision, _milliseconds(answer, Q)))
-                bar.update()
+        pixels, learned = (
+            _search(name, describe(gallery.images), describe(queries.images), gallery, queries, bar)
+            for name, describe in (("raw pixels", _pixels), ("CNN descriptors", network))
+        )
+    rows = [*pixels.rows, *learned.rows]
     output(_format(rows))
 
-    # X, Q, ranker and ranked are now those of the network's descriptors.
-    graph, solved = ranker.graph_, ranker.report_
-    output(f"Graph of the CNN descriptors of the gallery: {_graph_figures(graph)}.")
+    graph, solved = learned.ranker.graph_, learned.ranker.report_
+    figures = _graph_figures(graph)
+    iterations, residual = int(solved.iterations.max()), float(solved.residual.max())
+    output(f"Graph of the CNN descriptors of the gallery: {figures}.")
     output(
-        f"Conjugate gradient: at most {solved.iterations.max()} iterations a query, largest "
-        f"relative residual {solved.residual.max():.1e}."
+        f"Conjugate gradient: at most {iterations} iterations per query, largest relative residual "
+        f"{residual:.1e}."
     )
-    before = _precision(ranked["cosine"], gallery, queries)
-    after = _precision(ranked["diffusion"], gallery, queries)
-    shown = int(np.argmax(after - before))
+    gain = learned.precision["diffusion"] - learned.precision["cosine"]
+    example = _example(int(np.argmax(gain)), learned, gallery, queries)
 
-    _save_and_check(ranker, Q[shown], folder / "index")
+    index, page = folder / "index", folder / "report.html"
+    _save_and_check(learned.ranker, learned.queries[example.number], index)
     output(
-        f"Saved {folder / 'index'}, loaded it memory-mapped and asked it query {shown}: the same "
-        f"{SHOWN} results with the same scores."
+        f"Saved {index} and loaded it memory-mapped: query {example.number} gives the same "
+        f"{SETTINGS.shown} results with the same scores."
     )
-    page = folder / "report.html"
     report.write(
         page,
         rows,
-        _example(shown, ranked, before, after, gallery, queries),
-        introduction=[_INTRODUCTION.format(gallery=graph.n_nodes)],
-        reading=_reading(after - before),
-        notes=[*_NOTES, f"The graph of the CNN descriptors: {_graph_figures(graph)}."],
+        example,
+        gains=report.Gains.of(gain),
+        nodes=graph.n_nodes,
+        graph=figures,
+        settings=SETTINGS,
     )
     output(
-        f"Wrote {page}: query {shown} before and after diffusion, average precision "
-        f"{before[shown]:.1f} and {after[shown]:.1f} %."
+        f"Wrote {page}: query {example.number} before and after diffusion, with an average "
+        f"precision of {example.before.average_precision:.1f} and "
+        f"{example.after.average_precision:.1f} %."
     )
     objects = demo_objects.run(folder / "objects.html", seed=SEED, progress=progress, output=output)
     return {
@@ -179,12 +222,9 @@ def run(
             "components": graph.n_components,
             "isolated": graph.n_isolated,
         },
-        "solver": {
-            "iterations": int(solved.iterations.max()),
-            "residual": float(solved.residual.max()),
-        },
-        "query": shown,
-        "index": str(folder / "index"),
+        "solver": {"iterations": iterations, "residual": residual},
+        "query": example.number,
+        "index": str(index),
         "report": str(page),
         "objects": objects,
     }
@@ -193,14 +233,24 @@ def run(
 # --- steps ---------------------------------------------------------------------------------------
 
 
+def _made(folder: str | os.PathLike[str]) -> Path:
+    """Create the folder if it does not exist, and return its path."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiffusionError(f"folder: {folder} cannot be created ({error.strerror})") from None
+    return folder
+
+
 def _warm_up(progress: bool) -> None:
-    """Import and compile beforehand what would else be counted as time to answer a query."""
+    """Import and compile beforehand, so that this is not counted as search time."""
     with tqdm(total=3, desc="warm-up", disable=not progress) as bar:
         import torch  # noqa: F401
 
         bar.update()
         X = np.random.default_rng(SEED).random((100, 8), np.float32)
-        rankers = [diffusion.Reranker(**settings).fit(X) for settings in (PAPER, {})]
+        rankers = [diffusion.Reranker(**settings).fit(X) for settings in (SETTINGS.paper, {})]
         bar.update()
         for ranker in rankers:
             ranker.search(X, k=len(X))
@@ -213,13 +263,14 @@ def _load() -> tuple[Part, Part, Part]:
 
     digits = load_digits()
     images, labels = (digits.images / 16).astype(np.float32), digits.target.astype(np.int64)
-    parts = split(len(images), n_training=N_TRAINING, n_queries=N_QUERIES, seed=SEED)
+    sizes = {"n_training": SETTINGS.n_training, "n_queries": SETTINGS.n_queries}
+    parts = split(len(images), **sizes, seed=SEED)
     training, gallery, queries = (Part(images[rows], labels[rows]) for rows in parts)
     return training, gallery, queries
 
 
 def _train(training: Part, progress: bool) -> Callable[[NDArray[np.float32]], Vectors]:
-    """Train the network; return what describes images with it."""
+    """Train the network and return a function that describes images with it."""
     import torch
 
     from ..description.describe import describe
@@ -228,8 +279,8 @@ def _train(training: Part, progress: bool) -> Callable[[NDArray[np.float32]], Ve
 
     network = LeNet(image_size=8, seed=SEED)
     threads = torch.get_num_threads()
-    # Batches this small gain nothing from threads, and on a busy machine wait long for them; with
-    # one, the sums do not depend on the number of cores either.
+    # Batches this small gain nothing from threads and wait long for them on a busy machine. With
+    # one thread, the sums do not depend on the number of cores either.
     torch.set_num_threads(1)
     try:
         train_contrastive(network, *training, seed=SEED, progress=progress)
@@ -245,8 +296,8 @@ def _pixels(images: NDArray[np.float32]) -> Vectors:
 def _methods(
     X: Vectors, paper: diffusion.Reranker, ranker: diffusion.Reranker
 ) -> dict[str, Answer]:
-    """Do the offline work of each method; return what lists the k first results of queries."""
-    augmented = expansion.augment_database(X, DBA_NEIGHBORS, alpha=ALPHA)
+    """Do the offline work of each method; return functions that list the k first results."""
+    augmented = expansion.augment_database(X, SETTINGS.dba_neighbors, alpha=SETTINGS.alpha)
 
     def expanding(database: Vectors, neighbors: int, alpha: float) -> Answer:
         def answer(Q: Vectors, k: int) -> NDArray[np.int64]:
@@ -258,52 +309,66 @@ def _methods(
 
     return {
         "cosine": lambda Q, k: expansion.search(Q, X, k)[1],
-        "AQE": expanding(X, AQE_NEIGHBORS, 0.0),
-        "alpha-QE": expanding(X, ALPHA_QE_NEIGHBORS, ALPHA),
-        "DBA + alpha-QE": expanding(augmented, ALPHA_QE_NEIGHBORS, ALPHA),
+        "AQE": expanding(X, SETTINGS.aqe_neighbors, 0.0),
+        "alpha-QE": expanding(X, SETTINGS.alpha_qe_neighbors, SETTINGS.alpha),
+        "DBA + alpha-QE": expanding(augmented, SETTINGS.alpha_qe_neighbors, SETTINGS.alpha),
         "diffusion, cosine": lambda Q, k: paper.search(Q, k)[1],
         "diffusion": lambda Q, k: ranker.search(Q, k)[1],
     }
 
 
+def _search(
+    descriptors: str, X: Vectors, Q: Vectors, gallery: Part, queries: Part, bar: tqdm[Any]
+) -> Searched:
+    """Search the gallery's descriptors X for the queries' descriptors Q with every method."""
+    paper = diffusion.Reranker(**SETTINGS.paper).fit(X)
+    ranker = diffusion.Reranker().fit(X)
+    searched = Searched(Q, ranker, [], {}, {})
+    for method, answer in _methods(X, paper, ranker).items():
+        ids = answer(Q, len(X))
+        precision = 100 * average_precision(*hits_from_labels(ids, gallery.labels, queries.labels))
+        searched.ranked[method], searched.precision[method] = ids, precision
+        mean_ap, milliseconds = float(precision.mean()), _milliseconds(answer, Q)
+        searched.rows.append(report.Row(descriptors, method, mean_ap, milliseconds))
+        bar.update()
+    return searched
+
+
 def _milliseconds(answer: Answer, Q: Vectors) -> float:
-    """Return the online time of a query, all of them asked together."""
+    """Return the online time per query in milliseconds, with all queries in one call."""
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(SETTINGS.repeats):
         start = perf_counter()
-        answer(Q, TIMED)
+        answer(Q, SETTINGS.timed)
         seconds.append(perf_counter() - start)
     return 1000 * min(seconds) / len(Q)
 
 
-def _precision(ids: NDArray[np.int64], gallery: Part, queries: Part) -> NDArray[np.float64]:
-    """Return the average precision of each query in percent."""
-    return 100 * average_precision(*hits_from_labels(ids, gallery.labels, queries.labels))
-
-
 def _save_and_check(ranker: diffusion.Reranker, query: Vectors, path: Path) -> None:
     ranker.save(path)
-    scores, ids = ranker.search(query, k=SHOWN)
-    loaded_scores, loaded_ids = diffusion.load(path).search(query, k=SHOWN)
+    scores, ids = ranker.search(query, k=SETTINGS.shown)
+    loaded_scores, loaded_ids = diffusion.load(path).search(query, k=SETTINGS.shown)
     if not (np.array_equal(ids, loaded_ids) and np.array_equal(scores, loaded_scores)):
-        raise RuntimeError(f"{path}: the loaded index does not answer as the one that was saved")
+        raise RuntimeError(
+            f"{path}: the loaded index gives other results than the one that was saved"
+        )
 
 
 # --- words ---------------------------------------------------------------------------------------
 
 
 def _format(rows: Sequence[report.Row]) -> str:
-    lines = [f"{'descriptors':<17}{'method':<18}{'mAP %':>6}{'ms a query':>12}"]
+    lines = [f"{'descriptors':<17}{'method':<18}{'mAP %':>6}{'ms per query':>14}"]
     for number, row in enumerate(rows):
         if number and row.descriptors != rows[number - 1].descriptors:
             lines.append("")
         lines.append(
-            f"{row.descriptors:<17}{row.method:<18}{row.mean_ap:>6.1f}{row.milliseconds:>12.3f}"
+            f"{row.descriptors:<17}{row.method:<18}{row.mean_ap:>6.1f}{row.milliseconds:>14.3f}"
         )
     lines += [
         "",
-        f"Time is online, for the first {TIMED} results. DBA, the graph and the descriptors are "
-        "made before.",
+        f"Times are online times for the first {SETTINGS.timed} results. DBA, the graph and the "
+        "descriptors are computed beforehand.",
     ]
     return "\n".join(lines)
 
@@ -316,59 +381,18 @@ def _graph_figures(graph: diffusion.Graph) -> str:
     )
 
 
-def _example(
-    shown: int,
-    ranked: dict[str, NDArray[np.int64]],
-    before: NDArray[np.float64],
-    after: NDArray[np.float64],
-    gallery: Part,
-    queries: Part,
-) -> report.Example:
-    def ranking(title: str, method: str, precision: NDArray[np.float64]) -> report.Ranking:
-        first = ranked[method][shown, :SHOWN]
-        return report.Ranking(
-            title, float(precision[shown]), gallery.images[first], gallery.labels[first]
-        )
+def _example(number: int, searched: Searched, gallery: Part, queries: Part) -> report.Example:
+    """Return a query with its first results before and after diffusion."""
+
+    def ranking(title: str, method: str) -> report.Ranking:
+        first = searched.ranked[method][number, : SETTINGS.shown]
+        precision = float(searched.precision[method][number])
+        return report.Ranking(title, precision, gallery.images[first], gallery.labels[first])
 
     return report.Example(
-        queries.images[shown],
-        int(queries.labels[shown]),
-        f"Shown is query {shown}, the one of the {len(before)} whose average precision gains most "
-        f"from diffusion on the CNN descriptors, with its first {SHOWN} results, best first.",
-        ranking("Before: cosine", "cosine", before),
-        ranking("After: diffusion", "diffusion", after),
+        number,
+        queries.images[number],
+        int(queries.labels[number]),
+        ranking("Before: cosine", "cosine"),
+        ranking("After: diffusion", "diffusion"),
     )
-
-
-def _reading(gain: NDArray[np.float64]) -> list[str]:
-    return [
-        "Cosine compares the query with each image by itself, so that a look-alike of another "
-        "digit may come before the same digit in another hand. Diffusion starts from the images "
-        f"whose neighbourhoods are most like the query's, {QUERY_K} of them, and walks on along "
-        "the graph, whose edges join images of like neighbourhoods. What many short steps lead to "
-        "comes first, and a look-alike that few edges lead to falls behind.",
-        f"This is the best case. Of the {len(gain)} queries, {np.count_nonzero(gain > 0)} gain and "
-        f"{np.count_nonzero(gain < 0)} lose; the median gain is {np.median(gain):.1f} points of "
-        f"average precision, the largest loss {-gain.min():.1f}.",
-    ]
-
-
-_INTRODUCTION = (
-    f"A small network learned from {N_TRAINING} labelled images to describe a digit by a vector. "
-    f"{N_QUERIES} queries then search a gallery of {{gallery}} other images for those of the same "
-    "digit. Training images, gallery and queries are disjoint. Diffusion sees no labels, and no "
-    "query is in its graph."
-)
-
-_NOTES = (
-    f"AQE: the mean of the query and its {AQE_NEIGHBORS} nearest images asks again. "
-    f"alpha-QE: its {ALPHA_QE_NEIGHBORS} nearest, weighted by cosine to the power {ALPHA:g}. "
-    f"DBA: each gallery image is first averaged with its {DBA_NEIGHBORS} nearest in the same way.",
-    f"diffusion, cosine: conjugate gradient on the graph of the {PAPER['k']} nearest, gamma = "
-    f"{PAPER['gamma']:g}, alpha = {PAPER['alpha']:g}, the query's {PAPER['query_k']} nearest "
-    "images as its observation. All are published settings, none tuned on these data. diffusion: "
-    "as diffusion.Reranker() does it, on the contextual graph and with the fused score.",
-    f"Time is online time for the first {TIMED} results, all {N_QUERIES} queries asked together, "
-    f"the fastest of {REPEATS} runs; DBA, the graph and the descriptors are made before and not "
-    "counted.",
-)

@@ -1,10 +1,10 @@
-"""One descriptor an image from its salient regions, or from a saliency map itself.
+"""One descriptor per image, from its salient regions or from its saliency map.
 
-All are of length c, L2-normalised and not whitened: whitening, learned from the collection, comes
-after them, as it does after R-MAC.
+All descriptors are of length c, L2-normalised and not whitened: a whitening learned from the
+collection is applied afterwards, as after R-MAC.
 
 Source: Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
-recognition. WACV 2018 (OS.EGM and OS.EGM-Δ); the sum weighted by π and the map-weighted MAC are
+recognition. WACV 2018 (OS.EGM and OS.EGM-Δ). The sum weighted by π and the map-weighted MAC are
 not in the paper.
 """
 
@@ -23,7 +23,7 @@ from ..networks.pooling import region_maxima, rmac_regions
 from .egm import Regions
 from .maps import Map, as_activations, as_saliency
 
-# Scales of the uniform sampling inside a region.
+# Number of scales of the uniform sampling inside a region.
 _LEVELS = 2
 
 SUMS = ("plain", "weighted")
@@ -38,13 +38,13 @@ def sum_of_regions(
     ----------
     activations : array_like or torch.Tensor, shape (c, h, w), >= 0
     regions : Regions
-        Of one of its saliency maps. Where there are none, the whole map is the one region.
+        Regions of one of its saliency maps. If there are none, the whole map is the only region.
     weights : {"plain", "weighted"}, default "plain"
-        `"plain"` is the paper's sum, `"weighted"` multiplies each region by its π, so that
-        slight regions do not count as much as the one that the image is of.
+        `"plain"` is the paper's sum. `"weighted"` multiplies each region by its π, so that minor
+        regions count less than the main one.
     uniform : bool, default False
-        In each region, sample regions uniformly at two scales, as R-MAC does in the whole image:
-        the paper's Δ.
+        Sample regions uniformly at two scales inside each region, as R-MAC does in the whole
+        image. This is Δ in the paper.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def weighted_mac(activations: Any, saliency: Any) -> Map:
     ----------
     activations : array_like or torch.Tensor, shape (c, h, w), >= 0
     saliency : array_like, shape (h, w), >= 0
-        Where it is zero everywhere, the descriptor is MAC.
+        If it is zero everywhere, the descriptor is MAC.
 
     Returns
     -------

@@ -1,12 +1,11 @@
-"""Object discovery: which regions of a collection recur, and where each image shows one.
+"""Object discovery: recurring regions of a collection, and object saliency maps of its images.
 
-The regions of all images, found where single images have strong features, are the nodes of one
-reciprocal neighbour graph. Centrality in it says which of them recur. A position of any image is
-then as salient as the central regions are that look like it: objects stand out where features
-alone show whatever is strong.
+The regions in which single images have strong features are the nodes of one reciprocal neighbour
+graph for the whole collection. A region that recurs in many images has a high centrality in it. The
+object saliency of a position is high if central regions are similar to it, which distinguishes
+recurring objects from other strong features.
 
-Nothing here knows of a network: what goes in are activation maps (c, h, w) of any trunk, all of
-the same one, with values >= 0.
+Inputs are activations (c, h, w) with values >= 0 from any network, the same for all images.
 
 Source: Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
 recognition. WACV 2018.
@@ -52,15 +51,15 @@ _ARRAYS = {
 
 
 class ObjectDiscovery:
-    """Object saliency from the recurrence of regions in a collection.
+    """Object saliency from recurring regions of a collection.
 
-    ``S(p) = F̂(p)^Θ Σ_i max(s(v_i, u_p) - s̄_p, 0)^β f_i^θ g_i`` over the regions i nearest to
-    what is at position p: v_i and u_p are whitened descriptors of the region and of a patch
-    around p, f_i the feature saliency of the region and g_i its centrality in the graph of all
-    regions. s̄_p is the mean similarity at the ranks of `contrast`, by which that stands back
-    which is everywhere; where F̂ is slight, S is 0. The regions of an image are left out of its
-    own sum, and no edge joins two regions of one image: what an image says of itself is no
-    recurrence.
+    ``S(p) = F̂(p)^Θ Σ_i max(s(v_i, u_p) - s̄_p, 0)^β f_i^θ g_i``, where the sum runs over the
+    regions i nearest to position p. v_i and u_p are the whitened descriptors of the region and of a
+    patch around p, f_i is the feature saliency of the region and g_i its centrality in the graph of
+    all regions. s̄_p is the mean similarity at the ranks of `contrast`, which suppresses what is
+    similar to regions everywhere. S is 0 where F̂ is small. The regions of an image are excluded
+    from its own sum, and no edge connects two regions of one image, because repetition within an
+    image is not recurrence.
 
     Parameters
     ----------
@@ -80,18 +79,18 @@ class ObjectDiscovery:
     vectors_ : ndarray, shape (r, d), float32
         Whitened descriptors of the regions, image by image.
     images_ : ndarray, shape (r,), int64
-        The image that each is of; those of image i are `starts_[i]` to `starts_[i + 1]`.
+        The image of each region; the regions of image i are `starts_[i]` to `starts_[i + 1]`.
     starts_ : ndarray, shape (n_images + 1,), int64
     cells_ : ndarray, shape (r, 4), int64
-        Top, left, height and width on its map.
+        Top, left, height and width of each region on the map of its image.
     saliency_, centrality_ : ndarray, shape (r,), float32
-        f and g, the latter divided by its mean.
+        f and g of each region; g is divided by its mean.
     n_images_ : int
 
     Notes
     -----
-    Memory: 4 (c + d) bytes a region while fitting, 4 d bytes and the graph after it. Activation
-    maps are seen one at a time and not kept.
+    Memory: 4 (c + d) bytes per region during the fit, and 4 d bytes per region and the graph after
+    it. Activations are read one image at a time and are not kept.
 
     References
     ----------
@@ -110,12 +109,12 @@ class ObjectDiscovery:
     # --- offline ----------------------------------------------------------------------------------
 
     def fit(self, maps: Iterable[Any]) -> Self:
-        """Learn what recurs in a collection from the activation maps of its images.
+        """Learn the recurring regions of a collection from the activations of its images.
 
         Parameters
         ----------
         maps : iterable of array_like or torch.Tensor, shape (c, h, w), >= 0
-            One an image, of any heights and widths; a generator serves.
+            One per image, of any heights and widths. They are consumed one at a time.
 
         Returns
         -------
@@ -131,7 +130,12 @@ class ObjectDiscovery:
         return self.fit_regions(regions)
 
     def fit_regions(self, regions: Sequence[ImageRegions]) -> Self:
-        """Learn what recurs from the regions of images, as `find_regions` returns them.
+        """Learn the recurring regions from the regions of all images.
+
+        Parameters
+        ----------
+        regions : sequence of ImageRegions
+            One per image, as `find_regions` returns them.
 
         Raises
         ------
@@ -141,7 +145,7 @@ class ObjectDiscovery:
         counts = np.array([len(image.cells) for image in regions], np.int64)
         if np.count_nonzero(counts) < 2:
             raise DiffusionError(
-                "regions: expected at least two images with something salient, got "
+                "regions: expected at least two images with salient regions, got "
                 f"{np.count_nonzero(counts)}"
             )
         channels = regions[0].vectors.shape[1]
@@ -172,25 +176,26 @@ class ObjectDiscovery:
             g = diffusion.katz(self.graph_, alpha=settings.alpha).values
         elif settings.centrality == "degree":
             g = diffusion.degree(self.graph_).astype(np.float32)
-        # A graph without an edge gives no region more than another.
+        # Without edges, all regions are equally central.
         self.centrality_ = g / g.mean() if g.any() else np.ones_like(g)
         return self
 
     # --- online -----------------------------------------------------------------------------------
 
     def saliency(self, activations: Any, image: int | None = None) -> Map:
-        """Return the object saliency map of any image.
+        """Return the object saliency map of an image.
 
         Parameters
         ----------
         activations : array_like or torch.Tensor, shape (c, h, w), >= 0
         image : int, optional
-            Its number in the collection, where it is in it: its own regions are then left out.
+            The image's number in the collection, if it belongs to it; its own regions are then
+            excluded.
 
         Returns
         -------
         ndarray, shape (h, w), float32
-            Up to a factor that is the same for all images.
+            Values >= 0, up to a factor that is the same for all images.
 
         Raises
         ------
@@ -341,8 +346,8 @@ class ObjectDiscovery:
         """Return the whitened descriptors (m, d) of the patches around m positions kept."""
         reach = self.settings.patch // 2
         maxima = A
-        # The largest of each row of a patch, then of these; slices are many times faster here
-        # than a pooling of few cells by many channels.
+        # The maximum along each axis in turn. Slices are many times faster here than a pooling of
+        # few cells and many channels, and three times faster than padding and shifting.
         for axis in (1, 2):
             along, maxima = maxima, maxima.copy()
             for shift in range(1, min(reach, A.shape[axis] - 1) + 1):
@@ -352,14 +357,14 @@ class ObjectDiscovery:
                     part = maxima[tuple(to)]
                     np.maximum(part, along[tuple(of)], out=part)
         X = torch.from_numpy(maxima[:, kept])
-        # P (x / ||x|| - m), divided last, where there are fewer values to divide.
+        # P (x / ||x|| - m). The division comes last, when there are fewer values to divide.
         norms = torch.linalg.vector_norm(X, dim=0).clamp(min=torch.finfo(X.dtype).tiny)
         return functional.normalize((self._projection @ X / norms).T - self._shift, dim=1)
 
     def _nearest(
         self, vectors: Tensor, image: int | None, k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """List the k nearest regions of vectors, those of one image left out; padded with -1."""
+        """List the k nearest regions of vectors without those of one image; padded with -1."""
         scores = torch.full((len(vectors), k), -torch.inf)
         ids = torch.full((len(vectors), k), -1)
         for start in range(0, len(self.vectors_), _REGIONS_AT_ONCE):
@@ -375,8 +380,8 @@ class ObjectDiscovery:
         return scores.numpy(), ids.numpy()
 
     def _neighbors(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """List the k nearest regions of each region, its image's left out; padded -inf and -1."""
-        # Whatever is left out, k others are among so many.
+        """List k nearest regions from other images for each region; padded with -inf and -1."""
+        # However many of its own image are excluded, k others are among this many.
         most = int(np.diff(self.starts_).max())
         scores, ids = NeighborIndex(self.vectors_, "cosine", Exact()).search(
             self.vectors_, k + most

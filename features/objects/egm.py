@@ -1,8 +1,8 @@
-"""Expanding Gaussian mixtures: how many blobs are there, and where.
+"""Expanding Gaussian mixtures (EGM): the number and the positions of blobs in points or in a map.
 
 Every point, or every position of a saliency map, starts as a Gaussian component of its own.
-Expectation and maximisation move and widen them, and after each round the components that others
-explain well enough are purged, so that their number is found and not given.
+Expectation-maximisation moves and widens the components. After each iteration, the components that
+others explain well enough are purged, so that the number of components need not be given.
 
 Source: Avrithis, Kalantidis. Approximate Gaussian Mixtures for Large Scale Vocabularies.
 ECCV 2012; for maps Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery
@@ -43,7 +43,7 @@ class Mixture:
     counts : tuple of int
         Number of components at the start and after each iteration.
     own_variance : float
-        Variance of the Gaussian that stands for a point, 0 where points are points.
+        Variance of the Gaussian that represents a position of a map; 0 for points.
     """
 
     weights: Array
@@ -53,7 +53,7 @@ class Mixture:
     own_variance: float = 0.0
 
     def responsibilities(self, points: ArrayLike) -> Array:
-        """Return which part of each point (n, d) each component explains, (n, k); rows sum to 1."""
+        """Return the probability (n, k) of each component given each point (n, d)."""
         X = np.asarray(points, dtype=np.float64)
         return _responsibilities(X, self.weights, self.means, self.variances + self.own_variance)
 
@@ -66,11 +66,11 @@ class Regions:
     ----------
     boxes : ndarray, shape (k, 4), float64
         Left, top, right, bottom in cells: position (y, x) of the map is the unit square from
-        (x, y) to (x + 1, y + 1). Within the map, at least one cell wide and high.
+        (x, y) to (x + 1, y + 1). Boxes lie within the map and are at least one cell wide and high.
     weights : ndarray, shape (k,), float64
         π, summing to 1.
     mixture : Mixture or None
-        What they come from, in (x, y); None where the map is zero everywhere and k = 0.
+        The mixture of the regions, in coordinates (x, y); None if the map is zero everywhere.
     """
 
     boxes: Array
@@ -81,9 +81,9 @@ class Regions:
         return len(self.boxes)
 
     def cells(self) -> NDArray[np.int64]:
-        """Return the boxes in whole positions, (k, 4): top, left, height and width.
+        """Return the boxes in whole positions, shape (k, 4): top, left, height and width.
 
-        A position belongs to a box that holds its centre; every box has at least one.
+        A position belongs to a box that contains its centre; every box has at least one.
         """
         low = np.ceil(self.boxes[:, :2] - 0.5).astype(np.int64)
         high = np.ceil(self.boxes[:, 2:] - 0.5).astype(np.int64)
@@ -105,23 +105,24 @@ def fit_points(
     Parameters
     ----------
     points : array_like, shape (n, d)
-        Finite, n from 1 to 4096.
+        Finite values, with n from 1 to 4096.
     weights : array_like, shape (n,), >= 0, optional
-        How often each point counts; default once.
+        Weights of the points, by default 1.
     sigma : float > 0
-        Standard deviation of the components at the start, in each dimension. Half of the least
-        distance between things that are to be told apart does well; of the order of the distance
-        between neighbouring points, lone points stay components of their own.
+        Initial standard deviation of the components in each dimension. Half of the smallest
+        distance between clusters that are to be distinguished is a good choice. If it is of the
+        order of the distance between neighbouring points, isolated points remain components.
     expansion : float in [0, 1), default 0.2
-        λ: how much of a component's width comes from points that another one explains better.
+        λ, which controls how much the points that another component explains better widen a
+        component:
         D σ_k² = w Σ_in + (1 - w) Σ_out with w = (N_in / N_k) (1 - λ), where Σ_in and Σ_out are
         the mean squared distances of the points inside and outside; 0 is plain EM. A component
-        that shares its points with no other grows until it reaches one.
+        that shares no points with another one grows until it does.
     purge : float in [0, 1], default 0.55
-        τ: a component is kept where ρ = ||p||² / (||p||² + Σ <p, p_j>) >= τ, over the kept
-        components j of larger weight. 0 keeps all of them.
+        τ: a component is kept if ρ = ||p||² / (||p||² + Σ <p, p_j>) >= τ, where the sum runs over
+        the kept components j of larger weight. 0 keeps all components.
     max_iter : int >= 1, default 15
-        It stops earlier where no component is purged and none moves any more.
+        Largest number of iterations. The fit stops earlier if no component is purged or moved.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def fit_points(
 
     Notes
     -----
-    Memory: six n x n arrays of float64 at the start, while each point is a component.
+    Memory: six n x n arrays of float64 in the first iteration, when each point is a component.
     """
     X, w = _as_points(points, weights)
     X, w = X[w > 0], w[w > 0] / float(w.sum())
@@ -146,9 +147,9 @@ def fit_points(
 class EGM(EGMSettings):
     """Settings of the expanding Gaussian mixture by which a map's regions are found.
 
-    The map is divided by its maximum, what is below `threshold` is set to 0, and the rest is
-    raised to `exponent`, which gives S. Each position p of S > 0 is a Gaussian N(p, σ² I). The
-    responsibility of component k for it is proportional to
+    The map is divided by its maximum, values below `threshold` are set to 0, and the others are
+    raised to the power `exponent`, which gives S. Each position p with S > 0 is a Gaussian
+    N(p, σ² I). The responsibility of component k for it is proportional to
     ``π_k ∫ N(x | p, σ² I) N(x | μ_k, Σ_k) dx = π_k N(p | μ_k, Σ_k + σ² I)``. The M-step is, with
     the weights s_p below and γ_pk normalised over k,
     ``N_k = Σ_p s_p γ_pk,  π_k = N_k / Σ N,  μ_k = Σ_p s_p γ_pk p / N_k,``
@@ -176,13 +177,13 @@ class EGM(EGMSettings):
         Parameters
         ----------
         saliency : array_like, shape (h, w), >= 0
-            Of at most 4096 positions above the threshold.
+            At most 4096 positions may be above the threshold.
 
         Returns
         -------
         Regions
-            Boxes are μ ± 2 standard deviations, cut to the map. A map of one value is one region
-            or a regular few; one of zeros has none.
+            Boxes are μ ± 2 standard deviations, clipped to the map. A constant map gives one
+            region or a few regular ones; a map of zeros gives none.
 
         Raises
         ------
@@ -213,14 +214,14 @@ class EGM(EGMSettings):
         )
         reach = 2 * np.sqrt(mixture.variances)
         size = np.array(S.shape[::-1], float)
-        # A whole cell at least, whatever the border cuts off.
+        # At least a whole cell, also where the border clips a box.
         low = np.clip(mixture.means - reach, 0, size - 1)
         high = np.clip(np.maximum(mixture.means + reach, low + 1), 1, size)
         return Regions(np.concatenate([low, high], axis=1), mixture.weights, mixture)
 
 
 def sharpen(saliency: Array, exponent: float, threshold: float) -> Array:
-    """Divide a map by its maximum, zero what is below the threshold, raise to the exponent."""
+    """Divide a map by its maximum, set values below the threshold to 0 and raise the others."""
     largest = saliency.max()
     if largest == 0:
         return np.zeros_like(saliency)
@@ -254,7 +255,7 @@ def _fit(
         pi, means, variances = pi[kept], means[kept], variances[kept]
         pi = pi / pi.sum()
         counts.append(len(pi))
-        # Where none was purged, `kept` is a permutation.
+        # If none was purged, `kept` is a permutation.
         if counts[-1] == counts[-2] and np.abs(means - before[kept]).max() < 1e-3 * np.sqrt(
             variances.max()
         ):
@@ -263,7 +264,7 @@ def _fit(
 
 
 def _gaussian_logarithms(points: Array, means: Array, variances: Array) -> Array:
-    """Return log N(x | μ_k, Σ_k) of every point and component, (n, k), up to (2π)^(-d/2)."""
+    """Return log N(x | μ_k, Σ_k) of all points and components, (n, k), without (2π)^(-d/2)."""
     centre = means.mean(axis=0)  # keeps the expanded square exact far from the origin
     X, M = points - centre, means - centre
     precision = 1 / variances
@@ -283,7 +284,7 @@ def _responsibilities(X: Array, pi: Array, means: Array, variances: Array) -> Ar
 def _maximise(
     X: Array, gamma: Array, weights: Array, expansion: float, isotropic: bool
 ) -> tuple[Array, Array, Array]:
-    """Return π, μ and the variances of components, those that explain nothing left out."""
+    """Return π, μ and the variances of the components, without those that explain nothing."""
     shares = gamma * weights[:, None]
     N = shares.sum(axis=0)
     alive = 1e-12 * N.max() < N
@@ -292,7 +293,7 @@ def _maximise(
     means = shares.T @ X / N[:, None]
     variances = _second_moments(X, shares, means) / N[:, None]
     if expansion > 0:
-        # Inner points of a component are those that no other explains better.
+        # Inner points of a component are those that no other component explains better.
         inner = np.zeros_like(shares)
         best = (np.arange(len(X)), np.argmax(gamma, axis=1))
         inner[best] = shares[best]
@@ -302,12 +303,12 @@ def _maximise(
         sums_out = np.maximum(variances * N[:, None] - sums_in, 0)
         inside = sums_in / np.where(N_in > 0, N_in, 1)[:, None]
         outside = sums_out / np.where(N_out > 0, N_out, 1)[:, None]
-        # Where there is nothing outside, nothing can be weighed against the inside.
+        # Without outer points, the inner ones alone determine the variance.
         w = np.where(N_out > 1e-12 * N, N_in / N * (1 - expansion), 1.0)[:, None]
         variances = w * inside + (1 - w) * outside
     if isotropic:
         variances[:] = variances.mean(axis=1, keepdims=True)
-    # So that a component on a single point has a density.
+    # A component on a single point must keep a density.
     floor = 1e-12 * max(float(np.ptp(X, axis=0).max()) ** 2, 1e-200)
     return N / N.sum(), means, np.maximum(variances, floor)
 
@@ -321,7 +322,7 @@ def _second_moments(X: Array, shares: Array, means: Array) -> Array:
 
 
 def _purge(pi: Array, means: Array, variances: Array, purge: float) -> NDArray[np.int64]:
-    """Return the components to keep, by descending π.
+    """Return the indices of the components to keep, by descending π.
 
     <p_i, p_j> = π_i π_j N(μ_i | μ_j, Σ_i + Σ_j).
     """

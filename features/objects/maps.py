@@ -1,7 +1,7 @@
-"""Saliency maps that one image's activations give: feature saliency, CroW, class activation.
+"""Saliency maps from the activations of one image: feature saliency, CroW, class activation.
 
-An activation map A is what the last convolution of a network gives for an image, shape (c, h, w):
-A_k is the map of channel k. A saliency map has one value a position, shape (h, w).
+Activations A are the output of a network's last convolution for an image, shape (c, h, w): A_k is
+the map of channel k. A saliency map has one value per position, shape (h, w).
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from diffusion.validation import check_integer, check_real
 
 Map = NDArray[np.float32]
 
-# Channels checked at a time: keeps the temporaries in the cache.
-_BLOCK = 64
-
 
 def as_activations(activations: Any, *, signed: bool = False) -> Map:
-    """Check activations and return them as an array (c, h, w), float32, without a needless copy.
+    """Validate activations and return them as an array (c, h, w), float32, copied only if needed.
 
     Parameters
     ----------
     activations : array_like or torch.Tensor, shape (c, h, w)
     signed : bool, default False
-        Whether values below 0 are admitted.
+        Whether negative values are allowed.
 
     Raises
     ------
     DiffusionError
-        If the shape is wrong, or a value is not finite, or is negative and not to be.
+        If the shape is wrong, or if a value is not finite, or is negative and `signed` is false.
     """
     if hasattr(activations, "detach"):
         activations = activations.detach().cpu()
@@ -46,7 +43,7 @@ def as_activations(activations: Any, *, signed: bool = False) -> Map:
         raise DiffusionError(
             f"activations: expected shape (c, h, w), none of them 0, got {array.shape}"
         )
-    # A sum is finite only where all of its terms are, and costs no temporary.
+    # A sum is finite only if all of its terms are, and it needs no temporary array.
     if not np.isfinite(array.sum()) or (not signed and array.min() < 0):
         expected = "finite values" if signed else "finite values >= 0, as they are after a ReLU"
         raise DiffusionError(f"activations: expected {expected}")
@@ -54,7 +51,7 @@ def as_activations(activations: Any, *, signed: bool = False) -> Map:
 
 
 def as_saliency(saliency: Any, name: str = "saliency") -> NDArray[np.float64]:
-    """Check a saliency map, (h, w), finite and >= 0; return it in float64."""
+    """Validate a saliency map, shape (h, w), finite and >= 0, and return it as float64."""
     try:
         array = np.asarray(saliency, dtype=np.float64)
     except (TypeError, ValueError):
@@ -67,7 +64,7 @@ def as_saliency(saliency: Any, name: str = "saliency") -> NDArray[np.float64]:
 
 
 def channel_weights(activations: Any, *, epsilon: float = 1e-6) -> Map:
-    """Weigh channels by how rarely they respond: b_j = log(Σ_i (a_i + ε) / (a_j + ε)).
+    """Weight channels by the rarity of their responses: b_j = log(Σ_i (a_i + ε) / (a_j + ε)).
 
     Parameters
     ----------
@@ -77,7 +74,7 @@ def channel_weights(activations: Any, *, epsilon: float = 1e-6) -> Map:
     Returns
     -------
     ndarray, shape (c,), float32
-        a_j is the fraction of positions where channel j is not zero.
+        The weights b_j; a_j is the fraction of positions at which channel j is not zero.
 
     References
     ----------
@@ -94,20 +91,20 @@ def _channel_weights(A: Map, epsilon: float) -> Map:
 
 
 def feature_saliency(activations: Any, *, epsilon: float = 1e-6) -> Map:
-    """Feature saliency: F = Σ_j b_j A_j, then F̂ = (F / ||F||_2)^½.
+    """Compute feature saliency: F = Σ_j b_j A_j, then F̂ = (F / ||F||_2)^½.
 
-    It shows where rare features respond strongly, of whatever thing.
+    It is large where rare features respond strongly, whether or not they belong to an object.
 
     Parameters
     ----------
     activations : array_like or torch.Tensor, shape (c, h, w), >= 0
     epsilon : float > 0, default 1e-6
-        Of the channel weights.
+        ε of the channel weights.
 
     Returns
     -------
     ndarray, shape (h, w), float32
-        F̂ in [0, 1]; zeros where no feature responds anywhere.
+        F̂ in [0, 1]; all zeros if no feature responds at any position.
 
     References
     ----------
@@ -120,7 +117,7 @@ def feature_saliency(activations: Any, *, epsilon: float = 1e-6) -> Map:
 
 
 def crow_saliency(activations: Any) -> Map:
-    """CroW's spatial weights: S = Σ_k A_k, (S / ||S||_2)^½.
+    """Compute CroW's spatial weights: S = Σ_k A_k, then (S / ||S||_2)^½.
 
     Parameters
     ----------
@@ -140,7 +137,7 @@ def crow_saliency(activations: Any) -> Map:
 
 
 def class_activation(activations: Any, head: Any, label: int | None = None) -> Map:
-    """Class activation map M_c = Σ_k w_k^c A_k of a linear classifier over the mean of A.
+    """Compute the class activation map M_c = Σ_k w_k^c A_k of a linear classifier on the mean of A.
 
     Parameters
     ----------
@@ -148,12 +145,12 @@ def class_activation(activations: Any, head: Any, label: int | None = None) -> M
     head : array_like or torch.Tensor, shape (classes, c)
         The classifier's weights.
     label : int, optional
-        The class; by default the one that scores highest on this image, biases left aside.
+        The class c; by default the one with the highest score on this image, without biases.
 
     Returns
     -------
     ndarray, shape (h, w), float32
-        What speaks for the class; where something speaks against it, 0.
+        M_c, with negative values replaced by 0.
 
     References
     ----------
@@ -181,25 +178,25 @@ def _root(F: Map) -> Map:
 
 
 def localisation_precision(saliency: Any, boxes: Any, stride: float, offset: float) -> float:
-    """Saliency inside the true boxes over saliency in all.
+    """Compute the fraction of the saliency that lies inside the true boxes.
 
     Parameters
     ----------
     saliency : array_like, shape (h, w), >= 0
     boxes : array_like, shape (m, 4)
-        Left, top, right, bottom in pixels of the image; where they overlap, what is there counts
-        once.
+        Left, top, right, bottom in pixels of the image. Where boxes overlap, saliency counts once.
     stride : float > 0
-        Pixels between neighbouring positions.
+        Distance between neighbouring positions in pixels.
     offset : float
-        Pixel where the cell of position 0 begins: position p covers [offset + stride p,
+        Pixel at which the cell of position 0 begins: position p covers [offset + stride p,
         offset + stride (p + 1)). A convolution of odd size with symmetric padding centres
         position p on pixel stride p, which is an offset of -stride / 2.
 
     Returns
     -------
     float
-        In [0, 1]; a cell counts as far as the boxes cover it. NaN for a map of zeros.
+        In [0, 1]. A cell counts in proportion to the part that the boxes cover. NaN for a map of
+        zeros.
     """
     S = as_saliency(saliency)
     boxes = np.asarray(boxes, dtype=np.float64)
@@ -214,7 +211,7 @@ def localisation_precision(saliency: Any, boxes: Any, stride: float, offset: flo
 def coverage(
     boxes: NDArray[np.float64], shape: tuple[int, ...], stride: float, offset: float
 ) -> NDArray[np.float64]:
-    """Return which part (h, w) of each position's cell the union of boxes (m, 4) covers."""
+    """Return the fraction (h, w) of each position's cell that the union of boxes (m, 4) covers."""
     cells = (boxes - offset) / stride
     # The union is a union of the rectangles between all box edges and cell edges.
     xs = np.unique(np.concatenate([cells[:, [0, 2]].ravel(), np.arange(shape[1] + 1.0)]))

@@ -1,4 +1,4 @@
-"""The regions of one image: where it has strong features, and what is there."""
+"""Salient regions of one image, with their descriptors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ImageRegions:
     cells : ndarray, shape (k, 4), int64
         Top, left, height and width on the map.
     weights : ndarray, shape (k,), float64
-        π of the mixture.
+        π of the mixture's components.
     saliency : ndarray, shape (k,), float32
-        Mean feature saliency in the region: the paper's f.
+        Mean feature saliency in the region, f in the paper.
     vectors : ndarray, shape (k, c), float32
         The largest activation of each channel in the region.
     """
@@ -37,7 +37,7 @@ class ImageRegions:
 
 
 def find_regions(activations: Any, egm: EGM) -> ImageRegions:
-    """Find the regions where an image has strong features.
+    """Find the regions of an image in which features are strong.
 
     Parameters
     ----------
@@ -60,7 +60,6 @@ def find_regions(activations: Any, egm: EGM) -> ImageRegions:
             np.empty((0, len(A)), np.float32),
         )
     cells = regions.cells()
-    # The saliency map is one more channel, of which the mean is wanted.
     f = [F[top : top + h, left : left + w].mean() for top, left, h, w in cells.tolist()]
     vectors = region_maxima(torch.from_numpy(A)[None], cells)[0].numpy()
     return ImageRegions(cells, regions.weights, np.array(f, np.float32), vectors)

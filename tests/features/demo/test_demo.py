@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
-from html.parser import HTMLParser
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,50 +14,20 @@ from diffusion import DiffusionError
 from features.demo import digits as demo
 from features.demo import objects as demo_objects
 from features.demo import report
+from tests.support.pages import Page, pixels_of
 
 DESCRIPTORS = ["raw pixels", "CNN descriptors"]
 METHODS = ["cosine", "AQE", "alpha-QE", "DBA + alpha-QE", "diffusion, cosine", "diffusion"]
-VOID = {"meta", "img", "br", "link", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Collects the elements of a page and checks that every tag is closed in turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.style = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        if self._open[-1:] == ["style"]:
-            self.style += data
-        else:
-            self.texts.append(data)
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def fewer_scenes():
-    """Draw fewer and smaller scenes than the demo does."""
+def small_demo():
+    """Draw fewer and smaller scenes than the demo does, and take time once."""
     fewer = {"n_objects": 3, "images_per_object": 6, "size": 129, "n_distractors": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_objects, "SCENES", fewer)
         patch.setattr(demo_objects, "SETTINGS", {"dimension": 16})
+        patch.setattr(demo, "SETTINGS", replace(demo.SETTINGS, repeats=1))
         yield
 
 
@@ -75,28 +42,6 @@ def outcome(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(outcome):
     return Page(Path(outcome[0]["report"]).read_text(encoding="utf-8"))
-
-
-def decode(source):
-    """Decode a data address to the pixels of the grey PNG that it holds."""
-    prefix = "data:image/png;base64,"
-    assert source.startswith(prefix)
-    data = base64.b64decode(source[len(prefix) :], validate=True)
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, position = {}, 8
-    while position < len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        kind, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
-        (check,) = struct.unpack_from(">I", data, position + 8 + length)
-        assert check == zlib.crc32(kind + body)
-        chunks[kind] = body
-        position += 12 + length
-    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
-    width, height, *form = struct.unpack(">2I5B", chunks[b"IHDR"])
-    assert form == [8, 0, 0, 0, 0]
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
-    assert not lines[:, 0].any()
-    return lines[:, 1:]
 
 
 # --- the data ------------------------------------------------------------------------------------
@@ -205,7 +150,7 @@ def test_objects_are_found_above_what_is_strong(outcome):
     # One scene of each of three objects, and the one where it went worst.
     assert len(page.attributes("section")) in (3, 4)
     text = " ".join(page.texts)
-    assert "where it went worst" in text
+    assert "the worst result" in text
     assert "visual words" in text
     for name, value in precision.items():
         assert f"{name} {100 * value:.1f} %" in text
@@ -234,7 +179,7 @@ def test_page_holds_the_query_and_ten_results_twice(page):
     images = page.attributes("img")
     assert len(images) == 21
     assert all(image["alt"] for image in images)
-    assert all(decode(image["src"]).shape == (8, 8) for image in images)
+    assert all(pixels_of(image["src"]).shape == (8, 8) for image in images)
     assert len(page.attributes("ol")) == 2
 
 
@@ -243,10 +188,10 @@ def test_page_shows_the_query_that_gains_most(outcome, page):
     _, _, queries = demo._load()
     image, label = queries.images[result["query"]], queries.labels[result["query"]]
     shown = page.attributes("img")[0]
-    np.testing.assert_array_equal(decode(shown["src"]), np.round(255 * (1 - image)))
+    np.testing.assert_array_equal(pixels_of(shown["src"]), np.round(255 * (1 - image)))
     assert str(label) in shown["alt"]
     text = " ".join(page.texts)
-    assert f"query {result['query']}" in text
+    assert f"Query {result['query']} is the one" in text
 
 
 def test_page_marks_each_result_in_words(page):
@@ -288,21 +233,24 @@ def test_page_reads_on_a_phone_and_in_the_dark(page):
 def test_text_on_the_page_is_escaped(tmp_path):
     image = np.zeros((2, 3), np.float32)
     ranking = report.Ranking("a < b", 50.0, image[None], np.array([1]))
-    example = report.Example(image, 1, "the rule & more", ranking, ranking)
+    example = report.Example(7, image, 1, ranking, ranking)
     path = tmp_path / "page.html"
-    rows = [report.Row("<i>", "x", 1.0, 1.0)]
-    report.write(path, rows, example, introduction=["<p>"], reading=["&"], notes=["<b>"])
+    rows = [report.Row("<i>", "x & y", 1.0, 1.0)]
+    gains = report.Gains.of(np.array([-2.0, 0.0, 1.0, 3.0]))
+    report.write(path, rows, example, gains=gains, nodes=3, graph="<b>", settings=demo.SETTINGS)
     parsed = Page(path.read_text(encoding="utf-8"))
-    assert {"a < b ", "the rule & more", "<i>", "<p>", "&", "<b>"} <= set(parsed.texts)
-    assert [decode(image["src"]).shape for image in parsed.attributes("img")] == [(2, 3)] * 3
+    assert {"a < b ", "<i>", "x & y"} <= set(parsed.texts)
+    text = " ".join(" ".join(parsed.texts).split())
+    assert "graph of the CNN descriptors has <b>." in text
+    assert "2 improve and 1 get worse. The median gain is 0.5 points" in text
+    assert "the largest loss is 2.0 points." in text
+    assert [pixels_of(image["src"]).shape for image in parsed.attributes("img")] == [(2, 3)] * 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_png_is_dark_where_the_image_is_one():
+def test_ink_is_dark_where_the_image_is_one():
     image = np.array([[0, 0.5, 1], [2, -1, 0.25]], np.float32)
-    parts = report._image(image, "").split('"')
-    (source,) = (part for part in parts if part.startswith("data"))
-    np.testing.assert_array_equal(decode(source), [[255, 128, 0], [0, 255, 191]])
+    np.testing.assert_array_equal(report.ink(image), [[255, 128, 0], [0, 255, 191]])
 
 
 def test_tables_of_the_terminal_line_up():

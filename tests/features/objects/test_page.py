@@ -1,50 +1,21 @@
-"""Pictures of saliency maps: the PNG files, the page, and what is drawn where."""
+"""Pictures of saliency maps: the page, and what is drawn where."""
 
 from __future__ import annotations
 
-import base64
-import re
-import struct
-import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from features.images import png
 from features.networks.frame import Frame
 from features.objects import page as pictures
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import Regions
 from features.objects.maps import feature_saliency
 from features.settings import DiscoverySettings
-from tests.features.demo.test_demo import Page
 from tests.support.activations import recurring_blobs
+from tests.support.pages import Page, pixels_of
 from tests.support.photos import pattern
-
-COLOURS = {0: 1, 2: 3, 6: 4}
-
-
-def decode(data):
-    """Decode a PNG of 8 bits a channel without filters, checking every checksum."""
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, position = {}, 8
-    while position < len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        kind, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
-        assert struct.unpack_from(">I", data, position + 8 + length) == (zlib.crc32(kind + body),)
-        chunks[kind] = body
-        position += 12 + length
-    width, height, depth, colour, *rest = struct.unpack(">2I5B", chunks[b"IHDR"])
-    assert (depth, rest) == (8, [0, 0, 0])
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
-    assert not lines[:, 0].any()
-    return lines[:, 1:].reshape(height, width, COLOURS[colour])
-
-
-def from_address(address):
-    kind, _, data = address.partition(",")
-    assert kind == "data:image/png;base64"
-    return decode(base64.b64decode(data, validate=True))
 
 
 @pytest.fixture
@@ -69,26 +40,6 @@ def page(picture, tmp_path):
     pictures.write_page(path, "Title & more", ["x < y", pictures.LEGEND], [picture, picture])
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
     return Page(path.read_text(encoding="utf-8"))
-
-
-# --- PNG ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 7, 3), (2, 3, 4)])
-def test_png_decodes_to_the_same_pixels(rng, shape):
-    pixels = rng.integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(decode(png.encode(pixels)).reshape(shape), pixels)
-    np.testing.assert_array_equal(from_address(png.data_address(pixels)).reshape(shape), pixels)
-
-
-def test_png_is_read_by_others(rng, tmp_path):
-    image = pytest.importorskip(
-        "PIL.Image", reason="Pillow is not installed: pip install .[images]"
-    )
-    pixels = rng.integers(0, 256, (9, 7, 3), np.uint8)
-    (tmp_path / "x.png").write_bytes(png.encode(pixels[:, ::-1]))
-    with image.open(tmp_path / "x.png") as opened:
-        np.testing.assert_array_equal(np.array(opened), pixels[:, ::-1])
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -165,7 +116,7 @@ def test_boxes_lie_where_the_cells_lie(page):
 def test_heat_covers_the_cells_and_rises_with_saliency(page, picture):
     _, heat, _ = page.attributes("image")[:3]
     assert numbers(heat, ("x", "y", "width", "height")) == [-3, -2, 96, 64]
-    colours = from_address(heat["href"]).astype(int).sum(axis=2)
+    colours = pixels_of(heat["href"]).astype(int).sum(axis=2)
     assert colours.shape == (2, 3)
     order = np.argsort(picture.features.ravel(), kind="stable")
     assert (np.diff(colours.ravel()[order]) >= 0).all()
@@ -176,13 +127,18 @@ def test_heat_covers_the_cells_and_rises_with_saliency(page, picture):
 def test_photos_keep_their_place_and_are_shown_small(page, picture, tmp_path):
     photo = page.attributes("image")[0]
     assert numbers(photo, ("width", "height")) == [90, 60]
-    np.testing.assert_array_equal(from_address(photo["href"]), picture.image)
+    np.testing.assert_array_equal(pixels_of(photo["href"]), picture.image)
+    # Each photo is held once, and its four other panels refer to it or hold a map.
+    hrefs = [attributes["href"] for _, attributes in page.elements if "href" in attributes]
+    assert len(hrefs) == 2 * 5
     large = np.repeat(np.repeat(picture.image, 10, axis=0), 10, axis=1)
-    small = pictures._shrunk(large)
+    pictures.write_page(tmp_path / "p.html", "t", [], [replace(picture, image=large)])
+    shown = Page((tmp_path / "p.html").read_text(encoding="utf-8")).attributes("image")[0]
+    assert numbers(shown, ("width", "height")) == [900, 600]
+    small = pixels_of(shown["href"])
     assert max(small.shape) == pictures._SIDE
     assert small.shape[0] / small.shape[1] == pytest.approx(2 / 3, abs=0.01)
     np.testing.assert_allclose(small.mean(axis=(0, 1)), large.mean(axis=(0, 1)), atol=1)
-    assert len(re.findall("href", pictures._row(picture, 0))) == 5
 
 
 def test_nothing_salient_is_nothing_drawn(picture, tmp_path):

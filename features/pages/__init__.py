@@ -1,0 +1,1 @@
+"""HTML pages: the template environment, and the skeleton and style that all pages share."""

@@ -1,0 +1,62 @@
+"""Pages from templates: each page is one HTML file that contains its style and its images.
+
+A package that writes pages keeps their templates in its own directory `templates`. They extend the
+`page.html` of this package, which includes the style shared by all pages, for light and dark colour
+schemes and for wide and narrow screens.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffusion.storage.directory import replacing
+
+
+def write(path: str | os.PathLike[str], package: str, template: str, **content: Any) -> None:
+    """Write a page. The file is complete or is not written at all.
+
+    Iterators among the content are consumed while the page is written, so that a page of many
+    pictures needs the memory of one.
+
+    Parameters
+    ----------
+    path : path-like
+    package : str
+        The package whose `templates` hold the template, such as ``"features.demo"``.
+    template : str
+        File name of the template.
+    **content
+        Variables of the template. Text is escaped.
+    """
+    page = _environment(package).get_template(template).stream(**content)
+    with replacing(path) as file:
+        page.dump(file, encoding="utf-8")
+
+
+@cache
+def _environment(package: str) -> Environment:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("features.pages")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_address"] = data_address
+    return environment
+
+
+def data_address(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels (h, w) or (h, w, 3), uint8, as the data URL of a PNG file."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,33 @@
+"""Pages from templates: the skeleton, escaping, images, and files that appear whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from jinja2 import UndefinedError
+
+from features.pages import rendering
+from tests.support.pages import Page, pixels_of
+
+
+def test_page_reads_in_light_and_dark_and_needs_nothing_else(tmp_path):
+    rendering.write(tmp_path / "p.html", "features.pages", "page.html")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.html"]
+    page = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert "viewport" in {attributes.get("name") for attributes in page.attributes("meta")}
+    assert "prefers-color-scheme: dark" in page.style
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe"}
+
+
+def test_what_a_template_misses_is_an_error_and_no_file(tmp_path):
+    with pytest.raises(UndefinedError, match="title"):
+        rendering.write(tmp_path / "p.html", "features.objects", "objects.html", paragraphs=[])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 7, 3)])
+def test_addresses_hold_the_pixels(rng, shape):
+    pixels = rng.integers(0, 256, shape, np.uint8)
+    for part in (pixels, pixels[:, ::-1]):
+        np.testing.assert_array_equal(pixels_of(rendering.data_address(part)), part)
