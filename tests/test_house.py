@@ -29,7 +29,7 @@ FLOORS = (
     ("diffusion.index_state", "diffusion.fitted", "diffusion.reranker", "diffusion.regional"),
     ("diffusion",),
     ("diffusion.cli",),
-    ("features.settings",),
+    ("features.settings", "features.pages"),
     ("features.images",),
     ("features.datasets",),
     ("features.networks",),
