@@ -91,11 +91,32 @@ class Fitted:
         """Return the number of first-stage neighbours that an observation is computed from."""
         return self.affinity.depth or query_k
 
-    def observed(
-        self, index: NeighborIndex, queries: NDArray[np.float32], lists: Results, query_k: int
-    ) -> Results:
-        """Return the neighbours that observations are computed from, given first-stage lists."""
-        return best_of(index, queries, *lists, self.depth(query_k))
+    def first_stage(
+        self, Q: ArrayLike, length: int, *, query_k: int, progress: bool
+    ) -> tuple[Results, Results]:
+        """Search for queries.
+
+        Parameters
+        ----------
+        Q : array_like, shape (nq, d) or (d,)
+        length : int
+            The lists have at least this length, or n.
+        query_k : int
+        progress : bool
+
+        Returns
+        -------
+        lists : tuple of ndarray, shape (nq, c)
+            Scores and ids of the nearest items.
+        observed : tuple of ndarray
+            The neighbours that the observations are computed from.
+        """
+        index, queries = self.searched(Q)
+        depth = self.depth(query_k)
+        # One more neighbour than the observation needs shows whether there is a tie.
+        width = min(max(length, depth + 1), index.size)
+        lists = index.search(queries, width, progress=progress)
+        return lists, best_of(index, queries, *lists, depth)
 
     def diffuse(
         self,

@@ -323,14 +323,12 @@ class Reranker(Parameters):
             If the queries do not match the index, or it contains no vectors.
         """
         k = check_integer(k, "k", low=1)
-        fitted, query_k = self.fitted(), int(self.query_k)
-        index, queries = fitted.searched(Q)
+        fitted = self.fitted()
+        length = max(k, fitted.solver.shortlist, fitted.score.depth)
         with threads.guarded():
-            # One more neighbour than the observation needs shows whether there is a tie.
-            wanted = fitted.depth(query_k) + 1, fitted.solver.shortlist, fitted.score.depth
-            depth = min(max(k, *wanted), self.n_items_)
-            lists = index.search(queries, depth, progress=self.progress)
-            observed = fitted.observed(index, queries, lists, query_k)
+            lists, observed = fitted.first_stage(
+                Q, length, query_k=int(self.query_k), progress=self.progress
+            )
             return self._diffuse(lists, observed, k, restrict=False, single=np.ndim(Q) == 1)
 
     def rerank(
@@ -433,11 +431,8 @@ class Reranker(Parameters):
             If the solver is not "spectral", or in the cases in which `search` raises it.
         """
         solver, fitted, query_k = self._spectral(), self.fitted(), int(self.query_k)
-        index, queries = fitted.searched(Q)
         with threads.guarded():
-            depth = min(fitted.depth(query_k) + 1, self.n_items_)
-            lists = index.search(queries, depth, progress=self.progress)
-            observed = fitted.observed(index, queries, lists, query_k)
+            _, observed = fitted.first_stage(Q, 0, query_k=query_k, progress=self.progress)
             embedded = solver.embed(fitted.affinity.observe(*observed, query_k).y)
         return embedded[0] if np.ndim(Q) == 1 else embedded
 
