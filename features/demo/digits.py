@@ -182,13 +182,12 @@ def run(
     rows = [*pixels.rows, *learned.rows]
     output(_format(rows))
 
-    graph, solved = learned.ranker.graph_, learned.ranker.report_
-    figures = _graph_figures(graph)
-    iterations, residual = int(solved.iterations.max()), float(solved.residual.max())
-    output(f"Graph of the CNN descriptors of the gallery: {figures}.")
+    figures = _figures(learned.ranker)
+    graph = _said_of_graph(**figures["graph"])
+    output(f"Graph of the CNN descriptors of the gallery: {graph}.")
     output(
-        f"Conjugate gradient: at most {iterations} iterations per query, largest relative residual "
-        f"{residual:.1e}."
+        "Conjugate gradient: at most {iterations} iterations per query, largest relative residual "
+        "{residual:.1e}.".format(**figures["solver"])
     )
     gain = learned.precision["diffusion"] - learned.precision["cosine"]
     example = _example(int(np.argmax(gain)), learned, gallery, queries)
@@ -204,8 +203,8 @@ def run(
         rows,
         example,
         gains=report.Gains.of(gain),
-        nodes=graph.n_nodes,
-        graph=figures,
+        nodes=figures["graph"]["nodes"],
+        graph=graph,
         settings=SETTINGS,
     )
     output(
@@ -216,13 +215,7 @@ def run(
     objects = demo_objects.run(folder / "objects.html", seed=SEED, progress=progress, output=output)
     return {
         "rows": [asdict(row) for row in rows],
-        "graph": {
-            "nodes": graph.n_nodes,
-            "edges": graph.n_edges,
-            "components": graph.n_components,
-            "isolated": graph.n_isolated,
-        },
-        "solver": {"iterations": iterations, "residual": residual},
+        **figures,
         "query": example.number,
         "index": str(index),
         "report": str(page),
@@ -354,6 +347,23 @@ def _save_and_check(ranker: diffusion.Reranker, query: Vectors, path: Path) -> N
         )
 
 
+def _figures(ranker: diffusion.Reranker) -> dict[str, Any]:
+    """Return the figures of a ranker's graph, and the largest of its last search's solver."""
+    graph, solved = ranker.graph_, ranker.report_
+    return {
+        "graph": {
+            "nodes": graph.n_nodes,
+            "edges": graph.n_edges,
+            "components": graph.n_components,
+            "isolated": graph.n_isolated,
+        },
+        "solver": {
+            "iterations": int(solved.iterations.max()),
+            "residual": float(solved.residual.max()),
+        },
+    }
+
+
 # --- words ---------------------------------------------------------------------------------------
 
 
@@ -373,12 +383,9 @@ def _format(rows: Sequence[report.Row]) -> str:
     return "\n".join(lines)
 
 
-def _graph_figures(graph: diffusion.Graph) -> str:
-    components = "1 component" if graph.n_components == 1 else f"{graph.n_components} components"
-    return (
-        f"{graph.n_nodes} nodes, {graph.n_edges} edges, {components}, "
-        f"{graph.n_isolated} isolated nodes"
-    )
+def _said_of_graph(nodes: int, edges: int, components: int, isolated: int) -> str:
+    parts = "1 component" if components == 1 else f"{components} components"
+    return f"{nodes} nodes, {edges} edges, {parts}, {isolated} isolated nodes"
 
 
 def _example(number: int, searched: Searched, gallery: Part, queries: Part) -> report.Example:
