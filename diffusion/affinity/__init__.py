@@ -1,7 +1,7 @@
-"""Affinities: from neighbour lists to the edges of a graph, and to a query's observation.
+"""Affinities: weights of graph edges from neighbour lists, and observations of queries.
 
-An affinity is given the collection's neighbour lists, makes weighted edges of them and keeps what
-it needs to make, later, the observation y of a query from the query's own neighbours.
+An affinity turns the neighbour lists of a collection into weighted edges. Later it turns the
+neighbours of a query into the query's observation y, the vector from which diffusion starts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,23 @@ __all__ = [
 
 
 def make_affinity(affinity: object, metric: str, gamma: object) -> Affinity:
-    """Return a new affinity for the scores of `metric`, from a name or an object of settings.
+    """Return a new affinity for the scores of a metric, from a name or an object of settings.
+
+    Parameters
+    ----------
+    affinity : {"context", "cosine", "gaussian"} or Context
+    metric : {"cosine", "inner_product", "euclidean"}
+    gamma : float > 0
+        Exponent of the affinities "cosine" and "gaussian".
+
+    Returns
+    -------
+    Affinity
 
     Raises
     ------
     DiffusionError
-        If the name is unknown or does not go with the metric.
+        If the name is unknown or the affinity does not support the metric.
     """
     gamma = check_real(gamma, "gamma", low=0.0, strict=True)
     if isinstance(affinity, Context):
@@ -43,14 +54,14 @@ def make_affinity(affinity: object, metric: str, gamma: object) -> Affinity:
     if affinity == "cosine":
         if metric == "euclidean":
             raise DiffusionError(
-                "affinity: 'cosine' is a power of a similarity and metric='euclidean' gives "
+                "affinity: 'cosine' is a power of a similarity, but metric='euclidean' gives "
                 "distances; expected affinity='context' or 'gaussian'"
             )
         return PowerAffinity(gamma, bounded=metric == "cosine")
     if affinity == "gaussian":
         if metric != "euclidean":
             raise DiffusionError(
-                f"affinity: 'gaussian' is a function of a distance and metric={metric!r} gives "
+                f"affinity: 'gaussian' is a function of a distance, but metric={metric!r} gives "
                 "similarities; expected affinity='context' or 'cosine' (or metric='euclidean')"
             )
         return GaussianAffinity(gamma)

@@ -1,4 +1,4 @@
-"""What every affinity takes and returns."""
+"""The interface of affinities, and the observations that they return."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of queries before diffusion.
+    """Observations of m queries in a collection of n items.
 
     Attributes
     ----------
     y : csr_array, shape (m, n), float64
-        Where the diffusion starts.
+        The weights from which diffusion starts.
     J : csr_array, shape (m, n), float32, or None
-        Similarity of each query's neighbourhood to the items', in [0, 1], where the affinity
-        knows one.
+        Similarity, in [0, 1], of each query's neighbourhood to that of each item. None if the
+        affinity does not compute it.
     """
 
     y: sparse.csr_array
@@ -29,40 +29,80 @@ class Observation:
 
 
 class Affinity(ABC):
-    """What the graph and a query's observation need of an affinity."""
+    """Interface of an affinity: edges of the graph, observations of queries, and storage."""
 
     name: ClassVar[str]
 
     @property
     def depth(self) -> int:
-        """Neighbours of a query that its observation is made of, 0 for `query_k`."""
+        """Number of neighbours used for the observation of a query; 0 stands for `query_k`."""
         return 0
 
     @abstractmethod
     def edges(
         self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Turn neighbour lists (n, k), -inf and -1 where padded, into (ids, weights >= 0)."""
+        """Turn neighbour lists into weighted edges.
+
+        Parameters
+        ----------
+        scores : ndarray, shape (n, k), float32
+            In descending order, padded with -inf.
+        ids : ndarray, shape (n, k), int32
+            Padded with -1.
+        progress : bool, default False
+            Show a progress bar on standard error.
+
+        Returns
+        -------
+        ids : ndarray, shape (n, w), int32
+            The nodes that each node is joined to, padded with -1.
+        weights : ndarray, shape (n, w), float32
+            Weights >= 0, 0 where padded.
+        """
 
     @abstractmethod
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
-        """Make observations of the queries' neighbours (m, c), best first, -1 padded."""
+        """Make the observations of queries from their neighbours.
+
+        Parameters
+        ----------
+        scores : ndarray, shape (m, c), float32
+            Best first.
+        ids : ndarray, shape (m, c), int64
+            Padded with -1 at the end.
+        query_k : int >= 1
+            Number of items in an observation.
+
+        Returns
+        -------
+        Observation
+        """
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what `edges` has kept, for the index on disk."""
+        """Return the arrays to store, which `restore` takes."""
 
     @abstractmethod
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
-        """Take what `arrays` returned in place of `edges`; raise ValueError if it is not that."""
+        """Restore the state from stored arrays instead of a call of `edges`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If an array is missing, or its shape or dtype is wrong.
+        """
 
 
 def sparse_rows(
     weights: NDArray[np.float64], ids: NDArray[np.int64], n_items: int
 ) -> sparse.csr_array:
-    """Turn the weights of listed items (m, c), -1 padded, into sparse rows (m, n_items)."""
+    """Return the weights (m, c) of listed items as sparse rows (m, n_items).
+
+    Entries with id -1 are padding and are left out.
+    """
     real = ids >= 0
     indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
     return sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), n_items))

@@ -1,4 +1,4 @@
-"""The contextual affinity: items are as close as their neighbourhoods are alike, at every scale."""
+"""The contextual affinity: similarity of the neighbourhoods of items at several scales."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..kernels.ranking import largest_positive_sparse
 from ..validation import check_integer
 from .base import Affinity, Observation, sparse_rows
 
-# Items encoded or compared between two updates of a progress bar.
+# Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
 
-# Entries of the inverted lists that queries are compared with at a time: 256 MiB.
+# Number of similarities computed at a time: 256 MiB.
 _BATCH_ENTRIES = 1 << 25
 
 
@@ -31,8 +31,8 @@ _BATCH_ENTRIES = 1 << 25
 class Context(Affinity):
     """Jaccard similarity of mutual neighbourhoods at several scales at once.
 
-    A fixed number of neighbours suits objects with about so many images and no others. Here the
-    neighbourhood of an item is taken at all `scales` together, from neighbour lists alone::
+    A fixed number of neighbours suits only objects with about that many images. This affinity
+    combines the neighbourhoods of an item at all `scales`. It needs only neighbour lists::
 
         m_ij   = max(rank_i(j), rank_j(i))  where i and j list each other, else infinite; m_ii = 0
         V_s(i) = 1[m_ij <= s] / Σ_j 1[m_ij <= s]                             for every scale s
@@ -40,28 +40,30 @@ class Context(Affinity):
         J_ij   = Σ_l min(V_il, V_jl) / Σ_l max(V_il, V_jl)
         A_ij   = J_ij² (share of the scales s with i and j among each other's s best by J)
 
-    V_i keeps its `size` largest entries, divided by their sum. A query is encoded in the same
-    way against the collection, which does not change: it has ranks among the lists, and no entry
-    of its own. Its observation y is its `query_k` largest J.
+    V_i is the encoding of item i. Its `size` largest entries are kept and divided by their sum.
+    A query is encoded in the same way against the collection, which is not changed: the query is
+    ranked among the collection's lists but has no entry of its own in an encoding. Its observation
+    y consists of its `query_k` largest J.
 
     Parameters
     ----------
     scales : sequence of int in [1, 255], default (3, 6, 12, 24, 48)
-        The largest is the number of neighbours that are looked at, of items and of queries. Where
-        the neighbour lists are shorter, scales are cut to their length. One scale alone makes
-        the k-reciprocal encoding (without its exponential weights).
+        Largest mutual rank in a neighbourhood, at each scale. The largest scale is the number of
+        neighbours used per item and per query. Scales are cut to the length of the neighbour
+        lists. A single scale gives the k-reciprocal encoding without its exponential weights.
     size : int >= 1, default 50
-        Entries of an encoding.
+        Number of entries of an encoding.
 
     Notes
     -----
-    Ranks in a list count the entries of a higher score, so that equal scores share a rank.
-    Encodings are kept in units of 1/65535.
+    The rank of an entry is one more than the number of entries with a higher score, so that equal
+    scores share a rank. Encodings are stored in units of 1/65535.
 
-    Memory: for the largest scale k, 9 k bytes an item for the lists and 6 `size` for the
-    encodings, 740 with what is around, beside the graph. Building takes 2,000 bytes an item
-    beyond the lists. Time grows with the square of the number of encodings that hold an item,
-    about `size` for most; it is linear in the items unless some are near to a share of all.
+    Memory: for the largest scale k, 9 k bytes per item for the lists and 6 `size` bytes for the
+    encodings; 740 bytes per item in all with the default settings, in addition to the graph.
+    Building takes 2,000 bytes per item in addition to the lists. The time grows with the square of
+    the number of encodings that hold an item, which is about `size` for most items. It is linear
+    in the number of items unless some items are neighbours of a fixed share of all.
 
     References
     ----------
@@ -89,12 +91,12 @@ class Context(Affinity):
 
     @property
     def depth(self) -> int:
-        """Neighbours of a query that its observation is made of."""
+        """Number of neighbours used for the observation of a query."""
         return self._cut[-1]
 
     @property
     def _cut(self) -> tuple[int, ...]:
-        """Return the scales, none of them longer than the lists."""
+        """The scales, cut to the length of the lists."""
         if not hasattr(self, "_state"):
             return self.scales
         width = self._state["ids"].shape[1]
@@ -103,7 +105,11 @@ class Context(Affinity):
     def edges(
         self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Encode the items; return for each the others most like it, and their weights A."""
+        """Encode the items; return the most similar others of each, and the weights A.
+
+        A is 0 for items that are not mutually among each other's most similar. Parameters and
+        shapes are those of `Affinity.edges`.
+        """
         k = min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         scores = np.ascontiguousarray(scores[:, :k])
@@ -128,9 +134,9 @@ class Context(Affinity):
         return best, self._weigh(jaccard, best)
 
     def _weigh(self, jaccard: NDArray[np.float32], best: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Turn J, in place, into J² times the share of scales that hold the mutual rank by J."""
+        """Multiply J² by the share of the scales that hold the mutual rank by J, in place."""
         share = (np.arange(256)[:, None] <= self._cut).mean(axis=1, dtype=np.float32)
-        share[0] = 0  # stands for no mutual rank
+        share[0] = 0  # no mutual rank
         rank = _mutual_ranks(jaccard, best)
         np.maximum(jaccard, 0, out=jaccard)
         np.square(jaccard, out=jaccard)
@@ -140,8 +146,8 @@ class Context(Affinity):
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
-        """Encode queries by their neighbours; y is their `query_k` largest similarities."""
-        # A core that has but a few queries costs more to wake than it saves.
+        """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
+        # Starting a core costs more than it saves if it gets only a few queries.
         with threads.using_cores(max(1, min(threads.cores(), len(ids) // 16))):
             J = self._compare(scores, ids)
             return Observation(_largest(J, query_k), J)
@@ -173,11 +179,11 @@ class Context(Affinity):
 
     @property
     def lists(self) -> Lists:
-        """The neighbour lists that `edges` was given and their mutual ranks, 0 for none, (n, k)."""
+        """The neighbour lists given to `edges`, cut to `depth`, and their mutual ranks (n, k)."""
         return Lists(self._state["ids"], self._state["mutual"])
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
-        """Return the share of the items' k nearest that are not among their k largest J."""
+        """Return the share of the k nearest of some items that are not among their k largest J."""
         ids = self._state["ids"][items]
         encodings = self._encode(items, Lists(ids, self._state["mutual"][items]))
         best, _ = self._jaccard_lists(items, encodings, k)
@@ -198,7 +204,7 @@ class Context(Affinity):
         return Rows(*(self._state[name] for name in ("indptr", "indices", "values")))
 
     def _encode(self, items: NDArray[Any], own: Lists) -> loops.Encodings:
-        """Encode items by their numbers, or queries, whose number is -1."""
+        """Encode items given by their ids, or queries, whose id is -1."""
         ranks = np.array(self._cut, np.int64)
         scales = loops.Scales(ranks, np.maximum(1, ranks // 3))
         shape = len(own.ids), self.size
@@ -207,11 +213,11 @@ class Context(Affinity):
         return encodings
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what `edges` has kept, for the index on disk."""
+        """Return the arrays to store: the lists, their mutual ranks and the inverted lists."""
         return self._state
 
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
-        """Take what `arrays` returned, memory-mapped; read nothing."""
+        """Restore the state from stored arrays without reading their content."""
         state = {name: arrays[name] for name in _STORED}
         lists, pairs = state["ids"].shape, state["indices"].shape
         shapes = dict.fromkeys(_STORED, lists) | dict.fromkeys(("indices", "values"), pairs)
@@ -243,7 +249,7 @@ def _mutual_ranks(scores: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArra
 
 
 def _inverted(entries: NDArray[np.int32], values: NDArray[np.uint16]) -> dict[str, NDArray[Any]]:
-    """Turn encodings (n, size) into inverted lists: for each entry, the items that hold it."""
+    """Turn encodings (n, size) into inverted lists: for each entry, the items that have it."""
     n = len(entries)
     kept = entries >= 0
     indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(kept, axis=1))])
@@ -257,7 +263,7 @@ def _inverted(entries: NDArray[np.int32], values: NDArray[np.uint16]) -> dict[st
 
 
 def _batches(sizes: NDArray[np.int64]) -> list[slice]:
-    """Cut a sequence into runs of at most `_BATCH_ENTRIES` in all, or of one."""
+    """Cut a sequence into parts with sums up to `_BATCH_ENTRIES`, each of at least one element."""
     ends = np.cumsum(sizes)
     cuts, begin = [0], 0
     while cuts[-1] < len(sizes):
@@ -268,7 +274,7 @@ def _batches(sizes: NDArray[np.int64]) -> list[slice]:
 
 
 def _largest(J: sparse.csr_array, k: int) -> sparse.csr_array:
-    """Keep the k largest entries of each row, equal ones by ascending column."""
+    """Keep the k largest entries of each row, resolving ties by ascending column."""
     k = min(k, int(np.diff(J.indptr).max(initial=1)))
     scores = np.empty((J.shape[0], k), np.float32)
     ids = np.empty((J.shape[0], k), np.int64)

@@ -1,4 +1,4 @@
-"""Affinities that are a function of the score alone: a power of the cosine, or a Gaussian."""
+"""Affinities that depend on the score alone: a power of the similarity, and a Gaussian."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 
 from .base import Affinity, Observation, sparse_rows
 
-# Scores looked at to fit a scale: the median of a million is as good as that of a billion.
+# Number of scores from which a scale is fitted: a sample of a million gives a stable median.
 _SAMPLE = 1_000_000
 
+# Logarithms of the smallest and the largest maximum of an observation, 1e-18 and 1e18.
 _LEAST, _MOST = -18 * np.log(10), 18 * np.log(10)
 
 
 def _from_logarithms(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Exponentiate rows (m, k), scaling those whose largest value is not in [1e-18, 1e18]."""
     largest = logarithms.max(axis=1, keepdims=True, initial=-np.inf)
     shift = np.where(np.isfinite(largest), np.clip(largest, _LEAST, _MOST) - largest, 0.0)
     return np.exp(logarithms + shift)
 
 
 class Pointwise(Affinity):
-    """An affinity that is a function of the score alone."""
+    """Base class of affinities that are a function of the score alone."""
 
     scale: float
 
@@ -38,16 +40,17 @@ class Pointwise(Affinity):
 
     @abstractmethod
     def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Map a query's scores (m, k) to the values of y, `weights` in float64.
+        """Map the scores of queries (m, k) to the values of their observations y, in float64.
 
-        A row whose largest weight is outside [1e-18, 1e18] is multiplied by what brings it
-        there, so that neither it nor what is made of it leaves the range of float32.
+        A row whose largest weight is outside [1e-18, 1e18] is scaled so that the largest weight
+        is the nearest bound. This keeps the values, and results computed from them, within the
+        range of float32.
         """
 
     def edges(
         self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Give every listed neighbour the weight of its score."""
+        """Give every listed neighbour the weight of its score; fit the scale first."""
         self.fit(scores)
         self._n_items = len(ids)
         return ids, self.weights(scores)
@@ -55,26 +58,27 @@ class Pointwise(Affinity):
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
-        """Observe the `query_k` best neighbours by the weights of their scores."""
+        """Make observations from the weights of the `query_k` best neighbours."""
         best = scores[:, :query_k], ids[:, :query_k]
         return Observation(sparse_rows(self.observation(best[0]), best[1], self._n_items))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the scale."""
+        """Return the array to store: the scale."""
         return {"scale": np.array([self.scale])}
 
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
-        """Take the scale."""
+        """Restore the scale."""
         self.scale = float(arrays["scale"][0])
         self._n_items = n_items
 
 
 @dataclass
 class PowerAffinity(Pointwise):
-    """w = max(s / scale, 0)^γ of a similarity s.
+    """Power of a similarity s: w = max(s / scale, 0)^γ.
 
-    For cosines the scale is 1. For inner products it is the largest one in the lists, which
-    leaves W as it is and keeps the power within float32.
+    For cosines the scale is 1. For inner products it is the largest one in the neighbour lists.
+    The normalised adjacency W does not depend on the scale, which only keeps the powers within the
+    range of float32.
 
     Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds.
     CVPR 2017, section 3.
@@ -87,7 +91,7 @@ class PowerAffinity(Pointwise):
     name: ClassVar[str] = "cosine"
 
     def fit(self, scores: NDArray[np.float32]) -> None:
-        """Set the scale: 1 for a bounded similarity, else the largest score."""
+        """Set the scale to 1 for a bounded similarity and to the largest score otherwise."""
         largest = float(scores.max(initial=0.0))
         self.scale = 1.0 if self.bounded or largest == 0 else largest
 
@@ -99,7 +103,7 @@ class PowerAffinity(Pointwise):
         return np.power(similarity, np.float32(self.gamma), out=similarity)
 
     def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Map a query's scores (m, k) to its observation, in float64."""
+        """Map the scores of queries (m, k) to the values of their observations, in float64."""
         similarity = np.maximum(scores.astype(np.float64), 0) / self.scale
         with np.errstate(divide="ignore"):
             return _from_logarithms(self.gamma * np.log(similarity))
@@ -107,10 +111,10 @@ class PowerAffinity(Pointwise):
 
 @dataclass
 class GaussianAffinity(Pointwise):
-    """w = exp(-γ d² / (2 σ²)) of a distance d, whose score is -d².
+    """Gaussian of a distance d: w = exp(-γ d² / (2 σ²)). The score of d is -d².
 
-    σ² is the median squared distance in the neighbour lists, exact duplicates left out. For unit
-    vectors and σ = 1 this is the cosine's power to first order: cos^γ = (1 - d²/2)^γ.
+    σ² is the median squared distance in the neighbour lists, without exact duplicates. For unit
+    vectors and σ = 1 this equals, to first order, the power of the cosine: cos^γ = (1 - d²/2)^γ.
     """
 
     gamma: float = 3.0
@@ -119,7 +123,7 @@ class GaussianAffinity(Pointwise):
     name: ClassVar[str] = "gaussian"
 
     def fit(self, scores: NDArray[np.float32]) -> None:
-        """Set σ² to the median positive squared distance of (a sample of) the lists, or else 1."""
+        """Set σ² to the median positive squared distance of a sample of the lists, or to 1."""
         rows = max(1, _SAMPLE // scores.shape[1])
         sample = scores[:: max(1, len(scores) // rows)]
         sample = sample[(sample > -np.inf) & (sample < 0)]
@@ -133,6 +137,6 @@ class GaussianAffinity(Pointwise):
         return np.exp(exponent, out=exponent)
 
     def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Map a query's negative squared distances (m, k) to its observation, in float64."""
+        """Map negative squared distances (m, k) to the values of observations, in float64."""
         distances = np.minimum(scores.astype(np.float64), 0)
         return _from_logarithms(distances * (self.gamma / (2 * self.scale)))

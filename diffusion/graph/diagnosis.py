@@ -1,4 +1,4 @@
-"""What the graph of a collection looks like, in numbers and in words."""
+"""Description of the graph of a collection in numbers and in words."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ import numpy as np
 from ..affinity import Affinity, Context
 from .graph import Graph
 
-# The nearest neighbours that hubs and departures are counted among.
+# Number of nearest neighbours among which hubs and departures are counted.
 _NEAREST = 10
 
-# Items looked at: the shares of so many are as good as those of all.
+# Largest numbers of items sampled for the shares of the lists and for the departure.
 _SAMPLE, _COMPARED = 1_000_000, 10_000
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of a collection's graph; `str` says it in words.
+    """Description of a collection's graph; `str` puts it in words.
 
-    None of these numbers tells whether re-ranking will gain: choosing parameters by such numbers
-    was tried, and did not work. They tell where to look when it does not.
+    None of these numbers predicts whether re-ranking improves a ranking: choosing parameters by
+    such numbers was tried and did not work. They show where to look when it does not improve.
 
     Attributes
     ----------
     n_items : int
+        Number of items.
     edges_per_item : float
         Mean number of neighbours in the graph.
     isolated : float in [0, 1]
-        Share of the items without an edge.
+        Share of the items that have no edge.
     n_components : int
-        Connected components, isolated items left out.
+        Number of connected components, not counting isolated items.
     largest_component : float in [0, 1]
         Share of the items in the largest component.
     reciprocal : float in [0, 1] or None
-        Share of the listed neighbours that list the item back. None, like all below, where the
-        affinity keeps no lists.
+        Share of the listed neighbours that list the item back. This and the following attributes
+        are None if the affinity keeps no neighbour lists, that is, unless it is `Context`.
     listed_by_none : float in [0, 1] or None
-        Share of the items that are among the ten nearest of no other.
+        Share of the items that are not among the ten nearest neighbours of any other item.
     hub_places : float in [0, 1] or None
-        Share of all places among the ten nearest that the most listed hundredth of the items
-        takes: 0.01 where all are listed alike.
+        Share of the entries in all lists of ten nearest neighbours that refer to the most
+        frequently listed 1 % of the items. It is 0.01 if all items are listed equally often.
     largest_hub : float in [0, 1] or None
-        Share of the lists of ten that hold the most listed item.
+        Share of the lists of ten that contain the most frequently listed item.
     departure : float in [0, 1] or None
-        Share of an item's ten nearest that are not among the ten most like it in context.
+        Share of an item's ten nearest neighbours that are not among its ten most similar items by
+        contextual affinity.
     """
 
     n_items: int
@@ -61,29 +63,31 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.edges_per_item:.1f} edges an item on average.",
-            f"{_percent(self.isolated)} of the items are isolated: diffusion neither reaches nor "
-            "leaves them; they keep their place in the first stage's order.",
+            f"{self.edges_per_item:.1f} edges per item on average.",
+            f"{_percent(self.isolated)} of the items are isolated: diffusion does not reach them, "
+            "and they are ranked by their first-stage score.",
             f"{self.n_components} components, the largest with "
-            f"{_percent(self.largest_component)} of the items: a query brings in what is "
-            "connected with its neighbours, and nothing else.",
+            f"{_percent(self.largest_component)} of the items: diffusion adds only items that are "
+            "connected with the neighbours of the query.",
         ]
         if self.reciprocal is not None:
             lines.append(
                 f"{_percent(self.reciprocal)} of the listed neighbours list the item back: the "
-                "neighbourhoods that are compared are made of these."
+                "neighbourhoods that are compared consist of these."
             )
         if self.hub_places is not None:
             lines.append(
-                f"{_percent(self.hub_places)} of the places among the ten nearest are taken by "
-                f"one item in a hundred, {_percent(self.largest_hub)} of the lists hold the same "
-                f"item, {_percent(self.listed_by_none)} of the items are in no list: hubs are near "
-                "to much that has little to do with them, and items in no list are hard to find."
+                f"{_percent(self.hub_places)} of the entries in the lists of the ten nearest "
+                "neighbours refer to 1 % of the items (hubs), "
+                f"{_percent(self.largest_hub)} of the lists contain the same item, and "
+                f"{_percent(self.listed_by_none)} of the items are in no list: hubs are near many "
+                "unrelated items, and items in no list are hard to find."
             )
         if self.departure is not None:
             lines.append(
-                f"{_percent(self.departure)} of an item's ten nearest are not among the ten most "
-                "like it in context: how much re-ranking changes, not whether for the better."
+                f"{_percent(self.departure)} of an item's ten nearest neighbours are not among its "
+                "ten most similar items by contextual affinity: this tells how much re-ranking "
+                "changes, not whether it improves the ranking."
             )
         return "\n".join(lines)
 
@@ -94,9 +98,20 @@ def _percent(share: float | None) -> str:
 
 
 def diagnose(graph: Graph, affinity: Affinity) -> Diagnosis:
-    """Describe a graph and, where the affinity is contextual, the lists that it was made of.
+    """Describe a graph and, for the contextual affinity, the lists from which it was built.
 
-    Hubs are counted in up to a million lists, departures in up to 10,000, both evenly spaced.
+    Hubs are counted in up to a million lists and the departure in up to 10,000 lists, both evenly
+    spaced.
+
+    Parameters
+    ----------
+    graph : Graph
+    affinity : Affinity
+        The affinity with which the graph was built.
+
+    Returns
+    -------
+    Diagnosis
     """
     n = graph.n_nodes
     sizes = graph.component_sizes

@@ -1,7 +1,8 @@
-"""The reciprocal nearest-neighbour graph, symmetrically normalised.
+"""The reciprocal nearest-neighbour graph with symmetric normalisation.
 
-A_ij = min(w_i(j), w_j(i)), where w_i(j) is the weight that node i gives to its listed neighbour j
-and 0 if it does not list it; W = D^-1/2 A D^-1/2 with the degrees D = diag(A 1).
+The adjacency is A_ij = min(w_i(j), w_j(i)), where w_i(j) is the weight that node i gives to its
+neighbour j, or 0 if i does not list j. It is normalised as W = D^-1/2 A D^-1/2 with the degrees
+D = diag(A 1).
 
 Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds. CVPR 2017.
 """
@@ -22,17 +23,19 @@ from ..kernels.lists import Rows
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A symmetric normalised graph, its nodes stored in an order that keeps neighbours close.
+    """A symmetric normalised graph whose nodes are stored so that neighbours are close in memory.
 
-    Every array but `order`, `position`, `indptr`, `indices` and `weights` is in the user's order,
-    and so is `W`. Memory: 8 bytes an entry of W (two an undirected edge), 28 bytes a node.
+    The arrays `indptr`, `indices` and `weights` are in storage order; `order` and `position`
+    convert between storage order and the user's order. All other arrays, and `W`, are in the
+    user's order. Memory: 8 bytes per entry of W (two entries per undirected edge) and 28 bytes
+    per node.
 
     Attributes
     ----------
     indptr : ndarray, shape (n + 1,), int64
     indices : ndarray, shape (2 n_edges,), int32
     weights : ndarray, shape (2 n_edges,), float32
-        W as CSR in storage order (reverse Cuthill-McKee), columns ascending.
+        W in CSR form in storage order (reverse Cuthill-McKee), with ascending columns.
     order : ndarray, shape (n,), int32
         `order[p]` is the user's id of the node stored at p.
     position : ndarray, shape (n,), int32
@@ -42,7 +45,7 @@ class Graph:
     components : ndarray, shape (n,), int32
         Connected component of each node, numbered by descending size.
     n_components : int
-        Number of components, every isolated node being one of its own.
+        Number of connected components, each isolated node counted as one.
     n_isolated : int
         Number of nodes without an edge.
     """
@@ -66,17 +69,21 @@ class Graph:
         Parameters
         ----------
         ids : ndarray, shape (n, k), int32
-            Neighbours of each node in [-1, n), without itself and without repetition, -1 padded;
-            not checked, `Reranker.fit_neighbors` does.
+            Neighbours of each node, in [0, n), without the node itself and without repetition.
+            Padded with -1. They are not checked here; `Reranker.fit_neighbors` checks them.
         weights : ndarray, shape (n, k), float32
-            Their weights, finite and >= 0; a weight of 0 is no edge.
+            Weights of the neighbours, finite and >= 0. A weight of 0 makes no edge.
         progress : bool, default False
-            Show a bar on standard error.
+            Show a progress bar on standard error.
+
+        Returns
+        -------
+        Graph
 
         Notes
         -----
-        Beyond the lists it takes 4 n k bytes for the reciprocal weights and 8 bytes an entry of
-        W, at most 12 n k bytes in all.
+        Construction takes 4 n k bytes for the reciprocal weights and 8 bytes per entry of W, at
+        most 12 n k bytes in all, in addition to the lists.
         """
         n = len(ids)
         with tqdm(total=4, desc="graph", unit="step", disable=not progress) as bar:
@@ -131,12 +138,12 @@ class Graph:
 
     @property
     def component_sizes(self) -> NDArray[np.int64]:
-        """Number of nodes of each component, descending, shape (n_components,)."""
+        """Number of nodes of each component, in descending order, shape (n_components,)."""
         return np.bincount(self.components, minlength=self.n_components)
 
     @cached_property
     def W(self) -> sparse.csr_array:  # noqa: N802
-        """The normalised adjacency in the user's order: CSR, (n, n), float32, made when asked."""
+        """The normalised adjacency (n, n) in the user's order, CSR, float32; built on first use."""
         n = self.n_nodes
         stored = sparse.csr_array((self.weights, self.indices, self.indptr), shape=(n, n))
         own = stored[self.position][:, self.position]

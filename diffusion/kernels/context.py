@@ -1,7 +1,9 @@
 """Compiled loops of the contextual affinity.
 
-Encodings are sums of many small weights, taken in integers: exact in any order, so that entries
-that are equal on paper are equal here and ties fall the same way everywhere.
+The encoding of an item is a sparse vector over the items, made of its neighbourhoods. Its entries
+are sums of many small weights. They are computed in integers, which makes them exact in any order
+of summation: entries that are mathematically equal compare equal, and ties are resolved alike on
+every machine.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from .lists import Lists, Rows
 from .threads import parallel, serial
 
-# The weight 1 while an encoding is summed, and in an encoding that is kept, as uint16.
+# The weight 1 in the units of a sum (int64), and in those of a stored encoding (uint16).
 ONE = 1 << 40
 UNIT = 65535
 
@@ -23,30 +25,30 @@ class Scales(NamedTuple):
     """The scales of an encoding."""
 
     ranks: Any  # (s,) int64, ascending: the largest mutual rank in a set
-    spread: Any  # (s,) int64, ascending: the members whose sets are averaged, itself among them
+    spread: Any  # (s,) int64, ascending: the number of items whose sets are averaged
 
 
 class Encodings(NamedTuple):
-    """The largest entries of each encoding, descending."""
+    """The largest entries of each encoding, in descending order."""
 
     ids: Any  # (m, size) int32, -1 padded
     values: Any  # (m, size) uint16, in units of 1 / UNIT
 
 
 class Neighborhood(NamedTuple):
-    """An item, or a query, and the neighbours in its sets."""
+    """An item or a query with the neighbours from which its sets are made."""
 
-    itself: int  # -1: not in its own sets, as a query is not
+    itself: int  # its id; -1 for a query, which is not a member of its own sets
     ids: Any  # (k,) int32
     mutual: Any  # (k,) uint8, 0 for none
 
 
 class Table(NamedTuple):
-    """A hash table: the sum for every key that was added to."""
+    """A hash table from keys to sums."""
 
     keys: Any  # (slots,) int64, -1 where empty
     sums: Any  # (slots,) int64
-    used: Any  # (slots,) int64: the slots in use, in the order in which their keys came
+    used: Any  # (slots,) int64: the occupied slots, in order of insertion
 
 
 # --- ranks ---------------------------------------------------------------------------------------
@@ -54,9 +56,10 @@ class Table(NamedTuple):
 
 @parallel
 def ranks_in_lists(ids: Any, scores: Any, out: Any) -> None:
-    """out[i, a] = 1 + the number of entries of row i with a higher score than entry a's; 0: no id.
+    """Rank the entries of lists: 1 + the number of entries in the row with a higher score.
 
-    `ids` (n, k) is -1 padded at the end, `scores` (n, k) descends. `out` (n, k), uint8.
+    `ids` (n, k) is padded with -1 at the end, `scores` (n, k) descends. `out` (n, k), uint8, is 0
+    where padded.
     """
     n, k = ids.shape
     for i in numba.prange(n):
@@ -71,10 +74,12 @@ def ranks_in_lists(ids: Any, scores: Any, out: Any) -> None:
 
 @parallel
 def query_ranks(ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: Any) -> None:
-    """Rank queries and their neighbours mutually, as if each query alone joined the lists.
+    """Compute the mutual ranks of queries and their neighbours.
 
-    `query_ids`, `query_scores` (m, k): their neighbours. rank_j(q) is 1 + the number of entries
-    of j's list with a score above s_qj. out (m, k), uint8, 0 where that exceeds k.
+    Each query is ranked as if it alone were added to the collection's lists `ids`, `scores`:
+    rank_j(q) is 1 + the number of entries in the list of j with a score above s_qj. `query_ids`
+    and `query_scores` (m, k) are the queries' neighbours. `out` (m, k), uint8, is 0 where rank_j(q)
+    exceeds k.
     """
     m, k = query_ids.shape
     for q in numba.prange(m):
@@ -99,7 +104,7 @@ def query_ranks(ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: A
 
 @serial
 def _empty_table(entries: int, n: int) -> Table:
-    """Room for so many additions to at most n different keys: a power of two of slots."""
+    """Make a table for that many additions to at most n keys; its size is a power of two."""
     size = 16
     while size < 2 * min(entries, n):
         size *= 2
@@ -108,10 +113,10 @@ def _empty_table(entries: int, n: int) -> Table:
 
 @serial
 def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> int:
-    """Add to the sum of a key of a `Table`; return how many keys there are.
+    """Add a value to the sum of a key of a `Table`; return the number of keys.
 
-    It takes the arrays, unpacked before the loop that calls it: unpacking them at every addition
-    costs a third of the time of the loop.
+    It takes the three arrays instead of the tuple because unpacking a tuple at every addition is
+    measurably slower than unpacking it once before the loop.
     """
     mask = keys.shape[0] - 1
     slot = ((key * 2654435761) >> 7) & mask
@@ -129,7 +134,7 @@ def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> i
 
 @serial
 def _largest(table: Table, count: int, out_ids: Any, out_sums: Any) -> int:
-    """Write the largest sums, equal ones by ascending key, in that order; return how many."""
+    """Write the largest sums in descending order, ties by ascending key; return their number."""
     keys, sums, used = table
     size = out_ids.shape[0]
     filled = 0
@@ -159,11 +164,12 @@ def _largest(table: Table, count: int, out_ids: Any, out_sums: Any) -> int:
 def _add_sets(
     table: Table, count: int, near: Neighborhood, scales: Scales, place: int, members: int
 ) -> int:
-    """Add what the sets of one item, at `place` among the members of a mean, give to it.
+    """Add the sets of one item to the means over several items; return the number of keys.
 
-    The item's set at a scale holds its neighbours of a mutual rank up to the scale, and itself
-    unless it is a query, in equal parts; the mean at a scale is over the first `spread` of
-    `members` items.
+    At each scale, the set of an item holds its neighbours with a mutual rank up to the scale, and
+    the item itself unless it is a query, all with equal weights. The encoding at that scale is the
+    mean of the sets of the first `spread` of `members` items; `place` is the item's place among
+    them, from 0.
     """
     keys, sums, used = table
     itself, ids, mutual = near
@@ -182,7 +188,7 @@ def _add_sets(
     for s in range(n_scales):
         total += sizes[s]
         sizes[s] = total
-    # What holds a neighbour at one scale holds it at all larger ones.
+    # A set that holds a neighbour at one scale holds it at all larger scales.
     weight = np.zeros(n_scales + 1, np.int64)
     for s in range(n_scales - 1, -1, -1):
         weight[s] = weight[s + 1]
@@ -198,7 +204,7 @@ def _add_sets(
 
 @serial
 def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
-    """Write the largest sums as the entries (size,) of an encoding, in units of 1 / UNIT."""
+    """Write the largest sums as the entries (size,) of an encoding that sums to 1."""
     size = ids.shape[0]
     best = np.empty(size, np.int64)
     filled = _largest(table, count, ids, best)
@@ -206,7 +212,7 @@ def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
     for a in range(filled):
         total += best[a]
     for a in range(size):
-        # In floating point: ONE is 2^40 and the product may exceed an int64.
+        # In floating point, because the integer product may exceed an int64: ONE is 2^40.
         value = 0 if a >= filled else int(best[a] * (UNIT / total) + 0.5)
         values[a] = value
         if value == 0:
@@ -215,9 +221,10 @@ def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
 
 @parallel
 def encode(items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings) -> None:
-    """Encode items, by their numbers, and queries, whose number is -1.
+    """Encode items, given by their ids, or queries, whose id is -1.
 
-    `own` (m, k) are the lists of what is encoded, `lists` (n, k) those of the collection.
+    `own` are the lists (m, k) of the items or queries to encode, `lists` the lists (n, k) of the
+    collection.
     """
     m, k = own.ids.shape
     n, width = lists.ids.shape
@@ -240,7 +247,10 @@ def encode(items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings)
 
 @serial
 def _overlaps(table: Table, itself: int, ids: Any, values: Any, inverted: Rows) -> int:
-    """Sum min(V_l, V_jl) over the entries l of one encoding, for every j that shares one."""
+    """Sum min(V_l, V_jl) over the entries l of an encoding, for every item j that shares one.
+
+    The item `itself` is left out. Returns the number of keys in the table.
+    """
     keys, sums, used = table
     indptr, indices, theirs = inverted
     count = 0
@@ -258,7 +268,7 @@ def _overlaps(table: Table, itself: int, ids: Any, values: Any, inverted: Rows) 
 
 @serial
 def _entries(ids: Any, indptr: Any) -> int:
-    """Length of the inverted lists of an encoding's entries, all together."""
+    """Return the total length of the inverted lists of an encoding's entries."""
     total = 0
     for l in ids:  # noqa: E741
         if l >= 0:
@@ -268,7 +278,7 @@ def _entries(ids: Any, indptr: Any) -> int:
 
 @serial
 def _jaccard(overlap: int) -> float:
-    """Σ min / Σ max of two encodings whose entries sum to UNIT, up to their rounding."""
+    """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))
 
 
@@ -276,11 +286,11 @@ def _jaccard(overlap: int) -> float:
 def jaccard_lists(
     items: Any, encodings: Encodings, inverted: Rows, out_ids: Any, out_scores: Any
 ) -> None:
-    """List what has the highest Jaccard similarity to each of some items, itself left out.
+    """List the other items with the highest Jaccard similarity to each of some items.
 
-    `items` (m,) are their numbers, `encodings` (m, size) theirs, `inverted` the inverted lists:
-    in row l the items that have an entry l, and its values. `out_ids`, `out_scores` (m, k)
-    descend, equal ones by ascending id, padded with -1 and -inf.
+    `items` (m,) are their ids and `encodings` (m, size) their encodings. Row l of `inverted` lists
+    the items whose encoding has an entry l, with its values. `out_ids` and `out_scores` (m, k) are
+    in descending order of score, ties by ascending id, padded with -1 and -inf.
     """
     n = len(inverted.indptr) - 1
     m, k = out_ids.shape
@@ -299,7 +309,7 @@ def jaccard_lists(
 
 @parallel
 def jaccard_bounds(encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
-    """out[q] = the most items that can share an entry with encoding q."""
+    """Compute an upper bound on the number of items that share an entry with each encoding."""
     for q in numba.prange(encoding_ids.shape[0]):
         out[q] = min(n, _entries(encoding_ids[q], indptr))
 
@@ -308,9 +318,9 @@ def jaccard_bounds(encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
 def jaccard_rows(
     encodings: Encodings, inverted: Rows, starts: Any, counts: Any, out_ids: Any, out_scores: Any
 ) -> None:
-    """Compare encodings with all items that share an entry, ids ascending.
+    """Compute the Jaccard similarity of encodings to all items that share an entry with them.
 
-    Row q is written from starts[q] on; counts[q] receives its length.
+    Row q is written from starts[q] on, by ascending id; counts[q] receives its length.
     """
     n = len(inverted.indptr) - 1
     for q in numba.prange(counts.shape[0]):

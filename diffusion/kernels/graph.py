@@ -13,17 +13,18 @@ from .threads import parallel, serial
 
 @parallel
 def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: Any) -> None:
-    """Reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a], else 0.
+    """Compute reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a].
 
-    `mutual` (n, k) float32 comes filled with 0. `degrees` (n,) float64 receives the sums of its
-    rows, `counts` (n,) the number of edges.
+    The weight is 0 if j does not list i. `mutual` (n, k) float32 must be filled with 0 by the
+    caller. `degrees` (n,) float64 receives the row sums, `counts` (n,) the number of edges per
+    node.
     """
     n, k = ids.shape
     for i in numba.prange(n):
         for a in range(k):
             j, w = ids[i, a], weights[i, a]
-            # Only the smaller of the two looks the pair up, and writes for both: reading the
-            # other's list is a jump to a random place in memory, and most of the work.
+            # Only the node with the smaller id looks the pair up, and it writes both entries:
+            # reading the other list is a random memory access, which dominates the run time.
             if j > i and w > 0:
                 for b in range(k):
                     if ids[j, b] == i:
@@ -43,7 +44,10 @@ def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: An
 
 @parallel
 def mutual_ranks(ids: Any, ranks: Any, out: Any) -> None:
-    """out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a], i = ids[j, b]; 0 without b."""
+    """Compute mutual ranks: out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a].
+
+    Here b is the place of i in the list of j (i = ids[j, b]). The entry is 0 if j does not list i.
+    """
     n, k = ids.shape
     for i in numba.prange(n):
         for a in range(k):
@@ -59,12 +63,13 @@ def mutual_ranks(ids: Any, ranks: Any, out: Any) -> None:
 
 @serial
 def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any, Any]:
-    """Breadth-first order that visits the neighbours of a node in ascending degree.
+    """Order nodes breadth first, visiting the neighbours of a node by ascending degree.
 
-    `starts` (n,) lists the nodes in the order in which components are begun. Returns the order
-    (n,), int32, and the component of each node (n,), int32, numbered as they were begun.
+    `starts` (n,) lists all nodes; each component is started from the first of its nodes in this
+    list. Returns the order (n,), int32, and the component of each node (n,), int32, numbered in
+    the order in which components are started.
 
-    Cuthill and McKee. Reducing the Bandwidth of Sparse Symmetric Matrices. ACM 1969.
+    Source: Cuthill, McKee. Reducing the Bandwidth of Sparse Symmetric Matrices. ACM 1969.
     """
     n, k = ids.shape
     order = np.empty(n, np.int32)
@@ -100,7 +105,7 @@ def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any,
 def normalized_rows(
     ids: Any, mutual: Any, degrees: Any, order: Any, position: Any, out: Rows
 ) -> None:
-    """Fill the rows of W = D^-1/2 A D^-1/2 in storage order, columns ascending."""
+    """Fill the rows of W = D^-1/2 A D^-1/2 in storage order, with ascending columns."""
     n, k = ids.shape
     indices, weights = out.indices, out.values
     for p in numba.prange(n):
@@ -115,7 +120,7 @@ def normalized_rows(
                 while t > begin and indices[t - 1] > column:
                     indices[t], weights[t] = indices[t - 1], weights[t - 1]
                     t -= 1
-                # float64: the product of two small float32 degrees may underflow. It is
-                # commutative, so that W is symmetric to the last bit.
+                # In float64, because the product of two small float32 degrees may underflow.
+                # The product is commutative, so W is symmetric to the last bit.
                 indices[t], weights[t] = column, edge / np.sqrt(degrees[i] * degrees[j])
                 end += 1

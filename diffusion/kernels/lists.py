@@ -1,4 +1,4 @@
-"""Lists of neighbours, as the compiled loops take them, and loops over such lists."""
+"""Neighbour lists and sparse rows as compiled loops take them, and a loop over lists."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .threads import parallel
 
 
 class Lists(NamedTuple):
-    """Neighbour lists and the mutual ranks in them."""
+    """Neighbour lists and the mutual rank of each item and its listed neighbour."""
 
     ids: Any  # (n, k) int32, -1 padded at the end
-    mutual: Any  # (n, k) unsigned integers: the later of the ranks in each other's list, 0 for none
+    mutual: Any  # (n, k) unsigned: the larger of both ranks, 0 if not mutual
 
 
 class Rows(NamedTuple):
-    """Sparse rows in CSR form: an inverted list in each, or the rows of a matrix."""
+    """Sparse rows in CSR form: the rows of a matrix, or inverted lists."""
 
     indptr: Any  # (n + 1,) int64
     indices: Any  # int32
@@ -27,10 +27,11 @@ class Rows(NamedTuple):
 
 @parallel
 def copy_without_self(scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any) -> None:
-    """Copy neighbour lists without the node itself, equal scores in ascending order of id.
+    """Copy neighbour lists without the item itself, ordering equal scores by ascending id.
 
-    Row i of `scores`, `ids` (m, w) lists the neighbours of node first + i, best first, -1 padded.
-    Its best k others go to row i of `out_scores`, `out_ids` (m, k), padded with -inf and -1.
+    Row i of `scores` and `ids` (m, w) lists the neighbours of item first + i, best first and
+    padded with -1. The k best entries other than the item are written to row i of `out_scores`
+    and `out_ids` (m, k), which are padded with -inf and -1.
     """
     m, width = ids.shape
     k = out_ids.shape[1]

@@ -12,13 +12,13 @@ from .threads import parallel, serial
 
 @serial
 def _before(value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
-    """Whether a ranks before b: a larger value, or an equal one and a smaller id."""
+    """Return whether a ranks before b: it has a larger value, or an equal one and a smaller id."""
     return value_a > value_b or (value_a == value_b and id_a < id_b)
 
 
 @serial
 def _sift_down(values: Any, ids: Any, size: int) -> None:
-    """Restore the heap whose root is the entry that ranks last, after its root was replaced."""
+    """Restore a heap with the last-ranked entry at its root after the root was replaced."""
     root = 0
     while True:
         child = 2 * root + 1
@@ -37,9 +37,10 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
 
 @parallel
 def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
-    """Write the k largest positive entries of each row of x (m, n), equal ones by ascending id.
+    """Write the k largest positive entries of each row of x (m, n), in descending order.
 
-    `out_values`, `out_ids` (m, k) are padded with -inf and -1.
+    Equal entries are ordered by ascending id. `out_values` and `out_ids` (m, k) are padded with
+    -inf and -1.
     """
     m, n = x.shape
     k = out_ids.shape[1]
@@ -48,11 +49,11 @@ def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
         values[:] = -np.inf
         ids[:] = -1
         for i in range(n):
-            # Ids ascend: an equal value never displaces one that is there.
+            # Ids ascend, so an equal value never displaces one that is already kept.
             if x[row, i] > 0 and x[row, i] > values[0]:
                 values[0], ids[0] = x[row, i], i
                 _sift_down(values, ids, k)
-        # Heap sort: the entry that ranks last goes to the end.
+        # Heap sort: move the entry that ranks last to the end.
         for size in range(k - 1, 0, -1):
             values[0], values[size] = values[size], values[0]
             ids[0], ids[size] = ids[size], ids[0]
@@ -63,7 +64,7 @@ def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
 def largest_positive_sparse(
     indptr: Any, indices: Any, data: Any, out_values: Any, out_ids: Any
 ) -> None:
-    """`largest_positive` for rows in CSR form, indices ascending."""
+    """Write what `largest_positive` does, for rows in CSR form with ascending indices."""
     m, k = out_ids.shape
     for row in numba.prange(m):
         values, ids = out_values[row], out_ids[row]
@@ -81,7 +82,7 @@ def largest_positive_sparse(
 
 @parallel
 def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> None:
-    """out[row, a] = the entry of a CSR row, indices ascending, at ids[row, a]; 0 for none."""
+    """Look up the entries of CSR rows (ascending indices) at `ids` (m, c); 0 where not stored."""
     m, c = ids.shape
     for row in numba.prange(m):
         begin, end = indptr[row], indptr[row + 1]
@@ -95,7 +96,7 @@ def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> 
 
 @parallel
 def pooled(x: Any, groups: Any, weights: Any, out: Any) -> None:
-    """out[row, groups[j]] += weights[j] x[row, j], for x (m, n); `out` comes filled with 0."""
+    """Add weights[j] x[row, j] to out[row, groups[j]] for x (m, n); `out` must be filled with 0."""
     m, n = x.shape
     for row in numba.prange(m):
         for j in range(n):

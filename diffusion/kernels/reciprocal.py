@@ -1,6 +1,6 @@
-"""Compiled loops of k-reciprocal re-ranking: expansion, the Jaccard sum.
+"""Compiled loops of k-reciprocal re-ranking: expansion of the sets, and the Jaccard sum.
 
-Lists hold the neighbours of each item without itself; the ranks in them are places, from 1.
+The lists do not hold the item itself. The rank of an entry is its place in the list, from 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .threads import parallel, serial
 
 @serial
 def _expand(i: int, lists: Lists, half: int, members: Any) -> int:
-    """Write the expanded reciprocal set of item i to `members`, ascending; return its size."""
+    """Write the expanded reciprocal set of item i to `members` by ascending id; return its size."""
     ids, mutual = lists
     members[0] = i
     own = 1
@@ -51,7 +51,7 @@ def _expand(i: int, lists: Lists, half: int, members: Any) -> int:
 
 @parallel
 def expanded_sizes(lists: Lists, half: int, sizes: Any) -> None:
-    """Sizes (n,) of the expanded reciprocal sets."""
+    """Compute the sizes (n,) of the expanded reciprocal sets."""
     n, k = lists.ids.shape
     for i in numba.prange(n):
         members = np.empty((1 + k) * (1 + half), np.int32)
@@ -60,9 +60,10 @@ def expanded_sizes(lists: Lists, half: int, sizes: Any) -> None:
 
 @parallel
 def expanded_rows(lists: Lists, half: int, vectors: Any, farthest: Any, out: Rows) -> None:
-    """Fill sparse rows with the expanded sets, weighted exp(-d) and L1-normalised.
+    """Fill sparse rows with the expanded sets, weighted by exp(-d) and L1-normalised.
 
-    d is the square of 2 - 2<x_i, x_j>, divided by `farthest[i]`, and 0 for the item itself.
+    The distance d is the square of 2 - 2<x_i, x_j> divided by `farthest[i]`, and 0 for the item
+    itself.
     """
     n, k = lists.ids.shape
     indices, weights = out.indices, out.values
@@ -88,9 +89,9 @@ def expanded_rows(lists: Lists, half: int, vectors: Any, farthest: Any, out: Row
 
 @parallel
 def shared_weight(V: Rows, first: int, inverted: Rows, out: Any) -> None:
-    """out[q, j] = Σ_l min(V[first + q, l], V_j,l): rows of V against its columns.
+    """Compute out[q, j] = Σ_l min(V[first + q, l], V[j, l]), shape (m, n).
 
-    The columns, `inverted`, hold the rows j that `out` (m, n) has columns for.
+    `inverted` holds the columns of V, restricted to the n rows j to compare with.
     """
     indptr, indices, values = V
     inverted_indptr, items, weights = inverted

@@ -1,4 +1,4 @@
-"""Neighbour search: the methods, and the index that lists each item's nearest neighbours."""
+"""Neighbour search: the search methods, and the index that finds nearest neighbours with them."""
 
 from .index import NeighborIndex, nearest_neighbors, tidy_lists
 from .methods import HNSW, IVF, METHODS, Exact, Method, NNDescent, check_metric, make_method

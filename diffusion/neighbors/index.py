@@ -1,7 +1,7 @@
-"""Nearest neighbours: the first stage of a search and the lists that the graph is made of.
+"""The neighbour index: the first stage of a search, and the neighbour lists of a collection.
 
-Every method answers with scores that are higher for nearer items: the cosine, the inner product,
-or the negative squared Euclidean distance.
+Scores are higher for nearer items with every metric: they are the cosine, the inner product or the
+negative squared Euclidean distance.
 """
 
 from __future__ import annotations
@@ -26,28 +26,31 @@ Lists = tuple[NDArray[np.float32], NDArray[Any]]
 # Gathered vectors held at a time, in values: 64 MiB of float32.
 _GATHER_VALUES = 1 << 24
 
-# The longest list that is searched for all items that tie for a place.
+# The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
 
 
 class NeighborIndex:
-    """Vectors and the means to search them.
+    """Vectors of a collection, prepared for nearest-neighbour search.
 
     Parameters
     ----------
     vectors : ndarray, shape (n, d), float32
         As `validation.as_vectors` returns them: unit rows for the cosine.
     metric : {"cosine", "inner_product", "euclidean"}
+        Similarity of vectors.
     method : Exact, IVF, HNSW or NNDescent
+        Search method with its settings.
     center : ndarray, shape (d,), optional
-        What was subtracted from the vectors, to be subtracted from queries: for `"euclidean"`,
-        distances are computed as ||x||² + ||y||² - 2<x, y>, which loses all digits far from 0.
+        The vector that was subtracted from `vectors` and must be subtracted from queries. It is
+        used for `"euclidean"`: distances are computed as ||x||² + ||y||² - 2<x, y>, which is
+        inaccurate for vectors far from 0.
     progress : bool, default False
-        Show bars on standard error.
+        Show progress bars on standard error.
 
     Notes
     -----
-    IVF and HNSW keep the vectors inside the faiss index and nowhere else.
+    With IVF and HNSW the vectors are kept only inside the faiss index.
     """
 
     def __init__(
@@ -77,7 +80,24 @@ class NeighborIndex:
         method: Method,
         shape: tuple[int, int],
     ) -> NeighborIndex:
-        """Wrap what `arrays` returned, without reading it."""
+        """Make an index from the arrays that `arrays` returned, without reading their content.
+
+        Parameters
+        ----------
+        arrays : dict of str to ndarray
+            They may be memory-mapped; other arrays are ignored.
+        metric : str
+            Similarity of vectors.
+        method : Exact, IVF, HNSW or NNDescent
+            Search method with its settings.
+        shape : tuple of int
+            Number of vectors and dimension.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the arrays are missing or do not have the expected shape.
+        """
         index = cls.__new__(cls)
         index.metric, index.method = metric, method
         index.vectors, index._serialized = arrays.get("vectors"), arrays.get("faiss")
@@ -92,7 +112,7 @@ class NeighborIndex:
         return index
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what has to be stored: the vectors, or the faiss index that holds them."""
+        """Return the arrays to store: the vectors or the faiss index, and the centre if any."""
         center = {} if self.center is None else {"center": self.center}
         if self.vectors is not None:
             return {"vectors": self.vectors, **center}
@@ -117,19 +137,21 @@ class NeighborIndex:
         ----------
         queries : ndarray, shape (m, d), float32
             As `validation.as_vectors` returns them.
-        k : int
-            May exceed the number of items.
+        k : int >= 1
+            Length of the lists. It may exceed the number of items.
+        progress : bool, default False
+            Show a progress bar on standard error.
 
         Returns
         -------
         scores : ndarray, shape (m, k), float32
-            Descending, -inf where padded.
+            In descending order, padded with -inf.
         ids : ndarray, shape (m, k), int64
-            Equal scores by ascending id, -1 where padded.
+            Equal scores are ordered by ascending id. Padded with -1.
         """
         scores = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        # No row of the block is an item of the index: a negative first row excludes nothing.
+        # Queries are not items of the index: with a negative first row, no item is left out.
         self._search_blocks(queries, min(k, self.size), -len(queries), (scores, ids), progress)
         return scores, ids
 
@@ -140,25 +162,27 @@ class NeighborIndex:
         ids: NDArray[np.int64],
         depth: int,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cut lists to their best, the same ones whatever the length of the lists.
+        """Cut lists to their best entries, which do not depend on the length of the lists.
 
-        Where several items tie for the last place, those of the lowest ids are taken. Which of
-        them a list ends with is the method's choice, so that the search is repeated, for longer
-        lists, until one holds them all or is 4096 long.
+        Where several items tie for the last place, those with the lowest ids are taken. A search
+        method may end a list with any of the tied items. The search is therefore repeated for
+        longer lists until a list holds all tied items or has 4096 entries.
 
         Parameters
         ----------
         queries : ndarray, shape (m, d), float32
+            As `validation.as_vectors` returns them.
         scores, ids : ndarray, shape (m, w)
-            What `search` returned for them.
-        depth : int
-            The length to cut to. Shorter lists, and those of just that length, are returned as
-            they are.
+            The lists that `search` returned for the queries.
+        depth : int >= 1
+            The length to cut to. Lists that are not longer than this are returned unchanged.
 
         Returns
         -------
         scores : ndarray, shape (m, min(depth, w)), float32
+            In descending order, padded with -inf.
         ids : ndarray, shape (m, min(depth, w)), int64
+            Equal scores are ordered by ascending id. Padded with -1.
         """
         width = scores.shape[1]
         if width <= depth:
@@ -177,27 +201,29 @@ class NeighborIndex:
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """List the k nearest other items of each item.
 
-        The item itself is left out wherever it stands in its own list; exact duplicates of it
-        are other items and stay.
+        The item itself is left out of its list. Its exact duplicates are other items and are kept.
 
         Parameters
         ----------
-        k : int
+        k : int >= 1
+            Number of neighbours per item.
         progress : bool, default False
+            Show a progress bar on standard error.
         checkpoint : path-like, optional
-            A directory in which the lists are kept while they are computed and which is left
-            there; a later call with the same vectors and settings goes on from it. The descent
-            has no parts to keep.
+            A directory in which the lists are stored while they are computed. A later call with
+            the same vectors and settings resumes from it. The directory is not removed at the
+            end. Nearest-neighbour descent cannot be resumed and ignores it.
 
         Returns
         -------
         scores : ndarray, shape (n, k), float32
-            Descending, -inf where padded (k >= n, or an approximate method found fewer).
+            In descending order. Padded with -inf where k >= n or where an approximate method
+            found fewer neighbours.
         ids : ndarray, shape (n, k), int32
-            -1 where padded.
+            Padded with -1.
         """
         width = min(k + 1, self.size)
-        # Below a few lists' worth of items, the descent has nothing to descend.
+        # For so few items nearest-neighbour descent has no advantage over exact search.
         descend = isinstance(self.method, NNDescent) and self.size > 4 * width
         vectors = self._own_vectors()
         if checkpoint is not None and not descend:
@@ -227,7 +253,7 @@ class NeighborIndex:
         progress: bool,
         checkpoint: ListsCheckpoint | None = None,
     ) -> None:
-        """Search block by block and write the tidied lists; row i is item first + i."""
+        """Search block by block; write lists without the item itself, which is first + row."""
         begin = 0 if checkpoint is None else checkpoint.rows
         label = f"{self.method.name} search"
         for part in row_blocks(len(queries), label, show=progress, begin=begin):
@@ -254,7 +280,7 @@ class NeighborIndex:
     def _descend(
         self, vectors: NDArray[np.float32], width: int, out: Lists, progress: bool
     ) -> None:
-        """Write lists by pynndescent, their scores computed afresh from the vectors."""
+        """Write lists found by pynndescent, with scores computed from the vectors."""
         assert isinstance(self.method, NNDescent)
         with tqdm(total=1, desc="nndescent", disable=not progress) as bar:
             ids = self.method.descend(vectors, width)
@@ -278,7 +304,7 @@ class NeighborIndex:
 def _scores_of(
     own: NDArray[np.float32], others: NDArray[np.float32], metric: str
 ) -> NDArray[np.float32]:
-    """Score each vector (m, d) against its others (m, w, d), which are overwritten."""
+    """Score each vector (m, d) against `others` (m, w, d), which is overwritten."""
     if metric == "euclidean":
         others -= own[:, None]
         return -np.einsum("iad,iad->ia", others, others)
@@ -286,7 +312,7 @@ def _scores_of(
 
 
 def _tied(scores: NDArray[np.float32], ids: NDArray[np.int64], depth: int) -> NDArray[np.bool_]:
-    """Whether the item at place `depth` ties with the last of its list, beyond which more may."""
+    """Return whether entry `depth` of each list ties with the last, so that more may follow."""
     return (ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])
 
 
@@ -303,19 +329,23 @@ def nearest_neighbors(
     Parameters
     ----------
     X : array_like, shape (n, d)
-        Finite. A zero vector has cosine 0 with everything.
+        Vectors with finite values. A zero vector has cosine 0 with every other.
     k : int >= 1
-        Lists are padded with id -1 and score -inf where k >= n.
+        Number of neighbours per item. Lists are padded with id -1 and score -inf where k >= n.
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
+        Similarity of vectors.
     method : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
+        Search method: a name, or an object with settings such as ``IVF(nprobe=32)``.
     progress : bool, default False
+        Show progress bars on standard error.
 
     Returns
     -------
     scores : ndarray, shape (n, k), float32
-        Cosine, inner product or negative squared distance, descending.
+        Cosine, inner product or negative squared distance, in descending order.
     ids : ndarray, shape (n, k), int32
-        The item itself is never among them; its exact duplicates are.
+        Equal scores are ordered by ascending id. An item is never in its own list; its exact
+        duplicates are.
 
     Raises
     ------
@@ -340,7 +370,7 @@ def nearest_neighbors(
 def tidy_lists(
     scores: NDArray[np.float32], ids: NDArray[Any], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Bring given neighbour lists (n, w) to the form of `NeighborIndex.neighbors`, k wide."""
+    """Convert given neighbour lists (n, w) to those of `NeighborIndex.neighbors` with width k."""
     out_scores = np.empty((len(ids), k), np.float32)
     out_ids = np.empty((len(ids), k), np.int32)
     copy_without_self(scores, ids, 0, out_scores, out_ids)

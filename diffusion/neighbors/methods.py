@@ -1,4 +1,4 @@
-"""The methods of neighbour search: their settings, and what faiss and pynndescent do for them."""
+"""The methods of neighbour search: their settings, and the calls of faiss and pynndescent."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from ..errors import DiffusionError
 from ..validation import METRICS, check_choice, check_integer
 from .progress import row_blocks
 
-# Vectors for each cell of an inverted file, below which faiss's k-means complains.
+# Vectors per cell of an inverted file below which faiss's k-means warns.
 _LEAST_PER_CELL = 39
 
 
 @dataclass(frozen=True)
 class Exact:
-    """Comparison with every vector, in blocks: exact, O(n d) a query, no memory of its own."""
+    """Exact search: compare each query with every vector.
+
+    It takes O(n d) time per query and no memory beyond the vectors.
+    """
 
     name: ClassVar[str] = "exact"
 
 
 class FaissMethod(ABC):
-    """A method whose index is faiss's own, which holds the vectors."""
+    """A method that keeps the vectors in a faiss index."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def new_index(self, n: int, d: int, measure: int) -> Any:
-        """Return an empty faiss index for n vectors of dimension d; `measure` is faiss's metric."""
+        """Return an empty faiss index for n vectors of dimension d and faiss's metric `measure`."""
 
     @abstractmethod
     def set_effort(self, index: Any, k: int) -> None:
-        """Make an index search for k neighbours as the settings say."""
+        """Apply the search settings to an index before a search for k neighbours."""
 
     def build(self, vectors: NDArray[np.float32], metric: str, *, progress: bool) -> Any:
         """Return a faiss index that holds the vectors (n, d)."""
@@ -50,14 +53,15 @@ class FaissMethod(ABC):
 
 @dataclass(frozen=True)
 class IVF(FaissMethod):
-    """faiss's inverted file: k-means cells, of which the nearest `nprobe` are searched.
+    """Inverted file of faiss: k-means cells, of which the nearest `nprobe` are searched.
 
     Parameters
     ----------
     nlist : int >= 1, optional
-        Number of cells; default 4 √n, with at least 39 vectors each, faiss's own minimum.
+        Number of cells, 4 √n by default. It is reduced where needed to leave 39 vectors per cell,
+        the minimum that faiss recommends.
     nprobe : int >= 1, default 16
-        Cells searched; more is slower and nearer to exact.
+        Number of cells searched per query. Larger values are slower and more accurate.
     """
 
     nlist: int | None = None
@@ -79,21 +83,22 @@ class IVF(FaissMethod):
         return faiss.IndexIVFFlat(faiss.IndexFlat(d, measure), d, nlist, measure)
 
     def set_effort(self, index: Any, k: int) -> None:
-        """Set the number of cells that are searched."""
+        """Set the number of cells searched per query."""
         index.nprobe = self.nprobe
 
 
 @dataclass(frozen=True)
 class HNSW(FaissMethod):
-    """faiss's hierarchical navigable small-world graph.
+    """Hierarchical navigable small-world graph of faiss.
 
     Parameters
     ----------
     m : int >= 2, default 32
-        Links a vector; memory is 8 m bytes a vector beside the vectors.
+        Links per vector. They take 8 m bytes per vector in addition to the vectors.
     ef_construction : int >= 1, default 80
+        Number of candidates kept while the index is built.
     ef_search : int >= 1, default 128
-        Candidates kept while building and searching; at least k is used.
+        Number of candidates kept while searching; at least k are kept.
     """
 
     m: int = 32
@@ -115,23 +120,25 @@ class HNSW(FaissMethod):
         return index
 
     def set_effort(self, index: Any, k: int) -> None:
-        """Set the number of candidates that are kept."""
+        """Set the number of candidates kept."""
         index.hnsw.efSearch = max(self.ef_search, k)
 
 
 @dataclass(frozen=True)
 class NNDescent:
-    """pynndescent's nearest-neighbour descent, for the lists alone.
+    """Nearest-neighbour descent of pynndescent, used for the collection's neighbour lists.
 
-    A query is compared with every vector, as by `Exact`. Not for the inner product, which is no
-    metric.
+    A query is compared with every vector, as `Exact` does. The method does not support the inner
+    product, which is not a metric.
 
     Parameters
     ----------
     n_trees : int >= 1, optional
+        Number of random projection trees; pynndescent's default grows with n.
     n_iters : int >= 1, optional
-        pynndescent's own; its defaults grow with n.
-    seed : int, default 0
+        Number of iterations; pynndescent's default grows with n.
+    seed : int >= 0, default 0
+        Seed of the random number generator.
     """
 
     n_trees: int | None = None
@@ -147,10 +154,10 @@ class NNDescent:
         object.__setattr__(self, "seed", check_integer(self.seed, "seed", low=0))
 
     def descend(self, vectors: NDArray[np.float32], width: int) -> NDArray[np.int32]:
-        """List `width` near items of each, itself among them, in no certain order, -1 padded."""
+        """List `width` near items of each vector, usually with itself, padded with -1."""
         from pynndescent import NNDescent as Descent
 
-        # On unit vectors the Euclidean distance has the order of the cosine.
+        # On unit vectors the Euclidean distance orders items as the cosine does.
         ids, _ = Descent(
             vectors,
             metric="euclidean",
@@ -167,7 +174,13 @@ METHODS: dict[str, type[Method]] = {m.name: m for m in (Exact, IVF, HNSW, NNDesc
 
 
 def make_method(method: object) -> Method:
-    """Return the settings of a method given by name or as such an object."""
+    """Return the search method that a name or an object of settings stands for.
+
+    Raises
+    ------
+    DiffusionError
+        If the name or the type is unknown.
+    """
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
     if isinstance(method, tuple(METHODS.values())):
@@ -179,12 +192,18 @@ def make_method(method: object) -> Method:
 
 
 def check_metric(metric: object, method: Method) -> str:
-    """Return the metric if it is one and goes with the method."""
+    """Return the metric if it is known and the method supports it.
+
+    Raises
+    ------
+    DiffusionError
+        If the metric is unknown, or is the inner product with nearest-neighbour descent.
+    """
     metric = check_choice(metric, "metric", METRICS)
     if metric == "inner_product" and isinstance(method, NNDescent):
         raise DiffusionError(
-            "metric: 'inner_product' is no metric, on which nearest-neighbour descent rests; "
-            "expected 'cosine' or 'euclidean', or another neighbors method"
+            "metric: nearest-neighbour descent does not support 'inner_product', which is not a "
+            "metric; expected 'cosine' or 'euclidean', or another neighbors method"
         )
     return metric
 
@@ -192,7 +211,7 @@ def check_metric(metric: object, method: Method) -> str:
 def search_all(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, metric: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Compare queries with every vector; return faiss's own measures and ids (m, k)."""
+    """Compare queries with every vector; return faiss's distances or products, and ids (m, k)."""
     import faiss
 
     return faiss.knn(queries, vectors, k, metric=_measure(metric))

@@ -1,4 +1,4 @@
-"""Rows taken block by block under a progress bar."""
+"""Iteration over blocks of rows with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK = 1024
 
 
 def row_blocks(n: int, description: str, *, show: bool, begin: int = 0) -> Iterator[slice]:
-    """Yield the blocks of the rows from `begin` to n, under a bar that counts rows."""
+    """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows."""
     with tqdm(total=n, initial=begin, desc=description, unit="row", disable=not show) as bar:
         for start in range(begin, n, BLOCK):
             stop = min(n, start + BLOCK)

@@ -1,4 +1,4 @@
-"""Centrality of nodes: Katz, and the degree that it is close to."""
+"""Centrality of nodes: Katz centrality and degree centrality."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..transfer import RegularizedLaplacian
 
 @dataclass(frozen=True)
 class Centrality:
-    """Centrality of nodes and how it was reached.
+    """Centrality of nodes, with a report on its computation.
 
     Attributes
     ----------
     values : ndarray, shape (n,) or (m,), float32
-        Of every node, in the user's order, or of those asked for, in the order asked.
+        Centrality of every node in the user's order, or of the requested nodes in their order.
     report : Report
         Residual, iterations, convergence and work, each of shape (1,).
     """
@@ -40,25 +40,27 @@ def katz(
     tol: float = 1e-6,
     max_iter: int = 200,
 ) -> Centrality:
-    """Katz centrality on the normalised adjacency: g = (1 - α) (I - α W)^-1 w, w = 1.
+    """Compute Katz centrality on the normalised adjacency: g = (1 - α) (I - α W)^-1 w, w = 1.
 
-    It is the solution of L_α g = w, L_α = (I - α W) / (1 - α): every node takes the centrality
-    of its neighbours, damped by α, on top of its own share. An isolated node has (1 - α) w.
+    It is the solution of L_α g = w with L_α = (I - α W) / (1 - α): the centrality of a node is its
+    own share plus the centrality of its neighbours, damped by α. An isolated node has (1 - α) w.
 
     Parameters
     ----------
     graph : Graph
     alpha : float in [0, 1), default 0.99
+        Damping factor.
     weights : array_like, shape (n,) or (m,), float >= 0, optional
-        The right-hand side w: of every node in the user's order, or of `nodes` in their order.
-        Default 1.
+        The right-hand side w, for every node in the user's order or for `nodes` in their order.
+        By default 1.
     nodes : array_like, shape (m,), int, optional
-        A subset, user's ids, each once. The others are taken out of the graph, W being cut as it
-        is: the degrees by which it is normalised remain those of the whole graph, so that a node
-        whose neighbours are taken out loses their share. Default: the whole graph.
+        Ids of a subset of the nodes, without repetition. The rows and columns of W of all other
+        nodes are removed. W is not normalised again, so that a node loses the share of its
+        removed neighbours. By default the whole graph is used.
     tol : float > 0, default 1e-6
         Relative residual ||w - L_α g|| / ||w|| to reach, in float64.
     max_iter : int >= 1, default 200
+        Largest number of iterations.
 
     Returns
     -------
@@ -76,10 +78,11 @@ def katz(
 
     Notes
     -----
-    W has eigenvalue 1 with eigenvector D^½ 1 on each component, to which g tends as α goes to 1:
-    within a component Katz centrality is nearly proportional to the square root of the degree, with
-    a factor of its own in each. On a graph that hangs together `degree`, which costs nothing, ranks
-    alike; where it falls apart the two differ (`python -m bench objects` prints how far).
+    On each component, W has eigenvalue 1 with eigenvector D^½ 1, to which g converges as α goes to
+    1. Within a component, Katz centrality is therefore nearly proportional to the square root of
+    the degree, with a factor that depends on the component. On a connected graph `degree`, which
+    needs no computation, gives nearly the same ranking. On a graph with several components the
+    rankings differ (`python -m bench objects` prints by how much).
 
     References
     ----------
@@ -117,17 +120,22 @@ def katz(
 
 
 def degree(graph: Graph, *, nodes: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Degree centrality: the row sums of A, over the whole graph.
+    """Return the degree centrality: the row sums of A over the whole graph.
 
     Parameters
     ----------
     graph : Graph
     nodes : array_like, shape (m,), int, optional
-        The nodes to return, user's ids. Default: all, in the user's order.
+        Ids of the nodes to return, without repetition. By default all nodes in the user's order.
 
     Returns
     -------
     ndarray, shape (n,) or (m,), float64
+
+    Raises
+    ------
+    DiffusionError
+        If `nodes` is not as described.
     """
     if nodes is None:
         return graph.degrees.copy()

@@ -1,4 +1,4 @@
-"""Scores: what a list is ranked by, made of diffusion, neighbourhoods and first stage."""
+"""Scores by which lists are ranked: the diffused score alone, or a fusion with other evidence."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..errors import DiffusionError
 from ..graph import Graph
 from ..validation import check_real
 
-# The first-stage scores that are told apart for the unit of a query's list.
+# Number of distinct first-stage scores whose range is the unit of a query's list.
 _PLACE = 12
 
 Diffused: TypeAlias = NDArray[np.float32] | sparse.csr_array
 
 
 class Score(ABC):
-    """A way to make the score of a list from all that is known of its items."""
+    """Interface of a score: combines the evidence on each item into one number."""
 
     name: ClassVar[str]
 
-    #: First-stage candidates whose scores are made use of.
+    #: Number of first-stage candidates whose scores are used.
     depth: ClassVar[int] = 0
 
     def weights(self, graph: Graph) -> NDArray[np.float32] | None:
-        """Return the factor on the diffused score of every item, (n,), None for 1."""
+        """Return the factor of each item's diffused score, shape (n,), or None if it is 1."""
         return None
 
     @abstractmethod
@@ -42,9 +42,19 @@ class Score(ABC):
         ids: NDArray[np.int64],
         graph: Graph,
     ) -> Diffused:
-        """Return the score of every item, (m, n), 0 where nothing is known; may overwrite `x`.
+        """Return the score of every item (m, n), 0 for items without evidence.
 
-        `scores`, `ids` (m, c) are the first stage's, best first, -1 padded at the end.
+        Parameters
+        ----------
+        x : ndarray or csr_array, shape (m, n), float32
+            Diffused scores; may be overwritten.
+        observation : Observation
+            Observations of the m queries.
+        scores : ndarray, shape (m, c), float32
+            First-stage scores, best first.
+        ids : ndarray, shape (m, c), int64
+            First-stage ids, padded with -1 at the end.
+        graph : Graph
         """
 
 
@@ -62,35 +72,36 @@ class Diffusion(Score):
         ids: NDArray[np.int64],
         graph: Graph,
     ) -> Diffused:
-        """Return x as it is."""
+        """Return x unchanged."""
         return x
 
 
 @dataclass(frozen=True)
 class Fusion(Score):
-    """Diffusion, similarity of neighbourhoods and first stage in one score.
+    """Fusion of diffused score, similarity of neighbourhoods and first-stage score.
 
-    For a query q and an item j::
+    The score of an item j for a query q is::
 
         f_qj = sqrt(x_j / max x) + weight (J_qj + e_qj),     x = D^-1/2 h(W) y
         e_qj = exp((s_qj - s_(1)) / (s_(1) - s_(12)))
 
-    x reaches along the manifold, J is sure of the query's own neighbourhood, and e keeps what
-    the first stage was sure of, in units of the query's own list: s_(1) and s_(12) are the
-    highest and the twelfth highest of its different scores (the last one if there are fewer).
-    Where diffusion has found the wrong neighbourhood, J and e hold the head of the list. Any
-    similarity will do: e does not change with the scale or the offset of the scores.
+    Here x is the diffused score, which reaches items along the manifold; J is the similarity of the
+    neighbourhoods of q and j, which is reliable near the query; and e is the evidence of the first
+    stage, in units of the query's own list. s_(1) and s_(12) are the highest and the twelfth
+    highest of the distinct first-stage scores of the query (or the lowest, if there are fewer). If
+    diffusion reaches the wrong neighbourhood, J and e determine the head of the list. Any
+    similarity can be used, because e does not depend on the scale and the offset of the scores.
 
-    D^-1/2 undoes the preference of x for nodes of large degree, as dividing the columns of
-    h(W) by their norms would; an isolated node keeps its x. All but the best 100 candidates of
-    the first stage have the e of the last of them, which is subtracted from every score, so that
-    an item of which nothing is known has the score 0.
+    The factor D^-1/2 removes the bias of x towards nodes of large degree, as dividing the columns
+    of h(W) by their norms would. The x of an isolated node is not changed. e is computed for the
+    best 100 candidates of the first stage. The e of the last of them is subtracted from all, so
+    that an item without evidence has score 0.
 
     Parameters
     ----------
     weight : float >= 0, default 0.5
-        Weight of J and e. 1 is more cautious: fewer queries lose, and less is gained along thin
-        manifolds.
+        Weight of J and e. With 1, fewer queries get worse, and the gain along thin manifolds is
+        smaller.
     """
 
     weight: float = 0.5
@@ -102,7 +113,7 @@ class Fusion(Score):
         check_real(self.weight, "weight", low=0.0)
 
     def weights(self, graph: Graph) -> NDArray[np.float32]:
-        """Return D^-1/2, 1 for an isolated node, shape (n,)."""
+        """Return the diagonal of D^-1/2, shape (n,), with 1 for isolated nodes."""
         return (1 / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1))).astype(np.float32)
 
     def combine(
@@ -139,17 +150,17 @@ def _positive(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _rows(x: sparse.csr_array) -> NDArray[np.int64]:
-    """Return the row of every stored entry."""
+    """Return the row of each stored entry."""
     return np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
 
 
 def first_stage_evidence(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return e of descending scores (m, c), -inf where padded, less that of the last one."""
+    """Return e of descending scores (m, c), padded with -inf, minus the e of the last candidate."""
     real = np.isfinite(scores)
     s = np.where(real, scores.astype(np.float64), 0)
     fresh = np.zeros(scores.shape, bool)
     fresh[:, 1:] = real[:, 1:] & (s[:, 1:] < s[:, :-1])
-    # The place among the different scores; the twelfth, or the last, sets the unit.
+    # The place among the distinct scores; the score at the twelfth place, or the last, is used.
     place = np.cumsum(fresh, axis=1)
     unit = np.argmax(np.where(real & (place < _PLACE), place, -1), axis=1)
     spread = s[:, :1] - np.take_along_axis(s, unit[:, None], axis=1)
@@ -162,12 +173,15 @@ SCORES: dict[str, type[Score]] = {kind.name: kind for kind in (Fusion, Diffusion
 
 
 def make_score(score: object, affinity: Affinity) -> Score:
-    """Return the score of that name or object, or the affinity's own for None.
+    """Return the score given by a name or an object, or the affinity's default for None.
+
+    The default is the fusion for the contextual affinity, and the diffused score for the others.
 
     Raises
     ------
     DiffusionError
-        If the name is unknown, or the affinity knows no neighbourhoods to put in.
+        If the name is unknown, or the fusion is requested for an affinity that does not compute
+        similarities of neighbourhoods.
     """
     if score is None:
         return Fusion() if isinstance(affinity, Context) else Diffusion()
@@ -178,6 +192,6 @@ def make_score(score: object, affinity: Affinity) -> Score:
         raise DiffusionError(f"score: expected one of {names} or a Fusion, got {score!r}")
     if isinstance(score, Fusion) and not isinstance(affinity, Context):
         raise DiffusionError(
-            f"score: the fusion needs affinity='context', got affinity={affinity.name!r}"
+            f"score: the fusion requires affinity='context', got affinity={affinity.name!r}"
         )
     return score

@@ -1,4 +1,4 @@
-"""Ranking: diffused scores and first-stage candidates merged into one list a query."""
+"""Ranking: merging diffused scores and first-stage candidates into one list per query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from ..kernels.ranking import entries_sparse, largest_positive, largest_positive
 def padding_last(
     scores: NDArray[np.float32], ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Move -1 ids behind the others, with score -inf; the order is kept otherwise."""
+    """Move padding (id -1) to the end of each list and set its score to -inf.
+
+    The order of the other entries is kept. `scores` and `ids` have shape (m, c).
+    """
     padded = ids < 0
     if padded.any():
         order = np.argsort(padded, axis=1, kind="stable")
@@ -30,9 +33,23 @@ def rank(
     *,
     restrict: bool,
 ) -> None:
-    """Rank by diffused score x (m, n), then by first-stage score what diffusion did not reach.
+    """Rank items by their diffused score, then the candidates not reached by diffusion.
 
-    The candidates `scores`, `ids` (m, c) come best first, padding last.
+    Parameters
+    ----------
+    x : ndarray or csr_array, shape (m, n), float32
+        Diffused or fused scores. Items with a score of 0 or less are not reached.
+    scores : ndarray, shape (m, c), float32
+        First-stage scores of the candidates, best first.
+    ids : ndarray, shape (m, c), int64
+        Ids of the candidates, with padding (-1) last.
+    out_scores : ndarray, shape (m, k), float32
+        Receives the scores, padded with -inf. A candidate that is not reached gets the difference
+        of its first-stage score and the best one of the query, which is 0 or negative.
+    out_ids : ndarray, shape (m, k), int64
+        Receives the ids, padded with -1.
+    restrict : bool
+        Rank the candidates alone.
     """
     real = ids >= 0
     if isinstance(x, np.ndarray):

@@ -225,7 +225,10 @@ def test_fit_removes_its_checkpoint_and_nothing_else(rng, tmp_path):
         ({"k": 0}, "k: expected an integer of at least 1, got 0"),
         ({"metric": "hamming"}, "metric: expected one of 'cosine', 'inner_product', 'euclidean'"),
         ({"method": "magic"}, "neighbors: expected one of 'exact'"),
-        ({"method": "nndescent", "metric": "inner_product"}, "metric: 'inner_product' is no"),
+        (
+            {"method": "nndescent", "metric": "inner_product"},
+            "metric: .* not support 'inner_product'",
+        ),
     ],
 )
 def test_bad_input(arguments, message):

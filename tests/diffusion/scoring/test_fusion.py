@@ -156,7 +156,10 @@ def test_the_score_alone_can_be_diffusion(parts):
     ("arguments", "message"),
     [
         ({"score": "best"}, "score: expected one of 'fusion', 'diffusion' or a Fusion"),
-        ({"score": "fusion", "affinity": "cosine"}, "score: the fusion needs affinity='context'"),
+        (
+            {"score": "fusion", "affinity": "cosine"},
+            "score: the fusion requires affinity='context'",
+        ),
         ({"score": 3}, "score"),
     ],
 )
