@@ -1,1 +1,1 @@
-"""What diffusion is compared with: query expansion, k-reciprocal re-ranking, regional matching."""
+"""Baselines that diffusion is compared with: query expansion and k-reciprocal re-ranking."""

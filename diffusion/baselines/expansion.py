@@ -1,7 +1,7 @@
-"""Plain query expansion and database augmentation: what diffusion is compared with.
+"""Query expansion and database augmentation, as baselines for diffusion.
 
-Vectors here are L2-normalised rows and similarity is the inner product. Each function turns
-vectors and their first-stage lists into new vectors, with which one searches again:
+Vectors are L2-normalised rows, and their similarity is the inner product. Each function turns
+vectors and their first-stage lists into new vectors for a second search:
 
 >>> import numpy as np
 >>> from diffusion import expansion
@@ -21,42 +21,71 @@ from numpy.typing import ArrayLike, NDArray
 from ..neighbors import Exact, NeighborIndex
 from ..validation import as_lists, as_vectors, check_integer, check_real
 
-# Gathered neighbour vectors held at a time, in values: 64 MiB of float32.
+# Number of values of neighbour vectors gathered at a time: 64 MiB of float32.
 _GATHER_VALUES = 1 << 24
 
 
 def normalize(X: ArrayLike) -> NDArray[np.float32]:
-    """Return the rows of X (n, d) divided by their L2 norms, float32; zero rows stay zero."""
+    """Return the rows of X (n, d) divided by their L2 norms, float32; zero rows stay zero.
+
+    Raises
+    ------
+    DiffusionError
+        If X is not a matrix of finite numbers.
+    """
     return as_vectors(X, "X", metric="cosine")
 
 
 def search(
     Q: NDArray[np.float32], X: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Exact search by inner product: scores and ids (nq, k), best first, padded with -1."""
+    """Search exactly by inner product.
+
+    Parameters
+    ----------
+    Q : ndarray, shape (nq, d), float32
+        As `normalize` returns them.
+    X : ndarray, shape (n, d), float32
+        As `normalize` returns them.
+    k : int >= 1
+        Length of the lists.
+
+    Returns
+    -------
+    scores : ndarray, shape (nq, k), float32
+        In descending order, padded with -inf.
+    ids : ndarray, shape (nq, k), int64
+        Rows of X, equal scores by ascending id. Padded with -1.
+    """
     return NeighborIndex(X, "inner_product", Exact()).search(Q, k)
 
 
 def average(
     Q: ArrayLike, X: ArrayLike, scores: ArrayLike, ids: ArrayLike, *, alpha: float = 0.0
 ) -> NDArray[np.float32]:
-    """Average each query with its listed neighbours: AQE, and α-QE for alpha > 0.
+    """Average each query with its neighbours: average query expansion (AQE), or α-QE.
 
-    q' = (q + Σ_i max(<q, x_i>, 0)^α x_i), L2-normalised, over the listed neighbours i.
+    The new query is q' = q + Σ_i max(<q, x_i>, 0)^α x_i, L2-normalised; the sum is over the listed
+    neighbours i.
 
     Parameters
     ----------
     Q : array_like, shape (nq, d)
     X : array_like, shape (n, d)
     scores, ids : array_like, shape (nq, k)
-        First-stage lists: similarities, and rows of X with -1 for padding.
+        First-stage lists: similarities, best first, and rows of X, padded with -1.
     alpha : float >= 0, default 0.0
-        0 weighs all alike (average query expansion), 3 is usual for α-QE.
+        Exponent α of the weights. 0 gives equal weights (AQE); 3 is usual for α-QE.
 
     Returns
     -------
     ndarray, shape (nq, d), float32
-        L2-normalised.
+        The expanded queries, L2-normalised.
+
+    Raises
+    ------
+    DiffusionError
+        If an argument is not as described.
 
     References
     ----------
@@ -78,19 +107,25 @@ def average(
 
 
 def augment_database(X: ArrayLike, k: int = 10, *, alpha: float = 0.0) -> NDArray[np.float32]:
-    """Average each item with its k nearest neighbours: database-side augmentation (DBA).
+    """Average each item with its k nearest neighbours (database-side augmentation, DBA).
 
     Parameters
     ----------
     X : array_like, shape (n, d)
     k : int >= 1, default 10
+        Number of neighbours per item.
     alpha : float >= 0, default 0.0
-        The exponent of the neighbours' weights, as in `average`.
+        Exponent of the neighbours' weights, as in `average`.
 
     Returns
     -------
     ndarray, shape (n, d), float32
-        L2-normalised.
+        The augmented items, L2-normalised.
+
+    Raises
+    ------
+    DiffusionError
+        If an argument is not as described.
 
     References
     ----------
@@ -111,24 +146,33 @@ def discriminative(
     n_negative: int = 200,
     C: float = 0.1,
 ) -> NDArray[np.float32]:
-    """Learn a linear SVM for each query, its top results against its bottom ones: DQE.
+    """Learn a linear SVM per query (discriminative query expansion, DQE).
+
+    The SVM separates the top results of the query's ranking from its bottom results.
 
     Parameters
     ----------
     Q : array_like, shape (nq, d)
     X : array_like, shape (n, d)
     ids : array_like, shape (nq, k), int
-        First-stage rankings, long enough to have a bottom: best the whole collection.
+        First-stage rankings, padded with -1. They should be long, at best rankings of the whole
+        collection, because their last entries are the negative examples.
     n_positive, n_negative : int >= 1, default 5 and 200
-        Results taken from the top (beside the query itself) and from the bottom. Half of what
-        the ranking holds at most.
+        Number of results taken from the top, in addition to the query itself, and from the bottom.
+        Each is at most half of the ranking.
     C : float > 0, default 0.1
-        The SVM's regularisation, weaker for larger values.
+        Inverse regularisation strength of the SVM.
 
     Returns
     -------
     ndarray, shape (nq, d), float32
-        The SVMs' normals, L2-normalised: search with them as with queries.
+        The normals of the SVMs, L2-normalised, for use as queries. A query with fewer than two
+        results is returned as it is, L2-normalised.
+
+    Raises
+    ------
+    DiffusionError
+        If an argument is not as described.
 
     References
     ----------

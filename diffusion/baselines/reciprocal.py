@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking, sparse: a baseline that puts the queries themselves into the graph.
+"""Sparse k-reciprocal re-ranking, a baseline that encodes queries together with the items.
 
 >>> import numpy as np
 >>> from diffusion import reciprocal
@@ -22,10 +22,10 @@ from ..kernels.reciprocal import expanded_rows, expanded_sizes, shared_weight
 from ..neighbors import Method, NeighborIndex, check_metric, make_method
 from ..validation import as_vectors, check_integer, check_real
 
-# Scores of a block of queries for all items, in values: 16 MiB of float32.
+# Number of scores computed at a time: 16 MiB of float32.
 _BLOCK_VALUES = 1 << 22
 
-# Stands for a score of 0 where what is kept must be positive.
+# Replaces a score of 0 where scores must be positive.
 _ZERO = np.finfo(np.float32).tiny
 
 
@@ -41,38 +41,42 @@ def search(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Search a collection and re-rank by the Jaccard distance of k-reciprocal neighbours.
 
-    Queries and items are encoded together, so that a query's ranking depends on what else is asked
-    with it. With R(i, k) the items that are mutually among the k nearest, i itself included,
+    Queries and items are encoded together, so that the ranking of a query depends on the other
+    queries of the call. Let R(i, k) be the items that are mutually among the k nearest neighbours
+    of i, including i itself. Then
 
-    - R*(i) = R(i, k1) and every R(g, k1/2), g in R(i, k1), of which more than two thirds lie in
-      R(i, k1);
-    - V_ij = exp(-d_ij) over R*(i), L1-normalised, then averaged over i and its k2 - 1 nearest;
-    - d_J = 1 - s / (2 - s), s = Σ_l min(V_ql, V_jl);
-    - d* = (1 - λ) d_J + λ d_qj,
+    - R*(i) is the union of R(i, k1) and of every R(g, k1/2), g in R(i, k1), of which more than two
+      thirds lie in R(i, k1);
+    - V_ij = exp(-d_ij) for j in R*(i), L1-normalised and then averaged over i and its k2 - 1
+      nearest neighbours;
+    - d_J = 1 - s / (2 - s) with s = Σ_l min(V_ql, V_jl);
+    - d* = (1 - λ) d_J + λ d_qj is the final distance,
 
-    with d_ij = ||x_i - x_j||⁴ for unit vectors, divided by the largest in row i.
+    where d_ij = ||x_i - x_j||⁴ for unit vectors, divided by the largest value in row i.
 
     Parameters
     ----------
     Q : array_like, shape (nq, d)
     X : array_like, shape (n, d)
-        Compared by their cosine.
+        Vectors, compared by their cosine.
     k : int >= 1
-        Results; any number up to the whole ranking costs the same.
+        Number of results. It does not affect the run time.
     k1 : int >= 1, default 20
+        Number of neighbours in R(i, k1).
     k2 : int >= 1, default 6
-        1 leaves the averaging out.
+        Number of encodings that are averaged, including that of the item itself. 1 disables the
+        averaging.
     lambda_ : float in [0, 1), default 0.3
-        The share of the original distance.
+        Weight λ of the original distance.
     method : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
-        How the neighbour lists are found, as for `nearest_neighbors`.
+        Search method for the neighbour lists, as for `nearest_neighbors`.
 
     Returns
     -------
     scores : ndarray, shape (nq, k), float32
-        1 - d*, in [0, 1], descending; -inf where padded (k > n).
+        1 - d*, in [0, 1], in descending order. Padded with -inf where k > n.
     ids : ndarray, shape (nq, k), int64
-        Rows of X, equal scores by ascending id; -1 where padded.
+        Rows of X, equal scores by ascending id. Padded with -1.
 
     Raises
     ------
@@ -82,13 +86,14 @@ def search(
     Notes
     -----
     With N = nq + n, memory is linear in N: the vectors, lists of 4 N max(k1, k2 - 1) bytes, and
-    24 bytes for an entry of V, about k1 of them a row before averaging and 2 k1 after it.
-    Lists and largest distances take two searches for every item, the encoding O(N k1² (k1 + d))
-    at the most, a query O(n d). The usual code holds several N x N matrices.
+    24 bytes per entry of V, which has about k1 entries per row before averaging and 2 k1 after it.
+    Two searches per item find the lists and the largest distances. The encoding takes at most
+    O(N k1² (k1 + d)) time, and a query O(n d). The common implementation holds several N x N
+    matrices.
 
-    The paper's d is the squared distance; the usual code for cosines squares it once more and
-    divides by the largest, and so does this. The usual code asks for *more* than two thirds, the
-    paper for at least.
+    As in the common implementation for cosines, d is the square of the squared distance, divided
+    by the largest value, and a set is added if *more* than two thirds of it lie in R(i, k1). In the
+    paper, d is the squared distance, and at least two thirds are required.
 
     References
     ----------
@@ -117,7 +122,7 @@ def _search(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     index = NeighborIndex(vectors, "cosine", method)
     _, ids = index.neighbors(max(k1, k2 - 1))
-    # The farthest item is the nearest one to the opposite vector.
+    # The item farthest from a vector is the nearest one to the opposite vector.
     farthest = _distance(-index.search(-vectors, 1)[0][:, 0])
     farthest = np.where(farthest > 0, farthest, np.float32(1))
     V = _average(_encode(vectors, ids, farthest, k1), ids[:, : k2 - 1])
@@ -142,7 +147,7 @@ def _search(
 
 
 def _distance(similarity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Map cosines of any shape to (2 - 2 s)², the squared Euclidean distance squared."""
+    """Map cosines s of any shape to (2 - 2 s)², the square of the squared Euclidean distance."""
     return (2 - 2 * np.minimum(similarity, np.float32(1))) ** 2
 
 
@@ -152,7 +157,7 @@ def _encode(
     farthest: NDArray[np.float32],
     k1: int,
 ) -> sparse.csr_array:
-    """Encode each of n items by the weights of its expanded reciprocal set, CSR (n, n)."""
+    """Encode n items by the weights of their expanded reciprocal sets; return CSR (n, n)."""
     n, half = len(ids), round(k1 / 2)
     ids = ids[:, :k1]
     mutual = np.empty(ids.shape, np.min_scalar_type(k1))
@@ -168,7 +173,7 @@ def _encode(
 
 
 def _average(V: sparse.csr_array, ids: NDArray[np.int32]) -> sparse.csr_array:
-    """Average each row of V with those of its listed neighbours (n, w), -1 padded."""
+    """Average each row of V with the rows of its neighbours `ids` (n, w), padded with -1."""
     n = len(ids)
     members = np.concatenate([np.arange(n, dtype=np.int32)[:, None], ids], axis=1)
     real = members >= 0

@@ -1,6 +1,4 @@
-"""The contextual affinity against a naive one in exact fractions, item by item."""
-
-from fractions import Fraction
+"""The contextual affinity against a naive one, item by item, with sets and dictionaries."""
 
 import numpy as np
 import pytest
@@ -11,8 +9,9 @@ import diffusion
 from diffusion import Context, DiffusionError
 from diffusion.kernels import context as loops
 
-# An encoding of up to 60 entries in units of 1/65535, each rounded.
-TOLERANCE = 60 / 65535
+# More entries than there are items: none is cut off. Each is rounded to units of 1/65535.
+ENTRIES = 60
+TOLERANCE = ENTRIES / 65535
 
 
 def rank_in(scores, ids):
@@ -38,7 +37,7 @@ def normalized(encoding):
 
 
 class Naive:
-    """Steps 1 to 5 of the encoding, with sets and fractions."""
+    """The encoding of every item, and of queries, in plain Python."""
 
     def __init__(self, scores, ids, scales, size):
         self.scores, self.ids, self.size = scores, ids, size
@@ -54,7 +53,7 @@ class Naive:
     def set_of(self, mutual, scale, itself):
         members = [j for j, m in mutual.items() if m <= scale]
         members += [] if itself is None else [itself]
-        return {j: Fraction(1, len(members)) for j in members}
+        return {j: 1 / len(members) for j in members}
 
     def encode(self, itself, mutual, neighbors=None):
         if neighbors is None:
@@ -133,17 +132,17 @@ def _vectors(seed, n, kinds, coarse):
 )
 def test_items_against_the_naive_encoding(X, k, scales):
     scores, ids = neighbor_lists(X, k)
-    affinity = Context(scales, size=60)
+    affinity = Context(scales, size=ENTRIES)
     best, weights = affinity.edges(scores, ids)
     depth = affinity.depth
     assert depth == min(max(scales), ids.shape[1])
-    naive = Naive(scores[:, :depth], ids[:, :depth], scales, 60)
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, ENTRIES)
     expected = np.array([naive.jaccard(encoding) for encoding in naive.items])
     np.testing.assert_allclose(np.diag(expected), 1)
 
     # The lists of J, as the weights were made of: each holds the largest of its row.
-    entries = np.full((len(X), 60), -1, np.int32)
-    values = np.zeros((len(X), 60), np.uint16)
+    entries = np.full((len(X), ENTRIES), -1, np.int32)
+    values = np.zeros((len(X), ENTRIES), np.uint16)
     for i, encoding in enumerate(naive.items):
         for a, (item, weight) in enumerate(encoding.items()):
             entries[i, a], values[i, a] = item, round(65535 * weight)
@@ -178,10 +177,10 @@ def test_items_against_the_naive_encoding(X, k, scales):
 def test_queries_against_the_naive_encoding(X, k, scales, query_k):
     Q, X = X[: len(X) // 3 + 1], X[len(X) // 3 :]
     scores, ids = neighbor_lists(X, k)
-    affinity = Context(scales, size=60)
+    affinity = Context(scales, size=ENTRIES)
     affinity.edges(scores, ids)
     depth = affinity.depth
-    naive = Naive(scores[:, :depth], ids[:, :depth], scales, 60)
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, ENTRIES)
     first = query_lists(X, Q, depth)
     observation = affinity.observe(*first, query_k)
     J = observation.J.toarray()
