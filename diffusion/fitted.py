@@ -14,7 +14,6 @@ from .errors import DiffusionError
 from .graph.graph import Graph
 from .index_state import IndexState, graph_arrays, graph_of
 from .neighbors import METHODS, Method, NeighborIndex
-from .neighbors.ties import best_of
 from .scoring.fusion import SCORES, Score
 from .scoring.ranking import rank
 from .solvers import SOLVERS, Report, Solver
@@ -116,7 +115,7 @@ class Fitted:
         # One more neighbour than the observation needs shows whether there is a tie.
         width = min(max(length, depth + 1), index.size)
         lists = index.search(queries, width, progress=progress)
-        return lists, best_of(index, queries, *lists, depth)
+        return lists, index.resolve_ties(queries, *lists, depth)
 
     def diffuse(
         self,

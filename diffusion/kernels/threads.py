@@ -20,15 +20,37 @@ CHUNK = 512
 
 
 def _compiled(**options: Any) -> Callable[[Any], Any]:
-    """numba.njit, cached on disk where there is a place to write to."""
+    """Return a decorator: numba.njit, with a cache on disk if there is a place to write to."""
 
     def decorate(function: Any) -> Any:
         try:
-            return numba.njit(cache=True, nogil=True, **options)(function)
+            return _forgiving(numba.njit(cache=True, nogil=True, **options)(function))
         except RuntimeError:
             return numba.njit(nogil=True, **options)(function)
 
     return decorate
+
+
+def _forgiving(dispatcher: Any) -> Any:
+    """Let a dispatcher compile anew if its cache was written by another version of the library.
+
+    numba compares the source file's time, but only after it has read the index of the cache,
+    which may name argument types that no longer exist.
+    """
+    cache = getattr(dispatcher, "_cache", None)
+    if not hasattr(cache, "load_overload"):
+        return dispatcher
+    load = cache.load_overload
+
+    def load_overload(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except (AttributeError, ImportError):
+            cache.flush()
+            return None
+
+    cache.load_overload = load_overload
+    return dispatcher
 
 
 # "contract" alone: a fused multiply-add is faster and more accurate; reassociation is only faster.

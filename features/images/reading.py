@@ -196,7 +196,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             f"{os.fspath(path)}: too many pixels (more than {MAX_PIXELS})"
         ) from None
     except PIL.UnidentifiedImageError:
-        raise UnreadableImageError(f"{os.fspath(path)}: no JPEG or PNG image") from None
+        raise UnreadableImageError(f"{os.fspath(path)}: not a JPEG or PNG image") from None
     except Exception as error:  # decoders raise exceptions of any type on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(f"{os.fspath(path)}: {' '.join(reason.split())}") from None

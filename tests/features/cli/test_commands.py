@@ -30,7 +30,6 @@ NETWORK = ["--backbone", "alexnet", "--weights", "w.safetensors", "--size", "90"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with photos, descriptors, plain and whitened, and an index."""
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
     home = tmp_path_factory.mktemp("home")
     write_photos(home / "photos")
     (home / "photos" / "text.jpg").write_bytes(b"no image")
@@ -39,7 +38,7 @@ def home(tmp_path_factory):
     with contextlib.chdir(home), contextlib.redirect_stdout(io.StringIO()) as printed:
         with contextlib.redirect_stderr(io.StringIO()) as told:
             assert cli.main(["extract", "photos", "out", *NETWORK, "-q"]) == 0
-        assert told.getvalue() == "features: skipped text.jpg: no JPEG or PNG image\n"
+        assert told.getvalue() == "features: skipped text.jpg: not a JPEG or PNG image\n"
         assert cli.main(["whiten", "out", "w.npz", "--supervised", "--dimension", "16"]) == 0
         white = ["--whitening", "w.npz", "-q"]
         with contextlib.redirect_stderr(io.StringIO()):
@@ -148,7 +147,7 @@ def test_photos_are_indexed_in_one_step_and_not_described_again(index, capsys, m
     assert cli.main(call) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("direct: 20 photos; Graph")
-    assert printed.err == "features: skipped text.jpg: no JPEG or PNG image\n"
+    assert printed.err == "features: skipped text.jpg: not a JPEG or PNG image\n"
     assert features.open_descriptors("direct.descriptors").vectors.shape == (20, 16)
     search = ["search", "index", "photos/b/04.png", "-k", "5", "-q"]
     assert cli.main(search) == 0

@@ -53,7 +53,6 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def photos(tmp_path):
     """Twenty images of four sizes in three folders."""
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
     write_photos(tmp_path / "photos")
     return tmp_path / "photos"
 

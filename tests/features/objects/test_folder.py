@@ -78,7 +78,6 @@ def write_photos(folder):
 
 @pytest.fixture
 def photos(tmp_path):
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
     write_photos(tmp_path / "photos")
     return tmp_path / "photos"
 
@@ -496,7 +495,6 @@ def test_damage_is_refused(discover, tmp_path):
 @pytest.fixture(scope="module")
 def home(weights, tmp_path_factory):
     """A folder with photos, what was discovered in them, and an index."""
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
     home = tmp_path_factory.mktemp("home")
     write_photos(home / "photos")
     (home / "photos" / "text.jpg").write_bytes(b"no image")
@@ -510,7 +508,7 @@ def home(weights, tmp_path_factory):
         assert cli.main(["discover", "photos", "out", *NETWORK, "--pictures", "1", "-q"]) == 0
         settings = ["--affinity", "cosine", "--alpha", "0.5", "--query-k", "1", "-k", "5", "-q"]
         assert cli.main(["index", "out", "index", *settings]) == 0
-    assert told.getvalue() == "features: skipped text.jpg: no JPEG or PNG image\n"
+    assert told.getvalue() == "features: skipped text.jpg: not a JPEG or PNG image\n"
     line = printed.getvalue().splitlines()[0]
     assert re.fullmatch(
         r"out: 15 maps, \d+ boxes, descriptors of dimension 256; 1 images skipped; see "

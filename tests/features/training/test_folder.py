@@ -76,7 +76,6 @@ def write_classes(folder, seed):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Photos to learn from, others to judge by, and random weights."""
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install .[images]")
     home = tmp_path_factory.mktemp("training")
     write_classes(home / "fit", seed=0)
     write_classes(home / "judge", seed=1)
