@@ -120,7 +120,7 @@ def test_weights_that_moved_or_changed(index, capsys):
     ("arguments", "message"),
     [
         (["search", "index", "absent.jpg"], "absent.jpg: No such file"),
-        (["search", "index", "photos/text.jpg"], "text.jpg: no JPEG or PNG"),
+        (["search", "index", "photos/text.jpg"], "text.jpg: not a JPEG or PNG"),
         (["search", "index", "photos/00.png", "-o", "absent/r.npz"], "a directory that exists"),
         (["search", "vectors", "photos/00.png"], "index of photos"),
         (["search", "photos", "photos/00.png"], "expected an index"),

@@ -209,7 +209,7 @@ def test_damaged_images_are_named_skipped_and_counted(extract, photos, tmp_path)
     assert set(skipped) == {
         "b/cut.jpg", "cut.png", "text.jpg", "bomb.png", "two\nlines.png", "gone.png",
     }  # fmt: skip
-    assert "no JPEG or PNG" in skipped["text.jpg"]
+    assert "not a JPEG or PNG" in skipped["text.jpg"]
     assert "too many" in skipped["bomb.png"]
     assert "line break" in skipped["two\nlines.png"]
     assert "No such file" in skipped["gone.png"]
@@ -221,7 +221,7 @@ def test_damaged_images_are_named_skipped_and_counted(extract, photos, tmp_path)
 def test_where_no_image_can_be_read(extract, photos, tmp_path):
     for file in list(photos.rglob("*.png")):
         file.write_bytes(b"no image")
-    with pytest.raises(DiffusionError, match=r"none of 20 can, 00\.png: no JPEG"):
+    with pytest.raises(DiffusionError, match=r"none of 20 can, 00\.png: not a JPEG"):
         extract()
     for file in list(photos.rglob("*.png")):
         file.write_bytes(png(pattern(60, 90, 0))[:-60])

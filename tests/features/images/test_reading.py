@@ -142,9 +142,9 @@ def test_a_large_jpeg_decoded_small_is_the_same_picture():
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("empty.jpg", b"", "no JPEG or PNG"),
-        ("text.png", b"this is no image at all", "no JPEG or PNG"),
-        ("gif.png", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "no JPEG or PNG"),
+        ("empty.jpg", b"", "not a JPEG or PNG"),
+        ("text.png", b"this is no image at all", "not a JPEG or PNG"),
+        ("gif.png", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "not a JPEG or PNG"),
         ("cut.jpg", CHINA.read_bytes()[:50_000], "truncated"),
         ("cut.png", png(pattern(50, 50, 0))[:3000], ""),
         ("head.jpg", CHINA.read_bytes()[:300], ""),

@@ -206,7 +206,7 @@ def test_damaged_photos_are_named_skipped_and_counted(discover, photos):
     out = discover("after")
     skipped = {entry["file"]: entry["reason"] for entry in out.descriptors.manifest["skipped"]}
     assert set(skipped) == {"text.jpg", "cut.png"}
-    assert "no JPEG or PNG" in skipped["text.jpg"]
+    assert "not a JPEG or PNG" in skipped["text.jpg"]
     assert out.files == undisturbed.files
     # The one that is cut leaves its batch with fewer images, which moves the last bits.
     np.testing.assert_allclose(out.maps, undisturbed.maps, rtol=1e-2, atol=1e-4 * out.maps.max())
@@ -568,7 +568,7 @@ def test_locating_prints_boxes_and_writes_maps_and_a_page(there, capsys):
         (["discover", "photos", "o", *NETWORK, "--object-egm", "t=1"], "a NAME of exponent, "),
         (["discover", "photos", "o", *NETWORK, "--object-egm", "sigma=x"], "sigma: no number"),
         (["locate", "photos", "photos/00.png"], "expected descriptors"),
-        (["locate", "out", "photos/text.jpg"], "no JPEG or PNG"),
+        (["locate", "out", "photos/text.jpg"], "not a JPEG or PNG"),
         (["locate", "out", "photos/00.png", "--maps", "m"], "ends in .npz"),
         (["locate", "out", "photos/00.png", "--weights", "absent"], "absent: cannot be read"),
         (["locate", "out"], "required"),
