@@ -37,7 +37,7 @@ def _forgiving(dispatcher: Any) -> Any:
     numba compares the source file's time, but only after it has read the index of the cache,
     which may name argument types that no longer exist.
     """
-    cache = getattr(dispatcher, "_cache", None)
+    cache: Any = getattr(dispatcher, "_cache", None)
     if not hasattr(cache, "load_overload"):
         return dispatcher
     load = cache.load_overload
