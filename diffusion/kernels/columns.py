@@ -100,12 +100,15 @@ def _keep_largest(
 
 
 @contracting
-def _multiply(part: Matrix, count: int, alpha: float, block: Block, total: Any, sums: Any) -> None:
-    """Q = (I - α W_T) P; sums[c] = Σ P[:, c] Q[:, c]. `total` (LANES,) float32 is memory."""
+def _multiply(part: Matrix, count: int, alpha: float, block: Block) -> Any:
+    """Q = (I - α W_T) P; returns Σ P[:, c] Q[:, c] of each column."""
     indptr, cols, values = part
     P, Q = block.P, block.Q
     minus_alpha = np.float32(-alpha)
-    sums[:] = 0
+    # Allocated here, not passed: no other array can then lie in the same memory, as far as the
+    # compiler knows.
+    total = np.empty(LANES, np.float32)
+    sums = np.zeros(LANES, np.float64)
     for i in range(count):
         e, end = indptr[i], indptr[i + 1]
         total[:] = 0
@@ -126,32 +129,33 @@ def _multiply(part: Matrix, count: int, alpha: float, block: Block, total: Any, 
             q = P[i, c] + minus_alpha * total[c]
             Q[i, c] = q
             sums[c] += P[i, c] * q
+    return sums
 
 
 @contracting
-def _step(count: int, block: Block, step: Any, sums: Any) -> None:
-    """X += step P and R -= step Q; sums[c] = Σ R[:, c]²."""
+def _step(count: int, block: Block, step: Any) -> Any:
+    """X += step P and R -= step Q; returns Σ R[:, c]² of each column."""
     X, R, P, Q = block
-    sums[:] = 0
+    sums = np.zeros(LANES, np.float64)
     for i in range(count):
         for c in range(LANES):
             X[i, c] += step[c] * P[i, c]
             r = np.float32(R[i, c] - np.float32(step[c]) * Q[i, c])
             R[i, c] = r
             sums[c] += r * r
+    return sums
 
 
 @contracting
-def _true_residual(
-    part: Matrix, count: int, width: int, alpha: float, block: Block, total: Any, sums: Any
-) -> None:
+def _true_residual(part: Matrix, count: int, width: int, alpha: float, block: Block) -> Any:
     """R = (1 - α) E - (I - α W_T) X in float64, E being the first `width` unit vectors.
 
-    sums[c] = Σ R[:, c]², before R is rounded to float32. `total` (LANES,) float64 is memory.
+    Returns Σ R[:, c]² of each column, before R is rounded to float32.
     """
     indptr, cols, values = part
     X, R = block.X, block.R
-    sums[:] = 0
+    total = np.empty(LANES, np.float64)
+    sums = np.zeros(LANES, np.float64)
     for i in range(count):
         total[:] = 0
         for e in range(indptr[i], indptr[i + 1]):
@@ -165,6 +169,7 @@ def _true_residual(
         for c in range(LANES):
             R[i, c] = total[c]
             sums[c] += total[c] * total[c]
+    return sums
 
 
 @contracting
@@ -179,8 +184,7 @@ def _unit_columns(
     """
     alpha, tol, max_iter = system
     X, R, P, _ = block
-    total = np.empty(LANES, np.float32)
-    total64, sums, step, beta = np.empty((4, LANES), np.float64)
+    step, beta = np.empty((2, LANES), np.float64)
     rho, anchor = np.zeros((2, LANES), np.float64)
     rho[:width] = (1 - alpha) ** 2
     anchor[:width] = rho[:width]
@@ -192,10 +196,10 @@ def _unit_columns(
     P[:count] = R[:count]
     iterations = 0
     while True:
-        _multiply(part, count, alpha, block, total, sums)
+        sums = _multiply(part, count, alpha, block)
         for c in range(LANES):
             step[c] = rho[c] / sums[c] if sums[c] > 0 else 0.0
-        _step(count, block, step, sums)
+        sums = _step(count, block, step)
         iterations += 1
         # A little below the target: the true residual is not quite the recurrence's.
         stopped = iterations >= max_iter or sums.max() <= 0.81 * target
@@ -203,7 +207,7 @@ def _unit_columns(
         for c in range(LANES):
             replace |= sums[c] < _TRUSTED_DROP**2 * anchor[c]
         if replace:
-            _true_residual(part, count, width, alpha, block, total64, sums)
+            sums = _true_residual(part, count, width, alpha, block)
             anchor[:] = sums
         if stopped and (iterations >= max_iter or sums.max() <= target):
             for c in range(width):
