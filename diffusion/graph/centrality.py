@@ -1,4 +1,4 @@
-"""Centrality of nodes: Katz, and the degree that it is close to."""
+"""Centrality of nodes: Katz centrality and degree centrality."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .graph import Graph
 
 @dataclass(frozen=True)
 class Centrality:
-    """Centrality of nodes and how it was reached.
+    """Centrality of nodes, with the report of its computation.
 
     Attributes
     ----------
     values : ndarray, shape (n,) or (m,), float32
-        Of every node, in the user's order, or of those asked for, in the order asked.
+        Centrality of every node in the user's order, or of the requested nodes in their order.
     report : Report
         Residual, iterations, convergence and work, each of shape (1,).
     """
@@ -44,20 +44,21 @@ def katz(
 ) -> Centrality:
     """Katz centrality on the normalised adjacency: g = (1 - α) (I - α W)^-1 w, w = 1.
 
-    It is the solution of L_α g = w, L_α = (I - α W) / (1 - α): every node takes the centrality
-    of its neighbours, damped by α, on top of its own share. An isolated node has (1 - α) w.
+    g is the solution of L_α g = w, with L_α = (I - α W) / (1 - α). The centrality of a node is
+    (1 - α) times its own weight, plus α times the weighted sum of the centralities of its
+    neighbours. An isolated node has the centrality (1 - α) w.
 
     Parameters
     ----------
     graph : Graph
     alpha : float in [0, 1), default 0.99
     weights : array_like, shape (n,) or (m,), float >= 0, optional
-        The right-hand side w: of every node in the user's order, or of `nodes` in their order.
-        Default 1.
+        The right-hand side w, for every node in the user's order, or for `nodes` in their order.
+        The default is 1.
     nodes : array_like, shape (m,), int, optional
-        A subset, user's ids, each once. The others are taken out of the graph, W being cut as it
-        is: the degrees by which it is normalised remain those of the whole graph, so that a node
-        whose neighbours are taken out loses their share. Default: the whole graph.
+        Distinct ids of a subset of the nodes. The other nodes are removed from the graph by
+        restricting W. The degrees that normalise W remain those of the whole graph, so that a
+        node loses the contribution of neighbours that are removed. The default is the whole graph.
     tol : float > 0, default 1e-6
         Relative residual ||w - L_α g|| / ||w|| to reach, in float64.
     max_iter : int >= 1, default 200
@@ -69,7 +70,7 @@ def katz(
     Raises
     ------
     DiffusionError
-        If an argument is not as described.
+        If an argument does not have the described shape or values.
 
     Warns
     -----
@@ -78,10 +79,11 @@ def katz(
 
     Notes
     -----
-    W has eigenvalue 1 with eigenvector D^½ 1 on each component, to which g tends as α goes to 1:
-    within a component Katz centrality is nearly proportional to the square root of the degree, with
-    a factor of its own in each. On a graph that hangs together `degree`, which costs nothing, ranks
-    alike; where it falls apart the two differ (`python -m bench objects` prints how far).
+    On each connected component, W has the eigenvalue 1 with the eigenvector D^½ 1, to which g tends
+    as α tends to 1. Within a component, Katz centrality is therefore nearly proportional to the
+    square root of the degree, with a factor that depends on the component. On a connected graph,
+    `degree`, which costs nothing, gives a similar ranking. On a graph with several components the
+    two differ; `python -m bench objects` prints by how much.
 
     References
     ----------
@@ -115,13 +117,13 @@ def katz(
 
 
 def degree(graph: Graph, *, nodes: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Degree centrality: the row sums of A, over the whole graph.
+    """Return the degree centrality, which is the row sums of A over the whole graph.
 
     Parameters
     ----------
     graph : Graph
     nodes : array_like, shape (m,), int, optional
-        The nodes to return, user's ids. Default: all, in the user's order.
+        Ids of the nodes to return. The default is all nodes, in the user's order.
 
     Returns
     -------
