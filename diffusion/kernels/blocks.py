@@ -1,9 +1,9 @@
-"""Compiled loops over blocks of vectors: W times a block, and the steps of conjugate gradient.
+"""Compiled loops over blocks of vectors: products by W, and the steps of conjugate gradient.
 
-Conventions: n nodes, k listed neighbours per item, b right-hand sides solved together. A block of
-right-hand sides is (n, b), one row per node, so that the b values that an edge needs lie next to
-each other in memory. Sums over nodes are taken in chunks of fixed size and then over the chunks,
-so that a result does not depend on how many threads made it.
+Conventions: n is the number of nodes, and b the number of right-hand sides solved together. A
+block of right-hand sides has shape (n, b), with one row per node, so that the b values that an
+edge needs are contiguous in memory. Sums over nodes are computed for chunks of fixed size and then
+over the chunks, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .threads import CHUNK, parallel
 
 
 class Entries(NamedTuple):
-    """A sparse block: values[t] at (rows[t], columns[t]), rows ascending."""
+    """The entries of a sparse block: values[t] at (rows[t], columns[t]), rows ascending."""
 
     rows: Any  # int64
     columns: Any  # int64
@@ -27,7 +27,10 @@ class Entries(NamedTuple):
 
 @parallel
 def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> None:
-    """Q = (I - α W) P for a float32 block P (n, b); dots[chunk, c] = Σ P[:, c] Q[:, c] over it."""
+    """Compute Q = (I - α W) P for a float32 block P (n, b).
+
+    `dots[chunk, c]` receives the sum of P[:, c] Q[:, c] over the chunk.
+    """
     indptr, indices, weights = matrix
     n, b = P.shape
     for chunk in numba.prange(dots.shape[0]):
@@ -37,7 +40,8 @@ def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> No
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             e, end = indptr[i], indptr[i + 1]
             if b == 1:
-                # No columns to run side by side: four edges do, each to a total of its own.
+                # There are no columns to vectorise over. Four totals for four edges take their
+                # place.
                 t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
                 while e + 4 <= end:
                     t0 += weights[e] * P[np.uintp(indices[e]), 0]
@@ -53,8 +57,8 @@ def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> No
                 dot[0] += np.float64(P[i, 0]) * q
                 continue
             total[:] = 0
-            # Four edges a pass: the running total is loaded and stored once for the four.
-            # Unsigned indices: numba then leaves out the test for negative ones.
+            # Four edges per pass, so that the total is loaded and stored once for all four.
+            # Unsigned indices, for which numba omits the test for negative values.
             while e + 4 <= end:
                 j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
                 j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])
@@ -75,10 +79,10 @@ def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> No
 
 @parallel
 def residual_block(matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squares: Any) -> None:
-    """R = B - (I - α W) X in float64, rounded to float32 at the end, and its squared norms.
+    """Compute R = B - (I - α W) X in float64, rounded to float32 at the end.
 
-    B and X are (n, b), X float64. `squares[chunk, c]` receives the sum of R[:, c]² over the
-    chunk, before rounding.
+    B and X have shape (n, b); X is float64. `squares[chunk, c]` receives the sum of R[:, c]² over
+    the chunk, before rounding.
     """
     indptr, indices, weights = matrix
     rows, columns, values = B
@@ -106,7 +110,10 @@ def residual_block(matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squ
 
 @parallel
 def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
-    """X += step P (float64) and R -= step Q (float32); squares[chunk, c] = Σ R[:, c]² over it."""
+    """Compute X += step P in float64 and R -= step Q in float32, column by column.
+
+    `squares[chunk, c]` receives the sum of R[:, c]² over the chunk.
+    """
     n, b = P.shape
     for chunk in numba.prange(squares.shape[0]):
         square = squares[chunk]
@@ -121,7 +128,7 @@ def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
 
 @parallel
 def direction_block(beta: Any, R: Any, P: Any) -> None:
-    """P = R + β P, column by column."""
+    """Compute P = R + β P, column by column."""
     n, b = P.shape
     for i in numba.prange(n):
         for c in range(b):
@@ -130,9 +137,9 @@ def direction_block(beta: Any, R: Any, P: Any) -> None:
 
 @parallel
 def columns_to_rows(X: Any, position: Any, scale: Any, out: Any) -> None:
-    """out[c, i] = scale[c] X[position[i], c]: from a block in storage order to rows in the user's.
+    """Copy the columns of a block in storage order to rows in the user's order.
 
-    As many columns as `out` has rows; X may have more.
+    out[c, i] = scale[c] X[position[i], c], for as many columns as `out` has rows. X may have more.
     """
     b, n = out.shape
     for chunk in numba.prange(-(-n // CHUNK)):
@@ -144,9 +151,9 @@ def columns_to_rows(X: Any, position: Any, scale: Any, out: Any) -> None:
 
 @parallel
 def recurrence_block(matrix: Matrix, scale: Any, shift: Any, P: Any, Q: Any) -> None:
-    """Q = scale W P + shift P - Q for float blocks P, Q (n, b): a step of a Chebyshev recurrence.
+    """Compute Q = scale W P + shift P - Q, a step of a Chebyshev recurrence.
 
-    `scale` and `shift` are of the blocks' type.
+    P and Q are blocks (n, b) of one floating-point type, which is also that of `scale` and `shift`.
     """
     indptr, indices, weights = matrix
     n, b = P.shape
@@ -155,7 +162,7 @@ def recurrence_block(matrix: Matrix, scale: Any, shift: Any, P: Any, Q: Any) -> 
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             e, end = indptr[i], indptr[i + 1]
             total[:] = 0
-            # As in laplacian_block: four edges a pass, unsigned indices.
+            # As in laplacian_block: four edges per pass, unsigned indices.
             while e + 4 <= end:
                 j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
                 j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])

@@ -1,4 +1,4 @@
-"""Compiled loops of the local solver: bounds on its error, and the certificate of its ranking."""
+"""Compiled loops of the local solver: bounds on the error, and the certificate of the ranking."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from .support import Rows, State, Touched, sweep
 from .threads import contracting
 
-# Row sums of D^-1/2 W D^1/2 are 1 but for the rounding of W and of the square roots to float32.
+# Row sums of D^-1/2 W D^1/2 are 1, up to the rounding of W and of the square roots to float32.
 ROW_SUM_SLACK = 2.0**-22
 
-# A certificate asks for a residual inside of at most this share of the one beside the support,
-# and for χ to this relative residual.
+# For a certificate, the residual inside the support is reduced to this fraction of the residual
+# outside it, and χ is computed to the relative residual _SHIELD.
 INSIDE = 5e-3
 _SHIELD = 2e-2
 
 
 class Bounds(NamedTuple):
-    """-below ≤ (x*_i - x_i) / √d_i ≤ above; see `bounds`."""
+    """The parts of `below` and `above` in -below ≤ (x*_i - x_i) / √d_i ≤ above; see `bounds`."""
 
     eta: float
     above_beside: float
@@ -32,11 +32,11 @@ class Bounds(NamedTuple):
 def shield(
     T: Touched, R: Rows, state: State, alpha: float, omega: float, floor: float, max_work: int
 ) -> State:
-    """Solve L χ = (1 - α) √d in the support, χ = 0 beside it, as well as `bounds` needs."""
+    """Solve L χ = (1 - α) √d in the support, χ = 0 outside, to the accuracy `bounds` needs."""
     edges = R.start[state.rows]
     work = state.work
     if work + 2 * edges > max_work:
-        # Not even the product in `bounds` is within the budget; it takes none where χ is 0.
+        # The budget does not even allow the product in `bounds`, which is skipped where χ is 0.
         T.chi[: state.touched] = 0.0
         return state
     right = floor * T.root[: state.touched]
@@ -52,20 +52,20 @@ def shield(
 def bounds(T: Touched, R: Rows, state: State, alpha: float) -> Bounds:
     """Bound the scaled error ε = D^-1/2 (x* - x) from the residual in T and the function φ.
 
-    With P = D^-1 A, (I - αP) ε = ρ = D^-1/2 r. Whatever v has (I - αP) v >= ρ everywhere bounds ε
-    from above (maximum principle: I - αP is an M-matrix). v = M (φ + η) + m does, where
+    With P = D^-1 A, (I - αP) ε = ρ = D^-1/2 r. Any v with (I - αP) v >= ρ everywhere bounds ε
+    from above, by the maximum principle, since I - αP is an M-matrix. v = M (φ + η) + m is used:
 
-    - φ = 1 - D^-1/2 χ is 1 beside the support and falls towards its middle; η >= 0 mends the
-      nodes where (I - αP) φ < 0, because χ is solved for approximately;
-    - M = max ρ⁺ / (I - αP)(φ + η) over the nodes beside the support;
+    - φ = 1 - D^-1/2 χ is 1 outside the support and decreases towards its middle. η >= 0 corrects
+      for nodes where (I - αP) φ < 0, which occur because χ is computed approximately.
+    - M = max ρ⁺ / (I - αP)(φ + η) over the neighbours of the support.
     - m = max ρ⁺ / (1 - α) over the support.
 
-    The same with ρ⁻ bounds -ε. χ = 0 gives max |ρ| / (1 - α).
+    ρ⁻ in place of ρ⁺ bounds -ε. χ = 0 gives the bound max |ρ| / (1 - α).
     """
     floor = 1.0 - alpha * (1.0 + ROW_SUM_SLACK)
     if not floor > 0:
         return Bounds(0.0, np.inf, np.inf, np.inf, np.inf)
-    # flow[t] = (c √d - L χ)_t in the support, α (W χ)_t beside it.
+    # flow[t] = (c √d - L χ)_t in the support and α (W χ)_t outside, with c = `floor`.
     flow = np.zeros(state.touched)
     for s in range(state.rows):
         t = R.own[s]
@@ -81,7 +81,7 @@ def bounds(T: Touched, R: Rows, state: State, alpha: float) -> Bounds:
         largest_chi = max(largest_chi, abs(T.chi[t]) / T.root[t])
         if T.row[t] >= 0:
             eta = max(eta, -flow[t] / (T.root[t] * floor))
-    # Rounding of sums of at most as many terms as there are rows.
+    # Bound on the rounding errors of sums that have at most as many terms as there are rows.
     rounding = alpha * (state.rows + 8) * 2.0**-52
     eta += rounding * (1.0 + largest_chi) / floor
     above_beside = above_inside = below_beside = below_inside = 0.0
@@ -104,10 +104,11 @@ def bounds(T: Touched, R: Rows, state: State, alpha: float) -> Bounds:
 def certificate(
     T: Touched, state: State, order: Any, k: int, n: int, largest_root: float, B: Bounds
 ) -> tuple[bool, float]:
-    """Whether the k best touched nodes are the k best of all, and how far from it.
+    """Return whether the k best touched nodes are proven to be the k best of all nodes.
 
-    Best: by x rounded to float32, then by the user's id. Returns also the ratio of the bounds to
-    the gap that they must fit in; above 1 where they do not.
+    Nodes are ordered by x rounded to float32, then by the user's id. Also returns the ratio of
+    the bounds to the gap between the scores that they have to separate; it is above 1 if they do
+    not separate them.
     """
     best_value = np.full(k, -np.inf, np.float32)
     best = np.full(k, -1, np.int64)
@@ -143,7 +144,7 @@ def certificate(
             highest = max(highest, T.x[t] + T.root[t] * (B.above_beside * phi + B.above_inside))
     if state.touched < n:
         highest_x = max(highest_x, 0.0)
-        # A support with nothing beside it is a union of components: x* is 0 elsewhere.
+        # A support without neighbours is a union of components, and x* is 0 elsewhere.
         closed = state.touched == state.rows
         reach = (1.0 + B.eta) * B.above_beside + B.above_inside
         highest = max(highest, 0.0 if closed else largest_root * reach)

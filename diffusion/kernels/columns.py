@@ -1,4 +1,4 @@
-"""Compiled loops of the columns solver: columns offline, their combination online."""
+"""Compiled loops of the columns solver, which computes columns offline and combines them online."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .subgraph import add, clean, cut, grow, workspace
 from .threads import contracting
 
-# Columns solved side by side: float32 values in the widest vector register.
+# Number of columns solved together: float32 values in the widest vector register.
 LANES = 16
 
-# A group of w nodes is drawn from the nearest _NEAR w.
+# A group of w nodes is selected from the nearest _NEAR w nodes.
 _NEAR = 8
 
-# In place of the degree of an isolated node.
+# Used in place of the degree of an isolated node.
 _TINY = 1e-300
 
-# A residual kept by recurrence in float32 is trusted over three orders of magnitude.
+# A residual updated by recurrence in float32 is trusted until it has fallen by three orders of
+# magnitude.
 _TRUSTED_DROP = 1e-3
 
 
 class Columns(NamedTuple):
-    """Sparse columns of the inverse, row by row: nodes in storage order, -1 and 0 padded."""
+    """Sparse columns of the inverse, one per row, padded with -1 (ids) and 0 (values)."""
 
-    ids: Any  # (n, keep) int32
+    ids: Any  # (n, keep) int32, positions in storage order
     values: Any  # (n, keep) float32
-    residuals: Any  # (n,) float64, relative
+    residuals: Any  # (n,) float64, relative residual of each column
 
 
 class Block(NamedTuple):
-    """The vectors of conjugate gradient for columns side by side, (size, LANES)."""
+    """The vectors of conjugate gradient for columns solved together, (size, LANES)."""
 
     X: Any  # float64, the solution
     R: Any  # float32, the residual
     P: Any  # float32, the search direction
-    Q: Any  # float32, the product with it
+    Q: Any  # float32, the product of the system matrix and P
 
 
 @contracting
 def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
-    """Put nodes that lie together into groups of at most `widest`.
+    """Partition the nodes into groups of at most `widest` nodes that are close together.
 
-    Returns the nodes, group after group (n,), and where each group begins (groups + 1,).
+    Returns the nodes ordered by group (n,), and the start of each group (n_groups + 1,).
     """
     n = len(matrix.indptr) - 1
     near = min(n, _NEAR * widest)
@@ -77,13 +78,13 @@ def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
 def _keep_largest(
     x: Any, score: Any, nodes: Any, count: int, out_ids: Any, out_values: Any
 ) -> None:
-    """Write the positive entries of x, or those of the largest score, padded with -1 and 0.
+    """Write the positive entries of x with the largest scores, padded with -1 and 0.
 
-    They keep their order; of equal ones the first stay.
+    Entries keep their order. Of entries with equal scores, the first ones are kept.
     """
     keep = len(out_ids)
     least = -np.inf
-    spare = keep  # places for entries whose score equals the least one kept
+    spare = keep  # number of entries to keep whose score equals the smallest score kept
     if count > keep:
         least = np.partition(score[:count], count - keep)[count - keep]
         for a in range(count):
@@ -100,16 +101,19 @@ def _keep_largest(
 
 
 @contracting
-def _multiply(part: Matrix, count: int, alpha: float, block: Block, total: Any, sums: Any) -> None:
-    """Q = (I - α W_T) P; sums[c] = Σ P[:, c] Q[:, c]. `total` (LANES,) float32 is memory."""
+def _multiply(part: Matrix, count: int, alpha: float, block: Block) -> Any:
+    """Compute Q = (I - α W_T) P; return Σ P[:, c] Q[:, c] for each column c."""
     indptr, cols, values = part
     P, Q = block.P, block.Q
     minus_alpha = np.float32(-alpha)
-    sums[:] = 0
+    # Allocated here and not by the caller, so that the compiler knows that they share no memory
+    # with other arrays.
+    total = np.empty(LANES, np.float32)
+    sums = np.zeros(LANES, np.float64)
     for i in range(count):
         e, end = indptr[i], indptr[i + 1]
         total[:] = 0
-        # Four edges a pass: the running total is loaded and stored once for the four.
+        # Four edges per pass, so that the total is loaded and stored once for all four.
         while e + 4 <= end:
             j0, j1 = np.uintp(cols[e]), np.uintp(cols[e + 1])
             j2, j3 = np.uintp(cols[e + 2]), np.uintp(cols[e + 3])
@@ -126,32 +130,33 @@ def _multiply(part: Matrix, count: int, alpha: float, block: Block, total: Any, 
             q = P[i, c] + minus_alpha * total[c]
             Q[i, c] = q
             sums[c] += P[i, c] * q
+    return sums
 
 
 @contracting
-def _step(count: int, block: Block, step: Any, sums: Any) -> None:
-    """X += step P and R -= step Q; sums[c] = Σ R[:, c]²."""
+def _step(count: int, block: Block, step: Any) -> Any:
+    """Compute X += step P and R -= step Q; return Σ R[:, c]² for each column c."""
     X, R, P, Q = block
-    sums[:] = 0
+    sums = np.zeros(LANES, np.float64)
     for i in range(count):
         for c in range(LANES):
             X[i, c] += step[c] * P[i, c]
             r = np.float32(R[i, c] - np.float32(step[c]) * Q[i, c])
             R[i, c] = r
             sums[c] += r * r
+    return sums
 
 
 @contracting
-def _true_residual(
-    part: Matrix, count: int, width: int, alpha: float, block: Block, total: Any, sums: Any
-) -> None:
-    """R = (1 - α) E - (I - α W_T) X in float64, E being the first `width` unit vectors.
+def _true_residual(part: Matrix, count: int, width: int, alpha: float, block: Block) -> Any:
+    """Compute R = (1 - α) E - (I - α W_T) X in float64, with E the first `width` unit vectors.
 
-    sums[c] = Σ R[:, c]², before R is rounded to float32. `total` (LANES,) float64 is memory.
+    Returns Σ R[:, c]² for each column c, before R is rounded to float32.
     """
     indptr, cols, values = part
     X, R = block.X, block.R
-    sums[:] = 0
+    total = np.empty(LANES, np.float64)
+    sums = np.zeros(LANES, np.float64)
     for i in range(count):
         total[:] = 0
         for e in range(indptr[i], indptr[i + 1]):
@@ -165,22 +170,22 @@ def _true_residual(
         for c in range(LANES):
             R[i, c] = total[c]
             sums[c] += total[c] * total[c]
+    return sums
 
 
 @contracting
 def _unit_columns(
     part: Matrix, count: int, width: int, system: System, block: Block, residuals: Any
 ) -> None:
-    """Solve (I - α W_T) X[:, c] = (1 - α) e_c side by side for the first `width` nodes of a part.
+    """Solve (I - α W_T) X[:, c] = (1 - α) e_c together for the first `width` nodes of a part.
 
-    X is float64, what conjugate gradient multiplies float32. The residual is replaced by the true
-    one after every three orders of magnitude, as in `diffusion.CG`. `residuals[c]` receives the
-    relative residual, in float64.
+    X is float64; the vectors that conjugate gradient multiplies are float32. The residual is
+    replaced by the true residual whenever it has fallen by three orders of magnitude, as in
+    `diffusion.CG`. `residuals[c]` receives the relative residual, computed in float64.
     """
     alpha, tol, max_iter = system
     X, R, P, _ = block
-    total = np.empty(LANES, np.float32)
-    total64, sums, step, beta = np.empty((4, LANES), np.float64)
+    step, beta = np.empty((2, LANES), np.float64)
     rho, anchor = np.zeros((2, LANES), np.float64)
     rho[:width] = (1 - alpha) ** 2
     anchor[:width] = rho[:width]
@@ -192,18 +197,18 @@ def _unit_columns(
     P[:count] = R[:count]
     iterations = 0
     while True:
-        _multiply(part, count, alpha, block, total, sums)
+        sums = _multiply(part, count, alpha, block)
         for c in range(LANES):
             step[c] = rho[c] / sums[c] if sums[c] > 0 else 0.0
-        _step(count, block, step, sums)
+        sums = _step(count, block, step)
         iterations += 1
-        # A little below the target: the true residual is not quite the recurrence's.
+        # The target is lowered slightly, for the true residual differs from the recurrence.
         stopped = iterations >= max_iter or sums.max() <= 0.81 * target
         replace = stopped
         for c in range(LANES):
             replace |= sums[c] < _TRUSTED_DROP**2 * anchor[c]
         if replace:
-            _true_residual(part, count, width, alpha, block, total64, sums)
+            sums = _true_residual(part, count, width, alpha, block)
             anchor[:] = sums
         if stopped and (iterations >= max_iter or sums.max() <= target):
             for c in range(width):
@@ -229,8 +234,8 @@ def columns(
 ) -> None:
     """Compute truncated columns of (1 - α) (I - α W)^-1 for some groups of nodes.
 
-    A group, `sequence[begins[t] : begins[t + 1]]`, shares a part of `size` nodes, grown from all
-    of its nodes. Of a column the entries that are largest over √degree are kept.
+    Group t is `sequence[begins[t] : begins[t + 1]]`. Its nodes share a part of `size` nodes, which
+    is grown from all of them. The entries with the largest value / √degree are stored in `out`.
     """
     work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), size)
     cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
@@ -270,10 +275,10 @@ def combine(
     out: SparseRows,
     out_work: Any,
 ) -> None:
-    """Combine stored columns, Σ_j y_j c_j for each observation.
+    """Combine stored columns: compute Σ_j y_j c_j for each observation.
 
-    `x` (n,) float64 is memory, `reached` (n,) bool comes and goes filled with False. `out_work`
-    (m,) counts the entries combined.
+    `x` (n,) float64 is working memory. `reached` (n,) bool is all False before and after the
+    call. `out_work` (m,) receives the number of entries combined.
     """
     for row in range(len(out.starts)):
         begin = end = out.starts[row]

@@ -1,4 +1,4 @@
-"""The compiled solve of the local solver: first to its tolerance, then to its certificate."""
+"""Compiled loops of the local solver: the solve to its tolerance and then to its certificate."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from .bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
 from .support import LocalGraph, State, Workspace, empty_workspace, grow, relax, touch
 from .threads import contracting
 
-# A support that is too small costs more of the ranking than sweeps that are too few: the residual
-# beside it is to be this share of the one that is allowed.
+# A support that is too small affects the ranking more than too few sweeps. The residual outside the
+# support is therefore reduced to this fraction of the tolerance.
 _BESIDE = 1.0 / 3.0
 
-# Bounds fall about as support^(-1 / _GROWTH). A stage takes about so many sweeps over the support
-# that it grows to, and makes it so many times larger at most.
+# Bounds decrease approximately as support^(-1 / _GROWTH).
 _GROWTH = 0.68
+
+# Approximate number of sweeps of a stage, over the support at its end, and the largest factor by
+# which a stage grows the support.
 _STAGE = 60
 _LEAP = 32.0
 
 
 class Settings(NamedTuple):
-    """What is solved, and how far; as in `diffusion.Local`."""
+    """The parameters of a solve, as in `diffusion.Local`."""
 
     alpha: float
     tol: float
@@ -31,7 +33,7 @@ class Settings(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a solve came to, beside x, which its workspace holds."""
+    """The result of a solve, except for x, which is in the workspace."""
 
     state: State
     bounds: Bounds
@@ -43,10 +45,10 @@ class Answer(NamedTuple):
 def solve(
     graph: LocalGraph, settings: Settings, work: Workspace, places: Any, values: Any
 ) -> tuple[Workspace, Answer]:
-    """Solve (I - α W) x = b for one sparse b, b[places] = values, storage order.
+    """Solve (I - α W) x = b for one sparse b, with b[places] = values in storage order.
 
-    `work.number` is -1 everywhere, and is so again at the end. Returns the workspace, which may
-    have been exchanged for a larger one, and the answer.
+    `work.number` is -1 everywhere before and after the call. Returns the workspace, which may have
+    been replaced by a larger one, and the result.
     """
     alpha = settings.alpha
     omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
@@ -69,7 +71,7 @@ def solve(
 
 @contracting
 def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> tuple[Workspace, State]:
-    """Touch the nodes of b; the support is empty."""
+    """Touch the nodes of b, with an empty support."""
     number, T, R = work
     if places.shape[0] > T.node.shape[0]:
         T, R = empty_workspace(2 * places.shape[0], R.columns.shape[0])
@@ -95,7 +97,7 @@ def _to_tolerance(
     state: State,
     goal: float,
 ) -> tuple[Workspace, State]:
-    """Grow the support and relax until the scaled residual is at most `goal`."""
+    """Grow the support and relax, until the scaled residual is at most `goal`."""
     alpha, max_work, n = settings.alpha, settings.max_work, len(graph.order)
     beside = _BESIDE * goal
     while state.beside > beside or state.inside > goal:
@@ -117,9 +119,9 @@ def _to_certificate(
     state: State,
     scale: float,
 ) -> tuple[Workspace, State, Bounds, bool]:
-    """Solve on ever larger supports, until the best items are certified or work is spent.
+    """Solve on growing supports, until the best items are certified or the work is exhausted.
 
-    Each is solved so well that the residual beside it is what counts.
+    The system of each support is solved until the residual outside the support dominates.
     """
     alpha, _, certify, max_work = settings
     n = len(graph.order)
@@ -143,7 +145,7 @@ def _to_certificate(
             if state.work + 2 * edges > max_work:
                 break
             continue
-        # Straight to the support that the bounds, as they fall, will fit in the gap with.
+        # Grow to the estimated support whose bounds fit in the gap between the scores.
         factor = max(1.5, ratio**_GROWTH) if ratio < np.inf else 4.0
         factor = min(_LEAP, factor, (max_work - state.work) / (_STAGE * edges + 1))
         if factor < 1.2:

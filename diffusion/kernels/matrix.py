@@ -1,4 +1,4 @@
-"""Arrays that belong together, as compiled loops take them."""
+"""Named tuples of arrays, the arguments of compiled loops."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Matrix(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """What is known of each node: where it is stored, and its degree."""
+    """The position of each node in storage order, and its degree."""
 
-    order: Any  # (n,) int32, the user's id of the node stored at a position
+    order: Any  # (n,) int32, the user's id of the node stored at each position
     position: Any  # (n,) int32, the inverse of `order`
     degrees: Any  # (n,) float64, in the user's order
 
 
 class System(NamedTuple):
-    """(I - α W) x = (1 - α) y, and when an iterative solution of it ends."""
+    """The system (I - α W) x = (1 - α) y, and the stopping criteria of its iterative solution."""
 
     alpha: float
     tol: float  # relative residual
@@ -33,42 +33,42 @@ class System(NamedTuple):
 
 
 class Observations(NamedTuple):
-    """Rows of observations in CSR form, their nodes in storage order."""
+    """Observations as rows in CSR form, with nodes in storage order."""
 
     indptr: Any  # (m + 1,) int64
     nodes: Any  # int32
     values: Any  # float64
 
     def part(self, rows: slice) -> Observations:
-        """Return some of the rows."""
+        """Return the given rows."""
         return self._replace(indptr=self.indptr[rows.start : rows.stop + 1])
 
 
 class SparseRows(NamedTuple):
-    """Sparse answers under construction: row t has its own room from `starts[t]` on."""
+    """Sparse rows under construction; the entries of row t are stored from `starts[t]` on."""
 
     starts: Any  # (m,) int64
-    counts: Any  # (m,) int64, entries written
-    ids: Any  # int32, in the user's order
+    counts: Any  # (m,) int64, number of entries of each row
+    ids: Any  # int32, the user's ids
     values: Any  # float32
 
     @classmethod
     def of_at_most(cls, entries: NDArray[np.int64]) -> SparseRows:
-        """Allocate rows of at most so many entries each."""
+        """Allocate rows of at most the given numbers of entries (m,)."""
         starts = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])
         ids, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
         return cls(starts[:-1], np.zeros(len(entries), np.int64), ids, values)
 
     def part(self, rows: slice) -> SparseRows:
-        """Return some of the rows."""
+        """Return the given rows."""
         return self._replace(starts=self.starts[rows], counts=self.counts[rows])
 
 
 def read_only(array: Any) -> NDArray[Any]:
-    """Return a plain read-only view.
+    """Return a read-only view, as a plain array.
 
-    A kernel is compiled anew for memory that may be written to: arrays just made and arrays
-    memory-mapped from a file are the same to it by this.
+    Numba compiles a kernel separately for writable and for read-only arrays. Arrays in memory and
+    arrays memory-mapped from a file thereby share one compiled kernel.
     """
     view = np.asarray(array).view()
     view.flags.writeable = False

@@ -1,8 +1,9 @@
-"""Compiled loops of the solvers that work on a small part of the graph at a time.
+"""Compiled loops of the solvers that process a small part of the graph at a time.
 
-A part T of the graph is a list of nodes in storage order; a node's place in the list is its local
-number. One thread works on one part; what it needs is allocated once for many parts and cleaned
-sparsely, so that the work does not depend on the size of the graph.
+A part T of the graph is a list of nodes, given by their positions in storage order. The index of a
+node in the list is its local number. Each thread processes one part at a time, in a workspace that
+is allocated once for many parts. Only the entries used are reset, so that the cost of a part does
+not depend on the size of the graph.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from scipy import sparse
 from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .threads import contracting
 
-# A push visits the residuals above a threshold that falls by this factor from sweep to sweep ...
+# A sweep pushes the residuals above a threshold, which is multiplied by this factor for the next.
 _THRESHOLD_FACTOR = 0.25
-# ... down to this part of the largest; the rest is found by breadth-first search.
+# Below this fraction of the largest residual, a part is grown by breadth-first search instead.
 _LAST_THRESHOLD = 1e-6
 
 
 class Workspace(NamedTuple):
-    """Memory of one thread: 4 bytes a node of the graph, 69 bytes a node of the largest part."""
+    """Memory of one thread: 4 bytes per node of the graph, 69 per node of the largest part."""
 
-    place: Any  # (n,) int32, local number + 1 of a node of the part, else 0
+    place: Any  # (n,) int32, local number + 1 of each node of the part, 0 for others
     nodes: Any  # (size,) int32
     pushed: Any  # (size,) bool
-    indptr: Any  # (size + 1,) int64, of the part's own matrix
+    indptr: Any  # (size + 1,) int64, of the matrix of the part
     scale: Any  # (size,) float64
     b: Any  # (size,) float64, as are the vectors of conjugate gradient
     x: Any
@@ -38,7 +39,7 @@ class Workspace(NamedTuple):
 
 @contracting
 def workspace(place: Any, size: int) -> Workspace:
-    """Allocate for parts of at most `size` nodes; `place` (n,) int32 comes filled with 0."""
+    """Allocate a workspace for parts of at most `size` nodes; `place` (n,) int32 is all 0."""
     return Workspace(
         place,
         np.empty(size, np.int32),
@@ -55,7 +56,7 @@ def workspace(place: Any, size: int) -> Workspace:
 
 @contracting
 def add(work: Workspace, count: int, node: int) -> int:
-    """Append a node to the part of `count` nodes unless it is there; return the new count."""
+    """Append a node to a part of `count` nodes unless it is in it; return the new count."""
     if work.place[node] == 0:
         work.nodes[count] = node
         count += 1
@@ -65,18 +66,19 @@ def add(work: Workspace, count: int, node: int) -> int:
 
 @contracting
 def clean(work: Workspace, count: int) -> None:
-    """Empty the part."""
+    """Remove all nodes from the part."""
     for a in range(count):
         work.place[work.nodes[a]] = 0
 
 
 @contracting
 def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -> int:
-    """Grow a part of `count` nodes to `size` nodes by pushing its `b`; return its size.
+    """Grow a part of `count` nodes to `size` nodes by pushing `work.b`; return its new size.
 
-    A push at node i moves the residual r_i to the solution, which leaves α W_ij r_i at its
-    neighbours; nodes join the part as they are first reached, from the largest residuals on.
-    The part remains smaller where the components of its first nodes hold no more.
+    A push at node i moves its residual r_i to the solution and adds α W_ij r_i to the residuals
+    of its neighbours j. Residuals are pushed in approximately descending order, and a node joins
+    the part when it is first reached. The part remains smaller than `size` if the connected
+    components of its nodes have fewer nodes.
     """
     indptr, indices, weights = matrix
     r = work.r
@@ -86,7 +88,7 @@ def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -
         work.pushed[a] = False
         largest = max(largest, r[a])
     threshold = largest
-    waiting = count  # nodes that have not been pushed yet
+    waiting = count  # number of nodes that have not been pushed yet
     while count < size and waiting > 0:
         threshold *= _THRESHOLD_FACTOR
         reach_all = not threshold > _LAST_THRESHOLD * largest
@@ -117,7 +119,7 @@ def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -
 
 @contracting
 def cut(matrix: Matrix, work: Workspace, count: int, cols: Any, values: Any) -> Matrix:
-    """Cut W[T, T] out of W, into `work.indptr`, `cols` and `values`, or larger ones of these."""
+    """Extract W[T, T] into `work.indptr`, `cols` and `values`; the latter two grow if needed."""
     indptr, indices, weights = matrix
     total = 0
     for a in range(count):
@@ -132,7 +134,7 @@ def cut(matrix: Matrix, work: Workspace, count: int, cols: Any, values: Any) -> 
         i = work.nodes[a]
         for e in range(indptr[i], indptr[i + 1]):
             local = work.place[indices[e]]
-            # Written in any case, kept if it is of the part: no branch to mispredict.
+            # Written always and kept if the column is in the part, which avoids a branch.
             cols[end] = local - 1
             values[end] = weights[e]
             end += local > 0
@@ -142,10 +144,10 @@ def cut(matrix: Matrix, work: Workspace, count: int, cols: Any, values: Any) -> 
 
 @contracting
 def normalize_again(root: Any, work: Workspace, count: int, part: Matrix) -> None:
-    """From W[T, T] to D_T^-1/2 A[T, T] D_T^-1/2, D_T being the degrees within the part.
+    """Replace W[T, T] by D_T^-1/2 A[T, T] D_T^-1/2, with D_T the degrees within the part.
 
-    `root` (count,) holds the square roots of the degrees in the whole graph. With
-    A_ij = √d_i W_ij √d_j a degree within the part is √d_i Σ_j W_ij √d_j.
+    `root` (count,) holds the square roots of the degrees in the whole graph. Since
+    A_ij = √d_i W_ij √d_j, a degree within the part is √d_i Σ_j W_ij √d_j.
     """
     indptr, cols, values = part
     for a in range(count):
@@ -160,7 +162,7 @@ def normalize_again(root: Any, work: Workspace, count: int, part: Matrix) -> Non
 
 @contracting
 def _row_product(matrix: Matrix, p: Any, i: int) -> float:
-    """Return Σ_j W_ij p_j. Four edges at a time, each to a total of its own."""
+    """Return Σ_j W_ij p_j, computed with four totals for four edges at a time."""
     indptr, cols, values = matrix
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
     e, end = indptr[i], indptr[i + 1]
@@ -178,7 +180,7 @@ def _row_product(matrix: Matrix, p: Any, i: int) -> float:
 
 @contracting
 def conjugate_gradient(work: Workspace, count: int, part: Matrix, system: System) -> Any:
-    """Solve (I - α W_T) x = b within a part, from x = 0, to ||b - (I - α W_T) x|| <= tol ||b||.
+    """Solve (I - α W_T) x = b on a part, starting from x = 0, to a relative residual of `tol`.
 
     Returns the number of iterations and the relative residual, computed from x in float64.
     """
@@ -196,7 +198,7 @@ def conjugate_gradient(work: Workspace, count: int, part: Matrix, system: System
     rho = square_b
     iterations = 0
     while True:
-        # A little below the target: the true residual is not quite the recurrence's.
+        # The target is lowered slightly, for the true residual differs from the recurrence.
         while rho > 0.81 * target and iterations < max_iter:
             curvature = 0.0
             for i in range(count):
@@ -223,15 +225,15 @@ def conjugate_gradient(work: Workspace, count: int, part: Matrix, system: System
 
 
 class Shortlists(NamedTuple):
-    """Which nodes make the part of an observation, and how the graph is cut to it."""
+    """The nodes that make up the part of each observation, and how the part is normalised."""
 
-    candidates: Any  # (m, c) int64, the user's ids, -1 padded
-    grown: int  # size that a part grows to
-    early: bool  # whether what is cut is normalised again
+    candidates: Any  # (m, c) int64, the user's ids, padded with -1
+    grown: int  # number of nodes that a part is grown to, 0 for no growth
+    early: bool  # whether the part is normalised by the degrees within it
 
 
 class Outcome(NamedTuple):
-    """How the solve of each observation went."""
+    """Diagnostics of the solve of each observation."""
 
     iterations: Any  # (m,) int64
     residuals: Any  # (m,) float64
@@ -248,7 +250,10 @@ def _shortlisted(
     lists: Shortlists,
     work: Workspace,
 ) -> int:
-    """Fill a part with the nodes of an observation, candidates and what grows; return its size."""
+    """Fill a part with the nodes of an observation and its candidates, and grow it.
+
+    Returns the size of the part.
+    """
     count = 0
     for t in range(y.indptr[row], y.indptr[row + 1]):
         work.b[count] = (1 - alpha) * y.values[t]
@@ -276,10 +281,10 @@ def truncated(
     out: SparseRows,
     outcome: Outcome,
 ) -> None:
-    """Solve each observation within its own part.
+    """Solve the system of each observation on its own part of the graph.
 
-    A part holds the nodes of the observation, then those of a row of candidates, then what it
-    grows by. `place` is the workspace's.
+    A part has the nodes of the observation, then its candidates, then the nodes it is grown by.
+    `place` (n,) int32, all 0, is memory for the workspace.
     """
     size = 0
     for row in range(len(out.starts)):
@@ -311,9 +316,10 @@ def truncated(
 
 @contracting
 def solve_part(matrix: Matrix, nodes: Any, b: Any, system: System) -> Any:
-    """Solve (I - α W[T, T]) x = b for one part T = `nodes`, storage order, each once.
+    """Solve (I - α W[T, T]) x = b for one part T = `nodes`, distinct positions in storage order.
 
-    Returns x, the iterations, the relative residual and the entries of W[T, T].
+    Returns x, the number of iterations, the relative residual and the number of entries of
+    W[T, T].
     """
     work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), len(nodes))
     count = 0
@@ -327,7 +333,7 @@ def solve_part(matrix: Matrix, nodes: Any, b: Any, system: System) -> Any:
 
 @contracting
 def _compress(rows: SparseRows, indptr: Any) -> None:
-    """Move the rows together, in place, to begin at `indptr`."""
+    """Move the rows in place, so that they begin at `indptr`."""
     for row in range(len(rows.counts)):
         for t in range(rows.counts[row]):
             rows.ids[indptr[row] + t] = rows.ids[rows.starts[row] + t]
@@ -335,7 +341,7 @@ def _compress(rows: SparseRows, indptr: Any) -> None:
 
 
 def compressed(rows: SparseRows, n: int) -> sparse.csr_array:
-    """Return the rows as a CSR array (m, n), which takes their memory over."""
+    """Return the rows as a CSR array (m, n) that reuses their memory."""
     indptr = np.zeros(len(rows.counts) + 1, np.int64)
     np.cumsum(rows.counts, out=indptr[1:])
     _compress(rows, indptr)

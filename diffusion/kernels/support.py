@@ -1,8 +1,9 @@
-"""Compiled loops of the local solver: a support that grows, and relaxation in it.
+"""Compiled loops of the local solver: growth of the support, and relaxation within it.
 
-A *support* is a set of nodes whose rows are copied next to each other, so that a sweep over it
-touches nothing else. The nodes that it touches, those of the support and those next to it, are
-numbered in the order in which they were found ("touched" numbers). x is 0 beside the support.
+A *support* is a set of nodes whose rows of W are copied to contiguous memory, so that a sweep over
+the support accesses no other memory. The *touched* nodes are the nodes of the support and their
+neighbours. They are numbered in the order in which they are found ("touched numbers"). x is 0
+outside the support.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 from .matrix import Matrix
 from .threads import contracting
 
-# A round of growth takes in the nodes whose residual is at least this share of the largest one.
+# A round of growth adds the nodes whose scaled residual exceeds this fraction of the largest one.
 _SHARE = 0.1
 
-# Work that must be left before a row is taken in: rows are swept, and their residual computed.
+# A row is added only if the remaining work allows this many products with the support: sweeps,
+# and the computation of the residual.
 _RESERVE = 3
 
 
@@ -31,9 +33,9 @@ class LocalGraph(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """What is known of the touched nodes; capacities beyond the number touched."""
+    """Data of the touched nodes; the arrays have spare capacity."""
 
-    node: Any  # int32, place in storage order
+    node: Any  # int32, position in storage order
     root: Any  # float64, √d_i
     right: Any  # float64, b
     x: Any  # float64
@@ -43,9 +45,9 @@ class Touched(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of W of the nodes in the support, as CSR with touched numbers."""
+    """The rows of W that belong to the support, in CSR form with touched numbers."""
 
-    own: Any  # int32, touched number of the row
+    own: Any  # int32, touched number of each row
     start: Any  # int64
     columns: Any  # int32
     weights: Any  # float32
@@ -54,25 +56,25 @@ class Rows(NamedTuple):
 class Workspace(NamedTuple):
     """Memory of one thread."""
 
-    number: Any  # (n,) int32, touched number of a node or -1
+    number: Any  # (n,) int32, touched number of each node, or -1
     touched: Touched
     rows: Rows
 
 
 class State(NamedTuple):
-    """How far a solve has come."""
+    """Progress of a solve."""
 
     touched: int
     rows: int
     inside: float  # largest |r_i| / √d_i in the support
-    beside: float  # the same beside it
+    beside: float  # largest |r_i| / √d_i at the neighbours of the support
     work: int
     sweeps: int
 
 
 @contracting
 def empty_workspace(nodes: int, edges: int) -> tuple[Touched, Rows]:
-    """Room for so many touched nodes and edges; it grows by itself."""
+    """Allocate memory for the given numbers of touched nodes and edges."""
     touched = Touched(
         np.empty(nodes, np.int32),
         np.empty(nodes, np.float64),
@@ -111,7 +113,7 @@ def _more_room(T: Touched, R: Rows, nodes: int, edges: int) -> tuple[Touched, Ro
 
 @contracting
 def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
-    """Take a node in as row t, with nothing in it yet."""
+    """Set the data of a node with touched number t, outside the support."""
     T.node[t] = place
     T.root[t] = root
     T.right[t] = right
@@ -166,7 +168,7 @@ def _take_in(
 
 @contracting
 def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, right: Any) -> float:
-    """Relax each row once: x_i += ω (b - L x)_i. Returns the largest |(b - L x)_i| / √d_i met."""
+    """Relax each row once: x_i += ω (b - L x)_i; return the largest |(b - L x)_i| / √d_i."""
     largest = 0.0
     for s in range(rows):
         e, end = R.start[s], R.start[s + 1]
@@ -189,7 +191,7 @@ def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, ri
 
 @contracting
 def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
-    """T.residual = right - L x on all touched nodes; beyond them it is 0."""
+    """Compute T.residual = right - L x at all touched nodes; it is 0 at all others."""
     r = T.residual
     for t in range(state.touched):
         r[t] = right[t] - x[t]
@@ -213,7 +215,7 @@ def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: An
 def relax(
     T: Touched, R: Rows, state: State, alpha: float, omega: float, goal: float, max_work: int
 ) -> State:
-    """Sweep until the residual inside is at most `goal`, and compute it; or until work is spent."""
+    """Sweep until the residual in the support is at most `goal` or the work is exhausted."""
     edges = R.start[state.rows]
     work, sweeps = state.work, state.sweeps
     while work + 2 * edges <= max_work:
@@ -241,16 +243,16 @@ def grow(
     max_rows: int,
     max_work: int,
 ) -> tuple[Workspace, State]:
-    """Take in nodes, with a sweep a round, until the residual beside is at most `goal`."""
+    """Add nodes in rounds, each with a sweep, until the residual outside is at most `goal`."""
     while state.beside > goal and state.rows < max_rows:
         before = state.rows
-        # Half the goal: else the last nodes would come one by one.
+        # Half the goal: with the goal itself, the last nodes would be added one by one.
         threshold = max(_SHARE * state.beside, 0.5 * goal)
         work, state = _take_in(graph, work, state, threshold, max_rows, max_work)
         if state.rows == before:
             break
         _, T, R = work
-        # Less relaxed than later: what lies ahead is yet to be taken in.
+        # Relaxed less than later, as the support is still incomplete.
         sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
         spent = state.work + R.start[state.rows]
         swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1)

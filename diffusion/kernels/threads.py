@@ -1,4 +1,4 @@
-"""How loops are compiled, and the threads that they run on."""
+"""The decorators that compile loops, and the threads that compiled loops run on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from threadpoolctl import ThreadpoolController
 
 from ..errors import DiffusionError
 
-# Nodes a chunk: small enough to share out among many cores, large enough to amortise the task.
+# Number of nodes per chunk: few enough to share chunks among many cores, and enough to amortise
+# the cost of a task.
 CHUNK = 512
 
 
 def _compiled(**options: Any) -> Callable[[Any], Any]:
-    """Return a decorator: numba.njit, with a cache on disk if there is a place to write to."""
+    """Return numba.njit with a cache on disk, or without if no directory is writable."""
 
     def decorate(function: Any) -> Any:
         try:
@@ -53,7 +54,8 @@ def _forgiving(dispatcher: Any) -> Any:
     return dispatcher
 
 
-# "contract" alone: a fused multiply-add is faster and more accurate; reassociation is only faster.
+# Only "contract" of fastmath is used: a fused multiply-add is faster and more accurate, whereas
+# reassociation is only faster.
 parallel = _compiled(parallel=True, fastmath={"contract"})
 serial = _compiled()
 contracting = _compiled(fastmath={"contract"})
@@ -66,7 +68,7 @@ def _launch(out: Any) -> None:
 
 
 def chunks(n: int) -> int:
-    """Return the number of chunks that n nodes make."""
+    """Return the number of chunks of n nodes."""
     return -(-n // CHUNK)
 
 
@@ -76,9 +78,9 @@ _state = {"used": False, "forked": False}
 
 @cache
 def _layer() -> str:
-    """Launch numba's threads, which chooses their layer, and return its name."""
-    # The launch sets the number of threads of the OpenMP library that numba loads, which may be
-    # the one that torch runs on: there it would change the last bits of every convolution to come.
+    """Launch numba's threads; return the name of the threading layer that numba has chosen."""
+    # The launch sets the number of threads of the OpenMP library that numba loads. If torch uses
+    # the same library, that would change the last bits of all later convolutions.
     loaded = ThreadpoolController().select(user_api="openmp").lib_controllers
     before = [(library, library.num_threads) for library in loaded]
     try:
@@ -90,10 +92,10 @@ def _layer() -> str:
 
 
 def concurrent() -> bool:
-    """Whether kernels may run from several Python threads at once.
+    """Return whether kernels may run in several Python threads at the same time.
 
-    They may on numba's OpenMP and TBB layers. Its own "workqueue", the last resort where neither
-    is installed, aborts the process.
+    They may on numba's OpenMP and TBB layers. Numba's own layer "workqueue", which it uses if
+    neither is installed, would abort the process.
     """
     with _lock:
         return _layer() != "workqueue"
@@ -101,18 +103,18 @@ def concurrent() -> bool:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Hold the kernels for this thread alone where they must not run concurrently.
+    """Reserve the kernels for this thread if they must not run concurrently.
 
     Raises
     ------
     DiffusionError
-        In a process that was forked from one that had used them: the threads that OpenMP keeps
-        do not survive a fork, and a kernel would wait for them or abort.
+        If the process was forked from one that had used the kernels. The threads of OpenMP do not
+        survive a fork, and a kernel would wait for them indefinitely or abort.
     """
     if _state["forked"]:
         raise DiffusionError(
-            "process: forked from one that had already searched or fitted, which the threads of "
-            "OpenMP do not survive; expected the start method 'spawn', or a fork before first use"
+            "process: forked after a search or a fit, which the threads of OpenMP do not survive; "
+            "expected the start method 'spawn', or a fork before the first search or fit"
         )
     _state["used"] = True
     with contextlib.nullcontext() if concurrent() else _lock:
@@ -134,7 +136,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def using_cores(cores: int) -> Iterator[None]:
-    """Run the kernels that this Python thread calls on so many cores."""
+    """Run the kernels that this Python thread calls on the given number of cores."""
     before = numba.get_num_threads()
     numba.set_num_threads(cores)
     try:

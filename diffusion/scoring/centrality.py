@@ -70,7 +70,7 @@ def katz(
     Raises
     ------
     DiffusionError
-        If an argument is not as described.
+        If an argument does not have the described shape or values.
 
     Warns
     -----

@@ -1,4 +1,4 @@
-"""Ways to apply a transfer function h(W) to an observation, one file each."""
+"""Solvers: algorithms that apply a transfer function h(W) to observations, one module each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOLVERS: dict[str, type[Solver]] = {
 
 
 def make_solver(solver: object) -> Solver:
-    """Return a fresh, unprepared solver from a name or an object with settings."""
+    """Return a new, unprepared solver, given its name or an object that holds its settings."""
     if isinstance(solver, str) and solver in SOLVERS:
         return SOLVERS[solver]()
     if isinstance(solver, Solver):

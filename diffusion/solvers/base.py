@@ -1,4 +1,4 @@
-"""What every solver takes and returns."""
+"""The base class of all solvers, and the solution and report that they return."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from ..transfer import RegularizedLaplacian, Transfer
 
 @dataclass(frozen=True)
 class Report:
-    """How a solve went, a value for each observation.
+    """Diagnostics of a solve, with one value per observation.
 
     Attributes
     ----------
     residual : ndarray, shape (m,), float64
-        Relative residual of what was solved, as the solver's documentation defines it.
+        Relative residual, as defined in the documentation of each solver.
     iterations : ndarray, shape (m,), int64
-        Iterations in which the answer still changed; 0 for a direct method.
+        Number of iterations in which the solution still changed; 0 for direct methods.
     converged : ndarray, shape (m,), bool
         Whether the residual is within the solver's tolerance.
     work : ndarray, shape (m,), int64
-        Multiplications of a stored value (an edge, a basis or a column entry) by a number.
+        Number of multiplications by a stored value: an edge weight, or an entry of a basis or
+        of a stored column.
     certified : ndarray, shape (m,), bool
-        Whether the best items are provably those of the exact answer; False where a solver does
-        not ask.
+        Whether the highest-ranked items are proven to be those of the exact solution; False for
+        solvers that do not attempt the proof.
     """
 
     residual: NDArray[np.float64]
@@ -45,11 +46,11 @@ class Report:
 
     @classmethod
     def concatenate(cls, reports: list[Report]) -> Report:
-        """Join the reports of batches."""
+        """Concatenate the reports of several batches of observations."""
         return cls(*(np.concatenate([getattr(r, f.name) for r in reports]) for f in fields(cls)))
 
     def warn(self, advice: str, stacklevel: int) -> None:
-        """Issue a `ConvergenceWarning` if a column has not converged."""
+        """Issue a `ConvergenceWarning` if an observation has not converged."""
         if not self.converged.all():
             open_columns = np.flatnonzero(~self.converged)
             warnings.warn(
@@ -63,13 +64,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Solution:
-    """The diffused scores and how they were reached.
+    """Diffused scores, with the report of the solve.
 
     Attributes
     ----------
     x : ndarray or csr_array, shape (m, n), float32
-        h(W) y for each observation, nodes in the user's order; 0 where diffusion did not reach.
-        A CSR array, indices ascending in a row, from solvers whose answers are sparse.
+        h(W) y for each observation y, with nodes in the user's order. Nodes that diffusion did
+        not reach have the score 0. Solvers whose solutions are sparse return a CSR array with
+        sorted indices.
     report : Report
     """
 
@@ -78,29 +80,33 @@ class Solution:
 
 
 class Solver(ABC):
-    """A way to apply a transfer function to observations.
+    """Base class of the algorithms that apply a transfer function h(W) to observations.
 
-    An object of this kind holds numerical settings alone, its dataclass fields, until `prepare`
-    gives it a graph. A subclass computes in `_solve`, does its offline work in `_precompute`, and
-    opens what that made in `_attach`; checks, warnings and documentation are here.
+    W is the normalised adjacency matrix of a graph, and an observation y assigns a value to each
+    of its nodes. A new solver holds numerical settings only, which are its dataclass fields;
+    `prepare` or `restore` gives it a graph and a transfer function.
+
+    This class checks arguments and issues warnings. A subclass implements `_solve`; it also
+    implements `_precompute` if it has offline work to do, and `_attach` if it has to set up
+    attributes from the resulting arrays.
     """
 
     name: ClassVar[str]
 
-    #: Whether the solver applies any transfer function, or the regularised Laplacian alone.
+    #: Whether the solver applies any transfer function; if False, only the regularised Laplacian.
     any_transfer: ClassVar[bool] = False
 
-    #: First-stage candidates a query that the solver makes use of beside the observation.
+    #: Number of first-stage candidates per query that the solver uses besides the observation.
     shortlist: int = 0
 
-    #: The setting that may end a solve before its tolerance is reached, None without such.
+    #: Name of the setting that can end a solve before the tolerance is reached, None if none can.
     limit: ClassVar[str | None] = None
 
     _graph: Graph
     _matrix: Matrix  # W, in storage order
     _nodes: Nodes
     _transfer: Transfer
-    _alpha: float  # of the regularised Laplacian, where the solver applies nothing else
+    _alpha: float  # set if the transfer function is the regularised Laplacian
     _arrays: dict[str, NDArray[Any]]
 
     def prepare(
@@ -111,27 +117,33 @@ class Solver(ABC):
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Do the offline work; return the solver, ready to solve.
+        """Do the offline work for a graph and a transfer function.
 
         Parameters
         ----------
         graph : Graph
         transfer : Transfer
         progress : bool, default False
-            Show bars on standard error.
+            Whether to show progress bars on standard error.
         checkpoint : path-like, optional
-            A directory in which offline work that can go on after a kill keeps what it has. A
-            later call with the same graph and settings goes on from it; the caller discards it.
+            Directory in which solvers with long offline work store their progress. If the process
+            is interrupted, a later call with the same graph and settings resumes from it. The
+            caller deletes the directory.
+
+        Returns
+        -------
+        Solver
+            The solver itself, ready to solve.
 
         Raises
         ------
         DiffusionError
-            If the solver cannot apply that transfer function.
+            If the solver cannot apply the transfer function.
 
         Warns
         -----
         ConvergenceWarning
-            If the offline work has not reached its tolerance.
+            If the offline work does not reach its tolerance.
         """
         self._take(graph, transfer)
         self._arrays = self._precompute(progress, checkpoint)
@@ -139,14 +151,36 @@ class Solver(ABC):
         return self
 
     def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
-        """Take what `arrays` returned, memory-mapped, in place of `prepare`; read nothing."""
+        """Set the solver up from the arrays of an earlier `prepare`, in place of a new one.
+
+        The arrays may be memory-mapped; they are not read.
+
+        Parameters
+        ----------
+        graph : Graph
+            The graph that the solver was prepared for.
+        transfer : Transfer
+            The transfer function that the solver was prepared for.
+        arrays : dict of str to ndarray
+            The return value of `arrays`.
+
+        Returns
+        -------
+        Solver
+            The solver itself, ready to solve.
+
+        Raises
+        ------
+        DiffusionError
+            If the solver cannot apply the transfer function.
+        """
         self._take(graph, transfer)
         self._arrays = arrays
         self._attach()
         return self
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what `prepare` made, for the index on disk; names without the solver's."""
+        """Return the results of the offline work by name, as an index stores them."""
         return self._arrays
 
     def solve(self, observations: Any, *, candidates: NDArray[np.int64] | None = None) -> Solution:
@@ -155,25 +189,25 @@ class Solver(ABC):
         Parameters
         ----------
         observations : sparse array or array_like, shape (m, n) or (n,)
-            One a row, nodes in the user's order.
+            One observation per row, with nodes in the user's order.
         candidates : ndarray, shape (m, c), int, optional
-            The first stage's ids, best first and -1 padded. Solvers whose `shortlist` is 0 make
-            no use of them.
+            Item ids returned by the first stage for each observation, best first, padded with -1.
+            Solvers whose `shortlist` is 0 ignore them.
 
         Returns
         -------
         Solution
-            x (m, n), float32, and the report on each of the m observations.
+            The scores x, shape (m, n), float32, and a report with one value per observation.
 
         Raises
         ------
         DiffusionError
-            If an argument is not as described.
+            If an argument does not have the described shape or values.
 
         Warns
         -----
         ConvergenceWarning
-            If an observation has not reached the solver's tolerance within its limit.
+            If the solver does not reach its tolerance for an observation.
         """
         y = as_observations(observations, self._graph.n_nodes)
         if candidates is not None:
@@ -187,29 +221,28 @@ class Solver(ABC):
     def _precompute(
         self, progress: bool, checkpoint: str | os.PathLike[str] | None
     ) -> dict[str, NDArray[Any]]:
-        """Return the arrays that the offline work makes, which are stored in an index."""
+        """Do the offline work; return its results by name."""
         return {}
 
     def _attach(self) -> None:  # noqa: B027
-        """Take up `_arrays`, which may be memory-mapped, without reading them."""
+        """Set attributes from `_arrays`, which may be memory-mapped and are not to be read here."""
 
     @abstractmethod
     def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        """Solve for observations y (m, n) that are checked and free of duplicates."""
+        """Solve for observations y (m, n), which are valid and have no duplicate entries."""
 
     def _stored(self, y: sparse.csr_array) -> Observations:
-        """Return observations as kernels take them."""
+        """Return observations in the form that kernels take."""
         return Observations(y.indptr.astype(np.int64), self._graph.position[y.indices], y.data)
 
     def _take(self, graph: Graph, transfer: Transfer) -> None:
-        """Set the graph and the transfer function, or raise where it cannot be applied."""
+        """Set the graph and the transfer function; raise if the latter cannot be applied."""
         if isinstance(transfer, RegularizedLaplacian):
             self._alpha = float(transfer.alpha)
         elif not self.any_transfer:
             raise DiffusionError(
-                f"transfer: solver {self.name!r} solves with I - α W and expected a "
-                f"RegularizedLaplacian, got {transfer!r}; 'spectral' and 'chebyshev' apply any "
-                "function"
+                f"transfer: solver {self.name!r} expected a RegularizedLaplacian, got "
+                f"{transfer!r}; solvers 'spectral' and 'chebyshev' apply any function"
             )
         self._graph, self._transfer = graph, transfer
         self._matrix = Matrix(*map(read_only, (graph.indptr, graph.indices, graph.weights)))
@@ -217,12 +250,12 @@ class Solver(ABC):
 
 
 def as_observations(observations: Any, n: int) -> sparse.csr_array:
-    """Check observations and return them as a CSR array (m, n), float64, without duplicates.
+    """Validate observations; return them as a CSR array (m, n), float64, without duplicates.
 
     Raises
     ------
     DiffusionError
-        If the shape is not (m, n) or (n,), or a value is not finite.
+        If the shape is neither (m, n) nor (n,), or if a value is not finite.
     """
     try:
         if sparse.issparse(observations):
@@ -244,12 +277,12 @@ def as_observations(observations: Any, n: int) -> sparse.csr_array:
 
 
 def as_candidates(candidates: Any, m: int, n: int) -> NDArray[np.int64]:
-    """Check the candidates of m observations and return them as an array (m, c), int64.
+    """Validate the candidates of m observations; return them as an array (m, c), int64.
 
     Raises
     ------
     DiffusionError
-        If the shape is not (m, c), or a value is not an integer in [-1, n).
+        If the shape is not (m, c), or if a value is not an integer in [-1, n).
     """
     ids = np.asarray(candidates)
     if ids.ndim != 2 or len(ids) != m or ids.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""Conjugate gradient for many right-hand sides at once."""
+"""Conjugate gradient on blocks of right-hand sides."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 from .linalg.blocks import in_blocks, padded
 
-# A residual kept by recurrence in float32 is trusted over three orders of magnitude, then it is
-# computed afresh from x in float64.
+# A residual updated by recurrence in float32 is trusted until it has fallen by three orders of
+# magnitude. It is then recomputed from x in float64.
 _TRUSTED_DROP = 1e-3
 
-# Work memory of a solve, in bytes a node and right-hand side.
+# Working memory, in bytes per node and right-hand side.
 _BYTES = 24
 
 
 class BlockCG(Solver):
-    """The loop of conjugate gradient, for solvers that hold its three settings."""
+    """Base class of the solvers that run conjugate gradient on blocks of observations."""
 
     tol: float
     max_iter: int
@@ -55,15 +55,15 @@ class BlockCG(Solver):
     def _correct(
         self, x: NDArray[np.float64], r: NDArray[np.float32], columns: NDArray[np.bool_]
     ) -> int:
-        """Add to these columns of x (n, b) what is known of L^-1 r, for residuals r (n, b).
+        """Add an approximation of L^-1 r to the given columns of x (n, b), for residuals r (n, b).
 
-        Called at the start and wherever the true residual is computed, which follows. Returns the
-        multiplications a column; 0 for no change.
+        Called at the start, and before each computation of the true residual. Returns the number
+        of multiplications per column, 0 if x has not changed.
         """
         return 0
 
     def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32]) -> Report:
-        """Solve for the rows of y (b, n) together and write the solutions to out (b, n)."""
+        """Solve for the rows of y (m, n) together; write the solutions to `out` (m, n)."""
         m = y.shape[0]
         b = padded(m)
         B, largest, norms = self._unit_columns(y, b)
@@ -82,10 +82,11 @@ class BlockCG(Solver):
     def _unit_columns(
         self, y: sparse.csr_array, b: int
     ) -> tuple[Entries, NDArray[np.float64], NDArray[np.float64]]:
-        """Return the rows of y as columns of norm 1 of a block (n, b), and what they are times.
+        """Return the rows of y as the unit columns of a block (n, b), with their two scales.
 
-        What is computed in float32 then never leaves its range. A row of y is its column times
-        two numbers, its largest magnitude and the norm after division by it; 0 where y is 0.
+        Unit columns keep computations in float32 within its range. A row of y is its unit column
+        times its largest magnitude (first scale) times the norm of the row after division by that
+        magnitude (second scale). Both scales are 0 for a row of zeros.
         """
         block = y.tocoo()
         rows = self._graph.position[block.col]
@@ -102,10 +103,10 @@ class BlockCG(Solver):
     def _iterate(
         self, B: Entries, norm_b: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], int]:
-        """Solve (I - α W) x = B, whose columns have the norms `norm_b` (b,), 1 or 0.
+        """Solve (I - α W) x = B for a block B whose columns have the norms `norm_b` (b,), 1 or 0.
 
-        Returns x (n, b), the squared norms of the true residuals, the iterations of each column
-        and the multiplications that corrections took.
+        Returns x (n, b), the squared norms of the true residuals, the number of iterations for
+        each column, and the number of multiplications per column spent on corrections.
         """
         matrix, n, b = self._matrix, self._graph.n_nodes, len(norm_b)
         alpha = np.float32(self._alpha)
@@ -114,17 +115,17 @@ class BlockCG(Solver):
         r = np.zeros((n, b), np.float32)
         r[B.rows, B.columns] = B.values
         q = np.empty_like(r)
-        rho = norm_b.copy()  # ||r||², as CG knows it
-        anchor = rho  # ||r||² when r was last the true residual
+        rho = norm_b.copy()  # ||r||², by recurrence or from the true residual
+        anchor = rho  # ||r||² when the true residual was last computed
         iterations = np.zeros(b, np.int64)
-        frozen = norm_b == 0  # stopped by the recurrence, or for good
+        frozen = norm_b == 0  # stopped, possibly to be resumed
         corrections = self._correct(x, r, ~frozen)
         if corrections:
             residual_block(matrix, self._alpha, x, B, q, sums)
             r, q = q, r
             rho = anchor = sums.sum(axis=0)
             frozen |= rho <= (self.tol * norm_b) ** 2
-        done = frozen.copy()  # stopped for good
+        done = frozen.copy()  # stopped permanently
         p = r.copy()
         while not done.all():
             active = ~frozen
@@ -135,7 +136,7 @@ class BlockCG(Solver):
             rho_new = sums.sum(axis=0)
             iterations += active
             exhausted = iterations >= self.max_iter
-            # A little below the target: the true residual is not quite the recurrence's.
+            # The target is lowered slightly, for the true residual differs from the recurrence.
             frozen |= exhausted | (rho_new <= (0.9 * self.tol * norm_b) ** 2)
             restart = frozen
             if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
@@ -143,8 +144,9 @@ class BlockCG(Solver):
                 residual_block(matrix, self._alpha, x, B, q, sums)
                 r, q = q, r
                 recurred, rho_new = rho_new, sums.sum(axis=0)
-                # Where the recurrence fell far and the true residual did not, float32 has given
-                # what it can; where the two have parted otherwise, the direction is worthless.
+                # If the recurrence has fallen far and the true residual has not, the precision of
+                # float32 is exhausted. If the two differ otherwise, the search direction is
+                # inaccurate and is restarted.
                 done |= (recurred < 0.01 * anchor) & (rho_new > 0.25 * anchor)
                 restart = frozen | (rho_new > 4 * recurred)
                 anchor = rho_new
@@ -152,7 +154,7 @@ class BlockCG(Solver):
                 if frozen.all():
                     done = done | exhausted | (rho_new <= (self.tol * norm_b) ** 2)
                     frozen = done.copy()
-                if extra:  # x left the span of the search directions
+                if extra:  # x has left the span of the search directions
                     corrections += extra
                     restart = np.ones(b, bool)
             beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
@@ -163,28 +165,36 @@ class BlockCG(Solver):
 
 @dataclass
 class CG(BlockCG):
-    """Conjugate gradient on (I - α W) x = (1 - α) y, a block of observations at a time.
+    """Conjugate gradient (CG) on L x = (1 - α) y, L = I - α W, for blocks of observations.
 
-    W has its eigenvalues in [-1, 1], so that I - α W is positive definite with a condition number
-    of at most κ = (1 + α) / (1 - α): the error falls as ((√κ - 1) / (√κ + 1))^iterations or
-    faster, 0.87 an iteration at α = 0.99, whatever the number of nodes.
+    The eigenvalues of W lie in [-1, 1]. L is therefore positive definite, with a condition number
+    of at most κ = (1 + α) / (1 - α). The error decreases at least as fast as
+    ((√κ - 1) / (√κ + 1))^iterations, whatever the number of nodes: by a factor of 0.87 per
+    iteration at α = 0.99.
 
-    The vectors that CG multiplies are float32 and x is float64. The residual that CG updates by
-    recurrence is replaced by the true one whenever it has fallen by three orders of magnitude
-    ("reliable updates"), and no column counts as converged before its true residual says so.
+    The vectors that CG multiplies are stored in float32, and x in float64. The residual that CG
+    updates by recurrence is replaced by the true residual whenever it has fallen by three orders
+    of magnitude ("reliable updates"). An observation counts as converged only if its true
+    residual is within the tolerance.
 
     Parameters
     ----------
     tol : float > 0, default 1e-6
-        A column is converged when ||b - L x|| <= tol ||b||, computed in float64 before x is
-        rounded to float32; it then stops changing. Down to about 1e-12; a column that gets no
-        further stops too, with a `ConvergenceWarning`.
+        An observation is converged when ||b - L x|| <= tol ||b||, with b = (1 - α) y, computed in
+        float64 before x is rounded to float32. Its solution then no longer changes. Tolerances
+        down to about 1e-12 can be reached; an observation whose residual stagnates above the
+        tolerance is stopped with a `ConvergenceWarning`.
     max_iter : int >= 1, default 200
-        Columns that are not converged by then are returned as they are, with a
-        `ConvergenceWarning`. The papers stop at 20.
+        Maximum number of iterations. Observations that have not converged by then are returned
+        as they are, with a `ConvergenceWarning`. The papers stop after 20 iterations.
     block_size : int >= 1, default 32
-        Observations solved together. Work memory is 24 bytes times nodes times block_size; as
-        many blocks as there are cores are solved side by side while that stays below 1 GiB.
+        Number of observations solved together. A block takes 24 bytes of working memory per node
+        and observation. As many blocks are solved concurrently as there are cores, within a
+        total of 1 GiB.
+
+    Notes
+    -----
+    `report.residual` is the true relative residual ||b - L x|| / ||b||.
 
     References
     ----------

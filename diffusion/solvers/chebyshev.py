@@ -1,4 +1,4 @@
-"""Any smooth transfer function at full rank, as a Chebyshev polynomial of W."""
+"""Chebyshev polynomials of W, which approximate any smooth transfer function at full rank."""
 
 from __future__ import annotations
 
@@ -15,35 +15,44 @@ from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 from .linalg.blocks import in_blocks, padded
 
-# Down to this tolerance rounding in float32 stays below the truncation.
+# Down to this tolerance, the rounding error of float32 is below the truncation error.
 _FLOAT32_TOL = 3e-6
 
 
 @dataclass
 class Chebyshev(Solver):
-    """x = Σ_s c_s T_s(W) y with the Chebyshev coefficients c of h on [-1, 1].
+    """Chebyshev expansion x = Σ_s c_s T_s(W) y, with the coefficients c of h on [-1, 1].
 
-    Every transfer function that is smooth enough for a polynomial of degree 4096, increasing or
-    not, at full rank. The sum is taken by Clenshaw's recurrence,
+    This solver applies, at full rank, every transfer function h that a polynomial of degree 4096
+    approximates to the tolerance. The function need not be increasing. The sum is evaluated by
+    Clenshaw's recurrence on blocks of observations:
 
-        b_s = c_s y + 2 W b_{s+1} - b_{s+2},    x = c_0 y + W b_1 - b_2,
+        b_s = c_s y + 2 W b_{s+1} - b_{s+2},    x = c_0 y + W b_1 - b_2.
 
-    a block of observations at a time. For the regularised Laplacian CG reaches the same in fewer
-    products with W; the degree is what the worst observation would need.
+    For the regularised Laplacian, `CG` reaches the same accuracy with fewer products by W: its
+    number of iterations depends on the observation, whereas the degree of the polynomial has to
+    suffice for every observation.
 
     Parameters
     ----------
     tol : float > 0, default 1e-6
-        Bound on ||x - h(W) y|| / (||y|| max |h|), the sum of the coefficients left out, without
-        rounding. Above 3e-6 the vectors are float32, else float64. Down to about 1e-12.
+        Bound on ||x - h(W) y|| / (||y|| max |h|), without rounding errors: the sum of the
+        magnitudes of the omitted coefficients, relative to max |h|. Vectors are stored in float32
+        for tolerances above 3e-6, and in float64 otherwise. Tolerances down to about 1e-12 can be
+        reached.
     block_size : int >= 1, default 32
-        Observations solved together. Work memory is 16 bytes (8 in float32) times nodes times
-        block_size; as many blocks as there are cores are solved side by side while that stays
-        below 1 GiB.
+        Number of observations solved together. A block takes 16 bytes of working memory per node
+        and observation, or 8 bytes in float32. As many blocks are solved concurrently as there
+        are cores, within a total of 1 GiB.
+
+    Raises
+    ------
+    DiffusionError
+        By `prepare`, if the transfer function is not smooth enough.
 
     Notes
     -----
-    The report's residual is `tol`, the bound kept; iterations is the degree.
+    `report.residual` is the bound `tol`, and `report.iterations` is the degree of the polynomial.
 
     References
     ----------
@@ -95,7 +104,7 @@ class Chebyshev(Solver):
         return Solution(x, report)
 
     def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32], kind: Any) -> None:
-        """Solve for the rows of y (b, n) together and write the answers to out (b, n)."""
+        """Solve for the rows of y (m, n) together; write the solutions to `out` (m, n)."""
         m, n = y.shape
         entry = y.tocoo()
         where = (self._graph.position[entry.col], entry.row)

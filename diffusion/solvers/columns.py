@@ -1,4 +1,4 @@
-"""Decoupled diffusion: truncated columns of the inverse offline, sparse combinations online."""
+"""Decoupled diffusion: columns of the inverse computed offline and combined online."""
 
 from __future__ import annotations
 
@@ -25,62 +25,67 @@ from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 from .linalg.blocks import parts, side_by_side
 
-# Groups of columns computed in one call: few enough for a live progress bar, a checkpoint and an
-# even share among threads, enough to make light of the workspace that each call allocates.
+# Groups of columns computed in one call. Few groups keep the progress bar and the checkpoint up to
+# date and the threads evenly loaded; many groups amortise the workspace that a call allocates.
 _BATCH = 16
 
-# Nodes that a shared neighbourhood must have for each column that shares it.
+# Minimum number of nodes of a shared neighbourhood for each column that shares it.
 _NODES_A_COLUMN = 32
 
-# Observations combined in one call, for the same reasons.
+# Observations processed in one call, for the same reasons.
 _BATCH_QUERIES = 256
 
 
 @dataclass
 class Columns(Solver):
-    """Truncated columns of the inverse, computed offline; online a sparse combination.
+    """Truncated columns of the inverse, computed offline and combined online.
 
-    Offline, for every node i: a neighbourhood T of `size` nodes, i included; conjugate gradient on
-    (I - α W[T, T]) c = (1 - α) e_i, W being normalised over the whole graph before it is cut; the
-    sparse row (T, c), of which `keep` entries are stored. Online, x = Σ_j y_j c_j
-    over the nodes j of the observation, in a time that does not depend on the number of nodes.
-    Cutting makes entries smaller and never larger: 0 <= c <= exact, towards equality as `size`
-    and `keep` grow.
+    Offline, the solver computes a column c for every node i. It selects a neighbourhood T of
+    `size` nodes, including i, and solves (I - α W[T, T]) c = (1 - α) e_i by conjugate gradient;
+    W is normalised over the whole graph and then restricted to T. `keep` entries of the column
+    are stored. Online, x = Σ_j y_j c_j over the nodes j of the observation, in a time that does
+    not depend on the number of nodes. Truncation can only decrease an entry: 0 <= c <= exact
+    value. The entries converge to the exact values as `size` and `keep` grow.
 
-    The paper takes the nearest neighbours in descriptor space for T. Here the graph alone decides:
-    T are the nodes that residuals pushed from i reach first, the largest first, that is those to
-    which diffusion itself carries most. Up to 16 nodes that lie together share a neighbourhood,
-    pushed from all of them, and are solved side by side: an edge is then read once for 16 columns,
-    which are one vector register. Of `size` nodes a column has at least 32 for itself.
+    The paper selects the nearest neighbours in descriptor space for T. Here, T is selected by the
+    graph alone: it holds the nodes that residuals pushed from i reach first, in descending order
+    of the residual, which are the nodes that receive most by diffusion. Up to 16 nodes that are
+    close together share a neighbourhood, which is pushed from all of them, and their columns are
+    solved together. An edge is then read once for 16 columns, which fill one vector register. A
+    shared neighbourhood has at least 32 nodes per column.
 
-    The entries stored are the largest c_j / √d_j, d_j being the degree. Far from i a column of a
-    connected graph tends to a multiple of √d, whatever the i: entries of high degree there say
-    nothing of i. Rankings of digits and grocery by the largest c_j lose up to 1.1 points of mAP at
-    400 entries and 5 at 100; by this rule none at 400, and 3 at 100.
-
-    Memory: 8 n keep + 8 n bytes, on disk as in use; 3.2 GB for a million nodes at `keep=400`.
-    Offline in work: 12 n bytes, and 4 n + 400 size + 8
-    entries of W[T, T] bytes a thread. Online: 9 n bytes of
-    address space a thread, of which only what the columns reach is touched.
+    The entries stored are those with the largest c_j / √d_j, where d_j is the degree. Far from i,
+    a column of a connected graph tends to a multiple of √d for every i, so that entries of nodes
+    of high degree carry no information about i. When the largest c_j are stored instead, rankings
+    of digits and grocery lose up to 1.1 points of mAP at 400 entries and 5 at 100; with this
+    rule, they lose none at 400 entries and 3 at 100.
 
     Parameters
     ----------
     size : int >= 1, default 1000
-        Nodes of a neighbourhood, the paper's L. From the number of nodes on nothing is cut.
+        Number of nodes of a neighbourhood, L in the paper. If it is at least the number of nodes
+        of the graph, nothing is truncated.
     keep : int >= 1, default 400
-        Entries stored of each column, at most `size`.
+        Number of entries stored per column, at most `size`.
     tol : float > 0, default 1e-6
-        A column is converged when its residual is at most `tol` relative to the right-hand side,
-        in float64.
+        A column is converged when its residual, computed in float64, is at most `tol` relative to
+        the right-hand side.
     max_iter : int >= 1, default 200
-        Columns that are not converged by then are kept as they are, with a `ConvergenceWarning`.
+        Maximum number of iterations. Columns that have not converged by then are stored as they
+        are, and `prepare` issues a `ConvergenceWarning`.
 
     Notes
     -----
-    The report gives for each observation: `residual`, the largest relative residual among the
-    columns combined, each in its own truncated system and before it is cut to `keep` entries;
-    `iterations` 0; `converged`, whether that residual is within `tol`; `work`, the entries
-    combined.
+    The solution x is a CSR array with at most `keep` entries for each node of an observation.
+
+    `report.residual` is the largest relative residual among the columns combined, each in its own
+    truncated system and before its entries are selected. `report.iterations` is 0, and
+    `report.work` is the number of entries combined.
+
+    Memory: the columns take 8 n keep + 8 n bytes for n nodes, on disk and in memory; 3.2 GB for a
+    million nodes at `keep=400`. The offline computation takes another 12 n bytes, and for each
+    thread 4 n + 400 size bytes and 8 bytes per entry of W[T, T]. The online computation reserves
+    9 n bytes of address space per thread and uses only the pages that the columns reach.
 
     References
     ----------
@@ -141,9 +146,9 @@ class Columns(Solver):
         return out._asdict()
 
     def _compute(self, size: int, out: kernels.Columns, begin: int) -> Generator[int, None, None]:
-        """Write columns to `out`, but for the first `begin` of the sequence; yield how many are."""
-        # Columns of nodes that lie together are solved side by side, where they do not crowd what
-        # they share.
+        """Write all but the first `begin` columns of the sequence to `out`; yield the progress."""
+        # Columns of nodes that are close together are solved together, if the neighbourhood that
+        # they share is large enough.
         widest = min(kernels.LANES, max(1, size // _NODES_A_COLUMN))
         system = System(self._alpha, float(self.tol), self.max_iter)
         sequence, begins = kernels.groups(self._matrix, self._alpha, widest)
@@ -156,7 +161,7 @@ class Columns(Solver):
         batches = range(int(np.searchsorted(begins, begin)), len(begins) - 1, _BATCH)
         pool = ThreadPoolExecutor(numba.get_num_threads())
         try:
-            # In order, so that what is done is always the first so many of the sequence.
+            # In order, so that the columns done are always the first ones of the sequence.
             yield from pool.map(compute, batches)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -178,8 +183,8 @@ class Columns(Solver):
                 self._columns,
                 self._nodes,
                 stored.part(part),
-                # From NumPy, whose zeros are pages that the system provides when touched: the
-                # compiled np.zeros writes them all.
+                # Allocated by NumPy, which leaves it to the operating system to provide zero pages
+                # on first access. The compiled np.zeros would write to all of them.
                 np.empty(n, np.float64),
                 np.zeros(n, np.bool_),
                 out.part(part),

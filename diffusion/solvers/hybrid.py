@@ -1,4 +1,4 @@
-"""Spectral and temporal filtering together: a small basis, and CG for what is outside of it."""
+"""Hybrid diffusion: conjugate gradient accelerated by the leading eigenvectors of W."""
 
 from __future__ import annotations
 
@@ -18,35 +18,49 @@ from .linalg.eigen import leading_eigenpairs
 
 @dataclass
 class Hybrid(BlockCG):
-    """Conjugate gradient that has the r leading eigenvectors of W solved beforehand.
+    """Conjugate gradient (CG), with the part in the r leading eigenvectors of W solved directly.
 
-    x = x_s + x_t: x_s = U g(Λ) Uᵀ y with g(λ) = h(λ) - h(0), and x_t from CG on
-    (I - α (W - U Λ Uᵀ)) x_t = (1 - α) y. That CG, started from (1 - α) U Uᵀ y, takes the same
-    steps as CG on (I - α W) x = (1 - α) y started from x_0 = U h(Λ) Uᵀ y, whose residual is
-    orthogonal to U and stays so. The latter is what is done here, for it needs U once and not in
-    every iteration, and for it is exact whatever the error of the eigenpairs: wherever CG computes
-    the true residual r, what it holds of U is removed again, x += U (1 - αΛ)^-1 Uᵀ r, and the
-    search directions start afresh.
+    The paper writes the solution as x = x_s + x_t, with eigenpairs (Λ, U) of W. The spectral part
+    is x_s = U g(Λ) Uᵀ y with g(λ) = h(λ) - h(0). The temporal part x_t is the solution of
+    (I - α (W - U Λ Uᵀ)) x_t = (1 - α) y by CG.
 
-    The condition number falls to κ = (1 - α λ_n) / (1 - α λ_{r+1}). The eigenvectors D^1/2 1 of
-    the components are known and cost no rank. The answer is exact for every rank, 0 included.
+    Started from (1 - α) U Uᵀ y, that CG takes the same steps as CG on (I - α W) x = (1 - α) y
+    started from x_0 = U h(Λ) Uᵀ y, whose residual is and remains orthogonal to U. This class
+    implements the second form, for two reasons. It multiplies by U only once and not in every
+    iteration. It also converges to the exact solution whatever the error of the eigenpairs:
+    whenever CG computes the true residual r, the component of r in the span of U is removed,
+    x += U (1 - αΛ)^-1 Uᵀ r, and CG is restarted.
+
+    The condition number decreases to κ = (1 - α λ_n) / (1 - α λ_{r+1}). Each connected component
+    also has the known eigenvector D^1/2 1, with D the degrees; it does not count towards the
+    rank. The solution is exact for every rank, including 0.
 
     Parameters
     ----------
     rank : int >= 0, default 100
-        Eigenpairs beside the known ones.
+        Number of eigenpairs besides the known ones.
     tol, max_iter, block_size
         As for `CG`.
     pair_tol : float > 0, default 1e-4
-        Bound on the residual ||W u - λ u|| of the pairs.
+        Bound on the residual ||W u - λ u|| of the eigenpairs.
     min_nodes : int >= 0, default 64
-        Components of at most so many nodes get no share of the rank.
+        Connected components of at most this many nodes are excluded from the computation of the
+        eigenpairs.
     seed : int >= 0, default 0
-        Of the random start of the eigensolver.
+        Seed of the random starting vectors of the eigensolver.
+
+    Attributes
+    ----------
+    eigenvalues_ : ndarray, shape (rank,), float64
+        Eigenvalues besides the known ones, descending.
+    residuals_ : ndarray, shape (rank,), float64
+        Residual ||W u - λ u|| of each eigenpair.
 
     Notes
     -----
-    Memory: 4 rank bytes a node beside what CG takes.
+    The eigenvectors take 4 rank bytes per node, in addition to the working memory of `CG`.
+    `report.residual` is the true relative residual ||b - L x|| / ||b||, with L = I - α W and
+    b = (1 - α) y.
 
     References
     ----------

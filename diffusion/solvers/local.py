@@ -1,4 +1,4 @@
-"""The answer for one query, in time that does not grow with the collection."""
+"""Local diffusion, whose cost per query does not grow with the collection."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 from .linalg.blocks import side_by_side
 
-# Room that a workspace starts with: touched nodes, edges.
+# Initial capacity of a workspace: touched nodes, edges.
 _ROOM = (1 << 14, 1 << 18)
 
 
 @dataclass(frozen=True)
 class LocalReport(Report):
-    """The report of `Local`, with a bound on what is left.
+    """The report of `Local`, with a bound on the error.
 
     Attributes
     ----------
     bound : ndarray, shape (m,), float64
-        No entry is further than this from the exact answer, in units of the square root of its
-        degree: ``|x_i - x*_i| <= bound √d_i``, with 1 for the d of an isolated node.
+        Bound on the error of every entry, relative to the square root of the degree d_i:
+        ``|x_i - x*_i| <= bound √d_i``, where x* is the exact solution and d_i is taken as 1 for
+        an isolated node.
     support : ndarray, shape (m,), int64
-        Nodes on which x was solved for; x is 0 on the others.
+        Number of nodes for which x was solved; x is 0 at all other nodes.
     """
 
     bound: NDArray[np.float64]
@@ -42,50 +43,57 @@ class LocalReport(Report):
 class Local(Solver):
     """Relaxation on a growing neighbourhood of the query, with a certificate of the ranking.
 
-    Solves L x = b, L = I - α W, b = (1 - α) y, on a *support* S of nodes around those of y, with
-    x = 0 beside it. The residual r = b - L x then lies in S and on the nodes next to it, and the
-    support grows by those where the scaled residual |r_i| / √d_i is largest, as in residual
-    pushing. Within S successive over-relaxation takes a third of the sweeps of conjugate
-    gradient, with ω = 2 / (1 + √(1 - α²)). Rows of the support are copied next to each other, so
-    that a sweep touches nothing else: time and memory depend on the support, not on n.
+    The solver computes L x = b, with L = I - α W and b = (1 - α) y, on a *support* S: a set of
+    nodes around those of the observation y. x is 0 outside S. The residual r = b - L x is then
+    non-zero only in S and at the neighbours of S. The support grows by the neighbours with the
+    largest scaled residual |r_i| / √d_i, where d_i is the degree, as in residual pushing. Within
+    S, the system is solved by successive over-relaxation with ω = 2 / (1 + √(1 - α²)), which
+    takes a third of the sweeps of conjugate gradient. The rows of W that belong to the support
+    are copied to contiguous memory, so that time and memory depend on the size of the support
+    and not on the number of nodes n. The observation should have few nodes.
 
-    The first goal is a scaled residual of `tol`; `certify=0` stops there, with 99.5 of the best
-    hundred right on a manifold of 10^6 nodes. The support then grows further until the best
-    `certify` items are *certified*: provably the best of the exact answer x*, equal scores aside.
-    The error e = x* - x solves L e = r, and P = D^-1 A is stochastic, so that by the maximum
-    principle any v with (I - αP) v >= D^-1/2 r bounds D^-1/2 e from above. Here v = M φ + m:
+    The first goal is a scaled residual of `tol`. With `certify=0` the solver stops there; on a
+    manifold of 10^6 nodes, 99.5 of the best hundred items are then correct. Otherwise the support
+    grows further until the best `certify` items are *certified*: they are proven to be the best
+    of the exact solution x*, up to equal scores. The error e = x* - x satisfies L e = r. As
+    P = D^-1 A is stochastic, with A the adjacency matrix and D its degrees, the maximum principle
+    holds: any v with (I - αP) v >= D^-1/2 r bounds D^-1/2 e from above. The solver uses
+    v = M φ + m, where
 
-    - φ is 1 beside the support and harmonic within it, (I - αP) φ = 0: it falls towards the
-      query, and so does the bound. It is solved for beside x.
-    - M = max r_i⁺ / √d_i / ((I - αP) φ)_i over the nodes beside the support,
+    - φ is 1 outside the support and satisfies (I - αP) φ = 0 within it. It decreases towards the
+      query, and so does the bound. It is computed in addition to x.
+    - M = max r_i⁺ / √d_i / ((I - αP) φ)_i over the neighbours of the support,
     - m = max r_i⁺ / √d_i / (1 - α) over the support,
 
-    and the same of r⁻ from below. (With φ = 1 it is the plain bound max |r_i| / √d_i / (1 - α),
-    ten and more times larger.) The k best are certified when the lowest of their lower bounds is
-    no less than the highest upper bound of any other node.
+    with r⁺ the positive part of r. The negative part r⁻ gives a bound from below in the same way.
+    (φ = 1 gives the simple bound max |r_i| / √d_i / (1 - α), which is at least ten times larger.)
+    The k best items are certified when the smallest of their lower bounds is at least the
+    largest upper bound of all other nodes.
 
     Parameters
     ----------
     tol : float > 0, default 0.06
-        Accuracy of the first goal: max |r_i| / √d_i is at most `tol` max |b_i| / √d_i, and a
-        third of that beside the support.
+        Accuracy of the first goal: max |r_i| / √d_i is at most `tol` max |b_i| / √d_i in the
+        support, and at most a third of that outside it.
     certify : int >= 0, default 10
-        Best items to certify; 0 for none.
+        Number of best items to certify; 0 for none.
     max_work : int >= 1, default 100_000_000
-        Edges multiplied for a query. Where it is spent, x is returned as it is:
-        `report.converged` says whether a goal was reached, `report.certified` whether it was
-        the certificate.
+        Maximum number of multiplications by an edge weight per query. If it is exhausted, x is
+        returned as it is: `report.converged` tells whether a goal has been reached, and
+        `report.certified` whether the items are certified.
     threads : int >= 1 or None, default None
-        Queries solved side by side; None is as many as there are cores.
+        Number of queries solved concurrently. None is the number of cores.
 
     Notes
     -----
-    Memory: 4 bytes a node, 4 more a thread, and for each thread up to twice 8 bytes an edge of
-    the largest support and 60 a node touched. x is a CSR array of the supports.
+    The solution x is a CSR array whose entries are the nodes of the supports. The report is a
+    `LocalReport`: `residual` is the true relative residual ||b - L x|| / ||b||, `iterations` is
+    the number of sweeps for x, over the support at the time of the sweep, and `bound` is a bound
+    on the error of every entry.
 
-    The report is a `LocalReport`: its `residual` is the true ||b - L x|| / ||b||, `iterations`
-    the sweeps for x over the support as it was, and `bound` a bound on the error of
-    every entry.
+    Memory: 4 bytes per node, and for each thread 4 bytes per node, up to 16 bytes per edge of the
+    largest support and up to 120 bytes per touched node (a node of the support or a neighbour of
+    it).
 
     References
     ----------
@@ -127,7 +135,7 @@ class Local(Solver):
         self, progress: bool, checkpoint: str | os.PathLike[str] | None
     ) -> dict[str, NDArray[Any]]:
         roots = np.sqrt(self._graph.degrees[self._graph.order])
-        # An isolated node has the equation x_i = b_i, in units of its own.
+        # An isolated node has the equation x_i = b_i, whatever its scale.
         roots[roots == 0] = 1.0
         roots = roots.astype(np.float32)
         return {"roots": roots, "largest": roots.max(keepdims=True)}
@@ -166,7 +174,7 @@ class Local(Solver):
     def _solve_one(
         self, graph: LocalGraph, places: NDArray[np.int64], values: NDArray[np.float64]
     ) -> Any:
-        """Return the ids (user's, ascending), the values and the report's entries of one row."""
+        """Return the ids (the user's, ascending), the values and the report of one observation."""
         try:
             work = self._idle.pop()
         except IndexError:
@@ -195,7 +203,7 @@ class Local(Solver):
             certified or max(state.inside, state.beside) <= goal,
             state.work,
             certified,
-            # What the rounding of x, and of √d, to float32 adds.
+            # Includes the rounding of x and of √d to float32.
             bound * (1.0 + 2.0**-22) + largest * 2.0**-23,
             state.rows,
         )

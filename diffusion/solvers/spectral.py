@@ -1,4 +1,4 @@
-"""Fast spectral ranking: diffusion as a product with the leading eigenvectors of W."""
+"""Fast spectral ranking: diffusion as products by the leading eigenvectors of W."""
 
 from __future__ import annotations
 
@@ -19,68 +19,78 @@ from .base import Report, Solution, Solver, as_observations
 from .linalg.components import dense_components, joined, known_vector, large_pieces
 from .linalg.eigen import leading_eigenpairs
 
-# Values of a half-precision or memory-mapped basis widened at a time.
+# Number of values of a half-precision or memory-mapped basis converted at a time.
 _BLOCK_VALUES = 1 << 24
 
 
 @dataclass
 class Spectral(Solver):
-    """x = U h(Λ) Uᵀ y with the r algebraically largest eigenpairs of W.
+    """Truncated spectral filter x = U h(Λ) Uᵀ y, with the r largest eigenvalues of W.
 
-    What is known of the spectrum costs no rank. Every component has the eigenvalue 1 with the
-    eigenvector D^1/2 1, kept as one number a node. A component of at most `dense_nodes` nodes is
-    solved exactly by its own block of h(W); an isolated node has x_i = h(0) y_i. The rank goes to
-    the larger components.
+    The known part of the spectrum does not count towards the rank. Every connected component has
+    the eigenvalue 1 with the eigenvector D^1/2 1, with D the degrees, which is stored as one
+    number per node. A component of at most `dense_nodes` nodes is solved exactly by its own block
+    of h(W); an isolated node has x_i = h(0) y_i. The eigenpairs are those of the larger
+    components.
 
-    A truncated basis leaves out what h makes of the smallest eigenvalues, and needs h to be
-    non-decreasing. At full rank, as many pairs as the large components have nodes, every transfer
-    function is exact.
+    A truncated basis omits the smallest eigenvalues, which requires that h be non-decreasing. At
+    full rank, with as many eigenpairs as the large components have nodes, every transfer function
+    is applied exactly.
 
     Parameters
     ----------
     rank : int >= 0, default 400
-        Eigenpairs beside the known ones.
+        Number of eigenpairs besides the known ones.
     per_component : bool, default False
-        False: the `rank` largest of all large components together, the best approximation of
-        h(W) y of that rank. True: `rank` for each large component, so that none goes without;
-        then a query costs the components that it touches.
+        If False, the eigenpairs are the `rank` largest of all large components together, which
+        give the best approximation of h(W) y of that rank. If True, they are the `rank` largest
+        of each large component, so that every component is represented, and the cost of a query
+        depends on the components of its observation.
     tol : float > 0, default 1e-4
-        Bound on the residual ||W u - λ u|| of the pairs.
+        Bound on the residual ||W u - λ u|| of the eigenpairs.
     dense_nodes : int >= 0, default 64
-        Components of at most so many nodes are solved exactly, in up to 8 dense_nodes bytes a
-        node.
+        Components of at most this many nodes are solved exactly, with up to 8 dense_nodes bytes
+        per node.
     sparsity : float in [0, 1), default 0
-        Share of the entries of U that is left out, the smallest in magnitude.
+        Fraction of the entries of U that are dropped, the smallest in magnitude.
     float16 : bool, default False
-        Keep U in half precision: half the memory, entries rounded to 11 bits.
+        Whether to store U in half precision, which halves the memory and rounds the entries to
+        11 bits.
     reweighted : bool, default False
-        FSRw: add (1 - η_i) y_i, where η_i is the norm of row i of U, 1 for a node that the basis
-        holds in full. The paper adds (1 - η_i) <v_i, q> for every candidate of the query; a solver
-        is not given similarities, so that the observation's own values stand for them.
+        Whether to add (1 - η_i) y_i to the scores, as FSRw in the paper. η_i is the norm of row i
+        of U; it is 1 for a node that the basis represents completely. The paper adds
+        (1 - η_i) <v_i, q> for every candidate of the query. Solvers have no similarities, and use
+        the values of the observation in their place.
     seed : int >= 0, default 0
-        Of the random start of the eigensolver.
+        Seed of the random starting vectors of the eigensolver.
 
     Attributes
     ----------
     eigenvalues_ : ndarray, shape (r,), float64
-        Of the pairs beside the known ones, descending; with `per_component` one component's
-        after another's, by descending size.
+        Eigenvalues besides the known ones, descending. With `per_component`, those of the largest
+        component come first, then those of the next.
     residuals_ : ndarray, shape (r,), float64
-        ||W u - λ u|| for each pair, before `sparsity` and `float16`.
+        Residual ||W u - λ u|| of each eigenpair, before `sparsity` and `float16` are applied.
     embedding_ : ndarray, shape (n, r'), float32
-        Rows whose inner products with `embed` are the diffusion scores, made when asked.
+        Embedding of the nodes, whose inner products with `embed` are the diffusion scores;
+        computed on each access.
+
+    Raises
+    ------
+    DiffusionError
+        By `prepare`, if the transfer function decreases somewhere and the rank is not full.
 
     Notes
     -----
-    The report's residual is ||L x - b|| / ||b|| of the regularised Laplacian: with
-    x = U h(Λ) Uᵀ y and L U = U (1 - αΛ) it is L x - b = -(1 - α) (y - U Uᵀ y), the part of y
-    outside of the basis, sqrt(1 - ||Uᵀ y||² / ||y||²) whatever α is. It is not an error of the
-    solver's arithmetic and every column counts as converged. `sparsity` and `float16` are not
-    in it, nor is `reweighted`.
+    `report.residual` is ||L x - b|| / ||b|| for the regularised Laplacian, L = I - α W and
+    b = (1 - α) y. With x = U h(Λ) Uᵀ y and L U = U (1 - αΛ), L x - b = -(1 - α) (y - U Uᵀ y): the
+    residual is the part of y outside the basis, sqrt(1 - ||Uᵀ y||² / ||y||²), for every α. It is
+    not an error of the computation, and every observation counts as converged. The effects of
+    `sparsity`, `float16` and `reweighted` are not included.
 
-    Memory: 4 r bytes a node of the large components (2 with `float16`, 8 r (1 - sparsity) where
-    sparse, 6 where both), and 20 bytes a node for the known vectors. Offline about three times
-    the 4 r bytes.
+    Memory: 4 r bytes per node of the large components (2 r with `float16`, 8 r (1 - sparsity)
+    with `sparsity`, 6 r (1 - sparsity) with both), and 20 bytes per node for the known
+    eigenvectors. The offline computation takes about three times 4 r bytes per node.
 
     References
     ----------
@@ -130,8 +140,8 @@ class Spectral(Solver):
                 available = len(nodes) - len(np.unique(graph.components[graph.order[nodes]]))
                 if self.rank < available:
                     raise DiffusionError(
-                        f"transfer: {transfer!r} is not non-decreasing, which a truncated basis "
-                        f"needs; expected rank >= {available} here, or solver 'chebyshev'"
+                        f"transfer: a truncated basis needs a non-decreasing function, got "
+                        f"{transfer!r}; expected rank >= {available} here, or solver 'chebyshev'"
                     )
         pairs = [
             leading_eigenpairs(
@@ -156,7 +166,7 @@ class Spectral(Solver):
         return arrays | self._basis_arrays(vectors)
 
     def _basis_arrays(self, vectors: list[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-        """Entries of U by rows, times the root of the number of rows: about 1, for float16."""
+        """Return the entries of U by rows, scaled by √(number of rows) to about 1 for float16."""
         scaled = [U * np.float32(np.sqrt(max(1, len(U)))) for U in vectors]
         kind = np.float16 if self.float16 else np.float32
         if not self.sparsity:
@@ -174,7 +184,7 @@ class Spectral(Solver):
         self.residuals_ = self._arrays["residuals"]
 
     def _parts(self) -> list[_Part]:
-        """Return the large components by pieces of the basis, opened with the first use."""
+        """Return the parts of the basis, which are set up on first use."""
         if self._opened is None:
             known = _known(self._graph)
             row = pair = entry = pointer = 0
@@ -243,12 +253,12 @@ class Spectral(Solver):
 
     @property
     def embedding_(self) -> NDArray[np.float32]:
-        """U h(Λ)^1/2, shape (n, r'), nodes in the user's order; computed with every use.
+        """Embedding of the nodes, U h(Λ)^1/2, shape (n, r'); computed on each access.
 
-        The columns are, for each piece of the basis (one, or each large component with
-        `per_component`), its known eigenvectors and its `rank` others. Rows of isolated nodes and
-        of small components are 0: they have no place among the columns, which would have to be as
-        many as those components, and no large component's observation reaches them.
+        Rows are in the user's order. For each part of the basis (one, or one per large component
+        with `per_component`), the columns are its known eigenvectors and its `rank` other
+        eigenvectors. Rows of isolated nodes and of small components are 0: the embedding has no
+        columns for these components, and observations of large components do not reach them.
         """
         out = np.zeros((self._graph.n_nodes, self._width()), np.float32)
         first = 0
@@ -261,7 +271,7 @@ class Spectral(Solver):
         return out
 
     def embed(self, observations: Any) -> NDArray[np.float32]:
-        """Embed observations, h(Λ)^1/2 Uᵀ y: their products with `embedding_` are the scores.
+        """Embed observations as h(Λ)^1/2 Uᵀ y, whose products with `embedding_` are the scores.
 
         Parameters
         ----------
@@ -270,7 +280,8 @@ class Spectral(Solver):
         Returns
         -------
         ndarray, shape (m, r'), float32
-            What an observation says of isolated nodes and of small components is not in it.
+            Embeddings, one per row. Observed values of isolated nodes and of small components
+            are ignored.
 
         Raises
         ------
@@ -299,7 +310,7 @@ class Spectral(Solver):
 
 
 class _Part:
-    """Some large components and their part of the basis."""
+    """Large components of the graph, with their part of the basis."""
 
     def __init__(
         self,
@@ -321,11 +332,11 @@ class _Part:
         self.entries = len(basis[2]) if self._sparse else basis.size
 
     def select(self, y: sparse.csr_array) -> sparse.csr_array:
-        """Return the columns of y (m, n) that are of this part."""
+        """Return the columns of y (m, n) that belong to this part."""
         return y if self._everything else y[:, self.nodes]
 
     def rows(self, which: Any) -> NDArray[np.float32]:
-        """Rows of U, dense."""
+        """Return rows of U, dense."""
         if not self._sparse:
             return self._basis[which].astype(np.float32) * self._scale
         return self._matrix()[which].toarray() * self._scale
@@ -337,21 +348,25 @@ class _Part:
         )
 
     def blocks(self) -> Iterator[slice]:
-        """Slices of the rows whose dense form is of moderate size."""
+        """Yield slices of the rows whose dense form has moderate size."""
         step = max(1, _BLOCK_VALUES // max(1, len(self.values)))
         for start in range(0, len(self.nodes), step):
             yield slice(start, min(len(self.nodes), start + step))
 
     @cached_property
     def row_norms(self) -> NDArray[np.float64]:
-        """Norm of each row of U, the known vectors included."""
+        """Norm of each row of U, including the known eigenvectors."""
         norms = self.known**2
         for rows in self.blocks():
             norms[rows] += (self.rows(rows).astype(np.float64) ** 2).sum(axis=1)
         return np.sqrt(norms)
 
     def analyse(self, y: sparse.csr_array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Multiply y (m, s) with the known vectors (m, components) and the others (m, r)."""
+        """Return the coefficients of y (m, s) on the eigenvectors of this part.
+
+        They are those of the known eigenvectors, shape (m, n_components), and of the others,
+        shape (m, r).
+        """
         m, components = y.shape[0], self.n_components
         entry = y.tocoo()
         means = np.zeros((m, components))
@@ -371,7 +386,7 @@ class _Part:
         x: NDArray[np.float32],
         queries: NDArray[np.int64],
     ) -> None:
-        """Write the sum of the eigenvectors with these coefficients to rows of x (m, n)."""
+        """Write the combination of eigenvectors with these coefficients to rows of x (m, n)."""
         coefficients = (spectrum * self._scale).astype(np.float32)
         whole = self._everything and len(queries) == len(x)
         answer = x if whole else np.empty((len(queries), len(self.nodes)), np.float32)
@@ -389,12 +404,12 @@ class _Part:
 
 
 def _known(graph: Graph) -> NDArray[np.float64]:
-    """D^1/2 1, of norm 1 in each component, in the user's order."""
+    """Return D^1/2 1, normalised to 1 in each component, in the user's order."""
     return known_vector(graph)[graph.position].astype(np.float64)
 
 
 def _largest(U: NDArray[np.float32], sparsity: float) -> sparse.csr_array:
-    """U without the given share of its entries, the smallest in magnitude."""
+    """Return U without the given fraction of its entries, the smallest in magnitude."""
     count = int(sparsity * U.size)
     magnitude = np.abs(U)
     least = np.partition(magnitude, count, axis=None)[count] if count else 0

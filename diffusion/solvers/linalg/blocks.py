@@ -1,4 +1,4 @@
-"""The driver of work that is cut into blocks: how many run side by side, on how many cores each."""
+"""The driver that runs work on blocks concurrently, and shares the cores among the blocks."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from ...kernels import threads
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# float32 values in the widest vector register.
+# Number of float32 values in the widest vector register.
 LANES = 16
 
-# Below this many nodes a kernel is over before it pays to share it among cores.
+# Below this many nodes, a kernel is too short to be shared among cores.
 SHARED_NODES = 20_000
 
-# Memory that the blocks which run at the same time may take together, in bytes.
+# Bound on the memory of all blocks that run concurrently, in bytes.
 _WORK_BYTES = 1 << 30
 
 
 def padded(columns: int) -> int:
-    """Return the number of columns that a block of so many is computed with.
+    """Return the number of columns to allocate for a block, a multiple of `LANES`.
 
-    Whole vector registers: a few columns of zeros cost less than a remainder loop.
+    A few columns of zeros cost less than a remainder loop. A single column is not padded.
     """
     return 1 if columns == 1 else -(-columns // LANES) * LANES
 
 
 def parts(total: int, width: int) -> list[slice]:
-    """Cut `total` items into slices of `width`; the last may be shorter."""
+    """Return slices of `width` items that cover `total` items; the last may be shorter."""
     return [slice(start, min(total, start + width)) for start in range(0, total, width)]
 
 
 def side_by_side(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
 ) -> list[Result]:
-    """Return the function's results for all tasks, in order, computed on up to `workers` threads.
+    """Apply a function to each task on up to `workers` threads; return the results in order.
 
-    By default as many threads as numba may use.
+    By default, there are as many threads as numba is set to use.
     """
     tasks = list(tasks)
     workers = min(len(tasks), workers or numba.get_num_threads())
@@ -54,23 +54,28 @@ def side_by_side(
 def in_blocks(
     function: Callable[[slice], Result], columns: int, width: int, nodes: int, column_bytes: int = 0
 ) -> list[Result]:
-    """Call a function that runs parallel kernels on blocks of columns; return its results in order.
+    """Apply a function that calls parallel kernels to blocks of columns.
 
-    A block to each core where memory allows, so that no core waits for another; the cores that
-    are left share the nodes of each block.
+    If memory allows, each core is given a block of its own, so that no core waits for another.
+    If there are fewer blocks than cores, the cores share the nodes of each block.
 
     Parameters
     ----------
     function : callable
-        Takes the slice of a block's columns.
+        Takes the slice of columns that make up a block.
     columns : int
-        Columns in all; without any, the function gets one empty slice.
+        Total number of columns. If it is 0, the function is called once, with an empty slice.
     width : int
-        Columns of a block; the last may have fewer.
+        Number of columns of a block; the last block may have fewer.
     nodes : int
-        Rows of a block.
+        Number of rows of a block.
     column_bytes : int, default 0
-        Memory that the function takes for each column of a block.
+        Memory that the function allocates for each column of a block.
+
+    Returns
+    -------
+    list
+        The results of the function, in the order of the blocks.
     """
     blocks = parts(columns, width) or [slice(0, 0)]
     cores = numba.get_num_threads()

@@ -1,4 +1,4 @@
-"""What solvers on a spectral basis do with connected components."""
+"""Connected components of a graph, as the spectral solvers treat them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from scipy import sparse
 from ...graph.graph import Graph
 from ...transfer import Transfer
 
-# Values of a batch of dense blocks.
+# Number of values of a batch of dense blocks.
 _BLOCK_VALUES = 1 << 24
 
 
 def known_vector(graph: Graph) -> NDArray[np.float32]:
-    """Return D^1/2 1, of norm 1 in each component and 0 at isolated nodes; storage order, (n,)."""
+    """Return the known eigenvectors of W as one vector (n,), in storage order.
+
+    It is D^1/2 1, with D the degrees, normalised to 1 in each connected component. It is 0 at
+    isolated nodes.
+    """
     scale = np.bincount(graph.components, weights=graph.degrees)[graph.components]
     square = np.divide(graph.degrees, scale, out=np.zeros(graph.n_nodes), where=scale > 0)
     return np.sqrt(square)[graph.order].astype(np.float32)
 
 
 def large_pieces(graph: Graph, dense_nodes: int, per_component: bool) -> list[NDArray[np.int32]]:
-    """Positions of the nodes of components that are not small, together or component by component.
+    """Return the positions of the nodes of components with more than `dense_nodes` nodes.
 
-    Ascending; the larger component first.
+    The positions of all these components are in one array or, with `per_component`, in one array
+    per component, the largest first. Each array is ascending.
     """
     sizes = graph.component_sizes
     # Components are numbered by descending size, and each lies in one run of the storage order.
@@ -39,13 +44,16 @@ def large_pieces(graph: Graph, dense_nodes: int, per_component: bool) -> list[ND
 
 
 def dense_components(graph: Graph, transfer: Transfer, dense_nodes: int) -> sparse.csr_array:
-    """h(W) of isolated nodes and small components: block diagonal (n, n), the user's order."""
+    """Return h(W) for isolated nodes and small components, as a block diagonal matrix (n, n).
+
+    Rows and columns are in the user's order. Rows of larger components are empty.
+    """
     n = graph.n_nodes
     sizes = graph.component_sizes
     by_component = np.argsort(graph.components, kind="stable")
     begins = np.concatenate([[0], np.cumsum(sizes)])
     rows, columns, values = [], [], []
-    place = np.empty(n, np.int64)  # of a node in its component
+    place = np.empty(n, np.int64)  # index of a node within its component
     place[by_component] = np.arange(n) - np.repeat(begins[:-1], sizes)
     W = graph.W if (sizes[sizes > 1] <= dense_nodes).any() else None
     for size in np.unique(sizes[(sizes <= max(1, dense_nodes))]):
@@ -69,5 +77,5 @@ def dense_components(graph: Graph, transfer: Transfer, dense_nodes: int) -> spar
 
 
 def joined(arrays: list[Any], kind: Any) -> NDArray[Any]:
-    """Concatenate, with the type of an empty list given."""
+    """Concatenate arrays; the type is given for an empty list."""
     return np.concatenate([np.empty(0, kind), *arrays]).astype(kind, copy=False)

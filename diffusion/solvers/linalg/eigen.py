@@ -1,4 +1,7 @@
-"""The leading eigenpairs of W, by block Lanczos on a polynomial of W."""
+"""The leading eigenpairs of W, by block Lanczos on a polynomial of W.
+
+`scipy.sparse.linalg.eigsh` computes the same; `python -m bench speed` compares the two.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,26 @@ from ...kernels.matrix import Matrix, read_only
 from .blocks import SHARED_NODES, in_blocks, parts, side_by_side
 from .components import known_vector
 
-# Vectors filtered together; those of a small piece are shared out among cores in slabs.
+# Number of vectors filtered together, and of those filtered by one core on a small piece.
 _BLOCK = 32
 _SLAB = 16
 
-# Nodes whose share of a dense product is one task.
+# Number of nodes in each task of a dense product.
 _PART = 2048
 
-# A piece of at most this many nodes, or whose rank is half of its nodes, is solved densely.
+# A piece is solved densely if it has at most this many nodes, or if the rank is at least half.
 _DENSE_NODES = 1200
 
-# A column that loses all but this share of its norm to the basis is nothing but rounding error.
+# If orthogonalisation leaves less than this fraction of the norm of a column, only rounding error
+# is left.
 _CANCELLED = 1e-5
 
-# Below this share of the largest squared singular value, a direction of a block is rounding error.
+# Below this fraction of the largest squared singular value, a direction of a block is rounding
+# error.
 _DEPENDENT = 1e-10
 
-# The filter: where it begins to grow, in multiples of the rank, and by how much it has grown at
-# the smallest wanted eigenvalue.
+# The filter polynomial begins to grow at about the eigenvalue number _SPARE * rank, and has grown
+# by _GROWTH at the smallest wanted eigenvalue.
 _SPARE = 1.3
 _GROWTH = 50.0
 
@@ -48,21 +53,20 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """Eigenpairs of W restricted to some connected components.
+    """Eigenpairs of W restricted to some of its connected components.
 
-    Every component also has the eigenvalue 1 with the eigenvector D^1/2 1, which is known and not
-    among them.
+    The known eigenvalue 1 of each component, with the eigenvector D^1/2 1, is not included.
 
     Attributes
     ----------
     nodes : ndarray, shape (s,), int32
-        Where the nodes are stored, ascending.
+        Positions of the nodes in storage order, ascending.
     values : ndarray, shape (r,), float64
         Eigenvalues, descending.
     vectors : ndarray, shape (s, r), float32
         Orthonormal columns, orthogonal to the known eigenvectors.
     residuals : ndarray, shape (r,), float64
-        ||W u - λ u|| for each.
+        ||W u - λ u|| of each eigenpair.
     """
 
     nodes: NDArray[np.int32]
@@ -80,28 +84,29 @@ def leading_eigenpairs(
     seed: int = 0,
     progress: bool = False,
 ) -> Eigenpairs:
-    """Find the algebraically largest eigenvalues of W on whole components, and their vectors.
+    """Compute the algebraically largest eigenvalues of W on whole components, with eigenvectors.
 
-    The eigenvectors D^1/2 1 of the components are known, are left out and do not count. The
-    others come from block Lanczos with full orthogonalisation on T(W), T a Chebyshev polynomial
-    that is at most 1 on [-1, a] and grows above a: negative eigenvalues, however large, are
-    damped, and the wanted end is spread out. a lies a little below the wanted eigenvalues, where
-    an estimate of the density of the spectrum puts it.
+    The known eigenvectors D^1/2 1 of the components are excluded. The others are computed by
+    block Lanczos with full orthogonalisation on T(W), where T is a Chebyshev polynomial that is
+    at most 1 in magnitude on [-1, a] and grows above a. T damps negative eigenvalues of any
+    magnitude, and increases the distances between the wanted eigenvalues. a lies slightly below
+    the wanted eigenvalues, by an estimate of the density of the spectrum.
 
     Parameters
     ----------
     graph : Graph
     nodes : ndarray, shape (s,), int32
-        Positions in storage order, ascending: all nodes of one or more components.
+        Positions in storage order, ascending, of all nodes of one or more components.
     rank : int
-        Pairs wanted, at most s less the number of components.
+        Number of eigenpairs, at most s minus the number of components.
     tol : float, default 1e-4
-        Bound on ||W u - λ u||, which the smallest of the wanted pairs comes close to and the
-        others are far below. Not below 2e-6: the vectors are float32.
+        Bound on ||W u - λ u||. The residual of the smallest eigenvalue is close to it, and those
+        of the others are far below. Values below 2e-6 are raised to 2e-6, as the vectors are
+        float32.
     seed : int, default 0
-        Of the random start.
+        Seed of the random starting vectors.
     progress : bool, default False
-        Show a bar on standard error.
+        Whether to show a progress bar on standard error.
 
     Returns
     -------
@@ -114,12 +119,13 @@ def leading_eigenpairs(
 
     Notes
     -----
-    Memory: 4 s (m + rank) bytes for a basis of m vectors, m about 1.3 rank + 100 and at most
-    4 rank + 256; 16 s² bytes where the rank is half of s.
+    Memory: 4 s (m + rank) bytes for a basis of m vectors, where m is about 1.3 rank + 100 and at
+    most 4 rank + 256; 16 s² bytes if the rank is at least half of s.
 
-    A block of 32 vectors sees an eigenvalue 32 times. Where there are more, as in many copies of
-    one component, a random block that is orthogonal to what was found is looked at afterwards; it
-    finds eigenvalues that were missed but for such as lie within about 1e-2 of the smallest.
+    A block of 32 vectors finds at most 32 eigenvectors of one eigenvalue. An eigenvalue of higher
+    multiplicity occurs, for example, if a component has many copies. Missed eigenvectors are
+    therefore searched for afterwards with a random block that is orthogonal to those found. That
+    finds all missed eigenvalues, except those within about 1e-2 of the smallest one.
 
     References
     ----------
@@ -136,8 +142,8 @@ def leading_eigenpairs(
         return Eigenpairs(nodes, empty, np.empty((len(nodes), 0), np.float32), empty)
     if piece.size <= _DENSE_NODES or 2 * rank >= available:
         return _dense(piece, rank)
-    # BLAS waits for its next call by spinning on the cores that the kernels then have to share,
-    # which doubles their time: one thread for each call, and the calls side by side.
+    # Between calls, the threads of BLAS spin on the cores that the kernels need, which doubles the
+    # time of the kernels. Each call therefore runs on one thread, and calls run concurrently.
     with (
         _blas().limit(limits=1, user_api="blas"),
         tqdm(total=rank, desc="eigenpairs", unit="pair", disable=not progress) as bar,
@@ -151,12 +157,12 @@ def _blas() -> ThreadpoolController:
 
 
 def _by_parts(size: int, apply: Callable[[slice], Any]) -> list[Any]:
-    """Apply a function that is a BLAS call to parts of the nodes, side by side."""
+    """Apply a function that calls BLAS to parts of the nodes, concurrently."""
     return side_by_side(apply, parts(size, _PART))
 
 
 class _Piece:
-    """The part of W that some components make, and the eigenvectors that are known of it."""
+    """The part of W that belongs to some components, with its known eigenvectors."""
 
     def __init__(self, graph: Graph, nodes: NDArray[np.int32]) -> None:
         n = graph.n_nodes
@@ -183,8 +189,9 @@ class _Piece:
         Z -= self._indicator.T @ (self._indicator @ Z)
 
     def slabs(self, Z: Float32, apply: Callable[[Float32], Any]) -> list[Any]:
-        """Apply a function to copies of slabs of the columns of Z, each in a thread."""
-        # An edge that is read serves all columns of a slab: wide ones where cores share the nodes.
+        """Apply a function to copies of slabs of the columns of Z, concurrently."""
+        # An edge is read once for all columns of a slab, so that slabs are wide if cores share the
+        # nodes.
         width = _SLAB if self.size < SHARED_NODES else _BLOCK
         return in_blocks(
             lambda part: apply(Z[:, part].copy(order="C")), Z.shape[1], width, self.size
@@ -195,7 +202,7 @@ class _Piece:
         recurrence_block(self.matrix, np.float32(scale), np.float32(shift), P, Q)
 
     def filter(self, Z: Float32, degree: int, cut: float) -> Float32:
-        """T_degree((2 W - (cut - 1)) / (cut + 1)) Z: at most 1 for eigenvalues in [-1, cut]."""
+        """Return T_degree((2 W - (cut - 1)) / (cut + 1)) Z, which damps eigenvalues below `cut`."""
         half, middle = (cut + 1) / 2, (cut - 1) / 2
 
         def apply(P: Float32) -> Float32:
@@ -209,7 +216,7 @@ class _Piece:
         return np.concatenate(self.slabs(Z, apply), axis=1)
 
     def quotients(self, Z: Float32) -> tuple[Float64, Float64]:
-        """Rayleigh quotients of unit columns, and the norms of what is left."""
+        """Return the Rayleigh quotients of unit columns, and the norms of the residuals."""
 
         def apply(P: Float32) -> tuple[Float64, Float64]:
             Q = np.zeros_like(P)
@@ -224,12 +231,12 @@ class _Piece:
 
 
 def _dense(piece: _Piece, rank: int) -> Eigenpairs:
-    """All of a small piece, by LAPACK in float64; 8 s² bytes."""
+    """Compute the eigenpairs of a small piece by LAPACK in float64, with a matrix of 8 s² bytes."""
     s = piece.size
     indptr, indices, weights = piece.matrix
     W = sparse.csr_array((weights, indices, indptr), shape=(s, s)).astype(np.float64)
     dense = W.toarray()
-    # The known eigenvectors go below every other eigenvalue.
+    # Move the known eigenvectors below all other eigenvalues.
     known = piece._indicator.astype(np.float64)
     dense -= 3 * (known.T @ known).toarray()
     values, vectors = linalg.eigh(dense, overwrite_a=True, subset_by_index=(s - rank, s - 1))
@@ -239,7 +246,10 @@ def _dense(piece: _Piece, rank: int) -> Eigenpairs:
 
 
 def _density(piece: _Piece, rng: np.random.Generator) -> Callable[[float], float]:
-    """Estimate how many eigenvalues exceed a value, from Chebyshev moments of random vectors."""
+    """Return an estimator of the number of eigenvalues above a value.
+
+    It is computed from the Chebyshev moments of random vectors.
+    """
     degree, vectors = 40, _SLAB
     Z = rng.standard_normal((piece.size, vectors), dtype=np.float32)
     piece.deflate(Z)
@@ -250,7 +260,7 @@ def _density(piece: _Piece, rng: np.random.Generator) -> Callable[[float], float
         first = np.vdot(P, P), np.vdot(P, Q)
         moments = list(first)
         for _ in range(degree - 1):
-            # T_2k = 2 T_k T_k - T_0 and T_2k+1 = 2 T_k+1 T_k - T_1: two moments a product.
+            # Two moments per product: T_2k = 2 T_k T_k - T_0 and T_2k+1 = 2 T_k+1 T_k - T_1.
             moments.append(2 * np.vdot(Q, Q) - first[0])
             piece.step(2.0, 0.0, Q, P)
             P, Q = Q, P
@@ -260,7 +270,7 @@ def _density(piece: _Piece, rng: np.random.Generator) -> Callable[[float], float
     moments = np.sum(piece.slabs(Z, apply), axis=0) / vectors
     s = np.arange(len(moments))
     N = len(moments) + 1
-    # Jackson's damping: the estimate of the density stays non-negative.
+    # Jackson's damping keeps the estimated density non-negative.
     jackson = ((N - s) * np.cos(np.pi * s / N) + np.sin(np.pi * s / N) / np.tan(np.pi / N)) / N
     moments *= jackson
 
@@ -273,7 +283,7 @@ def _density(piece: _Piece, rng: np.random.Generator) -> Callable[[float], float
 
 
 def _edge(above: Callable[[float], float], count: float) -> float:
-    """Find the value that `count` eigenvalues exceed."""
+    """Return the value that `count` eigenvalues exceed, by bisection."""
     low, high = -1.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -282,10 +292,10 @@ def _edge(above: Callable[[float], float], count: float) -> float:
 
 
 class _Basis:
-    """An orthonormal basis V (m, s), row by row, and H = V A Vᵀ as far as it is known."""
+    """An orthonormal basis V (m, s), stored by rows, and the known entries of H = V A Vᵀ."""
 
     def __init__(self, piece: _Piece, capacity: int, rng: np.random.Generator) -> None:
-        # Pages that are never written to take no memory.
+        # Pages that are never written to do not take memory.
         self.V = np.empty((capacity, piece.size), np.float32)
         self.H = np.zeros((capacity, capacity))
         self.size = 0
@@ -293,7 +303,7 @@ class _Basis:
         self._rng = rng
 
     def project(self, Z: Float32, begin: int = 0) -> Float64:
-        """Make the columns of Z orthogonal to the vectors from `begin`; return the products."""
+        """Make the columns of Z orthogonal to the vectors from `begin` on; return the products."""
         V = self.V[begin : self.size]
         products = sum(_by_parts(len(Z), lambda part: V[:, part] @ Z[part]))
 
@@ -304,7 +314,7 @@ class _Basis:
         return np.asarray(products, np.float64)
 
     def combine(self, S: Float32) -> Float32:
-        """Return Vᵀ S, with the first vectors of the basis as S (m, r) has rows."""
+        """Return Vᵀ S for the first m vectors of the basis and S (m, r)."""
         U = np.empty((self.V.shape[1], S.shape[1]), np.float32)
 
         def multiply(part: slice) -> None:
@@ -314,9 +324,9 @@ class _Basis:
         return U
 
     def append(self, Z: Float32) -> None:
-        """Add the columns of Z (s, b), made orthonormal; random ones take a dependent one's place.
+        """Orthonormalise the columns of Z (s, b) and append them, up to the capacity of the basis.
 
-        As many as there is room for.
+        Linearly dependent columns are replaced by random ones.
         """
         Z = Z[:, : len(self.V) - self.size]
         safe = False
@@ -327,7 +337,7 @@ class _Basis:
                 Z[:, ~kept] = fresh[:, ~kept] / np.float32(np.sqrt(len(Z)))
             self._piece.deflate(Z)
             self.project(Z)
-            # What cancelled has left its rounding errors in the span of the basis: once more.
+            # Cancellation leaves rounding errors in the span of the basis; repeat if there was any.
             safe = bool(kept.all() and (_norms(Z) > 0.5).all())
         Z, _ = _orthonormal(Z)
         V = self.V[self.size : self.size + Z.shape[1]]
@@ -344,7 +354,7 @@ def _norms(Z: Float32) -> Float64:
 
 
 def _orthonormal(Z: Float32) -> tuple[Float32, NDArray[np.bool_]]:
-    """Rotate and scale columns to orthonormal ones; say which of them were not dependent."""
+    """Return an orthonormal basis of the columns, and which of its vectors are independent."""
     scale = 1 / np.maximum(_norms(Z), 1e-30)
     gram = (Z.T @ Z).astype(np.float64) * scale * scale[:, None]
     squares, rotation = np.linalg.eigh(gram)
@@ -358,15 +368,15 @@ def _lanczos(
 ) -> Eigenpairs:
     above = _density(piece, rng)
     best: Eigenpairs | None = None
-    # The density is an estimate: where the cut proves to lie too high, it is taken lower.
+    # The density is only an estimate. If the cut turns out to be too high, it is lowered.
     for lower in (1, 3, 9, 27):
         count = lower * (_SPARE * rank + _BLOCK)
         cut, smallest = max(-0.9, _edge(above, count)), _edge(above, rank)
         stretch = 1 + 2 * (smallest - cut) / (1 + cut)
-        # Odd, so that eigenvalues that round below -1 are the lowest.
+        # Odd degrees map eigenvalues that rounding has moved below -1 to the lowest values.
         degree = int(np.clip(np.arccosh(_GROWTH) / np.arccosh(max(stretch, 1.001)), 3, 60)) | 1
         if 2 * count > piece.size:
-            cut, degree = 0.0, 1  # hardly anything to damp: W itself, scaled
+            cut, degree = 0.0, 1  # few eigenvalues to damp: use W itself, scaled
         pairs, complete = _attempt(piece, rank, tol, cut, degree, rng, bar)
         if best is None or pairs.values.sum() > best.values.sum() - tol:
             best = pairs
@@ -387,14 +397,15 @@ def _lanczos(
 def _missed(
     piece: _Piece, U: Float32, smallest: float, tol: float, degree: int, rng: np.random.Generator
 ) -> Float32 | None:
-    """Look for eigenvalues above the smallest found, with vectors orthogonal to U.
+    """Search for eigenvalues above the smallest one found, with vectors orthogonal to U.
 
-    A block of so many columns sees an eigenvalue that often and no more; a new random block,
-    orthogonal to what was found, sees the others. Returns its filtered columns if they hold any.
+    A block finds at most as many eigenvectors of an eigenvalue as it has columns. A new random
+    block that is orthogonal to those found finds the others. Returns the filtered columns of the
+    block if there are any, else None.
     """
     Z = rng.standard_normal((piece.size, _SLAB), dtype=np.float32)
     cut = max(-0.9, smallest)
-    # Rounding errors grow as what was found does, by 1e4 until they are removed again.
+    # Rounding errors in the span of U grow with the filter; they are removed before exceeding 1e4.
     each = max(1, int(np.arccosh(1e4) / np.arccosh(1 + 2 * max(1 - cut, 1e-3) / (1 + cut))))
     for _ in range(-(-degree // each)):
         piece.deflate(Z)
@@ -418,7 +429,7 @@ def _attempt(
     rng: np.random.Generator,
     bar: Any,
 ) -> tuple[Eigenpairs, bool]:
-    """Run Lanczos on the filter; return the pairs, and whether all of them lie above the cut."""
+    """Run Lanczos on the filtered matrix; return the pairs, and whether all exceed the cut."""
     capacity = min(piece.size - piece.n_components, 4 * rank + 8 * _BLOCK)
     basis = _Basis(piece, capacity, rng)
     Z = rng.standard_normal((piece.size, _BLOCK), dtype=np.float32)
@@ -431,8 +442,8 @@ def _attempt(
         Z = piece.filter(np.ascontiguousarray(basis.V[begin:end].T), degree, cut)
         norms = _norms(Z)
         piece.deflate(Z)
-        # A V lies in the span of the basis and of what is new now: the products with earlier
-        # blocks are 0.
+        # The columns of A V are in the span of the basis and the new vectors. Their products with
+        # blocks before the last two are 0.
         products = basis.project(Z, before)
         basis.H[before:end, begin:end] = products
         basis.H[begin:end, before:end] = products.T
@@ -444,7 +455,7 @@ def _attempt(
             theta, S = linalg.eigh(basis.H[:end, :end], subset_by_index=(end - rank, end - 1))
             theta, S = theta[::-1], S[:, ::-1]
             complete = degree == 1 or bool(theta[-1] > 1)
-            # From a residual of A to one of W, by the mean slope of A above the cut.
+            # Convert residuals of A to residuals of W, by the mean slope of A above the cut.
             slope = 2.0 if degree == 1 else np.maximum(theta - 1, 1e-3)
             left = np.linalg.norm(basis.V[end : basis.size] @ Z @ S[begin:end], axis=0) / slope
             bar.n = int(np.count_nonzero(left <= tol))

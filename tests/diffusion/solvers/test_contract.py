@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -100,6 +100,7 @@ def check_form(solution, m, n):
 
 
 @pytest.mark.parametrize("solver", VARIANTS.values(), ids=list(VARIANTS))
+@settings(max_examples=30)  # for each of the variants
 @given(
     neighbor_lists(), ALPHAS, st.sampled_from([None, *TRANSFERS]), st.integers(1, 40), st.booleans()
 )
@@ -249,9 +250,9 @@ def test_bad_observations(name, observations, message):
 
 @every
 def test_a_setting_of_the_wrong_kind(name):
-    settings = dataclasses.fields(SOLVERS[name])
-    assert settings
-    for setting in settings:
+    own = dataclasses.fields(SOLVERS[name])
+    assert own
+    for setting in own:
         with pytest.raises(diffusion.DiffusionError, match=f"^{setting.name}: expected"):
             SOLVERS[name](**{setting.name: object()})
 
