@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import ConvergenceWarning
 from ..kernels import columns as kernels
+from ..kernels import threads
 from ..kernels.matrix import SparseRows, System, read_only
 from ..kernels.subgraph import compressed
 from ..storage.rows import RowsCheckpoint
@@ -159,7 +159,7 @@ class Columns(Solver):
             return int(part[-1])
 
         batches = range(int(np.searchsorted(begins, begin)), len(begins) - 1, _BATCH)
-        pool = ThreadPoolExecutor(numba.get_num_threads())
+        pool = ThreadPoolExecutor(threads.cores())
         try:
             # In order, so that the columns done are always the first ones of the sequence.
             yield from pool.map(compute, batches)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numba
-
 from ...kernels import threads
 
 Task = TypeVar("Task")
@@ -44,7 +42,7 @@ def side_by_side(
     By default, there are as many threads as numba is set to use.
     """
     tasks = list(tasks)
-    workers = min(len(tasks), workers or numba.get_num_threads())
+    workers = min(len(tasks), workers or threads.cores())
     if workers <= 1:
         return [function(task) for task in tasks]
     with ThreadPoolExecutor(workers) as pool:
@@ -78,7 +76,7 @@ def in_blocks(
         The results of the function, in the order of the blocks.
     """
     blocks = parts(columns, width) or [slice(0, 0)]
-    cores = numba.get_num_threads()
+    cores = threads.cores()
     affordable = max(1, _WORK_BYTES // max(1, column_bytes * width))
     workers = min(cores, len(blocks), affordable) if threads.concurrent() else 1
     shared = cores // workers if nodes >= SHARED_NODES else 1
