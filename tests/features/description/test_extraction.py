@@ -24,7 +24,6 @@ from features.description.recipe import describer_of
 from features.images import batches as loading
 from features.images.batches import Item, plan
 from features.images.reading import UnreadableImageError
-from features.networks.weights import write_file
 from features.settings import ImageSettings, NetworkSettings, RunSettings
 from tests.support.folders import contents
 from tests.support.photos import CHINA, pattern, png, write_photos
@@ -40,14 +39,6 @@ PLAIN = {
 }
 # The longer side at most 90, none below AlexNet's least, 63.
 FITTED = ((63, 90), (90, 63), (80, 80), (70, 66))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A file of random weights of a trunk."""
-    path = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
-    write_file(path, features.backbone("alexnet", head=False).state_dict())
-    return path
 
 
 @pytest.fixture

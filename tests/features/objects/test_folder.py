@@ -22,7 +22,6 @@ from features.description import sweep
 from features.description.descriptors import FORMAT
 from features.images.reading import read_image
 from features.networks.frame import FramedTrunk
-from features.networks.weights import write_file
 from features.objects.descriptors import sum_of_regions, weighted_mac
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import EGM
@@ -51,14 +50,6 @@ SETTINGS = {
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A file of random weights of a trunk."""
-    path = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
-    write_file(path, features.backbone("alexnet", head=False).state_dict())
-    return path
 
 
 def photo(number):
