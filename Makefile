@@ -27,10 +27,10 @@ demo: install
 	$(BIN)/features demo
 
 test: install
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-all: install
-	$(BIN)/python -m pytest -n auto -m ''
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m ''
 
 lint: install
 	$(BIN)/ruff check $(PACKAGES)
