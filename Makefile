@@ -26,11 +26,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/features demo
 
+# A file of tests to a process: processes that begin alike compile the same loops twice.
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: install
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m ''
+	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
 
 lint: install
 	$(BIN)/ruff check $(PACKAGES)

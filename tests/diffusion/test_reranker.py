@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import DiffusionError, Reranker
-from tests.support.groups import DESCENT
 from tests.support.oracles import dense_diffusion, dense_graph, similarity
 
 
@@ -177,7 +176,7 @@ def test_fit_neighbors_equals_fit(vectors):
 @pytest.mark.parametrize(
     ("metric", "method"),
     [
-        pytest.param(metric, method, marks=[DESCENT] if method == "nndescent" else [])
+        (metric, method)
         for metric in ("cosine", "inner_product", "euclidean")
         for method in ("exact", "ivf", "hnsw", "nndescent")
         if (metric, method) != ("inner_product", "nndescent")

@@ -9,7 +9,6 @@ import diffusion
 from diffusion import HNSW, IVF, Exact, NNDescent, nearest_neighbors
 from diffusion.neighbors import NeighborIndex
 from diffusion.validation import METRICS, as_vectors
-from tests.support.groups import DESCENT
 from tests.support.oracles import similarity
 
 
@@ -73,7 +72,7 @@ def test_one_item_and_zero_vectors():
 @pytest.mark.parametrize(
     ("metric", "method", "least_recall"),
     [
-        pytest.param(metric, method, least_recall, marks=[DESCENT] if method == NNDescent() else [])
+        (metric, method, least_recall)
         for metric in METRICS
         for method, least_recall in [
             (IVF(nlist=10, nprobe=5), 0.85),
@@ -158,7 +157,6 @@ def test_ties_are_widened_up_to_a_limit(rng, monkeypatch):
     assert widths == [10, 20]
 
 
-@DESCENT
 def test_nearest_neighbours_of_few_items_by_descent_are_exact():
     X = np.eye(5)
     check_lists(X, *nearest_neighbors(X, 3, method="nndescent"), "cosine", 3)
