@@ -22,9 +22,7 @@ from .weights import load_into, write_file
 _KEY = "features"
 
 
-def save_trained(
-    path: str | os.PathLike[str], network: RetrievalNetwork, more: Mapping[str, Any] | None = None
-) -> None:
+def save_trained(path: str | os.PathLike[str], network: RetrievalNetwork) -> None:
     """Write a network with a named trunk and pooling, which appears only once it is complete.
 
     Parameters
@@ -32,8 +30,6 @@ def save_trained(
     path : path-like
         A name that ends in ".safetensors".
     network : RetrievalNetwork
-    more : mapping, optional
-        JSON values to store with the network.
 
     Raises
     ------
@@ -51,7 +47,6 @@ def save_trained(
         "whiten": None if network.whiten is None else network.whiten.out_features,
         "mean": list(trunk.mean),
         "std": list(trunk.std),
-        **(more or {}),
     }
     # The head is not needed to describe images.
     state = {
