@@ -159,7 +159,7 @@ class Context(Affinity):
         scores = np.ascontiguousarray(scores[:, : self.depth])
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
-        encodings = self._encode(np.full(len(own), -1), Lists(own, mutual))
+        encodings = self._encode(np.full(len(own), -1, np.int32), Lists(own, mutual))
         bounds = np.empty(len(own), np.int64)
         loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
         parts = []

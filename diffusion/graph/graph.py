@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from ..kernels.graph import cuthill_mckee, mutual_weights, normalized_rows
+from ..kernels.graph import (
+    cuthill_mckee,
+    degrees_and_counts,
+    mutual_weights,
+    normalized_rows,
+)
 from ..kernels.lists import Rows
 
 
@@ -90,7 +95,8 @@ class Graph:
             mutual = np.zeros(ids.shape, np.float32)
             degrees = np.empty(n, np.float64)
             counts = np.empty(n, np.int32)
-            mutual_weights(ids, weights, mutual, degrees, counts)
+            mutual_weights(ids, weights, mutual)
+            degrees_and_counts(mutual, degrees, counts)
             bar.update()
 
             starts = np.argsort(counts, kind="stable")

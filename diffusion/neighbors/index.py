@@ -150,10 +150,10 @@ class NeighborIndex:
             Equal scores are ordered by ascending id. Padded with -1.
         """
         scores = np.empty((len(queries), k), np.float32)
-        ids = np.empty((len(queries), k), np.int64)
+        ids = np.empty((len(queries), k), np.int32)
         # Queries are not items of the index: with a negative first row, no item is left out.
         self._search_blocks(queries, min(k, self.size), -len(queries), (scores, ids), progress)
-        return scores, ids
+        return scores, ids.astype(np.int64)
 
     def resolve_ties(
         self,

@@ -23,7 +23,7 @@ from ..kernels.subgraph import compressed
 from ..storage.rows import RowsCheckpoint
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
-from .linalg.blocks import parts, side_by_side
+from .linalg.blocks import parts
 
 # Groups of columns computed in one call. Few groups keep the progress bar and the checkpoint up to
 # date and the threads evenly loaded; many groups amortise the workspace that a call allocates.
@@ -191,7 +191,7 @@ class Columns(Solver):
                 work[part],
             )
 
-        side_by_side(combine, parts(m, _BATCH_QUERIES))
+        threads.side_by_side(combine, parts(m, _BATCH_QUERIES))
         residual = np.zeros(m)
         rows = np.repeat(np.arange(m), counts)
         np.maximum.at(residual, rows, self._columns.residuals[stored.nodes])

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from ...errors import ConvergenceWarning
 from ...graph.graph import Graph
+from ...kernels import threads
 from ...kernels.blocks import recurrence_block
 from ...kernels.matrix import Matrix, read_only
-from .blocks import SHARED_NODES, in_blocks, parts, side_by_side
+from .blocks import SHARED_NODES, in_blocks, parts
 from .components import known_vector
 
 # Number of vectors filtered together, and of those filtered by one core on a small piece.
@@ -158,7 +159,7 @@ def _blas() -> ThreadpoolController:
 
 def _by_parts(size: int, apply: Callable[[slice], Any]) -> list[Any]:
     """Apply a function that calls BLAS to parts of the nodes, concurrently."""
-    return side_by_side(apply, parts(size, _PART))
+    return threads.side_by_side(apply, parts(size, _PART))
 
 
 class _Piece:
