@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from ..errors import DiffusionError
 from ..validation import METRICS, check_choice, check_integer
@@ -157,16 +162,50 @@ class NNDescent:
         """List `width` near items of each vector, usually with itself, padded with -1."""
         from pynndescent import NNDescent as Descent
 
-        # On unit vectors the Euclidean distance orders items as the cosine does.
-        ids, _ = Descent(
-            vectors,
-            metric="euclidean",
-            n_neighbors=width,
-            n_trees=self.n_trees,
-            n_iters=self.n_iters,
-            random_state=self.seed,
-        ).neighbor_graph
+        with _threads_of_numba():
+            # On unit vectors the Euclidean distance orders items as the cosine does.
+            ids, _ = Descent(
+                vectors,
+                metric="euclidean",
+                n_neighbors=width,
+                n_trees=self.n_trees,
+                n_iters=self.n_iters,
+                random_state=self.seed,
+            ).neighbor_graph
         return ids
+
+
+# Not all of numba's threading layers may be used by several threads at the same time.
+_descending = threading.Lock()
+_used_by: set[int] = set()  # the processes that have started numba's threads
+
+
+@contextlib.contextmanager
+def _threads_of_numba() -> Iterator[None]:
+    """Reserve the threads that pynndescent's compiled loops run on.
+
+    Raises
+    ------
+    DiffusionError
+        If the process was forked from one that had started them. They do not survive a fork, and
+        numba would abort the process.
+    """
+    if _used_by - {os.getpid()}:
+        raise DiffusionError(
+            "neighbors: the process was forked after a search by 'nndescent', whose threads do not "
+            "survive a fork; expected the start method 'spawn', or another method"
+        )
+    # numba's first launch sets the number of threads of the OpenMP library that it loads. If torch
+    # uses the same library, that would change the last bits of all later convolutions.
+    loaded = ThreadpoolController().select(user_api="openmp").lib_controllers
+    before = [(library, library.num_threads) for library in loaded]
+    with _descending:
+        _used_by.add(os.getpid())
+        try:
+            yield
+        finally:
+            for library, threads in before:
+                library.set_num_threads(threads)
 
 
 Method = Exact | IVF | HNSW | NNDescent
