@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.linalg is imported when it is first used
 from numpy.typing import NDArray
-from scipy import linalg, sparse
+from scipy import sparse
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
@@ -240,7 +241,7 @@ def _dense(piece: _Piece, rank: int) -> Eigenpairs:
     # Move the known eigenvectors below all other eigenvalues.
     known = piece._indicator.astype(np.float64)
     dense -= 3 * (known.T @ known).toarray()
-    values, vectors = linalg.eigh(dense, overwrite_a=True, subset_by_index=(s - rank, s - 1))
+    values, vectors = scipy.linalg.eigh(dense, overwrite_a=True, subset_by_index=(s - rank, s - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
     residuals = np.linalg.norm(W @ vectors - vectors * values, axis=0)
     return Eigenpairs(piece.nodes, values, vectors.astype(np.float32), residuals)
@@ -453,7 +454,7 @@ def _attempt(
         if not full:
             basis.append(Z)
         if end >= check or full:
-            theta, S = linalg.eigh(basis.H[:end, :end], subset_by_index=(end - rank, end - 1))
+            theta, S = scipy.linalg.eigh(basis.H[:end, :end], subset_by_index=(end - rank, end - 1))
             theta, S = theta[::-1], S[:, ::-1]
             complete = degree == 1 or bool(theta[-1] > 1)
             # Convert residuals of A to residuals of W, by the mean slope of A above the cut.

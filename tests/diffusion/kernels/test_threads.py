@@ -150,9 +150,7 @@ def test_fits_and_searches_in_several_threads():
     X = np.random.default_rng(0).random((200, 4))
     expected = diffusion.Reranker(k=5).fit(X).search(X)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(
-            pool.map(lambda _: diffusion.Reranker(k=5).fit(X).search(X), range(12))
-        )
+        answers = list(pool.map(lambda _: diffusion.Reranker(k=5).fit(X).search(X), range(12)))
     for scores, ids in answers:
         np.testing.assert_array_equal(ids, expected[1])
         np.testing.assert_array_equal(scores, expected[0])
