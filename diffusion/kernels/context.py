@@ -37,7 +37,7 @@ class Encodings(NamedTuple):
 class Neighborhood(NamedTuple):
     """An item or a query with the neighbours from which its sets are made."""
 
-    itself: int  # its id; -1 for a query, which is not a member of its own sets
+    itself: Any  # its id, int64; -1 for a query, which is not a member of its own sets
     ids: Any  # (k,) int32
     mutual: Any  # (k,) uint8, 0 for none
 

@@ -79,10 +79,9 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
 
     `number` (n,) is -1 everywhere.
     """
+    root, right, x, residual, chi = np.empty((5, nodes), np.float64)
     touched = Touched(
-        np.empty(nodes, np.int32),
-        *np.empty((5, nodes), np.float64),
-        np.empty(nodes, np.int32),
+        np.empty(nodes, np.int32), root, right, x, residual, chi, np.empty(nodes, np.int32)
     )
     rows = Rows(
         np.empty(nodes, np.int32),

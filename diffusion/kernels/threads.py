@@ -154,13 +154,17 @@ class _Cores(threading.local):
 _cores = _Cores()
 
 
+def _all_cores() -> int:
+    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined, no-any-return]
+
+
 def cores() -> int:
     """Return the number of cores that this Python thread may use.
 
     By default, this is the number of cores that the process may run on, or the value of the
     environment variable NUMBA_NUM_THREADS.
     """
-    return _cores.count or numba.config.NUMBA_NUM_THREADS
+    return _cores.count or _all_cores()
 
 
 @contextlib.contextmanager
@@ -184,9 +188,7 @@ class _Pool:
         """Run a function on a thread of the pool; None at the end of the process."""
         with self._lock:
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(
-                    max(1, numba.config.NUMBA_NUM_THREADS - 1), "diffusion"
-                )
+                self._threads = ThreadPoolExecutor(max(1, _all_cores() - 1), "diffusion")
         try:
             return self._threads.submit(function)
         except RuntimeError:
