@@ -155,7 +155,7 @@ _cores = _Cores()
 
 
 def _all_cores() -> int:
-    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined, no-any-return]
+    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
 def cores() -> int:
