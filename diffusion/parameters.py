@@ -50,7 +50,3 @@ class Parameters:
         second = list(inspect.signature(self.fit).parameters.values())[1]  # type: ignore[attr-defined]
         required = second.default is inspect.Parameter.empty
         return Tags(estimator_type=None, target_tags=TargetTags(required=required))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Return whether there is a fitted state."""
-        return any(name.endswith("_") and not name.startswith("_") for name in vars(self))
