@@ -166,7 +166,7 @@ class Context(Affinity):
         encodings = self._encode(np.full(len(own), -1), Lists(own, mutual))
         bounds = np.empty(len(own), np.int64)
         loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
-        parts = []
+        parts = [sparse.csr_array((0, n), dtype=np.float32)]  # stacked alone if there is no query
         for part in _batches(bounds):
             starts = np.concatenate([[0], np.cumsum(bounds[part])])
             indices = np.empty(starts[-1], np.int32)
