@@ -17,7 +17,7 @@ from ..kernels import threads
 from ..kernels.graph import mutual_ranks
 from ..kernels.lists import Lists, Rows
 from ..kernels.ranking import largest_positive_sparse
-from ..validation import check_integer
+from ..validation import check_integer, padding_last
 from .base import Affinity, Observation, sparse_rows
 
 # Number of items encoded or compared between two updates of a progress bar.
@@ -157,12 +157,16 @@ class Context(Affinity):
         state, n = self._state, len(self._state["ids"])
         own = np.ascontiguousarray(ids[:, : self.depth], np.int32)
         scores = np.ascontiguousarray(scores[:, : self.depth])
+        # An item without a list, such as a zero vector, has no neighbourhood to compare with.
+        alone = (own >= 0) & (state["ids"][own, 0] < 0)
+        if alone.any():
+            scores, own = padding_last(scores, np.where(alone, np.int32(-1), own))
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
         encodings = self._encode(np.full(len(own), -1, np.int32), Lists(own, mutual))
         bounds = np.empty(len(own), np.int64)
         loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
-        parts = []
+        parts = [sparse.csr_array((0, n), dtype=np.float32)]  # stacked alone if there is no query
         for part in _batches(bounds):
             starts = np.concatenate([[0], np.cumsum(bounds[part])])
             indices = np.empty(starts[-1], np.int32)

@@ -367,6 +367,16 @@ def nearest_neighbors(
         return index.neighbors(k, progress=progress)
 
 
+def without_items(
+    scores: NDArray[np.float32], ids: NDArray[Any], dropped: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Empty the neighbour lists (n, k) of some items (n,), and take these out of all others."""
+    if not dropped.any():
+        return scores, ids
+    ids = np.where(dropped[ids] | dropped[:, None], ids.dtype.type(-1), ids)
+    return tidy_lists(scores, ids, ids.shape[1])
+
+
 def tidy_lists(
     scores: NDArray[np.float32], ids: NDArray[Any], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

@@ -111,6 +111,7 @@ def katz(
         np.array([residual <= tol]),
         np.array([iterations * entries]),
         np.zeros(1, bool),
+        observed=np.array([np.count_nonzero(w)]),
     )
     report.warn("raise katz's max_iter or tol, or lower alpha", stacklevel=2)
     return Centrality(g.astype(np.float32), report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -36,6 +36,9 @@ class Report:
     certified : ndarray, shape (m,), bool
         Whether the highest-ranked items are proven to be those of the exact solution; False for
         solvers that do not attempt the proof.
+    observed : ndarray, shape (m,), int64
+        Number of items with a weight in the observation. If it is 0, diffusion has nothing to
+        start from: x is 0, and a ranking is that of the first stage.
     """
 
     residual: NDArray[np.float64]
@@ -43,11 +46,19 @@ class Report:
     converged: NDArray[np.bool_]
     work: NDArray[np.int64]
     certified: NDArray[np.bool_]
+    observed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
 
     @classmethod
     def concatenate(cls, reports: list[Report]) -> Report:
         """Concatenate the reports of several batches of observations."""
-        return cls(*(np.concatenate([getattr(r, f.name) for r in reports]) for f in fields(cls)))
+        names = [f.name for f in fields(cls)]
+        return cls(**{n: np.concatenate([getattr(r, n) for r in reports]) for n in names})
+
+    @classmethod
+    def empty(cls) -> Report:
+        """Return the report on no observation."""
+        counts, yes = np.zeros(0, np.int64), np.zeros(0, bool)
+        return cls(np.zeros(0), counts, yes, counts, yes)
 
     def warn(self, advice: str, stacklevel: int) -> None:
         """Issue a `ConvergenceWarning` if an observation has not converged."""
@@ -216,7 +227,8 @@ class Solver(ABC):
         if self.limit is not None:
             advice = f"raise {type(self).__name__}'s {self.limit} or tol, or lower alpha"
             solution.report.warn(advice, stacklevel=2)
-        return solution
+        y.eliminate_zeros()
+        return replace(solution, report=replace(solution.report, observed=np.diff(y.indptr)))
 
     def _precompute(
         self, progress: bool, checkpoint: str | os.PathLike[str] | None
