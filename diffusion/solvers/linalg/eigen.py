@@ -21,6 +21,7 @@ from ...errors import ConvergenceWarning
 from ...graph.graph import Graph
 from ...kernels.blocks import recurrence_block
 from ...kernels.matrix import Matrix, read_only
+from ...storage.contents import Array, Between, Layout
 from .blocks import SHARED_NODES, in_blocks, parts, side_by_side
 from .components import known_vector
 
@@ -50,6 +51,9 @@ _GROWTH = 50.0
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+# Eigenvalues of W lie in [-1, 1], up to rounding.
+_LARGEST = 1 + 1e-2
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -73,6 +77,14 @@ class Eigenpairs:
     values: Float64
     vectors: Float32
     residuals: Float64
+
+
+def pairs_layout(length: str) -> Layout:
+    """Return what the stored eigenvalues and residuals must be; `length` names their number."""
+    return {
+        "eigenvalues": Array(np.float64, (length,), Between(-_LARGEST, _LARGEST)),
+        "residuals": Array(np.float64, (length,), Between(0, float(np.finfo(np.float64).max))),
+    }
 
 
 def leading_eigenpairs(
