@@ -29,7 +29,7 @@ from .reranker import Reranker
 from .scoring.ranking import rank
 from .scoring.regions import Groups, generalized_max_pooling
 from .solvers import Solution, Solver
-from .storage.contents import COMPUTED, Array, Between, Contents, Layout, finite
+from .storage.contents import COMPUTED, Array, Ascending, Between, Contents, Layout, finite
 from .transfer import Transfer
 from .validation import check_choice, check_integer, check_real
 
@@ -50,7 +50,7 @@ def _layout(m: int, n: int) -> Layout:
     return {
         "region_images": Array(np.int32, (m,), Between(0, n - 1)),
         "region_weights": Array(np.float32, (m,), finite(np.float32)),
-        "image_numbers": Array(np.int64, (n,), Between(0, 2**63 - 1)),
+        "image_numbers": Array(np.int64, (n,), Ascending()),
     }
 
 

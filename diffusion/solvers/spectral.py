@@ -192,8 +192,9 @@ class Spectral(Solver):
             "basis": Array((np.float32, np.float16), ("entries",), values),
         }
         if "basis_indptr" in arrays:
+            columns = Between(0, max(self.rank, 1) - 1)
+            layout["basis_indices"] = Array(np.int32, ("entries",), columns)
             layout["basis_indptr"] = Array(np.int64, ("pointers",), _PartsInCSR(0, np.inf))
-            layout["basis_indices"] = Array(np.int32, ("entries",), Between(0, self.rank))
         return layout
 
     def _attach(self) -> None:

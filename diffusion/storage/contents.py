@@ -80,7 +80,7 @@ class Between(Promise):
     def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether all values are within the bounds."""
         high = arrays[self.high][0] if isinstance(self.high, str) else self.high
-        return bool(self.low <= block.min() and block.max() <= high)
+        return bool(self.low <= block.min().item() and block.max().item() <= high)
 
     def __str__(self) -> str:
         return f"values from {self.low} to {self.high}"
@@ -109,6 +109,20 @@ class Offsets(Promise):
 
     def __str__(self) -> str:
         return f"offsets from 0 to the length of {self.of}, which never decrease"
+
+
+@dataclass(frozen=True)
+class Ascending(Promise):
+    """Values of at least 0, each larger than the one before."""
+
+    overlap: ClassVar[int] = 1
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether values increase."""
+        return bool(block[0] >= 0 and (block[1:] > block[:-1]).all())
+
+    def __str__(self) -> str:
+        return "values of at least 0 that increase"
 
 
 @dataclass(frozen=True)
