@@ -124,6 +124,7 @@ class Fitted:
                 "search: this index was fitted from neighbour lists and holds no vectors; "
                 "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
             )
+        self.index.contents.check()
         queries = as_vectors(
             Q,
             "Q",
@@ -258,14 +259,16 @@ class Fitted:
         """Return the result of a fit from its state; the arrays are not read."""
         affinity, score, solver, transfer, method = components
         with state.described():
-            sizes = state.sizes
-            affinity.restore(state.with_prefix(_AFFINITY), sizes["items"])
             graph = graph_of(state)
+            source, n = f"{state.source}: {_AFFINITY[:-1]}", graph.n_nodes
+            affinity.restore(state.with_prefix(_AFFINITY), n, source)
             index = None
-            if sizes["dimension"] is not None:
-                shape = (sizes["items"], sizes["dimension"])
-                index = NeighborIndex.restore(state.arrays, parameters["metric"], method, shape)
-        solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER))
+            if state.sizes["dimension"] is not None:
+                shape = (n, state.size("dimension", low=1))
+                metric = parameters["metric"]
+                index = NeighborIndex.restore(state.arrays, metric, method, shape, state.source)
+            source = f"{state.source}: {_SOLVER[:-1]}"
+            solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
         return cls(parameters, affinity, score, solver, graph, index)
 
 

@@ -29,6 +29,7 @@ from .reranker import Reranker
 from .scoring.ranking import no_results, rank
 from .scoring.regions import Groups, generalized_max_pooling
 from .solvers import Report, Solution, Solver
+from .storage.contents import COMPUTED, Array, Ascending, Between, Contents, Layout, finite
 from .transfer import Transfer
 from .validation import as_numeric, check_choice, check_integer, check_real
 
@@ -42,6 +43,15 @@ _BATCH_ENTRIES = 1 << 22
 
 # The width of the solvers' blocks; batches are a multiple of it if memory allows.
 _BLOCK = 32
+
+
+def _layout(m: int, n: int) -> Layout:
+    """Return what the arrays of m regions of n images must be, beside those of the Reranker."""
+    return {
+        "region_images": Array(np.int32, (m,), Between(0, n - 1)),
+        "region_weights": Array(np.float32, (m,), finite(np.float32)),
+        "image_numbers": Array(np.int64, (n,), Ascending()),
+    }
 
 
 class RegionalReranker(Reporting, Parameters):
@@ -190,7 +200,13 @@ class RegionalReranker(Reporting, Parameters):
         self._set(ranker, groups, weights)
         return self
 
-    def _set(self, ranker: Reranker, groups: Groups, weights: NDArray[np.float32]) -> None:
+    def _set(
+        self,
+        ranker: Reranker,
+        groups: Groups,
+        weights: NDArray[np.float32],
+        contents: Contents = COMPUTED,
+    ) -> None:
         self.ranker_ = ranker
         self.weights_ = weights
         self.n_regions_ = ranker.n_items_
@@ -198,6 +214,7 @@ class RegionalReranker(Reporting, Parameters):
         self.n_features_in_ = ranker.n_features_in_
         self._groups = groups
         self._begin_reports()
+        self._contents = contents
 
     # --- online ----------------------------------------------------------------------------------
 
@@ -279,6 +296,7 @@ class RegionalReranker(Reporting, Parameters):
             )
         check_integer(self.query_k, "query_k", low=1)
         check_choice(self.pooling, "pooling", POOLINGS)
+        self._contents.check()
         return self.ranker_.set_params(query_k=self.query_k, progress=self.progress)
 
     def _batches(
@@ -399,16 +417,13 @@ class RegionalReranker(Reporting, Parameters):
         """
         ranker = Reranker.from_state(state)
         with state.described("an index of regions"):
-            names = ("region_images", "region_weights", "image_numbers")
-            members, weights, numbers = (state.arrays[name] for name in names)
-            shapes = (members.shape, weights.shape, numbers.shape)
-            expected = (ranker.n_items_,), (ranker.n_items_,), (state.sizes["images"],)
-            if shapes != expected:
-                raise ValueError(f"arrays of shapes {shapes}")
+            layout = _layout(ranker.n_items_, state.size("images", low=1))
+            contents = Contents(state.arrays, layout, state.source)
+            members, weights, numbers = (state.arrays[name] for name in layout)
             own = {name: state.parameters[name] for name in _OWN_PARAMETERS}
         shared = {name: getattr(ranker, name) for name in cls().get_params() if name not in own}
         regional = cls(**shared, **own)
-        regional._set(ranker, Groups(numbers, members), weights)
+        regional._set(ranker, Groups(numbers, members), weights, contents)
         return regional
 
     @classmethod

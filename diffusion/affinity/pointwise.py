@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..storage.contents import Array, Between, Contents
 from .base import Affinity, Observation, sparse_rows
 
 # Number of scores from which a scale is fitted: a sample of a million gives a stable median.
@@ -16,6 +17,8 @@ _SAMPLE = 1_000_000
 
 # Logarithms of the smallest and the largest maximum of an observation, 1e-18 and 1e18.
 _LEAST, _MOST = -18 * np.log(10), 18 * np.log(10)
+
+_SCALE = Between(float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max))
 
 
 # float32 holds exponents and factors of scores within these bounds, and they are not 0.
@@ -76,8 +79,10 @@ class Pointwise(Affinity):
         """Return the array to store: the scale."""
         return {"scale": np.array([self.scale])}
 
-    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the scale."""
+        contents = Contents(arrays, {"scale": Array(np.float64, (1,), _SCALE)}, source)
+        contents.check()  # now, for it is one number
         self.scale = float(arrays["scale"][0])
         self._n_items = n_items
 

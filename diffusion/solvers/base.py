@@ -15,6 +15,7 @@ from scipy import sparse
 from ..errors import ConvergenceWarning, DiffusionError
 from ..graph.graph import Graph
 from ..kernels.matrix import Matrix, Nodes, Observations, read_only
+from ..storage.contents import COMPUTED, Arrays, Contents, Layout
 from ..transfer import RegularizedLaplacian, Transfer
 
 
@@ -98,8 +99,8 @@ class Solver(ABC):
     `prepare` or `restore` gives it a graph and a transfer function.
 
     This class checks arguments and issues warnings. A subclass implements `_solve`; it also
-    implements `_precompute` if it has offline work to do, and `_attach` if it has to set up
-    attributes from the resulting arrays.
+    implements `_precompute` if it has offline work to do, `_layout` to say what the resulting
+    arrays must be, and `_attach` if it has to set up attributes from them.
     """
 
     name: ClassVar[str]
@@ -119,6 +120,7 @@ class Solver(ABC):
     _transfer: Transfer
     _alpha: float  # set if the transfer function is the regularised Laplacian
     _arrays: dict[str, NDArray[Any]]
+    _contents: Contents
 
     def prepare(
         self,
@@ -156,15 +158,22 @@ class Solver(ABC):
         ConvergenceWarning
             If the offline work does not reach its tolerance.
         """
+        graph.contents.check()
         self._take(graph, transfer)
-        self._arrays = self._precompute(progress, checkpoint)
+        self._arrays, self._contents = self._precompute(progress, checkpoint), COMPUTED
         self._attach()
         return self
 
-    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
+    def restore(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        arrays: dict[str, NDArray[Any]],
+        source: str = "arrays",
+    ) -> Self:
         """Set the solver up from the arrays of an earlier `prepare`, in place of a new one.
 
-        The arrays may be memory-mapped; they are not read.
+        The arrays may be memory-mapped; they are not read. Their content is checked on first use.
 
         Parameters
         ----------
@@ -174,6 +183,8 @@ class Solver(ABC):
             The transfer function that the solver was prepared for.
         arrays : dict of str to ndarray
             The return value of `arrays`.
+        source : str, default "arrays"
+            What errors call the state that the arrays belong to.
 
         Returns
         -------
@@ -184,9 +195,11 @@ class Solver(ABC):
         ------
         DiffusionError
             If the solver cannot apply the transfer function.
+        KeyError, ValueError
+            If an array is missing, or has another type or shape than it must.
         """
         self._take(graph, transfer)
-        self._arrays = arrays
+        self._arrays, self._contents = arrays, Contents(arrays, self._layout(arrays), source)
         self._attach()
         return self
 
@@ -220,6 +233,7 @@ class Solver(ABC):
         ConvergenceWarning
             If the solver does not reach its tolerance for an observation.
         """
+        self.check()
         y = as_observations(observations, self._graph.n_nodes)
         if candidates is not None:
             candidates = as_candidates(candidates, *y.shape) if self.shortlist else None
@@ -229,6 +243,21 @@ class Solver(ABC):
             solution.report.warn(advice, stacklevel=2)
         y.eliminate_zeros()
         return replace(solution, report=replace(solution.report, observed=np.diff(y.indptr)))
+
+    def check(self) -> None:
+        """Check the arrays of the graph and of the solver if they were read from a file.
+
+        Raises
+        ------
+        DiffusionError
+            If they are not what they must be.
+        """
+        self._graph.contents.check()
+        self._contents.check()
+
+    def _layout(self, arrays: Arrays) -> Layout:
+        """Return what stored arrays must be, for the graph that is set."""
+        return {}
 
     def _precompute(
         self, progress: bool, checkpoint: str | os.PathLike[str] | None

@@ -14,6 +14,7 @@ from ..kernels import local as kernels
 from ..kernels import threads
 from ..kernels.matrix import read_only
 from ..kernels.support import LocalGraph, Workspace, empty_workspace
+from ..storage.contents import Array, Arrays, Between, Layout
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 
@@ -143,6 +144,13 @@ class Local(Solver):
         roots = roots.astype(np.float32)
         return {"roots": roots, "largest": roots.max(keepdims=True)}
 
+    def _layout(self, arrays: Arrays) -> Layout:
+        least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+        return {
+            "largest": Array(np.float32, (1,), Between(least, most)),
+            "roots": Array(np.float32, (self._graph.n_nodes,), Between(least, "largest")),
+        }
+
     def _attach(self) -> None:
         self._idle: list[Workspace] = []  # list.append and pop are atomic
 
@@ -182,7 +190,8 @@ class Local(Solver):
             work = self._idle.pop()
         except IndexError:
             work = empty_workspace(np.full(self._graph.n_nodes, -1, np.int32), *_ROOM)
-        settings = kernels.Settings(self._alpha, float(self.tol), self.certify, self.max_work)
+        certify = min(self.certify, self._graph.n_nodes)
+        settings = kernels.Settings(self._alpha, float(self.tol), certify, self.max_work)
         state, limits, certified, squares = kernels.solve(graph, settings, work, places, values)
         while state.full:
             # Begun again: later observations find the larger workspace.

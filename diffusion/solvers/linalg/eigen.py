@@ -23,6 +23,7 @@ from ...graph.graph import Graph
 from ...kernels import threads
 from ...kernels.blocks import recurrence_block
 from ...kernels.matrix import Matrix, read_only
+from ...storage.contents import Array, Between, Layout
 from .blocks import SHARED_NODES, in_blocks, parts
 from .components import known_vector
 
@@ -52,6 +53,9 @@ _GROWTH = 50.0
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+# Eigenvalues of W lie in [-1, 1], up to rounding.
+_LARGEST = 1 + 1e-2
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -75,6 +79,14 @@ class Eigenpairs:
     values: Float64
     vectors: Float32
     residuals: Float64
+
+
+def pairs_layout(length: str) -> Layout:
+    """Return what the stored eigenvalues and residuals must be; `length` names their number."""
+    return {
+        "eigenvalues": Array(np.float64, (length,), Between(-_LARGEST, _LARGEST)),
+        "residuals": Array(np.float64, (length,), Between(0, float(np.finfo(np.float64).max))),
+    }
 
 
 def leading_eigenpairs(
