@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion.errors import DiffusionError
 
+from .archives import check_stored
 from .plain_pickle import BROKEN, Inert, Reader, as_dict, reason, whole_numbers
 
 # The storages of numbers and truth values, by the names that torch gives them.
@@ -65,13 +66,8 @@ def read_checkpoint(path: Path) -> Any:
 
 def _read_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
+        check_stored(archive, _length(file))
         parts = archive.infolist()
-        # torch compresses nothing. What is compressed could be a bomb, and so could parts that lie
-        # in the same place of the file.
-        if any(p.compress_type != zipfile.ZIP_STORED for p in parts):
-            raise ValueError("its parts are compressed")
-        if sum(max(p.file_size, p.compress_size) for p in parts) > _length(file):
-            raise ValueError("its parts are larger than the file")
         roots = {root for root, _, name in (p.filename.partition("/") for p in parts)
                  if name == "data.pkl"}  # fmt: skip
         names = {p.filename for p in parts}
