@@ -279,6 +279,8 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DAMAGED as error:
         reason = (str(error) or "damaged").splitlines()[0]
+        if "pickle" in reason:  # numpy says how to load them all the same
+            reason = "no array of numbers"
         raise DiffusionError(f"{path}: expected a .npy file without pickles ({reason})") from None
 
 
