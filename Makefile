@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FAULTS_SECONDS ?= 600
 PACKAGES := diffusion features bench examples tests
 
-.PHONY: help demo test test-all lint format bench package install clean
+.PHONY: help demo test test-all faults lint format bench package install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes demo/report.html and demo/objects.html"
 	@echo "make test      the tests (minutes)"
-	@echo "make test-all  the slow tests too"
+	@echo "make test-all  the slow tests and a few cases of every campaign too"
+	@echo "make faults    ten minutes of kills, full disks, damaged files and random calls"
 	@echo "make lint      ruff, its formatter as a check, mypy"
 	@echo "make format    let ruff rewrite"
 	@echo "make bench     quality and speed tables"
@@ -32,6 +34,12 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
+
+# Prints the table that docs/trust.md shows. A failure names the line that repeats it.
+faults: install
+	$(BIN)/python -m pytest -n auto --dist worksteal -m faults tests/faults \
+		--faults-seconds $(FAULTS_SECONDS) --faults-report faults.json
+	$(BIN)/python -m tests.faults faults.json
 
 lint: install
 	$(BIN)/ruff check $(PACKAGES)
@@ -58,4 +66,4 @@ package: install
 	venv/bin/diffusion --version
 
 clean:
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist faults.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

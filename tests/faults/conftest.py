@@ -1,0 +1,77 @@
+"""Options of the campaigns, and the fixture that gives them their cases."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .rounds import FAILED, Round, add_to_report
+
+_ROUND = pytest.StashKey[Round]()
+_SHARE = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--faults-seconds", type=float, help="time for all campaigns together")
+    group.addoption("--faults-seed", type=int, help="seed of the campaigns (default random)")
+    group.addoption("--faults-case", type=int, help="run this case of a campaign alone")
+    group.addoption("--faults-report", type=Path, help="JSON file to write the counts to")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    report = config.getoption("--faults-report", None)
+    if report is not None and not hasattr(config, "workerinput"):
+        report.unlink(missing_ok=True)
+    _seed(config)  # before the workers of xdist start
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"faults: --faults-seed {_seed(config)}"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Divide the time among the campaigns; each worker of xdist runs its part of them."""
+    campaigns = sum(item.get_closest_marker("faults") is not None for item in session.items)
+    workers = getattr(session.config, "workerinput", {"workercount": 1})["workercount"]
+    session.config.stash[_SHARE] = min(workers, campaigns) / max(1, campaigns)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    round = item.stash.get(_ROUND, None)
+    if report.failed and call.when == "call" and round is not None:
+        line = f"python -m pytest -m '' '{item.nodeid}' --faults-seed {round.seed}"
+        if round.campaign is not None:
+            round.count(round.campaign, FAILED)
+            line += f" --faults-case {round.case}"
+        report.sections.append(("repeat", line))
+    return report
+
+
+@pytest.fixture
+def round(request: pytest.FixtureRequest) -> Iterator[Round]:
+    """Cases and counters of a campaign."""
+    config = request.config
+    seconds = config.getoption("--faults-seconds", None)
+    if seconds is not None:
+        seconds *= config.stash[_SHARE]
+    made = Round(_seed(config), seconds, config.getoption("--faults-case", None))
+    request.node.stash[_ROUND] = made
+    yield made
+    report = config.getoption("--faults-report", None)
+    if report is not None:
+        add_to_report(report, made.counts)
+
+
+def _seed(config: pytest.Config) -> int:
+    given = config.getoption("--faults-seed", None)
+    if given is not None:
+        return given
+    # In the environment, where the workers of xdist find it too.
+    return int(os.environ.setdefault("FAULTS_SEED", str(secrets.randbelow(1 << 32))))
