@@ -34,6 +34,7 @@ class Campaign(Protocol):
     """The module of a campaign; `prepare` and `perform` are called in the workers."""
 
     __name__: str
+    FINE: str  # the kind of outcome of undamaged files
 
     def build(self, folder: Path) -> None:
         """Write the undamaged files of every target to a folder."""
@@ -69,10 +70,13 @@ def run(
     workers = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
     failures: Failures = {}
     with Pool(campaign.__name__, folder, workers=workers, memory=memory) as pool:
+        for target in files:  # what is not damaged is read
+            outcome = pool.one(Case(target, {}))
+            assert outcome.kind == campaign.FINE, (target, outcome)
         for case, outcome in pool.run(cases()):
             round.count(name, outcome.kind)
             if not campaign.allowed(case, outcome):
-                failures.setdefault(outcome, []).append(case)
+                failures.setdefault(_alike(outcome), []).append((case, outcome))
         if failures:
             total = sum(map(len, failures.values()))
             round.count(name, FAILED, total - 1)  # the failed test counts as one

@@ -38,6 +38,7 @@ from .mutations import (
 )
 from .workers import Outcome
 
+FINE = "right"
 MANIFEST = "manifest.json"
 ARRAYS = "arrays-00000000"
 N, D = 70, 6

@@ -13,10 +13,13 @@ import hashlib
 import io
 import json
 import os
+import pickletools
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -443,6 +446,15 @@ JSON_BOMBS = (_deep, _deep_inside, _giant, _spaces, _long_number)
 
 def any_zip(content: bytes, rng: Rng) -> bytes:
     """Damage an archive, mostly one of its members, whose checksum is then mended."""
+    return _any_zip(content, rng, any_npy)
+
+
+def any_torch(content: bytes, rng: Rng) -> bytes:
+    """Damage a file of `torch.save`, mostly the pickle in it."""
+    return _any_zip(content, rng, any_pickle)
+
+
+def _any_zip(content: bytes, rng: Rng, damage: Callable[[bytes, Rng], bytes]) -> bytes:
     if rng.random() < 0.25:
         return any_bytes(content, rng)
     try:
@@ -456,25 +468,26 @@ def any_zip(content: bytes, rng: Rng) -> bytes:
     if members and how == 0:
         del members[number]
     elif members and how == 1:
-        members.append((members[number][0], any_npy(members[number][1], rng)))
+        members.append((members[number][0], damage(members[number][1], rng)))
     elif members and how == 2:
-        other = EXTREME_STRINGS[rng.integers(len(EXTREME_STRINGS))].replace("\ud800", "?")
-        members[number] = (other, members[number][1])
+        other = EXTREME_STRINGS[rng.integers(len(EXTREME_STRINGS))]
+        name = other.replace("\ud800", "?").partition("\0")[0] or "?"
+        members[number] = (name, members[number][1])
     elif members and how == 3:
         members[number] = (members[number][0], _bomb(rng))
         compression = zipfile.ZIP_DEFLATED
     elif members:
+        meant = [n for n, (name, _) in enumerate(members) if name.endswith((".npy", ".pkl"))]
+        if meant and rng.random() < 0.7:
+            number = meant[rng.integers(len(meant))]
         name, inner = members[number]
-        damage = any_npy if name.endswith(".npy") else any_bytes
-        members[number] = (name, damage(inner, rng))
+        one = damage if name.endswith((".npy", ".pkl")) else any_bytes
+        members[number] = (name, one(inner, rng))
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as archive:
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # names that occur twice
-            for name, inner in members:
-                archive.writestr(name, inner)
+    with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that occur twice
+        for name, inner in members:
+            archive.writestr(zipfile.ZipInfo(name), inner, compression)  # without the time
     return out.getvalue()
 
 
@@ -512,6 +525,74 @@ def any_text(content: bytes, rng: Rng) -> bytes:
     return b"\n".join(lines)
 
 
+# What a pickle may name: what torch and numpy rebuild from, and what must never be run.
+_GLOBALS = (
+    "numpy dtype", "numpy ndarray", "numpy._core.multiarray _reconstruct",
+    "numpy._core.multiarray scalar", "numpy.core.multiarray _reconstruct",
+    "numpy.dtypes Float64DType", "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter", "torch FloatStorage", "torch LongStorage",
+    "torch.storage UntypedStorage", "torch Size", "torch Tensor", "torch float32",
+    "torch._utils _rebuild_sparse_tensor", "torch.serialization _get_layout", "torch device",
+    "collections OrderedDict", "collections Counter", "_codecs encode", "builtins eval",
+    "os system", "builtins getattr", "builtins bytearray", "builtins set",
+)  # fmt: skip
+
+
+# Instructions without an argument.
+_PLAIN = b"ab(){]}.RbtNQstu0123\x85\x86\x87\x88\x89\x8f\x94"
+
+
+def any_pickle(content: bytes, rng: Rng) -> bytes:
+    """Damage a pickle, mostly one of its instructions, so that the others are still read."""
+    if rng.random() < 0.2:
+        return any_bytes(content, rng)
+    try:
+        found = list(pickletools.genops(content))
+    except Exception:
+        return any_bytes(content, rng)
+    starts = [place for _, _, place in found if place is not None] + [len(content)]
+    parts = [content[a:b] for a, b in pairwise(starts)]
+    for _ in range(rng.integers(1, 3)):
+        number = int(rng.integers(len(parts)))
+        how = rng.integers(8)
+        if how == 0:
+            parts[number] = b""
+        elif how == 1:
+            parts.insert(number, parts[int(rng.integers(len(parts)))])
+        elif how == 2:
+            parts[number] = parts[int(rng.integers(len(parts)))]
+        elif how == 3:  # any instruction that has no argument
+            parts[number] = b"ab(){]}.RbtNQstu0123\x85\x86\x87\x88\x89\x8f\x94"[rng.integers(28) :][
+                :1
+            ]
+        else:
+            parts = _other_argument(parts, rng)
+    return content[: starts[0]] + b"".join(parts)
+
+
+def _other_argument(parts: list[bytes], rng: Rng) -> list[bytes]:
+    """Replace the argument of an instruction: a global, a number, a text."""
+    number = int(rng.integers(len(parts)))
+    # Globals are rare and matter most.
+    named = [n for n, part in enumerate(parts) if part[:1] == b"c"]
+    if named and rng.random() < 0.4:
+        number = named[rng.integers(len(named))]
+    kind = parts[number][:1]
+    if kind == b"c":
+        new = _GLOBALS[rng.integers(len(_GLOBALS))].replace(" ", "\n")
+        parts[number] = b"c" + new.encode() + b"\n"
+    elif kind in b"KMJI" and kind:
+        value = EXTREME_INTEGERS[rng.integers(len(EXTREME_INTEGERS))]
+        data = (value % 2**64).to_bytes(8, "little")
+        parts[number] = (b"J" + data[:4], b"\x8a\x08" + data)[rng.integers(2)]
+    elif kind == b"X":
+        new = EXTREME_STRINGS[rng.integers(len(EXTREME_STRINGS))].encode("utf-8", "replace")
+        parts[number] = b"X" + struct.pack("<I", len(new)) + new
+    else:
+        parts[number] = any_bytes(parts[number], rng)
+    return parts
+
+
 # --- images ---------------------------------------------------------------------------------------
 
 
@@ -539,6 +620,21 @@ def any_png(content: bytes, rng: Rng) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def any_safetensors(content: bytes, rng: Rng) -> bytes:
+    """Damage a safetensors file, mostly its header, whose length is then mended."""
+    if rng.random() < 0.3:
+        return any_bytes(content, rng)
+    length = int.from_bytes(content[:8], "little")
+    header, data = content[8 : 8 + length], content[8 + length :]
+    if rng.random() < 0.2:
+        return content[: 8 + length] + any_bytes(data, rng)
+    header = any_json(header, rng)
+    if rng.random() < 0.1:
+        length = int(rng.choice([0, 1, 2**31, 2**53, 100_000_001]))
+        return length.to_bytes(8, "little") + header + data
+    return len(header).to_bytes(8, "little") + header + data
 
 
 # --- what is not a file ---------------------------------------------------------------------------
