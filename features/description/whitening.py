@@ -18,7 +18,7 @@ from scipy import linalg
 
 from diffusion.baselines.expansion import normalize
 from diffusion.errors import DiffusionError
-from diffusion.storage import DAMAGED, as_path, replacing
+from diffusion.storage import DAMAGED, as_path, read_archive, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
 # Directions with less than this share of the largest variance are rounding errors.
@@ -111,10 +111,7 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
     """
     try:
         with open(as_path(path), "rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            mean, projection = (np.asarray(file[name]) for name in ("mean", "projection"))
+            mean, projection = read_archive(stream, ("mean", "projection")).values()
         if mean.dtype.kind != "f" or projection.dtype.kind != "f":
             raise ValueError(f"{mean.dtype} and {projection.dtype}")
         return Whitening(mean.astype(np.float64), projection.astype(np.float64))
