@@ -249,7 +249,7 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def array_header(stream: IO[bytes]) -> Header:
+def array_header(stream: Any) -> Header:
     """Read the header of an .npy file; the stream is then at the first byte of the array.
 
     Raises
@@ -303,7 +303,7 @@ def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename}: expected no compression, or that of numpy")
-    with cast(zipfile.ZipExtFile, archive.open(info)) as member:
+    with contextlib.closing(cast(zipfile.ZipExtFile, archive.open(info))) as member:
         header = array_header(member)
         if member.tell() + header.bytes != info.file_size:
             raise ValueError(
