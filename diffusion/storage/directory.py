@@ -244,6 +244,11 @@ def claimed(path: str | os.PathLike[str], format: Format) -> Iterator[None]:
             except BlockingIOError:
                 raise DiffusionError(f"{path}: another process or thread is writing here") from None
             check_target(path, format)
+            # Our writers make no links. One that was planted under a name of ours must not be
+            # followed.
+            for name in format.companions:
+                if (path / name).is_symlink():
+                    (path / name).unlink()
             if not (path / MANIFEST).exists():
                 write_manifest(path, format, {_UNFINISHED: True}, {})
             try:
@@ -490,6 +495,14 @@ def _read(path: Path, format: Format) -> dict[str, Any]:
     return manifest
 
 
+def peek_manifest(path: Path) -> dict[str, Any] | None:
+    """Return a directory's manifest, of whatever format and unchecked; None without one."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, MemoryError):
+        manifest = json.loads(read_whole(path / MANIFEST, _MANIFEST_BYTES).decode())
+        return manifest if isinstance(manifest, dict) else None
+    return None
+
+
 def _checksum(manifest: Mapping[str, Any]) -> str:
     return fingerprint({key: value for key, value in manifest.items() if key != "checksum"})
 
@@ -526,7 +539,7 @@ def _open_array(file: Path, entry: dict[str, Any], verify: bool) -> NDArray[Any]
             if verify and digest_of(stream) != entry["sha256"]:
                 raise DiffusionError(f"{file}: altered, its SHA-256 is not the manifest's")
             stream.seek(0)
-            return map_array(stream, entry["dtype"], tuple(entry["shape"]))
+            return np.asarray(map_array(stream, entry["dtype"], tuple(entry["shape"])))
     except DiffusionError:
         raise
     except OSError as error:

@@ -30,7 +30,9 @@ def unpack_strings(content: NDArray[Any], ends: NDArray[Any]) -> list[str]:
     if (
         (content.dtype, ends.dtype) != (np.uint8, np.int64)
         or (content.ndim, ends.ndim) != (1, 1)
-        or (np.diff(ends, prepend=0) < 0).any()
+        # Compared and not subtracted, which could overflow.
+        or (ends[1:] < ends[:-1]).any()
+        or (ends[0] if len(ends) else 0) < 0
         or (ends[-1] if len(ends) else 0) != len(content)
     ):
         raise ValueError("expected the bytes of strings and where each of them ends")
