@@ -54,6 +54,16 @@ def add_network(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) ->
     add_options(verb.add_argument_group("network"), NetworkSettings, skip=skip)
 
 
+def add_stored_network(verb: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that take the network from what was stored."""
+    verb.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    verb.add_argument(
+        "--allow-download",
+        action="store_true",
+        help="download the network hf:NAME that the stored files name, if it is not here",
+    )
+
+
 def add_images(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) -> None:
     """Add the options of `ImageSettings`."""
     group = verb.add_argument_group("images")

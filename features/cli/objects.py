@@ -15,7 +15,15 @@ from diffusion.errors import DiffusionError
 from diffusion.storage import replacing
 
 from ..settings import DiscoverySettings, ImageSettings, NetworkSettings
-from .arguments import add_network, add_options, add_run, from_options, run_of, say_skipped
+from .arguments import (
+    add_network,
+    add_options,
+    add_run,
+    add_stored_network,
+    from_options,
+    run_of,
+    say_skipped,
+)
 
 
 def add_verbs(verbs: command.Verbs) -> None:
@@ -49,7 +57,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     locate.add_argument("photos", nargs="+", metavar="PHOTO")
     locate.add_argument("--page", metavar="PAGE.html", help="write a page that shows the photos")
     locate.add_argument("--maps", metavar="MAPS.npz", help="write the maps as map0, map1, ...")
-    locate.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    add_stored_network(locate)
     locate.add_argument(
         "--device", help="device of the network, such as cpu or cuda:1 (default a GPU if any)"
     )
@@ -85,7 +93,9 @@ def _locate(options: argparse.Namespace) -> None:
 
     if options.maps is not None and not options.maps.endswith(".npz"):
         raise DiffusionError(f"{options.maps}: expected a name that ends in .npz")
-    locator = open_objects(options.out).locator(weights=options.weights, device=options.device)
+    locator = open_objects(options.out).locator(
+        weights=options.weights, device=options.device, allow_download=options.allow_download
+    )
     maps: dict[str, Any] = {}
     for number, photo in enumerate(options.photos):
         located = locator.locate(photo)

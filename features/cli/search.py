@@ -17,6 +17,7 @@ from .arguments import (
     add_images,
     add_network,
     add_run,
+    add_stored_network,
     from_options,
     images_of,
     run_of,
@@ -57,7 +58,7 @@ def add_verbs(verbs: command.Verbs) -> None:
         metavar="FILE",
         help="write results to an .npz file or a TREC run instead of printing names",
     )
-    search.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    add_stored_network(search)
     search.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
 
 
@@ -110,7 +111,9 @@ def _search(options: argparse.Namespace) -> None:
     _check_output(options.output)
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
-    queries = describe_queries(state, options.photos, weights=options.weights)
+    queries = describe_queries(
+        state, options.photos, weights=options.weights, allow_download=options.allow_download
+    )
     scores, ids = ranker.search(queries, options.k)
     if options.output is None:
         write_names(sys.stdout, state, options.photos, scores, ids)

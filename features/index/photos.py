@@ -95,7 +95,11 @@ def image_names(state: IndexState) -> list[str]:
 
 
 def describe_queries(
-    state: IndexState, files: Sequence[str | os.PathLike[str]], *, weights: str | None = None
+    state: IndexState,
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    weights: str | None = None,
+    allow_download: bool = False,
 ) -> NDArray[np.float32]:
     """Describe photos as the photos of an index were described.
 
@@ -106,6 +110,8 @@ def describe_queries(
     files : sequence of path-like
     weights : str, optional
         The file of weights, if it has been moved; its checksum must not have changed.
+    allow_download : bool, default False
+        Whether a network of the Hugging Face hub that the index names may be downloaded.
 
     Returns
     -------
@@ -131,10 +137,16 @@ def describe_queries(
                 f"{made['path']}: expected the object discovery that the index was built from, "
                 "this is another one; build the index again"
             )
-        locator = objects.locator(weights=weights)
+        locator = objects.locator(weights=weights, allow_download=allow_download)
         return np.stack([locator.describe_file(file) for file in files])
     whitening = stored_whitening(state.arrays)
-    describer = describer_of(content.get("recipe"), whitening, state.source, weights=weights)
+    describer = describer_of(
+        content.get("recipe"),
+        whitening,
+        state.source,
+        weights=weights,
+        allow_download=allow_download,
+    )
     return np.stack([describer.describe_file(file) for file in files])
 
 

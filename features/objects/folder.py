@@ -150,7 +150,9 @@ def discover_folder(
     listing = list_folder(folder)
     folder, out = os.fspath(folder), storage.as_path(out, "out")
     check_target(out, objects=True)
-    describer = Describer(recipe, whitening=white, device=run.device)
+    # The caller named the backbone, unless a file of weights does.
+    named = network.backbone is not None
+    describer = Describer(recipe, None, white, run.device, allow_download=named)
     with storage.claimed(out, FORMAT), quiet():
         found = sweep.scan(folder, listing, describer, run)
         return _Work(folder, out, found, describer, settings, descriptor, pictures, run).run()
