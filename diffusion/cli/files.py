@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DiffusionError
+from ..storage.strings import printable
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
@@ -20,8 +21,10 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        text = text.replace("\n", "\n" + " " * (width + 2))
-        print(f"{name:<{width}}  {text}")
+        first, *others = map(printable, text.split("\n"))
+        print(f"{name:<{width}}  {first}")
+        for line in others:
+            print(" " * (width + 2) + line)
 
 
 @contextlib.contextmanager

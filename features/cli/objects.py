@@ -80,14 +80,15 @@ def _discover(options: argparse.Namespace) -> None:
     skipped = objects.descriptors.manifest["skipped"]
     say_skipped(objects.descriptors.manifest, options.out)
     n, d = objects.descriptors.vectors.shape
-    print(
+    command.report(
         f"{options.out}: {n} maps, {len(objects.boxes)} boxes, descriptors of dimension {d}; "
         f"{len(skipped)} images skipped; see {Path(options.out) / 'page.html'}"
     )
 
 
 def _locate(options: argparse.Namespace) -> None:
-    from ..description.sweep import plain_text
+    from diffusion.storage.strings import printable
+
     from ..objects.opened import open_objects
     from ..objects.page import LEGEND, write_page
 
@@ -111,7 +112,7 @@ def _locate(options: argparse.Namespace) -> None:
         with replacing(options.maps) as file:
             np.savez(file, **maps)
     if options.page is not None:
-        pictures = (locator.picture(photo, plain_text(photo)) for photo in options.photos)
+        pictures = (locator.picture(photo, printable(photo)) for photo in options.photos)
         write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
 
 

@@ -68,7 +68,7 @@ def _index(options: argparse.Namespace) -> None:
     descriptors = _described(options)
     ranker = reranker_of(options, progress=not options.quiet)
     build_index(descriptors, options.index, ranker)
-    print(f"{options.index}: {len(descriptors.files)} photos; {ranker.graph_}")
+    command.report(f"{options.index}: {len(descriptors.files)} photos; {ranker.graph_}")
 
 
 def _described(options: argparse.Namespace) -> Descriptors:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffusion import Reranker, storage
 from diffusion.errors import DiffusionError
 from diffusion.index_state import INDEX, IndexState, save_state
-from diffusion.storage.strings import pack_strings, unpack_strings
+from diffusion.storage.strings import pack_strings, printable, unpack_strings
 
 from ..description.descriptors import (
     OBJECTS,
@@ -157,12 +157,16 @@ def write_names(
     scores: NDArray[np.float32],
     ids: NDArray[np.int64],
 ) -> None:
-    """Write lines of query, rank, score and file name, separated by tabs, without padding."""
+    """Write lines of query, rank, score and file name, separated by tabs, without padding.
+
+    Control characters of names are written as escapes.
+    """
     names = image_names(state)
     encoding = getattr(file, "encoding", None) or "utf-8"
     for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
             if item >= 0:
-                line = f"{query}\t{rank}\t{score:.6g}\t{names[item]}\n"
+                photo, found = printable(query), printable(names[item])
+                line = f"{photo}\t{rank}\t{score:.6g}\t{found}\n"
                 # Characters that the output cannot encode are replaced.
                 file.write(line.encode(encoding, "replace").decode(encoding))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage.strings import pack_strings
+from diffusion.storage.strings import pack_strings, printable
 from diffusion.validation import check_choice, check_integer
 
 from ..description import sweep
@@ -337,7 +337,7 @@ class _Work:
                 rows, desc="pictures", unit="image", disable=not self.run_settings.progress
             ):
                 path = os.path.join(self.folder, names[row])
-                yield locator.picture(path, sweep.plain_text(names[row]), int(row))
+                yield locator.picture(path, printable(names[row]), int(row))
 
         text = [
             f"{len(names)} photos, of which {shown} are shown. {LEGEND}",

@@ -244,6 +244,32 @@ def test_nothing_is_downloaded_at_the_word_of_an_index(index, tmp_path, monkeypa
     assert Hub.asked == 0
 
 
+def test_no_name_of_a_file_is_obeyed_by_the_terminal(index, tmp_path, monkeypatch, capsys):
+    write_photos(tmp_path / "photos")
+    for name in ("\x1b[31mred.jpg", "\x9b2J.jpg", "two\nlines.jpg", "\u202egpj.exe.jpg", "a.\x07b"):
+        (tmp_path / "photos" / name).write_bytes(b"no image")
+    shutil.copy(tmp_path / "photos" / "00.png", tmp_path / "photos" / "\x1b]0;00\x07.png")
+    (tmp_path / "photos" / "\x1b[2J").symlink_to(tmp_path)
+    shutil.copy("w.safetensors", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["index", "photos", "index", *NETWORK, *SHORT]) == 0
+    queries = ["photos/\x1b]0;00\x07.png", "-k", "2", "-q"]
+    assert cli.main(["search", "index", *queries]) == 0
+    assert cli.main(["search", "index", "\x1b[31m\nabsent.jpg", "-q"]) == 2
+    assert cli.main(["search", "\x1b[31mabsent", *queries]) == 2
+    printed = capsys.readouterr()
+    for line in (printed.out + printed.err).split("\n"):
+        assert line.replace("\t", "").isprintable(), repr(line)
+    lines = printed.out.splitlines()[1:]
+    assert {line.split("\t")[3] for line in lines} == {"00.png", r"\x1b]0;00\x07.png"}
+    assert r"skipped \x1b[31mred.jpg: not an image" in printed.err
+    assert r"lines.jpg: its name holds a line break" in printed.err
+    assert r"1 .\x07b; 1 linked folder, not followed: \x1b[2J" in printed.err
+    assert cli.main(["discover", "photos", "objects", *NETWORK, "-q", "--pictures", "30"]) == 0
+    page = Path("objects", "page.html").read_text()
+    assert "\x1b" not in page
+
+
 def test_demo_takes_its_folder(tmp_path, monkeypatch):
     from features.demo import digits
 
