@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.cli import command
+from diffusion.cli.files import writing
 from diffusion.errors import DiffusionError
 from diffusion.storage import replacing
 
@@ -20,6 +21,7 @@ from .arguments import (
     add_options,
     add_run,
     add_stored_network,
+    check_output,
     from_options,
     run_of,
     say_skipped,
@@ -94,6 +96,8 @@ def _locate(options: argparse.Namespace) -> None:
 
     if options.maps is not None and not options.maps.endswith(".npz"):
         raise DiffusionError(f"{options.maps}: expected a name that ends in .npz")
+    check_output("--maps", options.maps)
+    check_output("--page", options.page)
     locator = open_objects(options.out).locator(
         weights=options.weights, device=options.device, allow_download=options.allow_download
     )
@@ -109,11 +113,12 @@ def _locate(options: argparse.Namespace) -> None:
         }
         print(json.dumps(line))
     if options.maps is not None:
-        with replacing(options.maps) as file:
+        with writing(options.maps), replacing(options.maps) as file:
             np.savez(file, **maps)
     if options.page is not None:
         pictures = (locator.picture(photo, printable(photo)) for photo in options.photos)
-        write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
+        with writing(options.page):
+            write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
 
 
 def _rounded(values: NDArray[Any], digits: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.cli import command
@@ -18,6 +17,7 @@ from .arguments import (
     add_network,
     add_run,
     add_stored_network,
+    check_output,
     from_options,
     images_of,
     run_of,
@@ -108,7 +108,7 @@ def _search(options: argparse.Namespace) -> None:
 
     from ..index.photos import describe_queries, write_names
 
-    _check_output(options.output)
+    check_output("-o", options.output)
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
     queries = describe_queries(
@@ -119,11 +119,3 @@ def _search(options: argparse.Namespace) -> None:
         write_names(sys.stdout, state, options.photos, scores, ids)
     else:
         runs.write_results(options.output, scores, ids)
-
-
-def _check_output(output: str | None) -> None:
-    """Raise before the search if its results could not be written afterwards."""
-    if output is not None:
-        path = Path(output).absolute()
-        if not output or path.is_dir() or not path.parent.is_dir():
-            raise DiffusionError(f"-o {output!r}: expected a file in a directory that exists")

@@ -131,8 +131,15 @@ def describe_queries(
 
         # What was learned is large, and is stored with the descriptors only.
         made = content[OBJECTS]
+        if not isinstance(made, dict) or not isinstance(made.get("path"), str):
+            raise DiffusionError(f"{state.source}: altered, it names no object discovery")
+        if not os.path.isdir(made["path"]):
+            raise DiffusionError(
+                f"{made['path']}: the object discovery that the index was built from is no longer "
+                "here; move it back, or build the index again"
+            )
         objects = open_objects(made["path"])
-        if objects.descriptors.manifest[OBJECTS]["digest"] != made["discovery"]:
+        if objects.descriptors.manifest[OBJECTS]["digest"] != made.get("discovery"):
             raise DiffusionError(
                 f"{made['path']}: expected the object discovery that the index was built from, "
                 "this is another one; build the index again"

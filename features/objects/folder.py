@@ -195,7 +195,7 @@ class _Work:
                 descriptors = replace(complete.descriptors, manifest=manifest)
                 return replace(complete, descriptors=descriptors)
         self.found.refuse_nothing(self.folder)
-        regions.run(self._regions, name="regions")
+        regions.run(self._regions, name="regions", passes=2)
         kept, skipped = self._readable(regions)
         discovery = self._learned(regions, kept, fitting)
         locator = Locator(self.mapper, discovery, self.descriptor)
