@@ -10,7 +10,7 @@ from .. import storage
 from ..errors import DiffusionError
 from ..index_state import INDEX
 from ..storage import read_array
-from .command import Verbs
+from .command import Verbs, report
 from .files import named, writing
 from .parameters import add_parameters, reranker_of
 
@@ -50,4 +50,4 @@ def _build(options: argparse.Namespace) -> None:
             ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X)
     with writing(index):
         ranker.save(index)
-    print(f"{index}: {ranker.graph_}")
+    report(f"{index}: {ranker.graph_}")
