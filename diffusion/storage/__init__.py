@@ -14,6 +14,9 @@ Whole directories:
 - `claimed(path, format)` holds one during long work: lock, unfinished manifest, clear errors;
 - `remove(path, format)` deletes one, but nothing else that is in it.
 
+All of them raise `DiffusionError`s that name the path; `errors_named(path)` makes such errors of
+those of the file system.
+
 Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
 
 Single files: `replacing(path)`, `read_array(path)`, `sha256_of(path)`, `fingerprint(value)`,
@@ -28,6 +31,7 @@ from .directory import (
     Writing,
     check_target,
     claimed,
+    errors_named,
     load,
     read_manifest,
     remove,
@@ -48,6 +52,7 @@ __all__ = [
     "as_path",
     "check_target",
     "claimed",
+    "errors_named",
     "fingerprint",
     "load",
     "read_array",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion.cli import command
 from diffusion.errors import DiffusionError
-from diffusion.storage import replacing
+from diffusion.storage import errors_named, replacing
 
 from ..settings import DiscoverySettings, ImageSettings, NetworkSettings
 from .arguments import add_network, add_options, add_run, from_options, run_of, say_skipped
@@ -100,7 +100,7 @@ def _locate(options: argparse.Namespace) -> None:
         }
         print(json.dumps(line))
     if options.maps is not None:
-        with replacing(options.maps) as file:
+        with errors_named(options.maps), replacing(options.maps) as file:
             np.savez(file, **maps)
     if options.page is not None:
         pictures = (locator.picture(photo, plain_text(photo)) for photo in options.photos)
