@@ -47,12 +47,3 @@ def named(**files: str | None) -> Iterator[None]:
         if files.get(argument):
             raise DiffusionError(f"{files[argument]}:{rest}") from None
         raise
-
-
-@contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Report a file or directory that cannot be written as bad input."""
-    try:
-        yield
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None

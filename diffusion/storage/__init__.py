@@ -14,6 +14,9 @@ Whole directories:
 - `claimed(path, format)` holds one during long work: lock, unfinished manifest, clear errors;
 - `remove(path, format)` deletes one, but nothing else that is in it.
 
+All of them raise `DiffusionError`s that name the path; `errors_named(path)` makes such errors of
+those of the file system.
+
 Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
 
 Single files: `replacing(path)`, `read_array(path)`, `read_archive(stream)`, `sha256_of(path)`,
@@ -29,6 +32,7 @@ from .directory import (
     Writing,
     check_target,
     claimed,
+    errors_named,
     load,
     peek_manifest,
     read_manifest,
@@ -50,6 +54,7 @@ __all__ = [
     "as_path",
     "check_target",
     "claimed",
+    "errors_named",
     "fingerprint",
     "load",
     "peek_manifest",

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.cli import command
-from diffusion.cli.files import writing
 from diffusion.errors import DiffusionError
-from diffusion.storage import replacing
+from diffusion.storage import errors_named, replacing
 
 from ..settings import DiscoverySettings, ImageSettings, NetworkSettings
 from .arguments import (
@@ -113,12 +112,11 @@ def _locate(options: argparse.Namespace) -> None:
         }
         print(json.dumps(line))
     if options.maps is not None:
-        with writing(options.maps), replacing(options.maps) as file:
+        with errors_named(options.maps), replacing(options.maps) as file:
             np.savez(file, **maps)
     if options.page is not None:
         pictures = (locator.picture(photo, printable(photo)) for photo in options.photos)
-        with writing(options.page):
-            write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
+        write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
 
 
 def _rounded(values: NDArray[Any], digits: int) -> Any:
