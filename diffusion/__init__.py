@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .affinity import Context
     from .baselines import expansion, reciprocal
     from .baselines.r_match import r_match
+    from .compilation import warm_up
     from .graph import Graph
     from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
     from .regional import RegionalReranker
@@ -77,6 +78,7 @@ __all__ = [
     "nearest_neighbors",
     "r_match",
     "reciprocal",
+    "warm_up",
 ]
 
 # The module that each name is imported from when it is first used.
@@ -109,6 +111,7 @@ _HOMES = {
     "load": "reranker",
     "nearest_neighbors": "neighbors",
     "r_match": "baselines.r_match",
+    "warm_up": "compilation",
 }
 # Modules that are attributes of the package without an import of their own.
 _MODULES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -25,8 +26,54 @@ Results = tuple[NDArray[np.float32], NDArray[np.int64]]
 # Diffused scores held at a time, in values: 256 MiB of float32.
 _BATCH_VALUES = 1 << 26
 
+# Queries between two updates of a progress bar.
+_BATCH_QUERIES = 4096
+
 _PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
 _AFFINITY, _SOLVER = "affinity_", "solver_"
+
+
+class _OfThread(threading.local):
+    """A value of each thread. A copy, or what is unpickled, has that of the thread it is made in.
+
+    Attributes
+    ----------
+    report : Report or None
+    """
+
+    report: Report | None = None
+
+    def __reduce__(self) -> Any:
+        return type(self), (), dict(self.__dict__)
+
+
+class Reporting:
+    """A fitted object with the report of each thread's last search."""
+
+    _reports: _OfThread
+
+    @property
+    def report_(self) -> Report:
+        """Residual, iterations, convergence and so on of the last search of the calling thread.
+
+        Raises
+        ------
+        AttributeError
+            If this thread has not searched since the fit.
+        """
+        reports: _OfThread | None = self.__dict__.get("_reports")
+        if reports is None or reports.report is None:
+            raise AttributeError(
+                f"report_: this thread has not searched with this {type(self).__name__} yet"
+            )
+        return reports.report
+
+    def _begin_reports(self) -> None:
+        """Forget all reports, as a fit does."""
+        self._reports = _OfThread()
+
+    def _keep_report(self, report: Report) -> None:
+        self._reports.report = report
 
 
 class Components(NamedTuple):
@@ -77,12 +124,14 @@ class Fitted:
                 "search: this index was fitted from neighbour lists and holds no vectors; "
                 "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
             )
+        self.index.contents.check()
         queries = as_vectors(
-            np.asarray(Q)[None] if np.ndim(Q) == 1 else Q,
+            Q,
             "Q",
             metric=self.index.metric,
             dimension=self.index.dimension,
             center=self.index.center,
+            queries=True,
         )
         return self.index, queries
 
@@ -108,14 +157,21 @@ class Fitted:
         lists : tuple of ndarray, shape (nq, c)
             Scores and ids of the nearest items.
         observed : tuple of ndarray
-            The neighbours that the observations are computed from.
+            The neighbours that the observations are computed from. A query of zeros has none
+            with a metric that compares directions.
         """
         index, queries = self.searched(Q)
         depth = self.depth(query_k)
         # One more neighbour than the observation needs shows whether there is a tie.
         width = min(max(length, depth + 1), index.size)
         lists = index.search(queries, width, progress=progress)
-        return lists, index.resolve_ties(queries, *lists, depth)
+        observed = index.resolve_ties(queries, *lists, depth)
+        if index.metric != "euclidean":
+            zero = np.flatnonzero(~np.any(queries, axis=1))
+            if len(zero):
+                observed = observed[0].copy(), observed[1].copy()
+                observed[0][zero], observed[1][zero] = -np.inf, -1
+        return lists, observed
 
     def diffuse(
         self,
@@ -152,9 +208,10 @@ class Fitted:
         out_scores = np.empty((nq, k), np.float32)
         out_ids = np.empty((nq, k), np.int64)
         # A multiple of 32, the width of the solvers' blocks.
-        batch = max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32)
-        reports = []
-        with tqdm(total=nq, desc="diffuse", unit="query", disable=not progress) as bar:
+        batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32))
+        reports = [Report.empty()] if nq == 0 else []
+        hide = not progress or nq <= batch
+        with tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar:
             for start in range(0, nq, batch):
                 part = slice(start, min(nq, start + batch))
                 first = scores[part], ids[part]
@@ -202,14 +259,16 @@ class Fitted:
         """Return the result of a fit from its state; the arrays are not read."""
         affinity, score, solver, transfer, method = components
         with state.described():
-            sizes = state.sizes
-            affinity.restore(state.with_prefix(_AFFINITY), sizes["items"])
             graph = graph_of(state)
+            source, n = f"{state.source}: {_AFFINITY[:-1]}", graph.n_nodes
+            affinity.restore(state.with_prefix(_AFFINITY), n, source)
             index = None
-            if sizes["dimension"] is not None:
-                shape = (sizes["items"], sizes["dimension"])
-                index = NeighborIndex.restore(state.arrays, parameters["metric"], method, shape)
-        solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER))
+            if state.sizes["dimension"] is not None:
+                shape = (n, state.size("dimension", low=1))
+                metric = parameters["metric"]
+                index = NeighborIndex.restore(state.arrays, metric, method, shape, state.source)
+            source = f"{state.source}: {_SOLVER[:-1]}"
+            solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
         return cls(parameters, affinity, score, solver, graph, index)
 
 

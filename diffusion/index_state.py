@@ -8,26 +8,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from . import storage
 from ._version import __version__
 from .errors import DiffusionError
-from .graph.graph import Graph
+from .graph.graph import Graph, graph_layout
+from .storage.contents import Contents
 
 # The format of an index on disk.
 INDEX = storage.Format("diffusion-rerank index", 1, "an index")
 
-_GRAPH_ARRAYS = {
-    "indptr": np.int64,
-    "indices": np.int32,
-    "weights": np.float32,
-    "order": np.int32,
-    "position": np.int32,
-    "degrees": np.float64,
-    "components": np.int32,
-}
+# The largest number of items or of components, which are numbered in int32, and of other things.
+_MOST, _MOST_EDGES = 2**31 - 1, 2**48
+_GRAPH = "graph_"
 _OWN_KEYS = ("format", "version", "library", "kind", "parameters", "sizes", "arrays", "checksum")
 
 
@@ -85,14 +79,27 @@ class IndexState:
             if name.startswith(prefix)
         }
 
+    def size(self, name: str, *, low: int = 0, high: int = _MOST) -> int:
+        """Return one of the sizes.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If it is missing, or no integer within the bounds.
+        """
+        value = self.sizes[name]
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name}: expected an integer from {low} to {high}, got {value!r:.40}")
+        return value
+
     @contextlib.contextmanager
     def described(self, noun: str = "an index") -> Iterator[None]:
         """Turn the errors of a state that is not as expected into one that names its source."""
         try:
             yield
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise DiffusionError(
-                f"{self.source}: altered, its manifest does not describe {noun} ({error!r})"
+                f"{self.source}: altered, its manifest does not describe {noun} ({error!r:.300})"
             ) from None
 
 
@@ -127,7 +134,7 @@ def open_state(path: str | os.PathLike[str], *, verify: bool = False) -> IndexSt
 
 def graph_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
     """Return the arrays of a graph by their names in a state."""
-    return {f"graph_{name}": getattr(graph, name) for name in _GRAPH_ARRAYS}
+    return {f"{_GRAPH}{name}": getattr(graph, name) for name in graph_layout(1, 0, 1)}
 
 
 def graph_of(state: IndexState) -> Graph:
@@ -138,12 +145,10 @@ def graph_of(state: IndexState) -> Graph:
     KeyError, ValueError
         If an array is missing, or has another shape or type than the sizes say.
     """
-    sizes = state.sizes
-    lengths = {"indptr": sizes["items"] + 1, "indices": 2 * sizes["edges"]}
-    lengths["weights"] = lengths["indices"]
-    arrays: dict[str, Any] = {}
-    for name, dtype in _GRAPH_ARRAYS.items():
-        array = arrays[name] = state.arrays[f"graph_{name}"]
-        if array.shape != (lengths.get(name, sizes["items"]),) or array.dtype != dtype:
-            raise ValueError(f"graph_{name}: {array.dtype} of shape {array.shape}")
-    return Graph(**arrays, n_components=sizes["components"], n_isolated=sizes["isolated"])
+    n = state.size("items", low=1)
+    components, isolated = (state.size(name, high=n) for name in ("components", "isolated"))
+    layout = graph_layout(n, state.size("edges", high=_MOST_EDGES), components)
+    arrays = state.with_prefix(_GRAPH)
+    contents = Contents(arrays, layout, f"{state.source}: graph")
+    own: dict[str, Any] = {name: arrays[name] for name in layout}
+    return Graph(**own, n_components=components, n_isolated=isolated, contents=contents)

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import DiffusionError
-from .validation import check_integer
+from .validation import as_ids, check_integer
 
 Values = NDArray[np.float64]
+
+# Larger than every id.
+_ANY = np.iinfo(np.int64).max
 
 
 def hits_from_labels(
@@ -28,7 +31,7 @@ def hits_from_labels(
     Parameters
     ----------
     ids : array_like, shape (nq, k), int
-        Ranked items in [0, n), padded with -1.
+        Ranked items in [0, n), padded with -1. Lists of different lengths are accepted.
     gallery_labels : array_like, shape (n,)
     query_labels : array_like, shape (nq,)
 
@@ -42,13 +45,10 @@ def hits_from_labels(
     DiffusionError
         If the shapes do not match, an id is out of range or an item is repeated in a row.
     """
-    ids, gallery, queries = np.asarray(ids), np.asarray(gallery_labels), np.asarray(query_labels)
+    ids = as_ids(ids, "ids", _ANY)
+    gallery, queries = np.asarray(gallery_labels), np.asarray(query_labels)
     if gallery.ndim != 1 or not len(gallery):
         raise DiffusionError(f"gallery_labels: expected shape (n,), got {gallery.shape}")
-    if ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise DiffusionError(
-            f"ids: expected integers of shape (nq, k), got {ids.dtype} {ids.shape}"
-        )
     if queries.shape != ids.shape[:1]:
         raise DiffusionError(
             f"query_labels: expected shape ({len(ids)},), one for each row of ids, "
@@ -59,7 +59,6 @@ def hits_from_labels(
             f"ids: expected values in [-1, {len(gallery)}), the number of gallery_labels; got "
             f"[{ids.min()}, {ids.max()}]"
         )
-    _refuse_repeats(ids)
     hits = (gallery[ids] == queries[:, None]) & (ids >= 0)
     names, counts = np.unique(gallery, return_counts=True)
     where = np.minimum(np.searchsorted(names, queries), len(names) - 1)
@@ -76,7 +75,7 @@ def hits_from_lists(
     Parameters
     ----------
     ids : array_like, shape (nq, k), int
-        Ranked items, padded with -1.
+        Ranked items, padded with -1. Lists of different lengths are accepted.
     relevant : sequence of nq collections of int
     junk : sequence of nq collections of int, optional
         Items that count neither as relevant nor as irrelevant; the items after them move up.
@@ -87,13 +86,7 @@ def hits_from_lists(
         Without the junk; rows are filled with False at the end.
     n_relevant : ndarray, shape (nq,), int64
     """
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or len(ids) != len(relevant):
-        raise DiffusionError(
-            f"ids: expected shape ({len(relevant)}, k), a row for each list of relevant items, "
-            f"got {ids.shape}"
-        )
-    _refuse_repeats(ids)
+    ids = as_ids(ids, "ids", _ANY, rows=len(relevant))
     if junk is not None and len(junk) != len(ids):
         raise DiffusionError(f"junk: expected {len(ids)} collections, got {len(junk)}")
     hits = np.zeros(ids.shape, bool)
@@ -106,21 +99,12 @@ def hits_from_lists(
     return hits, np.array([len(set(wanted)) for wanted in relevant], dtype=np.int64)
 
 
-def _refuse_repeats(ids: NDArray[np.integer]) -> None:
-    """Raise if an item is repeated in a ranking: it would count twice."""
-    ordered = np.sort(ids, axis=1)
-    repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-    if repeated.any():
-        row = int(np.argmax(repeated))
-        raise DiffusionError(
-            f"ids: expected each item at most once in a row, row {row} repeats one"
-        )
-
-
 def _at_hits(hits: ArrayLike, n_relevant: ArrayLike) -> tuple[NDArray[np.bool_], Values, Values]:
     hits = np.asarray(hits, dtype=bool)
     n_relevant = np.asarray(n_relevant, dtype=np.float64)
-    if hits.ndim != 2 or not hits.shape[1] or n_relevant.shape != hits.shape[:1]:
+    if hits.ndim == 2 and not hits.shape[1]:  # nothing was found
+        hits = np.zeros((len(hits), 1), bool)
+    if hits.ndim != 2 or n_relevant.shape != hits.shape[:1]:
         raise DiffusionError(
             f"hits, n_relevant: expected shapes (nq, k) and (nq,), got {hits.shape} and "
             f"{n_relevant.shape}"
@@ -135,7 +119,9 @@ def _divide(sums: Values, n_relevant: Values) -> Values:
 def average_precision(hits: ArrayLike, n_relevant: ArrayLike) -> Values:
     """Compute the average precision: the mean of the precision at the rank of each relevant item.
 
-    A relevant item that is not in the list contributes 0.
+    A relevant item that is not in the list contributes 0. The mean over queries is the mAP of the
+    full ranking only if the lists hold all relevant items. Of lists that are cut at k, it is
+    mAP@k, which is lower.
 
     Examples
     --------

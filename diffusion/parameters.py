@@ -9,7 +9,11 @@ from .errors import DiffusionError
 
 
 class Parameters:
-    """An object that stores the keyword arguments of its `__init__` as attributes."""
+    """An estimator that stores the keyword arguments of its `__init__` as attributes.
+
+    It follows scikit-learn's contract without deriving from `sklearn.base.BaseEstimator`, whose
+    import takes longer than that of this package.
+    """
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name; `deep` is ignored, scikit-learn passes it."""
@@ -38,3 +42,11 @@ class Parameters:
             if value != defaults[name].default
         )
         return f"{type(self).__name__}({changed})"
+
+    def __sklearn_tags__(self) -> Any:
+        """Return the tags of an estimator of its own kind, neither classifier nor transformer."""
+        from sklearn.utils import Tags, TargetTags
+
+        second = list(inspect.signature(self.fit).parameters.values())[1]  # type: ignore[attr-defined]
+        required = second.default is inspect.Parameter.empty
+        return Tags(estimator_type=None, target_tags=TargetTags(required=required))

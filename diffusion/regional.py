@@ -21,16 +21,17 @@ from tqdm import tqdm
 
 from .affinity import Pointwise
 from .errors import DiffusionError
-from .fitted import Results
+from .fitted import Reporting, Results
 from .index_state import IndexState, open_state, save_state
 from .kernels import ranking, threads
 from .parameters import Parameters
 from .reranker import Reranker
-from .scoring.ranking import rank
+from .scoring.ranking import no_results, rank
 from .scoring.regions import Groups, generalized_max_pooling
-from .solvers import Solution, Solver
+from .solvers import Report, Solution, Solver
+from .storage.contents import COMPUTED, Array, Ascending, Between, Contents, Layout, finite
 from .transfer import Transfer
-from .validation import check_choice, check_integer, check_real
+from .validation import as_numeric, check_choice, check_integer, check_real
 
 POOLINGS = ("gmp", "sum")
 _KIND = "regional"
@@ -44,7 +45,16 @@ _BATCH_ENTRIES = 1 << 22
 _BLOCK = 32
 
 
-class RegionalReranker(Parameters):
+def _layout(m: int, n: int) -> Layout:
+    """Return what the arrays of m regions of n images must be, beside those of the Reranker."""
+    return {
+        "region_images": Array(np.int32, (m,), Between(0, n - 1)),
+        "region_weights": Array(np.float32, (m,), finite(np.float32)),
+        "image_numbers": Array(np.int64, (n,), Ascending()),
+    }
+
+
+class RegionalReranker(Reporting, Parameters):
     """Search images by diffusion over the graph of all their regions.
 
     Offline, a `Reranker` is fitted to the regions. Online, the nearest regions of the collection
@@ -85,11 +95,18 @@ class RegionalReranker(Parameters):
         Number of regions, and number of images that have at least one.
     weights_ : ndarray, shape (m,), float32
         The weight of each region in generalised max pooling.
+    n_features_in_ : int
+        Dimension of the regions.
     report_ : Report
-        Residual, iterations and convergence of the last `search`, one value per query.
+        Residual, iterations and convergence of the last `search` of the calling thread, one value
+        per query.
 
     Notes
     -----
+    Threads: any number of threads may call `search`, `save` and `state` of a fitted object at the
+    same time; each has its own `report_`. `fit` and `set_params` change the object, and no other
+    call may run beside them.
+
     Memory: 8 bytes per region and 8 per image, in addition to the Reranker of m regions.
 
     The neighbour list of a query's region has max(k, query_k) entries; with k >= query_k, this is
@@ -174,6 +191,7 @@ class RegionalReranker(Parameters):
         check_choice(self.affinity, "affinity", ("cosine", "gaussian"))
         check_choice(self.pooling, "pooling", POOLINGS)
         check_real(self.regularization, "regularization", low=0.0, strict=True)
+        X = as_numeric(X, "X")
         groups = Groups.of(images, X, "images")
         shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
         ranker = Reranker(**shared)
@@ -182,12 +200,21 @@ class RegionalReranker(Parameters):
         self._set(ranker, groups, weights)
         return self
 
-    def _set(self, ranker: Reranker, groups: Groups, weights: NDArray[np.float32]) -> None:
+    def _set(
+        self,
+        ranker: Reranker,
+        groups: Groups,
+        weights: NDArray[np.float32],
+        contents: Contents = COMPUTED,
+    ) -> None:
         self.ranker_ = ranker
         self.weights_ = weights
         self.n_regions_ = ranker.n_items_
         self.n_images_ = len(groups.names)
+        self.n_features_in_ = ranker.n_features_in_
         self._groups = groups
+        self._begin_reports()
+        self._contents = contents
 
     # --- online ----------------------------------------------------------------------------------
 
@@ -197,7 +224,8 @@ class RegionalReranker(Parameters):
         Parameters
         ----------
         Q : array_like, shape (r, d) or (d,)
-            The regions of all queries, of the same kind as the collection's.
+            The regions of all queries, of the same kind as the collection's. There may be none,
+            (0, d).
         queries : array_like, shape (r,), int, optional
             The query number of each region, in any order; the numbers start at 0 and none is left
             out. By default, all regions belong to one query.
@@ -223,6 +251,9 @@ class RegionalReranker(Parameters):
         ranker = self._fitted()
         vectors = ranker.fitted().searched(Q)[1]
         asked = Groups.of_queries(queries, vectors)
+        if not len(vectors):
+            self._keep_report(Report.empty())
+            return no_results(queries is None, k)
         nq, wanted = len(asked.names), min(k, self.n_images_)
         weights = self.weights_
         if self.pooling == "sum":
@@ -234,11 +265,13 @@ class RegionalReranker(Parameters):
         out_ids = np.empty((nq, k), np.int64)
         nothing = np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64)
         reports = []
+        parts = list(self._batches(np.arange(nq), asked, depth))
+        hide = not self.progress or len(parts) == 1
         with (
             threads.guarded(),
-            tqdm(total=nq, desc="diffuse", unit="query", disable=not self.progress) as bar,
+            tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar,
         ):
-            for part in self._batches(np.arange(nq), asked, depth):
+            for part in parts:
                 solution = self._diffuse(*self._lists(vectors, asked, part, depth))
                 reports.append(solution.report)
                 x = self._pool(solution.x, weights)
@@ -252,7 +285,7 @@ class RegionalReranker(Parameters):
                     out[0][rows], out[1][rows] = filled
                 bar.update(len(part))
         np.copyto(out_ids, self._groups.names[out_ids], where=out_ids >= 0)
-        self.report_ = type(reports[0]).concatenate(reports)
+        self._keep_report(type(reports[0]).concatenate(reports))
         return (out_scores[0], out_ids[0]) if queries is None else (out_scores, out_ids)
 
     def _fitted(self) -> Reranker:
@@ -263,6 +296,7 @@ class RegionalReranker(Parameters):
             )
         check_integer(self.query_k, "query_k", low=1)
         check_choice(self.pooling, "pooling", POOLINGS)
+        self._contents.check()
         return self.ranker_.set_params(query_k=self.query_k, progress=self.progress)
 
     def _batches(
@@ -383,16 +417,13 @@ class RegionalReranker(Parameters):
         """
         ranker = Reranker.from_state(state)
         with state.described("an index of regions"):
-            names = ("region_images", "region_weights", "image_numbers")
-            members, weights, numbers = (state.arrays[name] for name in names)
-            shapes = (members.shape, weights.shape, numbers.shape)
-            expected = (ranker.n_items_,), (ranker.n_items_,), (state.sizes["images"],)
-            if shapes != expected:
-                raise ValueError(f"arrays of shapes {shapes}")
+            layout = _layout(ranker.n_items_, state.size("images", low=1))
+            contents = Contents(state.arrays, layout, state.source)
+            members, weights, numbers = (state.arrays[name] for name in layout)
             own = {name: state.parameters[name] for name in _OWN_PARAMETERS}
         shared = {name: getattr(ranker, name) for name in cls().get_params() if name not in own}
         regional = cls(**shared, **own)
-        regional._set(ranker, Groups(numbers, members), weights)
+        regional._set(ranker, Groups(numbers, members), weights, contents)
         return regional
 
     @classmethod

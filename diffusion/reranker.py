@@ -11,22 +11,43 @@ from numpy.typing import ArrayLike, NDArray
 from . import storage
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
-from .fitted import Components, Fitted, Results, restored_parameters, stored_parameters
+from .fitted import (
+    Components,
+    Fitted,
+    Reporting,
+    Results,
+    restored_parameters,
+    stored_parameters,
+)
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
 from .index_state import IndexState, open_state, save_state
 from .kernels import threads
-from .neighbors.index import Method, NeighborIndex, check_metric, make_method, tidy_lists
+from .neighbors.index import (
+    Method,
+    NeighborIndex,
+    check_metric,
+    make_method,
+    tidy_lists,
+    without_items,
+)
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
-from .scoring.ranking import padding_last
 from .solvers import Solver, Spectral, make_solver
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
-from .validation import as_lists, as_vectors, center_of, check_integer
+from .validation import (
+    as_hits,
+    as_lists,
+    as_vectors,
+    center_of,
+    check_integer,
+    is_single,
+    padding_last,
+)
 
 
-class Reranker(Parameters):
+class Reranker(Reporting, Parameters):
     """Re-rank search results by diffusion over the collection's own neighbour graph.
 
     Offline, `fit` lists the k nearest neighbours of every item and builds a graph from the lists.
@@ -93,17 +114,35 @@ class Reranker(Parameters):
         The prepared solver.
     n_items_ : int
         Number of items.
+    n_features_in_ : int
+        Dimension of the vectors; not set if the Reranker was fitted from lists alone.
     report_ : Report
-        Residual, iterations and convergence of the last `search` or `rerank`.
+        Residual, iterations and convergence of the last `search` or `rerank` of the calling
+        thread, and the sizes of its observations.
 
     Notes
     -----
+    Threads: any number of threads may call `search`, `rerank`, `embed`, `diagnose`, `save` and
+    `state` of a fitted Reranker at the same time; each has its own `report_`. `fit`,
+    `fit_neighbors` and `set_params` change the object, and no other call may run beside them.
+
+    scikit-learn: `clone`, `check_is_fitted` and pipelines accept a Reranker. A pipeline fits it to
+    the transformed vectors, but has no verb that passes queries on to `search`; they are
+    transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
+
     Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
     bytes per item; with the contextual affinity, another 740 bytes per item. Building takes at
     most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, 2,000
     bytes per item.
 
-    Zero vectors have similarity 0 with everything and become isolated nodes. If k >= n, every
+    Zero vectors have no direction. With the metrics "cosine" and "inner_product", they have
+    similarity 0 with everything and become isolated nodes, which are in no neighbour list. A query
+    of zeros has no observation: its results are those of the first stage, with scores of 0, and
+    `report_.observed` is 0. With "euclidean", a zero vector is a point like any other.
+
+    Edges need a positive weight: with `affinity="cosine"`, an item whose scores are all 0 or less
+    becomes an isolated node. The contextual affinity only compares scores; neither their sign
+    nor their scale matters, and equal scores share a rank. If k >= n, every
     item is a neighbour of every other. Groups of more than k + 1 identical vectors cannot all
     list each other; those left out of the lists become isolated nodes, which
     `graph_.n_isolated` counts.
@@ -155,14 +194,23 @@ class Reranker(Parameters):
 
     # --- offline ---------------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, *, checkpoint: str | os.PathLike[str] | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Build the graph of a collection from its vectors.
 
         Parameters
         ----------
         X : array_like, shape (n, d)
             One row per item, finite, of any real dtype. They are stored as float32, and
-            L2-normalised for `metric="cosine"`. Item ids are row numbers.
+            L2-normalised for `metric="cosine"`. Item ids are row numbers. Torch tensors are
+            accepted, on any device; sparse arrays are not.
+        y : object, optional
+            Ignored; scikit-learn's pipelines pass it.
         checkpoint : path-like, optional
             A directory for the neighbour lists while they are being computed (8 n k bytes). The
             offline work of a slow solver is kept in a second directory, whose name has ".solver"
@@ -182,10 +230,11 @@ class Reranker(Parameters):
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         with threads.guarded():
-            index = self._index_of(X)
+            index, zero = self._index_of(X)
             # An item has at most n - 1 neighbours; longer lists would only be padded.
             k = min(int(self.k), max(1, index.size - 1))
-            scores, ids = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
+            lists = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
+            scores, ids = without_items(*lists, zero)
             return self._fit_lists(components, scores, ids, index, checkpoint)
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
@@ -194,13 +243,16 @@ class Reranker(Parameters):
         Parameters
         ----------
         scores : array_like, shape (n, m), float
-            Similarities, best first; for `metric="euclidean"`, negative squared distances.
+            Similarities, best first; for `metric="euclidean"`, negative squared distances. A list
+            that is not in order is sorted; equal scores keep their order.
         ids : array_like, shape (n, m), int
             Row i has the neighbours of item i: ids in [0, n), padded with -1. An item may be in
             its own list, at any place; it is ignored there. The best `k` others are used. Lists
-            may be short, as approximate methods leave them.
+            may be short or empty, as approximate methods leave them; a sequence of lists may
+            have different lengths. An item with an empty list becomes an isolated node.
         X : array_like, shape (n, d), optional
-            The vectors, for `search`. Without them, only `rerank` is available.
+            The vectors, for `search`. Without them, only `rerank` is available. Items whose
+            vector is zero are taken out of all lists (see the notes of the class).
 
         Returns
         -------
@@ -217,24 +269,27 @@ class Reranker(Parameters):
         with threads.guarded():
             index = None
             if X is not None:
-                index = self._index_of(X)
+                index, zero = self._index_of(X)
                 if index.size != len(ids):
                     raise DiffusionError(
                         f"X: expected {len(ids)} rows, one for each neighbour list, "
                         f"got {index.size}"
                     )
+                scores, ids = without_items(scores, ids, zero)
             k = min(int(self.k), ids.shape[1])
             return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
 
-    def _index_of(self, X: ArrayLike) -> NeighborIndex:
-        center = center_of(X, "X") if self.metric == "euclidean" else None
-        return NeighborIndex(
-            as_vectors(X, "X", metric=self.metric, center=center),
-            self.metric,
-            make_method(self.neighbors),
-            center=center,
-            progress=self.progress,
-        )
+    def _index_of(self, X: ArrayLike) -> tuple[NeighborIndex, NDArray[np.bool_]]:
+        """Return an index of the vectors, and which of them (n,) are without a direction."""
+        euclidean = self.metric == "euclidean"
+        center = center_of(X, "X") if euclidean else None
+        vectors = as_vectors(X, "X", metric=self.metric, center=center)
+        zero = np.full(len(vectors), False)
+        if not euclidean:
+            np.logical_not(vectors.any(axis=1), out=zero)
+        method = make_method(self.neighbors)
+        index = NeighborIndex(vectors, self.metric, method, center=center, progress=self.progress)
+        return index, zero
 
     def _components(self) -> Components:
         """Check the parameters, and return the objects that they name."""
@@ -282,6 +337,10 @@ class Reranker(Parameters):
         self.graph_ = fitted.graph
         self.n_items_ = fitted.graph.n_nodes
         self.solver_ = fitted.solver
+        self.__dict__.pop("n_features_in_", None)
+        if fitted.index is not None:
+            self.n_features_in_ = fitted.index.dimension
+        self._begin_reports()
 
     def fitted(self) -> Fitted:
         """Return the result of the fit, for the other modules of this package.
@@ -304,14 +363,15 @@ class Reranker(Parameters):
         Parameters
         ----------
         Q : array_like, shape (nq, d) or (d,)
-            Query vectors, of the same kind as the collection's.
+            Query vectors, of the same kind as the collection's. There may be none, (0, d).
         k : int >= 1, default 100
             Length of the result lists.
 
         Returns
         -------
         scores : ndarray, shape (nq, k) or (k,), float32
-            Descending, padded with -inf. A positive score is the fused or diffused score. Items
+            Descending, padded with -inf, which JSON cannot hold: ``scores[ids >= 0]`` leaves the
+            padding out. A positive score is the fused or diffused score. Items
             that diffusion did not reach follow in the order of the first stage; their scores are
             zero or negative: the first-stage score minus the query's best one.
         ids : ndarray, shape (nq, k) or (k,), int64
@@ -329,7 +389,7 @@ class Reranker(Parameters):
             lists, observed = fitted.first_stage(
                 Q, length, query_k=int(self.query_k), progress=self.progress
             )
-            return self._diffuse(lists, observed, k, restrict=False, single=np.ndim(Q) == 1)
+            return self._diffuse(lists, observed, k, restrict=False, single=is_single(Q))
 
     def rerank(
         self,
@@ -346,13 +406,16 @@ class Reranker(Parameters):
         scores0 : array_like, shape (nq, m) or (m,), float
             First-stage scores, best first, in the metric that the graph was built with (negative
             squared distances for `"euclidean"`). The contextual affinity ranks them among the
-            scores of the collection's own lists.
+            scores of the collection's own lists. A list that is not in order is sorted by
+            descending score; equal scores keep their order.
         ids0 : array_like, shape (nq, m) or (m,), int
-            The items' ids in [0, n), padded with -1. The observation is computed from the best
-            `query_k`, or from the best 48 with the contextual affinity. The fusion uses the
-            scores of the best 100.
+            The items' ids in [0, n), padded with -1, each at most once in a list. Floats are
+            refused, as they may be scores. Lists may be empty, and a sequence of lists may have
+            different lengths; a query without hits gets an empty list back. The observation is
+            computed from the best `query_k`, or from the best 48 with the contextual affinity.
+            The fusion uses the scores of the best 100.
         k : int >= 1 or None, default 100
-            Length of the result lists; None means m.
+            Length of the result lists; None means m, or 1 if there are no hits.
         restrict_to_candidates : bool, default False
             Only reorder the candidates. By default, diffusion may bring in any item.
 
@@ -365,13 +428,11 @@ class Reranker(Parameters):
         Raises
         ------
         DiffusionError
-            If the lists are not as described; the message names the argument and the row.
+            If the lists are not as described; the message names the argument and the row. Also if
+            no score in a call is below the one before it, as in lists of distances.
         """
         fitted = self.fitted()
-        single = np.ndim(ids0) == 1
-        if single:
-            scores0, ids0 = np.asarray(scores0)[None], np.asarray(ids0)[None]
-        scores, ids = as_lists(
+        scores, ids, single = as_hits(
             scores0,
             ids0,
             self.n_items_,
@@ -390,7 +451,7 @@ class Reranker(Parameters):
     def _diffuse(
         self, lists: Results, observed: Results, k: int, *, restrict: bool, single: bool
     ) -> Results:
-        scores, ids, self.report_ = self.fitted().diffuse(
+        scores, ids, report = self.fitted().diffuse(
             lists,
             observed,
             k,
@@ -398,6 +459,7 @@ class Reranker(Parameters):
             restrict=restrict,
             progress=self.progress,
         )
+        self._keep_report(report)
         return (scores[0], ids[0]) if single else (scores, ids)
 
     @property
@@ -434,7 +496,7 @@ class Reranker(Parameters):
         with threads.guarded():
             _, observed = fitted.first_stage(Q, 0, query_k=query_k, progress=self.progress)
             embedded = solver.embed(fitted.affinity.observe(*observed, query_k).y)
-        return embedded[0] if np.ndim(Q) == 1 else embedded
+        return embedded[0] if is_single(Q) else embedded
 
     def _spectral(self) -> Spectral:
         solver = self.fitted().solver

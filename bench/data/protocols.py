@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffusion import metrics
 from diffusion.errors import DiffusionError
+from features.networks import plain_pickle
 
-from . import matlab, plain_pickle
+from . import matlab
 
 Lists = list[NDArray[np.int64]]
 

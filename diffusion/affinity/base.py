@@ -86,8 +86,10 @@ class Affinity(ABC):
         """Return the arrays to store, which `restore` takes."""
 
     @abstractmethod
-    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the state from stored arrays instead of a call of `edges`.
+
+        `source` is what errors call the state that the arrays belong to.
 
         Raises
         ------

@@ -17,7 +17,8 @@ from ..kernels import threads
 from ..kernels.graph import mutual_ranks
 from ..kernels.lists import Lists, Rows
 from ..kernels.ranking import largest_positive_sparse
-from ..validation import check_integer
+from ..storage.contents import COMPUTED, Array, Between, Contents, Offsets
+from ..validation import check_integer, padding_last
 from .base import Affinity, Observation, sparse_rows
 
 # Number of items encoded or compared between two updates of a progress bar.
@@ -74,6 +75,7 @@ class Context(Affinity):
     scales: tuple[int, ...] = (3, 6, 12, 24, 48)
     size: int = 50
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
+    _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
 
     name: ClassVar[str] = "context"
 
@@ -115,9 +117,11 @@ class Context(Affinity):
         scores = np.ascontiguousarray(scores[:, :k])
         mutual = _mutual_ranks(scores, ids)
         self._state = {"ids": ids, "scores": scores, "mutual": mutual}
+        self._contents = COMPUTED
         n = len(ids)
         parts = [slice(start, start + _PART) for start in range(0, n, _PART)]
-        entries, values = np.empty((n, self.size), np.int32), np.empty((n, self.size), np.uint16)
+        size = min(self.size, n)
+        entries, values = np.empty((n, size), np.int32), np.empty((n, size), np.uint16)
         best, jaccard = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         with tqdm(total=2 * n, desc="context", unit="item", disable=not progress) as bar:
             for part in parts:
@@ -154,15 +158,19 @@ class Context(Affinity):
 
     def _compare(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> sparse.csr_array:
         """Encode queries by their neighbours; return their similarity to every item."""
-        state, n = self._state, len(self._state["ids"])
+        state, n = self._checked, len(self._checked["ids"])
         own = np.ascontiguousarray(ids[:, : self.depth], np.int32)
         scores = np.ascontiguousarray(scores[:, : self.depth])
+        # An item without a list, such as a zero vector, has no neighbourhood to compare with.
+        alone = (own >= 0) & (state["ids"][own, 0] < 0)
+        if alone.any():
+            scores, own = padding_last(scores, np.where(alone, np.int32(-1), own))
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
-        encodings = self._encode(np.full(len(own), -1), Lists(own, mutual))
+        encodings = self._encode(np.full(len(own), -1, np.int32), Lists(own, mutual))
         bounds = np.empty(len(own), np.int64)
         loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
-        parts = []
+        parts = [sparse.csr_array((0, n), dtype=np.float32)]  # stacked alone if there is no query
         for part in _batches(bounds):
             starts = np.concatenate([[0], np.cumsum(bounds[part])])
             indices = np.empty(starts[-1], np.int32)
@@ -180,12 +188,12 @@ class Context(Affinity):
     @property
     def lists(self) -> Lists:
         """The neighbour lists given to `edges`, cut to `depth`, and their mutual ranks (n, k)."""
-        return Lists(self._state["ids"], self._state["mutual"])
+        return Lists(self._checked["ids"], self._checked["mutual"])
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
-        ids = self._state["ids"][items]
-        encodings = self._encode(items, Lists(ids, self._state["mutual"][items]))
+        ids = self._checked["ids"][items]
+        encodings = self._encode(items, Lists(ids, self._checked["mutual"][items]))
         best, _ = self._jaccard_lists(items, encodings, k)
         found = (best[:, :, None] == ids[:, None, :k]) & (best[:, :, None] >= 0)
         listed = int(np.count_nonzero(ids[:, :k] >= 0))
@@ -201,13 +209,19 @@ class Context(Affinity):
 
     @property
     def _inverted(self) -> Rows:
-        return Rows(*(self._state[name] for name in ("indptr", "indices", "values")))
+        return Rows(*(self._checked[name] for name in ("indptr", "indices", "values")))
+
+    @property
+    def _checked(self) -> dict[str, NDArray[Any]]:
+        self._contents.check()
+        return self._state
 
     def _encode(self, items: NDArray[Any], own: Lists) -> loops.Encodings:
         """Encode items given by their ids, or queries, whose id is -1."""
         ranks = np.array(self._cut, np.int64)
         scales = loops.Scales(ranks, np.maximum(1, ranks // 3))
-        shape = len(own.ids), self.size
+        # No encoding has more entries than there are items.
+        shape = len(own.ids), min(self.size, len(self._state["ids"]))
         encodings = loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
         loops.encode(items, own, self.lists, scales, encodings)
         return encodings
@@ -216,28 +230,26 @@ class Context(Affinity):
         """Return the arrays to store: the lists, their mutual ranks and the inverted lists."""
         return self._state
 
-    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
-        """Restore the state from stored arrays without reading their content."""
-        state = {name: arrays[name] for name in _STORED}
-        lists, pairs = state["ids"].shape, state["indices"].shape
-        shapes = dict.fromkeys(_STORED, lists) | dict.fromkeys(("indices", "values"), pairs)
-        shapes["indptr"] = (n_items + 1,)
-        for name, array in state.items():
-            if array.dtype != _STORED[name] or array.shape != shapes[name]:
-                raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
-        if len(lists) != 2 or lists[0] != n_items or len(pairs) != 1:
-            raise ValueError(f"ids: shape {lists}, values: shape {pairs}")
-        self._state = state
+    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
+        """Restore the state from stored arrays; their content is checked on first use."""
+        layout = _layout(n_items)
+        if not arrays["ids"].size:
+            raise ValueError("ids: no list has an entry")
+        self._contents = Contents(arrays, layout, source)
+        self._state = {name: arrays[name] for name in layout}
 
 
-_STORED = {
-    "ids": np.int32,
-    "scores": np.float32,
-    "mutual": np.uint8,
-    "indptr": np.int64,
-    "indices": np.int32,
-    "values": np.uint16,
-}
+def _layout(n: int) -> dict[str, Array]:
+    """Return what the arrays of n items must be: the lists, and the inverted lists."""
+    most = float(np.finfo(np.float32).max)
+    return {
+        "ids": Array(np.int32, (n, "k"), Between(-1, n - 1)),
+        "scores": Array(np.float32, (n, "k"), Between(-np.inf, most)),
+        "mutual": Array(np.uint8, (n, "k")),
+        "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
+        "indices": Array(np.int32, ("entries",), Between(0, n - 1)),
+        "values": Array(np.uint16, ("entries",)),
+    }
 
 
 def _mutual_ranks(scores: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..storage.contents import Array, Between, Contents
 from .base import Affinity, Observation, sparse_rows
 
 # Number of scores from which a scale is fitted: a sample of a million gives a stable median.
@@ -17,12 +18,24 @@ _SAMPLE = 1_000_000
 # Logarithms of the smallest and the largest maximum of an observation, 1e-18 and 1e18.
 _LEAST, _MOST = -18 * np.log(10), 18 * np.log(10)
 
+_SCALE = Between(float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max))
 
-def _from_logarithms(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Exponentiate rows (m, k), scaling those whose largest value is not in [1e-18, 1e18]."""
+
+# float32 holds exponents and factors of scores within these bounds, and they are not 0.
+_SMALLEST, _LARGEST = 1e-38, 1e38
+
+
+def _powers(logarithms: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
+    """Return exp(exponent * logarithms) of rows (m, k), 0 where a logarithm is -inf.
+
+    A row whose largest value is not in [1e-18, 1e18] is scaled. The difference to the largest
+    logarithm is multiplied, which cannot overflow to infinity.
+    """
     largest = logarithms.max(axis=1, keepdims=True, initial=-np.inf)
-    shift = np.where(np.isfinite(largest), np.clip(largest, _LEAST, _MOST) - largest, 0.0)
-    return np.exp(logarithms + shift)
+    largest = np.where(np.isfinite(largest), largest, 0.0)
+    with np.errstate(over="ignore"):
+        relative = exponent * (logarithms - largest)
+        return np.exp(relative + np.clip(exponent * largest, _LEAST, _MOST))
 
 
 class Pointwise(Affinity):
@@ -66,8 +79,10 @@ class Pointwise(Affinity):
         """Return the array to store: the scale."""
         return {"scale": np.array([self.scale])}
 
-    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the scale."""
+        contents = Contents(arrays, {"scale": Array(np.float64, (1,), _SCALE)}, source)
+        contents.check()  # now, for it is one number
         self.scale = float(arrays["scale"][0])
         self._n_items = n_items
 
@@ -93,20 +108,28 @@ class PowerAffinity(Pointwise):
     def fit(self, scores: NDArray[np.float32]) -> None:
         """Set the scale to 1 for a bounded similarity and to the largest score otherwise."""
         largest = float(scores.max(initial=0.0))
-        self.scale = 1.0 if self.bounded or largest == 0 else largest
+        if largest == 0 or (self.bounded and self._fits(largest)):
+            self.scale = 1.0
+        else:
+            self.scale = largest
+
+    def _fits(self, largest: float) -> bool:
+        """Return whether the power of the largest score is far from the limits of float32."""
+        return _LEAST <= self.gamma * np.log(largest) <= _MOST
 
     def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map scores of any shape to weights >= 0."""
         similarity = np.maximum(scores, np.float32(0))
         if self.scale != 1.0:
             similarity /= np.float32(self.scale)
-        return np.power(similarity, np.float32(self.gamma), out=similarity)
+        exponent = np.float32(np.clip(self.gamma, _SMALLEST, _LARGEST))
+        return np.power(similarity, exponent, out=similarity)
 
     def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """Map the scores of queries (m, k) to the values of their observations, in float64."""
         similarity = np.maximum(scores.astype(np.float64), 0) / self.scale
         with np.errstate(divide="ignore"):
-            return _from_logarithms(self.gamma * np.log(similarity))
+            return _powers(np.log(similarity), self.gamma)
 
 
 @dataclass
@@ -127,16 +150,18 @@ class GaussianAffinity(Pointwise):
         rows = max(1, _SAMPLE // scores.shape[1])
         sample = scores[:: max(1, len(scores) // rows)]
         sample = sample[(sample > -np.inf) & (sample < 0)]
-        self.scale = float(-np.median(sample)) if len(sample) else 1.0
+        # In float64, because the median of an even number adds two distances.
+        self.scale = float(-np.median(sample.astype(np.float64))) if len(sample) else 1.0
 
     def weights(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map negative squared distances of any shape to weights in [0, 1]."""
-        factor = np.float32(min(self.gamma / (2 * self.scale), 1e38))
+        exponent = np.minimum(scores, np.float32(0))
         with np.errstate(over="ignore"):  # to -inf, a weight of 0
-            exponent = np.minimum(scores, np.float32(0)) * factor
+            exponent /= np.float32(self.scale)
+            exponent *= np.float32(np.clip(self.gamma / 2, _SMALLEST, _LARGEST))
         return np.exp(exponent, out=exponent)
 
     def observation(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """Map negative squared distances (m, k) to the values of observations, in float64."""
         distances = np.minimum(scores.astype(np.float64), 0)
-        return _from_logarithms(distances * (self.gamma / (2 * self.scale)))
+        return _powers(distances, float(np.clip(self.gamma / (2 * self.scale), 1e-300, 1e300)))

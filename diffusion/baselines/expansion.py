@@ -18,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import DiffusionError
 from ..neighbors import Exact, NeighborIndex
-from ..validation import as_lists, as_vectors, check_integer, check_real
+from ..validation import as_ids, as_lists, as_vectors, check_integer, check_real
 
 # Number of values of neighbour vectors gathered at a time: 64 MiB of float32.
 _GATHER_VALUES = 1 << 24
@@ -93,17 +94,34 @@ def average(
     Radenović, Tolias, Chum. Fine-tuning CNN Image Retrieval with No Human Annotation. TPAMI 2018.
     """
     alpha = check_real(alpha, "alpha", low=0.0)
-    Q = as_vectors(Q, "Q", metric="cosine")
+    Q = as_vectors(Q, "Q", metric="cosine", queries=True)
     X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
     scores, ids = as_lists(scores, ids, len(X), names=("scores", "ids"), metric="cosine")
-    weights = np.where(ids >= 0, np.maximum(scores, np.float32(0)), np.float32(0))
-    weights = np.where(ids >= 0, weights ** np.float32(alpha), np.float32(0))
-    expanded = Q.copy()
+    if len(ids) != len(Q):
+        raise DiffusionError(f"ids: expected {len(Q)} lists, one for each query, got {len(ids)}")
+    own, weights = _weights(scores, ids, alpha)
+    expanded = Q * own
     rows = max(1, _GATHER_VALUES // (ids.shape[1] * Q.shape[1]))
     for start in range(0, len(Q), rows):
         part = slice(start, start + rows)
         expanded[part] += np.einsum("qk,qkd->qd", weights[part], X[ids[part]])
-    return normalize(expanded)
+    return as_vectors(expanded, "Q", metric="cosine", queries=True)
+
+
+def _weights(
+    scores: NDArray[np.float32], ids: NDArray[np.int64], alpha: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weight of each query (m, 1) and of its neighbours (m, k), 1 and max(s, 0)^α.
+
+    A row is divided by its largest weight if that exceeds 1, as large powers overflow.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        logarithms = np.log(np.maximum(scores.astype(np.float64), 0))
+        powers = alpha * logarithms if alpha else np.zeros(scores.shape)
+    # The bound keeps infinity out of the difference, whatever the exponent.
+    powers = np.where(ids < 0, -np.inf, np.minimum(powers, 1e300))
+    shift = np.maximum(powers.max(axis=1, keepdims=True), 0)
+    return np.exp(-shift).astype(np.float32), np.exp(powers - shift).astype(np.float32)
 
 
 def augment_database(X: ArrayLike, k: int = 10, *, alpha: float = 0.0) -> NDArray[np.float32]:
@@ -181,9 +199,9 @@ def discriminative(
     """
     from sklearn.svm import LinearSVC
 
-    Q = as_vectors(Q, "Q", metric="cosine")
+    Q = as_vectors(Q, "Q", metric="cosine", queries=True)
     X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
-    ids = np.asarray(ids)
+    ids = as_ids(ids, "ids", len(X), rows=len(Q))
     check_integer(n_positive, "n_positive", low=1)
     check_integer(n_negative, "n_negative", low=1)
     normals = Q.copy()
@@ -197,4 +215,4 @@ def discriminative(
         labels = np.repeat([1, 0], [1 + len(positive), len(negative)])
         svm = LinearSVC(C=C, class_weight="balanced").fit(examples, labels)
         normals[row] = svm.coef_[0]
-    return normalize(normals)
+    return as_vectors(normals, "Q", metric="cosine", queries=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..scoring.ranking import no_results
 from ..scoring.regions import Groups
 from ..validation import as_vectors, check_choice, check_integer
 
@@ -75,9 +76,10 @@ def r_match(
     k = check_integer(k, "k", low=1)
     gallery = as_vectors(X, "X", metric="cosine")
     groups = Groups.of(images, gallery, "images")
-    rows = np.asarray(Q)[None] if np.ndim(Q) == 1 else Q
-    asking = as_vectors(rows, "Q", metric="cosine", dimension=gallery.shape[1])
+    asking = as_vectors(Q, "Q", metric="cosine", dimension=gallery.shape[1], queries=True)
     asked = Groups.of_queries(queries, asking)
+    if not len(asking):
+        return no_results(queries is None, k)
     combine: np.ufunc = np.add if pooling == "sum" else np.maximum
     if (groups.order[:-1] > groups.order[1:]).any():
         gallery = gallery[groups.order]

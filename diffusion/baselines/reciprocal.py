@@ -105,7 +105,7 @@ def search(
     k2 = check_integer(k2, "k2", low=1)
     lambda_ = check_real(lambda_, "lambda_", low=0.0, high=1.0)
     check_metric("cosine", method := make_method(method))
-    Q = as_vectors(Q, "Q", metric="cosine")
+    Q = as_vectors(Q, "Q", metric="cosine", queries=True)
     X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
     with threads.guarded():
         return _search(np.concatenate([Q, X]), len(Q), k, k1, k2, lambda_, method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,9 @@ from ..errors import DiffusionError
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
-    """Print names and values, as a table or as JSON."""
+    """Print names and values, as a table or as JSON, in which null stands for NaN and infinity."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(_finite(facts), indent=1, allow_nan=False))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -22,6 +23,15 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
         text = text.replace("\n", "\n" + " " * (width + 2))
         print(f"{name:<{width}}  {text}")
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON does not have by None, in dictionaries and lists too."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

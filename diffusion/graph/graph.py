@@ -17,8 +17,31 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from ..kernels.graph import cuthill_mckee, mutual_weights, normalized_rows
+from ..kernels.graph import (
+    cuthill_mckee,
+    degrees_and_counts,
+    mutual_weights,
+    normalized_rows,
+)
 from ..kernels.lists import Rows
+from ..storage.contents import COMPUTED, Array, Between, Contents, InverseOf, Layout, Offsets
+
+# The largest entry of W is 1, up to rounding.
+_LARGEST_WEIGHT = 1 + 1e-3
+
+
+def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
+    """Return what the arrays of a graph must be."""
+    ids, values = Between(0, n - 1), Between(0, float(np.finfo(np.float64).max))
+    return {
+        "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
+        "indices": Array(np.int32, (2 * n_edges,), ids),
+        "weights": Array(np.float32, (2 * n_edges,), Between(0, _LARGEST_WEIGHT)),
+        "order": Array(np.int32, (n,), ids),
+        "position": Array(np.int32, (n,), InverseOf("order")),
+        "degrees": Array(np.float64, (n,), values),
+        "components": Array(np.int32, (n,), Between(0, n_components - 1)),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +71,8 @@ class Graph:
         Number of connected components, each isolated node counted as one.
     n_isolated : int
         Number of nodes without an edge.
+    contents : Contents
+        The check of the arrays of a graph that was read from a file.
     """
 
     indptr: NDArray[np.int64]
@@ -59,6 +84,7 @@ class Graph:
     components: NDArray[np.int32]
     n_components: int
     n_isolated: int
+    contents: Contents = COMPUTED
 
     @classmethod
     def from_neighbors(
@@ -90,7 +116,8 @@ class Graph:
             mutual = np.zeros(ids.shape, np.float32)
             degrees = np.empty(n, np.float64)
             counts = np.empty(n, np.int32)
-            mutual_weights(ids, weights, mutual, degrees, counts)
+            mutual_weights(ids, weights, mutual)
+            degrees_and_counts(mutual, degrees, counts)
             bar.update()
 
             starts = np.argsort(counts, kind="stable")
@@ -139,11 +166,13 @@ class Graph:
     @property
     def component_sizes(self) -> NDArray[np.int64]:
         """Number of nodes of each component, in descending order, shape (n_components,)."""
+        self.contents.check()
         return np.bincount(self.components, minlength=self.n_components)
 
     @cached_property
     def W(self) -> sparse.csr_array:  # noqa: N802
         """The normalised adjacency (n, n) in the user's order, CSR, float32; built on first use."""
+        self.contents.check()
         n = self.n_nodes
         stored = sparse.csr_array((self.weights, self.indices, self.indptr), shape=(n, n))
         own = stored[self.position][:, self.position]

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from .matrix import Matrix
-from .threads import CHUNK, parallel
+from .threads import CHUNK, chunks, parallel
 
 
 class Entries(NamedTuple):
@@ -25,15 +24,17 @@ class Entries(NamedTuple):
     values: Any  # float64
 
 
-@parallel
-def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> None:
+@parallel(lambda matrix, alpha, P, Q, dots: len(dots), grain=4)
+def laplacian_block(
+    start: int, stop: int, matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any
+) -> None:
     """Compute Q = (I - α W) P for a float32 block P (n, b).
 
     `dots[chunk, c]` receives the sum of P[:, c] Q[:, c] over the chunk.
     """
     indptr, indices, weights = matrix
     n, b = P.shape
-    for chunk in numba.prange(dots.shape[0]):
+    for chunk in range(start, stop):
         total = np.zeros(b, np.float32)
         dot = dots[chunk]
         dot[:] = 0
@@ -77,8 +78,10 @@ def laplacian_block(matrix: Matrix, alpha: Any, P: Any, Q: Any, dots: Any) -> No
                 dot[c] += np.float64(P[i, c]) * q
 
 
-@parallel
-def residual_block(matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squares: Any) -> None:
+@parallel(lambda matrix, alpha, X, B, R, squares: len(squares), grain=4)
+def residual_block(
+    start: int, stop: int, matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squares: Any
+) -> None:
     """Compute R = B - (I - α W) X in float64, rounded to float32 at the end.
 
     B and X have shape (n, b); X is float64. `squares[chunk, c]` receives the sum of R[:, c]² over
@@ -87,7 +90,7 @@ def residual_block(matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squ
     indptr, indices, weights = matrix
     rows, columns, values = B
     n, b = X.shape
-    for chunk in numba.prange(squares.shape[0]):
+    for chunk in range(start, stop):
         residual = np.zeros(b, np.float64)
         square = squares[chunk]
         square[:] = 0
@@ -108,14 +111,16 @@ def residual_block(matrix: Matrix, alpha: float, X: Any, B: Entries, R: Any, squ
                 square[c] += residual[c] * residual[c]
 
 
-@parallel
-def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
+@parallel(lambda step, X, R, P, Q, squares: len(squares), grain=8)
+def step_block(
+    start: int, stop: int, step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any
+) -> None:
     """Compute X += step P in float64 and R -= step Q in float32, column by column.
 
     `squares[chunk, c]` receives the sum of R[:, c]² over the chunk.
     """
     n, b = P.shape
-    for chunk in numba.prange(squares.shape[0]):
+    for chunk in range(start, stop):
         square = squares[chunk]
         square[:] = 0
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
@@ -126,38 +131,40 @@ def step_block(step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any) -> None:
                 square[c] += np.float64(r) * r
 
 
-@parallel
-def direction_block(beta: Any, R: Any, P: Any) -> None:
+@parallel(lambda beta, R, P: len(P), grain=4096)
+def direction_block(start: int, stop: int, beta: Any, R: Any, P: Any) -> None:
     """Compute P = R + β P, column by column."""
-    n, b = P.shape
-    for i in numba.prange(n):
+    b = P.shape[1]
+    for i in range(start, stop):
         for c in range(b):
             P[i, c] = R[i, c] + beta[c] * P[i, c]
 
 
-@parallel
-def columns_to_rows(X: Any, position: Any, scale: Any, out: Any) -> None:
+@parallel(lambda X, *_: chunks(len(X)), grain=8)
+def columns_to_rows(start: int, stop: int, X: Any, position: Any, scale: Any, out: Any) -> None:
     """Copy the columns of a block in storage order to rows in the user's order.
 
     out[c, i] = scale[c] X[position[i], c], for as many columns as `out` has rows. X may have more.
     """
     b, n = out.shape
-    for chunk in numba.prange(-(-n // CHUNK)):
+    for chunk in range(start, stop):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             p = position[i]
             for c in range(b):
                 out[c, i] = scale[c] * X[p, c]
 
 
-@parallel
-def recurrence_block(matrix: Matrix, scale: Any, shift: Any, P: Any, Q: Any) -> None:
+@parallel(lambda matrix, scale, shift, P, Q: chunks(len(P)), grain=4)
+def recurrence_block(
+    start: int, stop: int, matrix: Matrix, scale: Any, shift: Any, P: Any, Q: Any
+) -> None:
     """Compute Q = scale W P + shift P - Q, a step of a Chebyshev recurrence.
 
     P and Q are blocks (n, b) of one floating-point type, which is also that of `scale` and `shift`.
     """
     indptr, indices, weights = matrix
     n, b = P.shape
-    for chunk in numba.prange(-(-n // CHUNK)):
+    for chunk in range(start, stop):
         total = np.empty(b, P.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             e, end = indptr[i], indptr[i + 1]

@@ -37,15 +37,18 @@ def shield(
     work = state.work
     if work + 2 * edges > max_work:
         # The budget does not even allow the product in `bounds`, which is skipped where χ is 0.
-        T.chi[: state.touched] = 0.0
+        for t in range(state.touched):
+            T.chi[t] = 0.0
         return state
-    right = floor * T.root[: state.touched]
+    right = np.empty(state.touched, np.float64)
+    for t in range(state.touched):
+        right[t] = floor * T.root[t]
     met = np.inf
     while met > _SHIELD * floor and work + 2 * edges <= max_work:
         met = sweep(T, R, state.rows, alpha, omega, T.chi, right)
         work += edges
     work += edges
-    return State(state.touched, state.rows, state.inside, state.beside, work, state.sweeps)
+    return State(state.touched, state.rows, state.inside, state.beside, work, state.sweeps, False)
 
 
 @contracting
@@ -66,7 +69,9 @@ def bounds(T: Touched, R: Rows, state: State, alpha: float) -> Bounds:
     if not floor > 0:
         return Bounds(0.0, np.inf, np.inf, np.inf, np.inf)
     # flow[t] = (c √d - L χ)_t in the support and α (W χ)_t outside, with c = `floor`.
-    flow = np.zeros(state.touched)
+    flow = np.empty(state.touched, np.float64)
+    for t in range(state.touched):
+        flow[t] = 0.0
     for s in range(state.rows):
         t = R.own[s]
         flow[t] += floor * T.root[t] - T.chi[t]
@@ -110,8 +115,8 @@ def certificate(
     the bounds to the gap between the scores that they have to separate; it is above 1 if they do
     not separate them.
     """
-    best_value = np.full(k, -np.inf, np.float32)
-    best = np.full(k, -1, np.int64)
+    best_value = np.empty(k, np.float32)
+    best = np.empty(k, np.int64)
     count = 0
     for s in range(state.touched):
         value = np.float32(T.x[s])
@@ -129,7 +134,9 @@ def certificate(
         best_value[a], best[a] = value, s
         count = min(k, count + 1)
     lowest = lowest_x = np.inf if count == k else 0.0
-    chosen = np.zeros(state.touched, np.bool_)
+    chosen = np.empty(state.touched, np.bool_)
+    for t in range(state.touched):
+        chosen[t] = False
     for a in range(count):
         t = best[a]
         chosen[t] = True

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from .lists import Lists, Rows
+from .lists import Lists, Rows, sort_ascending
 from .threads import parallel, serial
 
 # The weight 1 in the units of a sum (int64), and in those of a stored encoding (uint16).
@@ -38,7 +37,7 @@ class Encodings(NamedTuple):
 class Neighborhood(NamedTuple):
     """An item or a query with the neighbours from which its sets are made."""
 
-    itself: int  # its id; -1 for a query, which is not a member of its own sets
+    itself: Any  # its id, int64; -1 for a query, which is not a member of its own sets
     ids: Any  # (k,) int32
     mutual: Any  # (k,) uint8, 0 for none
 
@@ -54,15 +53,15 @@ class Table(NamedTuple):
 # --- ranks ---------------------------------------------------------------------------------------
 
 
-@parallel
-def ranks_in_lists(ids: Any, scores: Any, out: Any) -> None:
+@parallel(lambda ids, *_: len(ids), grain=1024)
+def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> None:
     """Rank the entries of lists: 1 + the number of entries in the row with a higher score.
 
     `ids` (n, k) is padded with -1 at the end, `scores` (n, k) descends. `out` (n, k), uint8, is 0
     where padded.
     """
-    n, k = ids.shape
-    for i in numba.prange(n):
+    k = ids.shape[1]
+    for i in range(start, stop):
         for a in range(k):
             if ids[i, a] < 0:
                 out[i, a] = 0
@@ -72,8 +71,10 @@ def ranks_in_lists(ids: Any, scores: Any, out: Any) -> None:
                 out[i, a] = a + 1
 
 
-@parallel
-def query_ranks(ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: Any) -> None:
+@parallel(lambda ids, scores, query_ids, *_: len(query_ids), grain=16)
+def query_ranks(
+    start: int, stop: int, ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: Any
+) -> None:
     """Compute the mutual ranks of queries and their neighbours.
 
     Each query is ranked as if it alone were added to the collection's lists `ids`, `scores`:
@@ -81,8 +82,8 @@ def query_ranks(ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: A
     and `query_scores` (m, k) are the queries' neighbours. `out` (m, k), uint8, is 0 where rank_j(q)
     exceeds k.
     """
-    m, k = query_ids.shape
-    for q in numba.prange(m):
+    k = query_ids.shape[1]
+    for q in range(start, stop):
         own = 0
         for a in range(k):
             out[q, a] = 0
@@ -108,7 +109,10 @@ def _empty_table(entries: int, n: int) -> Table:
     size = 16
     while size < 2 * min(entries, n):
         size *= 2
-    return Table(np.full(size, -1, np.int64), np.empty(size, np.int64), np.empty(size, np.int64))
+    keys = np.empty(size, np.int64)
+    for slot in range(size):
+        keys[slot] = -1
+    return Table(keys, np.empty(size, np.int64), np.empty(size, np.int64))
 
 
 @serial
@@ -122,6 +126,10 @@ def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> i
     slot = ((key * 2654435761) >> 7) & mask
     while keys[slot] != key:
         if keys[slot] < 0:
+            # A table that is at most half full always has an empty slot, where a search ends. Only
+            # a damaged index can add more keys than the table was made for.
+            if 2 * count > mask:
+                return count
             keys[slot] = key
             sums[slot] = 0
             used[count] = slot
@@ -130,6 +138,16 @@ def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> i
         slot = (slot + 1) & mask
     sums[slot] += value
     return count
+
+
+@serial
+def _sum_of(keys: Any, sums: Any, key: int) -> int:
+    """Return the sum of a key that is in a `Table`."""
+    mask = keys.shape[0] - 1
+    slot = ((key * 2654435761) >> 7) & mask
+    while keys[slot] != key:
+        slot = (slot + 1) & mask
+    return sums[slot]
 
 
 @serial
@@ -175,9 +193,13 @@ def _add_sets(
     itself, ids, mutual = near
     ranks, spread = scales
     n_scales, k = ranks.shape[0], ids.shape[0]
-    smallest = np.full(k, n_scales)  # the smallest scale whose set holds the neighbour
-    sizes = np.zeros(n_scales + 1, np.int64)
+    smallest = np.empty(k, np.int64)  # the smallest scale whose set holds the neighbour
+    sizes = np.empty(n_scales + 1, np.int64)
+    weight = np.empty(n_scales + 1, np.int64)
+    for s in range(n_scales + 1):
+        sizes[s] = weight[s] = 0
     for a in range(k):
+        smallest[a] = n_scales
         if mutual[a] > 0:
             s = 0
             while s < n_scales and ranks[s] < mutual[a]:
@@ -189,7 +211,6 @@ def _add_sets(
         total += sizes[s]
         sizes[s] = total
     # A set that holds a neighbour at one scale holds it at all larger scales.
-    weight = np.zeros(n_scales + 1, np.int64)
     for s in range(n_scales - 1, -1, -1):
         weight[s] = weight[s + 1]
         if spread[s] > place and sizes[s] > 0:
@@ -198,7 +219,7 @@ def _add_sets(
         count = _add(keys, sums, used, count, itself, weight[0])
     for a in range(k):
         if weight[smallest[a]] > 0:
-            count = _add(keys, sums, used, count, ids[a], weight[smallest[a]])
+            count = _add(keys, sums, used, count, np.int64(ids[a]), weight[smallest[a]])
     return count
 
 
@@ -219,24 +240,26 @@ def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
             ids[a] = -1
 
 
-@parallel
-def encode(items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings) -> None:
+@parallel(lambda items, *_: len(items), grain=8)
+def encode(
+    start: int, stop: int, items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings
+) -> None:
     """Encode items, given by their ids, or queries, whose id is -1.
 
     `own` are the lists (m, k) of the items or queries to encode, `lists` the lists (n, k) of the
     collection.
     """
-    m, k = own.ids.shape
+    k = own.ids.shape[1]
     n, width = lists.ids.shape
-    for q in numba.prange(m):
+    for q in range(start, stop):
         members = 1
         while members <= k and members < scales.spread[-1] and own.ids[q, members - 1] >= 0:
             members += 1
         table = _empty_table(members * (width + 1) + k, n)
-        near = Neighborhood(items[q], own.ids[q], own.mutual[q])
-        count = _add_sets(table, 0, near, scales, 0, members)
+        near = Neighborhood(np.int64(items[q]), own.ids[q], own.mutual[q])
+        count = _add_sets(table, np.int64(0), near, scales, np.int64(0), members)
         for place in range(1, members):
-            p = own.ids[q, place - 1]
+            p = np.int64(own.ids[q, place - 1])
             near = Neighborhood(p, lists.ids[p], lists.mutual[p])
             count = _add_sets(table, count, near, scales, place, members)
         _keep_largest(table, count, out.ids[q], out.values[q])
@@ -262,7 +285,7 @@ def _overlaps(table: Table, itself: int, ids: Any, values: Any, inverted: Rows) 
         for e in range(indptr[l], indptr[l + 1]):
             if indices[e] != itself:
                 value = min(own, np.int64(theirs[e]))
-                count = _add(keys, sums, used, count, indices[e], value)
+                count = _add(keys, sums, used, count, np.int64(indices[e]), value)
     return count
 
 
@@ -272,7 +295,7 @@ def _entries(ids: Any, indptr: Any) -> int:
     total = 0
     for l in ids:  # noqa: E741
         if l >= 0:
-            total += indptr[l + 1] - indptr[l]
+            total += max(0, indptr[l + 1] - indptr[l])
     return total
 
 
@@ -282,9 +305,15 @@ def _jaccard(overlap: int) -> float:
     return min(1.0, overlap / (2.0 * UNIT - overlap))
 
 
-@parallel
+@parallel(lambda items, *_: len(items), grain=8)
 def jaccard_lists(
-    items: Any, encodings: Encodings, inverted: Rows, out_ids: Any, out_scores: Any
+    start: int,
+    stop: int,
+    items: Any,
+    encodings: Encodings,
+    inverted: Rows,
+    out_ids: Any,
+    out_scores: Any,
 ) -> None:
     """List the other items with the highest Jaccard similarity to each of some items.
 
@@ -293,11 +322,11 @@ def jaccard_lists(
     in descending order of score, ties by ascending id, padded with -1 and -inf.
     """
     n = len(inverted.indptr) - 1
-    m, k = out_ids.shape
-    for i in numba.prange(m):
+    k = out_ids.shape[1]
+    for i in range(start, stop):
         ids, values = encodings.ids[i], encodings.values[i]
         table = _empty_table(_entries(ids, inverted.indptr), n)
-        count = _overlaps(table, items[i], ids, values, inverted)
+        count = _overlaps(table, np.int64(items[i]), ids, values, inverted)
         best = np.empty(k, np.int64)
         filled = _largest(table, count, out_ids[i], best)
         for a in range(k):
@@ -307,32 +336,38 @@ def jaccard_lists(
                 out_ids[i, a], out_scores[i, a] = -1, -np.inf
 
 
-@parallel
-def jaccard_bounds(encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
+@parallel(lambda encoding_ids, *_: len(encoding_ids), grain=512)
+def jaccard_bounds(start: int, stop: int, encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
     """Compute an upper bound on the number of items that share an entry with each encoding."""
-    for q in numba.prange(encoding_ids.shape[0]):
+    for q in range(start, stop):
         out[q] = min(n, _entries(encoding_ids[q], indptr))
 
 
-@parallel
+@parallel(lambda encodings, inverted, starts, counts, *_: len(counts), grain=8)
 def jaccard_rows(
-    encodings: Encodings, inverted: Rows, starts: Any, counts: Any, out_ids: Any, out_scores: Any
+    start: int,
+    stop: int,
+    encodings: Encodings,
+    inverted: Rows,
+    starts: Any,
+    counts: Any,
+    out_ids: Any,
+    out_scores: Any,
 ) -> None:
     """Compute the Jaccard similarity of encodings to all items that share an entry with them.
 
     Row q is written from starts[q] on, by ascending id; counts[q] receives its length.
     """
     n = len(inverted.indptr) - 1
-    for q in numba.prange(counts.shape[0]):
+    for q in range(start, stop):
         table = _empty_table(starts[q + 1] - starts[q], n)
-        count = _overlaps(table, -1, encodings.ids[q], encodings.values[q], inverted)
+        count = _overlaps(table, np.int64(-1), encodings.ids[q], encodings.values[q], inverted)
         keys, sums, used = table
-        found = np.empty(count, np.int64)
+        count = min(count, starts[q + 1] - starts[q])
+        found = out_ids[starts[q] : starts[q] + count]
         for t in range(count):
             found[t] = keys[used[t]]
-        order = np.argsort(found)
+        sort_ascending(found)
         for t in range(count):
-            slot = used[order[t]]
-            out_ids[starts[q] + t] = keys[slot]
-            out_scores[starts[q] + t] = _jaccard(sums[slot])
+            out_scores[starts[q] + t] = _jaccard(_sum_of(keys, sums, np.int64(found[t])))
         counts[q] = count

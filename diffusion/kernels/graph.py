@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from .lists import Rows
 from .threads import parallel, serial
 
 
-@parallel
-def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: Any) -> None:
+@parallel(lambda ids, *_: len(ids), grain=64)
+def mutual_weights(start: int, stop: int, ids: Any, weights: Any, mutual: Any) -> None:
     """Compute reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a].
 
     The weight is 0 if j does not list i. `mutual` (n, k) float32 must be filled with 0 by the
-    caller. `degrees` (n,) float64 receives the row sums, `counts` (n,) the number of edges per
-    node.
+    caller.
     """
-    n, k = ids.shape
-    for i in numba.prange(n):
+    k = ids.shape[1]
+    for i in range(start, stop):
         for a in range(k):
             j, w = ids[i, a], weights[i, a]
             # Only the node with the smaller id looks the pair up, and it writes both entries:
@@ -32,24 +30,29 @@ def mutual_weights(ids: Any, weights: Any, mutual: Any, degrees: Any, counts: An
                         mutual[i, a] = edge
                         mutual[j, b] = edge
                         break
-    for i in numba.prange(n):
+
+
+@parallel(lambda mutual, *_: len(mutual), grain=1024)
+def degrees_and_counts(start: int, stop: int, mutual: Any, degrees: Any, counts: Any) -> None:
+    """Compute the row sums of `mutual` (n, k) in float64, and the number of edges per node."""
+    for i in range(start, stop):
         degree = 0.0
         count = 0
-        for a in range(k):
+        for a in range(mutual.shape[1]):
             degree += mutual[i, a]
             count += mutual[i, a] > 0
         degrees[i] = degree
         counts[i] = count
 
 
-@parallel
-def mutual_ranks(ids: Any, ranks: Any, out: Any) -> None:
+@parallel(lambda ids, *_: len(ids), grain=64)
+def mutual_ranks(start: int, stop: int, ids: Any, ranks: Any, out: Any) -> None:
     """Compute mutual ranks: out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a].
 
     Here b is the place of i in the list of j (i = ids[j, b]). The entry is 0 if j does not list i.
     """
-    n, k = ids.shape
-    for i in numba.prange(n):
+    k = ids.shape[1]
+    for i in range(start, stop):
         for a in range(k):
             out[i, a] = 0
             j = ids[i, a]
@@ -101,14 +104,14 @@ def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any,
     return order, component
 
 
-@parallel
+@parallel(lambda ids, *_: len(ids), grain=64)
 def normalized_rows(
-    ids: Any, mutual: Any, degrees: Any, order: Any, position: Any, out: Rows
+    start: int, stop: int, ids: Any, mutual: Any, degrees: Any, order: Any, position: Any, out: Rows
 ) -> None:
     """Fill the rows of W = D^-1/2 A D^-1/2 in storage order, with ascending columns."""
-    n, k = ids.shape
+    k = ids.shape[1]
     indices, weights = out.indices, out.values
-    for p in numba.prange(n):
+    for p in range(start, stop):
         i = order[p]
         begin = end = out.indptr[p]
         for a in range(k):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from .threads import parallel
+from .threads import parallel, serial
 
 
 class Lists(NamedTuple):
@@ -25,17 +24,19 @@ class Rows(NamedTuple):
     values: Any
 
 
-@parallel
-def copy_without_self(scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any) -> None:
+@parallel(lambda scores, ids, *_: len(ids), grain=64)
+def copy_without_self(
+    start: int, stop: int, scores: Any, ids: Any, first: int, out_scores: Any, out_ids: Any
+) -> None:
     """Copy neighbour lists without the item itself, ordering equal scores by ascending id.
 
     Row i of `scores` and `ids` (m, w) lists the neighbours of item first + i, best first and
     padded with -1. The k best entries other than the item are written to row i of `out_scores`
     and `out_ids` (m, k), which are padded with -inf and -1.
     """
-    m, width = ids.shape
+    width = ids.shape[1]
     k = out_ids.shape[1]
-    for i in numba.prange(m):
+    for i in range(start, stop):
         row_scores = np.empty(width, np.float32)
         row_ids = np.empty(width, out_ids.dtype)
         size = 0
@@ -54,3 +55,23 @@ def copy_without_self(scores: Any, ids: Any, first: int, out_scores: Any, out_id
                 out_scores[i, a], out_ids[i, a] = row_scores[a], row_ids[a]
             else:
                 out_scores[i, a], out_ids[i, a] = -np.inf, -1
+
+
+@serial
+def sort_ascending(values: Any) -> None:
+    """Sort integers in place by Shell's method, with Knuth's gaps 1, 4, 13, 40, ...
+
+    np.sort takes a second to compile, and no less time to sort the few thousand ids of a row.
+    """
+    gap = 1
+    while gap < values.shape[0]:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for a in range(gap, values.shape[0]):
+            value = values[a]
+            b = a
+            while b >= gap and values[b - gap] > value:
+                values[b] = values[b - gap]
+                b -= gap
+            values[b] = value
+        gap //= 3

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
-from .support import LocalGraph, State, Workspace, empty_workspace, grow, relax, touch
+from .support import LocalGraph, State, Workspace, grow, relax, touch
 from .threads import contracting
 
 # A support that is too small affects the ranking more than too few sweeps. The residual outside the
@@ -44,48 +44,49 @@ class Answer(NamedTuple):
 @contracting
 def solve(
     graph: LocalGraph, settings: Settings, work: Workspace, places: Any, values: Any
-) -> tuple[Workspace, Answer]:
+) -> Answer:
     """Solve (I - α W) x = b for one sparse b, with b[places] = values in storage order.
 
-    `work.number` is -1 everywhere before and after the call. Returns the workspace, which may have
-    been replaced by a larger one, and the result.
+    `work.number` is -1 everywhere before and after the call. If `state.full` is true in the
+    result, the workspace is too small; the caller then calls again with a larger one.
     """
     alpha = settings.alpha
     omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
-    work, state = _begin(graph, work, places, values)
+    state = _begin(graph, work, places, values)
     scale = state.beside
-    work, state = _to_tolerance(graph, settings, omega, work, state, settings.tol * scale)
+    if not state.full:
+        state = _to_tolerance(graph, settings, omega, work, state, settings.tol * scale)
     B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
     certified = False
-    if settings.certify > 0:
-        work, state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
-    else:
+    if not state.full and settings.certify > 0:
+        state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
+    elif not state.full:
         B = bounds(work.touched, work.rows, state, alpha)
     T = work.touched
     squares = 0.0
     for t in range(state.touched):
         squares += T.residual[t] ** 2
         work.number[T.node[t]] = -1
-    return work, Answer(state, B, certified, squares)
+    return Answer(state, B, certified, squares)
 
 
 @contracting
-def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> tuple[Workspace, State]:
+def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> State:
     """Touch the nodes of b, with an empty support."""
     number, T, R = work
     if places.shape[0] > T.node.shape[0]:
-        T, R = empty_workspace(2 * places.shape[0], R.columns.shape[0])
+        return State(0, 0, 0.0, 0.0, 0, 0, True)
     scale = 0.0
     touched = 0
     for a in range(places.shape[0]):
         place = places[a]
         if values[a] != 0:
             number[place] = touched
-            touch(T, touched, place, graph.roots[place], values[a])
+            touch(T, np.int64(touched), place, np.float64(graph.roots[place]), values[a])
             scale = max(scale, abs(values[a]) / graph.roots[place])
             touched += 1
     R.start[0] = 0
-    return Workspace(number, T, R), State(touched, 0, 0.0, scale, 0, 0)
+    return State(touched, 0, 0.0, scale, 0, 0, False)
 
 
 @contracting
@@ -96,18 +97,20 @@ def _to_tolerance(
     work: Workspace,
     state: State,
     goal: float,
-) -> tuple[Workspace, State]:
+) -> State:
     """Grow the support and relax, until the scaled residual is at most `goal`."""
     alpha, max_work, n = settings.alpha, settings.max_work, len(graph.order)
+    _, T, R = work
     beside = _BESIDE * goal
     while state.beside > beside or state.inside > goal:
         before = state.work
-        work, state = grow(graph, work, state, alpha, omega, beside, n, max_work)
-        _, T, R = work
+        state = grow(graph, work, state, alpha, omega, beside, n, max_work)
+        if state.full:
+            break
         state = relax(T, R, state, alpha, omega, goal, max_work)
         if state.work == before or state.work + 2 * R.start[state.rows] > max_work:
             break
-    return work, state
+    return state
 
 
 @contracting
@@ -118,7 +121,7 @@ def _to_certificate(
     work: Workspace,
     state: State,
     scale: float,
-) -> tuple[Workspace, State, Bounds, bool]:
+) -> tuple[State, Bounds, bool]:
     """Solve on growing supports, until the best items are certified or the work is exhausted.
 
     The system of each support is solved until the residual outside the support dominates.
@@ -128,8 +131,8 @@ def _to_certificate(
     floor = 1.0 - alpha * (1.0 + ROW_SUM_SLACK)
     finest = 1e-15 * scale / (1.0 - alpha)
     inner = state.inside
+    _, T, R = work
     while True:
-        _, T, R = work
         edges = R.start[state.rows]
         closed = state.touched == state.rows
         inner = max(finest, 1e-2 * inner if closed else INSIDE * state.beside)
@@ -152,7 +155,7 @@ def _to_certificate(
             break
         rows = state.rows
         max_rows = int(factor * rows) + 16
-        work, state = grow(graph, work, state, alpha, omega, 0.0, max_rows, max_work)
-        if state.rows == rows:
+        state = grow(graph, work, state, alpha, omega, 0.0, max_rows, max_work)
+        if state.full or state.rows == rows:
             break
-    return work, state, B, certified
+    return state, B, certified

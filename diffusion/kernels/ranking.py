@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from .threads import parallel, serial
@@ -35,16 +34,16 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
         root = child
 
 
-@parallel
-def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
+@parallel(lambda x, *_: len(x), grain=4)
+def largest_positive(start: int, stop: int, x: Any, out_values: Any, out_ids: Any) -> None:
     """Write the k largest positive entries of each row of x (m, n), in descending order.
 
     Equal entries are ordered by ascending id. `out_values` and `out_ids` (m, k) are padded with
     -inf and -1.
     """
-    m, n = x.shape
+    n = x.shape[1]
     k = out_ids.shape[1]
-    for row in numba.prange(m):
+    for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
         values[:] = -np.inf
         ids[:] = -1
@@ -60,13 +59,13 @@ def largest_positive(x: Any, out_values: Any, out_ids: Any) -> None:
             _sift_down(values, ids, size)
 
 
-@parallel
+@parallel(lambda indptr, *_: len(indptr) - 1, grain=16)
 def largest_positive_sparse(
-    indptr: Any, indices: Any, data: Any, out_values: Any, out_ids: Any
+    start: int, stop: int, indptr: Any, indices: Any, data: Any, out_values: Any, out_ids: Any
 ) -> None:
     """Write what `largest_positive` does, for rows in CSR form with ascending indices."""
-    m, k = out_ids.shape
-    for row in numba.prange(m):
+    k = out_ids.shape[1]
+    for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
         values[:] = -np.inf
         ids[:] = -1
@@ -80,11 +79,13 @@ def largest_positive_sparse(
             _sift_down(values, ids, size)
 
 
-@parallel
-def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> None:
+@parallel(lambda indptr, *_: len(indptr) - 1, grain=32)
+def entries_sparse(
+    start: int, stop: int, indptr: Any, indices: Any, data: Any, ids: Any, out: Any
+) -> None:
     """Look up the entries of CSR rows (ascending indices) at `ids` (m, c); 0 where not stored."""
-    m, c = ids.shape
-    for row in numba.prange(m):
+    c = ids.shape[1]
+    for row in range(start, stop):
         begin, end = indptr[row], indptr[row + 1]
         own = indices[begin:end]
         for a in range(c):
@@ -94,10 +95,10 @@ def entries_sparse(indptr: Any, indices: Any, data: Any, ids: Any, out: Any) -> 
                 out[row, a] = data[begin + t]
 
 
-@parallel
-def pooled(x: Any, groups: Any, weights: Any, out: Any) -> None:
+@parallel(lambda x, *_: len(x), grain=4)
+def pooled(start: int, stop: int, x: Any, groups: Any, weights: Any, out: Any) -> None:
     """Add weights[j] x[row, j] to out[row, groups[j]] for x (m, n); `out` must be filled with 0."""
-    m, n = x.shape
-    for row in numba.prange(m):
+    n = x.shape[1]
+    for row in range(start, stop):
         for j in range(n):
             out[row, groups[j]] += weights[j] * x[row, j]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from .lists import Lists, Rows
@@ -49,25 +48,27 @@ def _expand(i: int, lists: Lists, half: int, members: Any) -> int:
     return kept
 
 
-@parallel
-def expanded_sizes(lists: Lists, half: int, sizes: Any) -> None:
+@parallel(lambda lists, *_: len(lists.ids), grain=64)
+def expanded_sizes(start: int, stop: int, lists: Lists, half: int, sizes: Any) -> None:
     """Compute the sizes (n,) of the expanded reciprocal sets."""
-    n, k = lists.ids.shape
-    for i in numba.prange(n):
+    k = lists.ids.shape[1]
+    for i in range(start, stop):
         members = np.empty((1 + k) * (1 + half), np.int32)
         sizes[i] = _expand(i, lists, half, members)
 
 
-@parallel
-def expanded_rows(lists: Lists, half: int, vectors: Any, farthest: Any, out: Rows) -> None:
+@parallel(lambda lists, *_: len(lists.ids), grain=32)
+def expanded_rows(
+    start: int, stop: int, lists: Lists, half: int, vectors: Any, farthest: Any, out: Rows
+) -> None:
     """Fill sparse rows with the expanded sets, weighted by exp(-d) and L1-normalised.
 
     The distance d is the square of 2 - 2<x_i, x_j> divided by `farthest[i]`, and 0 for the item
     itself.
     """
-    n, k = lists.ids.shape
+    k = lists.ids.shape[1]
     indices, weights = out.indices, out.values
-    for i in numba.prange(n):
+    for i in range(start, stop):
         members = np.empty((1 + k) * (1 + half), np.int32)
         size = _expand(i, lists, half, members)
         begin = out.indptr[i]
@@ -87,15 +88,15 @@ def expanded_rows(lists: Lists, half: int, vectors: Any, farthest: Any, out: Row
             weights[begin + p] /= total
 
 
-@parallel
-def shared_weight(V: Rows, first: int, inverted: Rows, out: Any) -> None:
+@parallel(lambda V, first, inverted, out: len(out), grain=4)
+def shared_weight(start: int, stop: int, V: Rows, first: int, inverted: Rows, out: Any) -> None:
     """Compute out[q, j] = Σ_l min(V[first + q, l], V[j, l]), shape (m, n).
 
     `inverted` holds the columns of V, restricted to the n rows j to compare with.
     """
     indptr, indices, values = V
     inverted_indptr, items, weights = inverted
-    for q in numba.prange(out.shape[0]):
+    for q in range(start, stop):
         row = out[q]
         row[:] = 0
         for e in range(indptr[first + q], indptr[first + q + 1]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .matrix import Matrix
 from .threads import contracting
@@ -70,45 +71,25 @@ class State(NamedTuple):
     beside: float  # largest |r_i| / √d_i at the neighbours of the support
     work: int
     sweeps: int
+    full: bool  # the workspace has no room for the next row of the support
 
 
-@contracting
-def empty_workspace(nodes: int, edges: int) -> tuple[Touched, Rows]:
-    """Allocate memory for the given numbers of touched nodes and edges."""
+def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Workspace:
+    """Allocate memory for the given numbers of touched nodes and edges.
+
+    `number` (n,) is -1 everywhere.
+    """
+    root, right, x, residual, chi = np.empty((5, nodes), np.float64)
     touched = Touched(
-        np.empty(nodes, np.int32),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.float64),
-        np.empty(nodes, np.int32),
+        np.empty(nodes, np.int32), root, right, x, residual, chi, np.empty(nodes, np.int32)
     )
     rows = Rows(
         np.empty(nodes, np.int32),
-        np.zeros(nodes + 1, np.int64),
+        np.empty(nodes + 1, np.int64),
         np.empty(edges, np.int32),
         np.empty(edges, np.float32),
     )
-    return touched, rows
-
-
-@contracting
-def _more_room(T: Touched, R: Rows, nodes: int, edges: int) -> tuple[Touched, Rows]:
-    new_t, new_r = empty_workspace(nodes, edges)
-    size = T.node.shape[0]
-    new_t.node[:size] = T.node
-    new_t.root[:size] = T.root
-    new_t.right[:size] = T.right
-    new_t.x[:size] = T.x
-    new_t.residual[:size] = T.residual
-    new_t.chi[:size] = T.chi
-    new_t.row[:size] = T.row
-    new_r.own[:size] = R.own
-    new_r.start[: size + 1] = R.start
-    new_r.columns[: R.columns.shape[0]] = R.columns
-    new_r.weights[: R.weights.shape[0]] = R.weights
-    return new_t, new_r
+    return Workspace(number, touched, rows)
 
 
 @contracting
@@ -131,11 +112,12 @@ def _take_in(
     threshold: float,
     max_rows: int,
     max_work: int,
-) -> tuple[Workspace, State]:
+) -> State:
     """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
     indptr, indices, weights = graph.matrix
     number, T, R = work
     touched, rows = state.touched, state.rows
+    full = False
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
@@ -144,9 +126,9 @@ def _take_in(
         e = R.start[rows]
         if state.work + _RESERVE * (e + size) > max_work:
             break
-        nodes, edges = T.node.shape[0], R.columns.shape[0]
-        if touched + size > nodes or e + size > edges:
-            T, R = _more_room(T, R, max(nodes, 2 * (touched + size)), max(edges, 2 * (e + size)))
+        if touched + size > T.node.shape[0] or e + size > R.columns.shape[0]:
+            full = True
+            break
         T.row[t] = rows
         R.own[rows] = t
         for a in range(begin, end):
@@ -155,15 +137,14 @@ def _take_in(
             if j < 0:
                 j = touched
                 number[place] = j
-                touch(T, j, place, graph.roots[place], 0.0)
+                touch(T, j, np.int64(place), np.float64(graph.roots[place]), 0.0)
                 touched += 1
             R.columns[e] = j
             R.weights[e] = weights[a]
             e += 1
         rows += 1
         R.start[rows] = e
-    state = State(touched, rows, state.inside, state.beside, state.work, state.sweeps)
-    return Workspace(number, T, R), state
+    return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, full)
 
 
 @contracting
@@ -208,7 +189,7 @@ def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: An
         else:
             beside = max(beside, scaled)
     work = state.work + R.start[state.rows]
-    return State(state.touched, state.rows, inside, beside, work, state.sweeps)
+    return State(state.touched, state.rows, inside, beside, work, state.sweeps, False)
 
 
 @contracting
@@ -224,7 +205,7 @@ def relax(
             met = sweep(T, R, state.rows, alpha, omega, T.x, T.right)
             work += edges
             sweeps += 1
-        swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps)
+        swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps, False)
         state = _residual(T, R, swept, alpha, T.x, T.right)
         work = state.work
         if state.inside <= goal:
@@ -242,19 +223,22 @@ def grow(
     goal: float,
     max_rows: int,
     max_work: int,
-) -> tuple[Workspace, State]:
-    """Add nodes in rounds, each with a sweep, until the residual outside is at most `goal`."""
+) -> State:
+    """Add nodes in rounds, each with a sweep, until the residual outside is at most `goal`.
+
+    It ends early if the workspace is full.
+    """
+    _, T, R = work
     while state.beside > goal and state.rows < max_rows:
         before = state.rows
         # Half the goal: with the goal itself, the last nodes would be added one by one.
         threshold = max(_SHARE * state.beside, 0.5 * goal)
-        work, state = _take_in(graph, work, state, threshold, max_rows, max_work)
-        if state.rows == before:
+        state = _take_in(graph, work, state, threshold, max_rows, max_work)
+        if state.full or state.rows == before:
             break
-        _, T, R = work
         # Relaxed less than later, as the support is still incomplete.
         sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
         spent = state.work + R.start[state.rows]
-        swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1)
+        swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1, False)
         state = _residual(T, R, swept, alpha, T.x, T.right)
-    return work, state
+    return state

@@ -1,70 +1,140 @@
-"""The decorators that compile loops, and the threads that compiled loops run on."""
+"""The decorators that compile loops, and the threads that compiled loops run on.
+
+Loops are compiled for one thread each, released from the interpreter lock, and called on parts of
+their range by a pool of threads of this package. Numba's own `parallel=True` takes twice as long to
+compile, starts every core for a single row, and runs on OpenMP, whose threads do not survive a
+fork and whose settings are shared with other libraries.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, update_wrapper
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numba
-import numpy as np
-from threadpoolctl import ThreadpoolController
 
-from ..errors import DiffusionError
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
-# Number of nodes per chunk: few enough to share chunks among many cores, and enough to amortise
-# the cost of a task.
+# Number of nodes per chunk: sums are computed for each chunk and then over the chunks, so that
+# they do not depend on the number of threads.
 CHUNK = 512
 
+# A loop is cut into this many parts for each core, so that no core waits long for the others.
+_PARTS = 8
 
-def _compiled(**options: Any) -> Callable[[Any], Any]:
-    """Return numba.njit with a cache on disk, or without if no directory is writable."""
-
-    def decorate(function: Any) -> Any:
-        try:
-            return _forgiving(numba.njit(cache=True, nogil=True, **options)(function))
-        except RuntimeError:
-            return numba.njit(nogil=True, **options)(function)
-
-    return decorate
+_logger = logging.getLogger("diffusion")
 
 
-def _forgiving(dispatcher: Any) -> Any:
-    """Let a dispatcher compile anew if its cache was written by another version of the library.
+# --- compilation ----------------------------------------------------------------------------------
 
-    numba compares the source file's time, but only after it has read the index of the cache,
-    which may name argument types that no longer exist.
-    """
-    cache: Any = getattr(dispatcher, "_cache", None)
-    if not hasattr(cache, "load_overload"):
-        return dispatcher
-    load = cache.load_overload
+
+@cache
+def _version() -> str:
+    """Return a fingerprint of the sources of all compiled loops."""
+    content = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        content.update(file.read_bytes())
+    return content.hexdigest()[:12]
+
+
+def _compiled(function: Any, **options: Any) -> Any:
+    """Return a function compiled by numba, kept in a cache on disk if a directory is writable."""
+    options |= {"nogil": True, "error_model": "numpy"}
+    try:
+        dispatcher = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no directory can be written to
+        dispatcher = numba.njit(**options)(function)
+    stored = dispatcher._cache
+    if hasattr(stored, "_cache_file"):
+        # numba compares the time of one source file, but a compiled function contains those that
+        # it calls from other files. The fingerprint of all sources in the name of its files also
+        # keeps it from reading what another version of this package has left behind.
+        files = stored._cache_file
+        base = f"{files._index_name.removesuffix('.nbi')}.{_version()}"
+        stored._cache_file = type(files)(files._cache_path, base, _version())
+    load = stored.load_overload
 
     def load_overload(*arguments: Any) -> Any:
-        try:
-            return load(*arguments)
-        except (AttributeError, ImportError):
-            cache.flush()
-            return None
+        found = load(*arguments)
+        if found is None:
+            _announce(getattr(stored, "cache_path", None))
+        return found
 
-    cache.load_overload = load_overload
+    stored.load_overload = load_overload
     return dispatcher
+
+
+_announced = threading.Event()
+
+
+def _announce(folder: str | None) -> None:
+    """Say once that loops are being compiled, and whether the result is kept."""
+    if _announced.is_set():
+        return
+    _announced.set()
+    _logger.warning(
+        "diffusion-rerank: compiling loops for this machine, which takes about ten seconds; %s",
+        "no directory for the result is writable, so that every process compiles again; "
+        "NUMBA_CACHE_DIR may name one"
+        if folder is None
+        else f"the result is kept in {folder}",
+    )
+
+
+def serial(function: Any) -> Any:
+    """Compile a function that other compiled functions call, or that runs on one thread."""
+    return _compiled(function)
 
 
 # Only "contract" of fastmath is used: a fused multiply-add is faster and more accurate, whereas
 # reassociation is only faster.
-parallel = _compiled(parallel=True, fastmath={"contract"})
-serial = _compiled()
-contracting = _compiled(fastmath={"contract"})
+def contracting(function: Any) -> Any:
+    """Compile as `serial` does, with fused multiply-add."""
+    return _compiled(function, fastmath={"contract"})
 
 
-@parallel
-def _launch(out: Any) -> None:
-    for i in numba.prange(out.shape[0]):
-        out[i] = 1.0
+def parallel(rows: Callable[..., int], grain: int) -> Callable[[Any], Any]:
+    """Compile a loop and call it on parts of its range, on as many threads as `cores`.
+
+    Parameters
+    ----------
+    rows : callable
+        Takes the arguments of a call, and returns the length of the range.
+    grain : int
+        The smallest part worth a thread, about 50 microseconds of work. A shorter range runs on
+        the calling thread.
+
+    Returns
+    -------
+    callable
+        Decorates a function of `begin`, `end` and the arguments, which processes that part of the
+        range. No part may depend on the results of another.
+    """
+
+    def decorate(function: Any) -> Any:
+        compiled = contracting(function)
+
+        def call(*arguments: Any) -> None:
+            total = rows(*arguments)
+            size = max(grain, -(-total // (_PARTS * cores())))
+            side_by_side(
+                lambda begin: compiled(begin, min(total, begin + size), *arguments),
+                range(0, total, size),
+            )
+
+        return update_wrapper(call, function)
+
+    return decorate
 
 
 def chunks(n: int) -> int:
@@ -72,74 +142,126 @@ def chunks(n: int) -> int:
     return -(-n // CHUNK)
 
 
-_lock = threading.RLock()
-_state = {"used": False, "forked": False}
+# --- threads --------------------------------------------------------------------------------------
 
 
-@cache
-def _layer() -> str:
-    """Launch numba's threads; return the name of the threading layer that numba has chosen."""
-    # The launch sets the number of threads of the OpenMP library that numba loads. If torch uses
-    # the same library, that would change the last bits of all later convolutions.
-    loaded = ThreadpoolController().select(user_api="openmp").lib_controllers
-    before = [(library, library.num_threads) for library in loaded]
-    try:
-        _launch(np.zeros(1))
-    finally:
-        for library, threads in before:
-            library.set_num_threads(threads)
-    return str(numba.threading_layer())
+class _Cores(threading.local):
+    """The number of cores that a Python thread may use."""
+
+    count: int | None = None
 
 
-def concurrent() -> bool:
-    """Return whether kernels may run in several Python threads at the same time.
+_cores = _Cores()
 
-    They may on numba's OpenMP and TBB layers. Numba's own layer "workqueue", which it uses if
-    neither is installed, would abort the process.
+
+def _all_cores() -> int:
+    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+
+def cores() -> int:
+    """Return the number of cores that this Python thread may use.
+
+    By default, this is the number of cores that the process may run on, or the value of the
+    environment variable NUMBA_NUM_THREADS.
     """
-    with _lock:
-        return _layer() != "workqueue"
+    return _cores.count or _all_cores()
+
+
+@contextlib.contextmanager
+def using_cores(count: int) -> Iterator[None]:
+    """Let this Python thread use the given number of cores."""
+    before, _cores.count = _cores.count, count
+    try:
+        yield
+    finally:
+        _cores.count = before
+
+
+class _Pool:
+    """The threads that help the calling threads; they are started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def submit(self, function: Callable[[], None]) -> Future[None] | None:
+        """Run a function on a thread of the pool; None at the end of the process."""
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(max(1, _all_cores() - 1), "diffusion")
+        try:
+            return self._threads.submit(function)
+        except RuntimeError:
+            return None
+
+
+_pool = _Pool()
+
+
+def side_by_side(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
+) -> list[Result]:
+    """Apply a function to each task on several threads; return the results in order.
+
+    The calling thread takes tasks as well. It never waits for a task that has not begun, so that
+    calls may be nested.
+
+    Parameters
+    ----------
+    function : callable
+        The first exception that it raises is raised again; the tasks that follow are not begun.
+    tasks : iterable
+    workers : int, optional
+        Largest number of threads, by default `cores`.
+    """
+    tasks = list(tasks)
+    workers = min(len(tasks), workers or cores())
+    if workers <= 1:
+        return [function(task) for task in tasks]
+    results: list[Any] = [None] * len(tasks)
+    places = iter(range(len(tasks)))  # the next task; taking it is atomic
+    failed = threading.Event()
+
+    def work() -> None:
+        for place in places:
+            if failed.is_set():
+                return
+            try:
+                results[place] = function(tasks[place])
+            except BaseException:
+                failed.set()
+                raise
+
+    helpers = [_pool.submit(work) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:
+        begun = [helper for helper in helpers if helper is not None and not helper.cancel()]
+        errors = [error for error in (helper.exception() for helper in begun) if error]
+    for error in errors:
+        raise error
+    return results
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Reserve the kernels for this thread if they must not run concurrently.
+    """Do nothing; kept until its callers are rewritten."""
+    yield
 
-    Raises
-    ------
-    DiffusionError
-        If the process was forked from one that had used the kernels. The threads of OpenMP do not
-        survive a fork, and a kernel would wait for them indefinitely or abort.
-    """
-    if _state["forked"]:
-        raise DiffusionError(
-            "process: forked after a search or a fit, which the threads of OpenMP do not survive; "
-            "expected the start method 'spawn', or a fork before the first search or fit"
-        )
-    _state["used"] = True
-    with contextlib.nullcontext() if concurrent() else _lock:
-        yield
+
+# --- processes ------------------------------------------------------------------------------------
 
 
 def _after_fork() -> None:
-    _state["forked"] = _state["used"]
+    """Replace what a fork does not copy: the threads, and a lock that another thread held."""
+    global _pool
+    _pool = _Pool()
+    # The threads of OpenMP, which faiss searches with, do not survive a fork, and a search would
+    # wait for them indefinitely. One thread needs no others.
+    faiss = sys.modules.get("faiss")
+    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
+        faiss.omp_set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def cores() -> int:
-    """Return the number of cores that the kernels called by this Python thread run on."""
-    return numba.get_num_threads()
-
-
-@contextlib.contextmanager
-def using_cores(cores: int) -> Iterator[None]:
-    """Run the kernels that this Python thread calls on the given number of cores."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(cores)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..kernels import threads
 from ..kernels.lists import copy_without_self
+from ..storage.contents import COMPUTED, Array, Between, Contents, finite
 from ..storage.rows import ListsCheckpoint
 from ..validation import as_vectors, center_of, check_integer
 from .methods import FaissMethod, Method, NNDescent, check_metric, make_method, search_all
@@ -25,6 +26,10 @@ Lists = tuple[NDArray[np.float32], NDArray[Any]]
 
 # Gathered vectors held at a time, in values: 64 MiB of float32.
 _GATHER_VALUES = 1 << 24
+
+# The largest magnitude of a value of a vector: of a unit vector, up to rounding, and of any vector
+# whose squared distances fit float32.
+_LARGEST_UNIT, _LARGEST = 1 + 1e-3, 1e19
 
 # The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
@@ -67,7 +72,8 @@ class NeighborIndex:
         self.center = center
         self.size, self.dimension = vectors.shape
         self.vectors: NDArray[np.float32] | None = vectors
-        self._serialized: NDArray[np.uint8] | None = None
+        self.contents = COMPUTED
+        self._stored: dict[str, NDArray[Any]] = {}
         if isinstance(method, FaissMethod):
             self._faiss = method.build(vectors, metric, progress=progress)
             self.vectors = None
@@ -79,8 +85,9 @@ class NeighborIndex:
         metric: str,
         method: Method,
         shape: tuple[int, int],
+        source: str = "arrays",
     ) -> NeighborIndex:
-        """Make an index from the arrays that `arrays` returned, without reading their content.
+        """Make an index from the arrays that `arrays` returned, checked on first use.
 
         Parameters
         ----------
@@ -92,41 +99,45 @@ class NeighborIndex:
             Search method with its settings.
         shape : tuple of int
             Number of vectors and dimension.
+        source : str, default "arrays"
+            What errors call the state that the arrays belong to.
 
         Raises
         ------
         KeyError, ValueError
-            If the arrays are missing or do not have the expected shape.
+            If the arrays are missing, or do not have the expected types and shapes.
         """
+        if "faiss" in arrays:
+            raise ValueError("an earlier version has built it; expected one that is built again")
+        largest = _LARGEST_UNIT if metric == "cosine" else _LARGEST
+        layout = {"vectors": Array(np.float32, shape, Between(-largest, largest))}
+        if "center" in arrays:
+            layout["center"] = Array(np.float64, shape[1:], finite(np.float64))
+        if isinstance(method, FaissMethod):
+            layout |= method.layout(arrays, *shape)
         index = cls.__new__(cls)
         index.metric, index.method = metric, method
-        index.vectors, index._serialized = arrays.get("vectors"), arrays.get("faiss")
-        index.center = arrays.get("center")
         index.size, index.dimension = shape
-        if index.vectors is not None and index.vectors.shape != shape:
-            raise ValueError(f"vectors of shape {index.vectors.shape}, expected {shape}")
-        if index.vectors is None and not (
-            index._serialized is not None and isinstance(method, FaissMethod)
-        ):
-            raise KeyError("vectors")
+        index.contents = Contents(arrays, layout, source)
+        index._stored = {name: arrays[name] for name in layout}
+        index.vectors = None if isinstance(method, FaissMethod) else arrays["vectors"]
+        index.center = arrays.get("center")
         return index
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to store: the vectors or the faiss index, and the centre if any."""
+        """Return the arrays to store: vectors, the structure over them, and the centre if any."""
+        if self._stored:
+            return self._stored
         center = {} if self.center is None else {"center": self.center}
-        if self.vectors is not None:
-            return {"vectors": self.vectors, **center}
-        if self._serialized is not None:
-            return {"faiss": self._serialized, **center}
-        import faiss
-
-        return {"faiss": faiss.serialize_index(self._faiss), **center}
+        structure = {}
+        if isinstance(self.method, FaissMethod):
+            structure = self.method.arrays(self._faiss)
+        return {"vectors": self._own_vectors(), **structure, **center}
 
     @cached_property
     def _faiss(self) -> Any:
-        import faiss
-
-        return faiss.deserialize_index(np.array(self._serialized))
+        assert isinstance(self.method, FaissMethod)
+        return self.method.restored(self._stored, self._stored["vectors"], self.metric)
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, progress: bool = False
@@ -149,11 +160,12 @@ class NeighborIndex:
         ids : ndarray, shape (m, k), int64
             Equal scores are ordered by ascending id. Padded with -1.
         """
+        self.contents.check()
         scores = np.empty((len(queries), k), np.float32)
-        ids = np.empty((len(queries), k), np.int64)
+        ids = np.empty((len(queries), k), np.int32)
         # Queries are not items of the index: with a negative first row, no item is left out.
         self._search_blocks(queries, min(k, self.size), -len(queries), (scores, ids), progress)
-        return scores, ids
+        return scores, ids.astype(np.int64)
 
     def resolve_ties(
         self,
@@ -222,6 +234,7 @@ class NeighborIndex:
         ids : ndarray, shape (n, k), int32
             Padded with -1.
         """
+        self.contents.check()
         width = min(k + 1, self.size)
         # For so few items nearest-neighbour descent has no advantage over exact search.
         descend = isinstance(self.method, NNDescent) and self.size > 4 * width
@@ -365,6 +378,16 @@ def nearest_neighbors(
     with threads.guarded():
         index = NeighborIndex(vectors, metric, method, center=center, progress=progress)
         return index.neighbors(k, progress=progress)
+
+
+def without_items(
+    scores: NDArray[np.float32], ids: NDArray[Any], dropped: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Empty the neighbour lists (n, k) of some items (n,), and take these out of all others."""
+    if not dropped.any():
+        return scores, ids
+    ids = np.where(dropped[ids] | dropped[:, None], ids.dtype.type(-1), ids)
+    return tidy_lists(scores, ids, ids.shape[1])
 
 
 def tidy_lists(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from ..errors import DiffusionError
+from ..storage.contents import Array, Arrays, Between, Layout, finite
 from ..validation import METRICS, check_choice, check_integer
 from .progress import row_blocks
 
@@ -28,7 +34,11 @@ class Exact:
 
 
 class FaissMethod(ABC):
-    """A method that keeps the vectors in a faiss index."""
+    """A method that keeps the vectors in a faiss index.
+
+    What is stored are the vectors and the arrays of the structure over them. faiss's own format is
+    not used: faiss follows whatever such a file says, to any address.
+    """
 
     name: ClassVar[str]
 
@@ -39,6 +49,18 @@ class FaissMethod(ABC):
     @abstractmethod
     def set_effort(self, index: Any, k: int) -> None:
         """Apply the search settings to an index before a search for k neighbours."""
+
+    @abstractmethod
+    def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
+        """Return the arrays of the structure of an index, without the vectors."""
+
+    @abstractmethod
+    def layout(self, arrays: Arrays, n: int, d: int) -> Layout:
+        """Return what `arrays` must be, for n vectors of dimension d."""
+
+    @abstractmethod
+    def restored(self, arrays: Arrays, vectors: NDArray[np.float32], metric: str) -> Any:
+        """Return the faiss index of the vectors (n, d) that has this structure."""
 
     def build(self, vectors: NDArray[np.float32], metric: str, *, progress: bool) -> Any:
         """Return a faiss index that holds the vectors (n, d)."""
@@ -86,6 +108,38 @@ class IVF(FaissMethod):
         """Set the number of cells searched per query."""
         index.nprobe = self.nprobe
 
+    def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
+        """Return the centroids of the cells, and the cell of each vector."""
+        import faiss
+
+        cells = np.empty(index.ntotal, np.int64)
+        for cell in range(index.nlist):
+            size = index.invlists.list_size(cell)
+            if size:
+                cells[faiss.rev_swig_ptr(index.invlists.get_ids(cell), size)] = cell
+        centroids = index.quantizer.reconstruct_n(0, index.nlist)
+        return {"ivf_centroids": centroids, "ivf_cells": cells}
+
+    def layout(self, arrays: Arrays, n: int, d: int) -> Layout:
+        """Return what the two arrays must be."""
+        last = len(arrays["ivf_centroids"]) - 1
+        return {
+            "ivf_centroids": Array(np.float32, ("cells", d), finite(np.float32)),
+            "ivf_cells": Array(np.int64, (n,), Between(0, last)),
+        }
+
+    def restored(self, arrays: Arrays, vectors: NDArray[np.float32], metric: str) -> Any:
+        """Return an index with the vectors in their cells, in ascending order."""
+        import faiss
+
+        (nlist, d), measure = arrays["ivf_centroids"].shape, _measure(metric)
+        index = faiss.IndexIVFFlat(faiss.IndexFlat(d, measure), d, nlist, measure)
+        index.quantizer.add(arrays["ivf_centroids"])
+        index.is_trained = True
+        own, cells = faiss.swig_ptr(vectors), faiss.swig_ptr(arrays["ivf_cells"])
+        index.add_core(len(vectors), own, None, cells)
+        return index
+
 
 @dataclass(frozen=True)
 class HNSW(FaissMethod):
@@ -123,6 +177,95 @@ class HNSW(FaissMethod):
         """Set the number of candidates kept."""
         index.hnsw.efSearch = max(self.ef_search, k)
 
+    def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
+        """Return the number of levels of each vector, all links, and the first vector."""
+        import faiss
+
+        graph = index.hnsw
+        return {
+            "hnsw_levels": faiss.vector_to_array(graph.levels),
+            "hnsw_links": faiss.vector_to_array(graph.neighbors),
+            "hnsw_entry": np.array([graph.entry_point], np.int32),
+        }
+
+    def layout(self, arrays: Arrays, n: int, d: int) -> Layout:
+        """Return what the arrays must be."""
+        # The places of the links of a vector are computed in int32.
+        if self.m >= 1 << 20 or 2 * self.m * n > len(arrays["hnsw_links"]):
+            raise ValueError(f"m: {self.m} links for each of {n} vectors")
+        return {
+            "hnsw_entry": Array(np.int32, (1,), Between(0, n - 1)),
+            "hnsw_levels": Array(np.int32, (n,), Between(1, len(self._places()) - 1)),
+            "hnsw_links": Array(np.int32, ("links",), _Links(-1, n - 1, self)),
+        }
+
+    def restored(self, arrays: Arrays, vectors: NDArray[np.float32], metric: str) -> Any:
+        """Return an index with the vectors and their links."""
+        import faiss
+
+        n, d = vectors.shape
+        index = self.new_index(n, d, _measure(metric))
+        index.storage.add(vectors)
+        index.ntotal = n
+        graph, levels = index.hnsw, arrays["hnsw_levels"]
+        faiss.copy_array_to_vector(levels, graph.levels)
+        faiss.copy_array_to_vector(self.offsets(levels).astype(np.uint64), graph.offsets)
+        faiss.copy_array_to_vector(arrays["hnsw_links"], graph.neighbors)
+        graph.entry_point = int(arrays["hnsw_entry"][0])
+        graph.max_level = int(levels[graph.entry_point]) - 1
+        return index
+
+    def offsets(self, levels: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return where the links of each vector begin, from its number of levels; (n + 1,)."""
+        offsets = np.zeros(len(levels) + 1, np.int64)
+        np.cumsum(self._places()[levels], out=offsets[1:])
+        return offsets
+
+    def links_stay_on_their_level(
+        self, levels: NDArray[np.int32], links: NDArray[np.int32]
+    ) -> bool:
+        """Return whether all links above the lowest level lead to vectors that reach their level.
+
+        faiss reads the links of such a vector on that level, and has no others.
+        """
+        places, offsets = self._places(), self.offsets(levels)
+        for level in range(1, int(levels.max())):
+            own = offsets[np.flatnonzero(levels > level)]
+            for place in range(int(places[level]), int(places[level + 1])):
+                linked = links[own + place]
+                if (levels[linked[linked >= 0]] <= level).any():
+                    return False
+        return True
+
+    def _places(self) -> NDArray[np.int32]:
+        """Return how many links a vector has below each level, from 0 to the highest possible."""
+        import faiss
+
+        # The vector that is copied belongs to the index.
+        index = self.new_index(0, 1, faiss.METRIC_L2)
+        return faiss.vector_to_array(index.hnsw.cum_nneighbor_per_level)
+
+
+@dataclass(frozen=True)
+class _Links(Between):
+    """The links of an HNSW index: ids of vectors, padded with -1."""
+
+    method: HNSW = HNSW()
+
+    def whole(self, array: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether there are as many as the levels say, and they lead to the right ones."""
+        levels, entry = arrays["hnsw_levels"], int(arrays["hnsw_entry"][0])
+        return (
+            int(self.method.offsets(levels)[-1]) == len(array)
+            and levels[entry] == levels.max()
+            and array.min() >= -1
+            and array.max() < len(levels)
+            and self.method.links_stay_on_their_level(levels, array)
+        )
+
+    def __str__(self) -> str:
+        return "the links of a graph of vectors on their levels"
+
 
 @dataclass(frozen=True)
 class NNDescent:
@@ -157,16 +300,50 @@ class NNDescent:
         """List `width` near items of each vector, usually with itself, padded with -1."""
         from pynndescent import NNDescent as Descent
 
-        # On unit vectors the Euclidean distance orders items as the cosine does.
-        ids, _ = Descent(
-            vectors,
-            metric="euclidean",
-            n_neighbors=width,
-            n_trees=self.n_trees,
-            n_iters=self.n_iters,
-            random_state=self.seed,
-        ).neighbor_graph
+        with _threads_of_numba():
+            # On unit vectors the Euclidean distance orders items as the cosine does.
+            ids, _ = Descent(
+                vectors,
+                metric="euclidean",
+                n_neighbors=width,
+                n_trees=self.n_trees,
+                n_iters=self.n_iters,
+                random_state=self.seed,
+            ).neighbor_graph
         return ids
+
+
+# Not all of numba's threading layers may be used by several threads at the same time.
+_descending = threading.Lock()
+_used_by: set[int] = set()  # the processes that have started numba's threads
+
+
+@contextlib.contextmanager
+def _threads_of_numba() -> Iterator[None]:
+    """Reserve the threads that pynndescent's compiled loops run on.
+
+    Raises
+    ------
+    DiffusionError
+        If the process was forked from one that had started them. They do not survive a fork, and
+        numba would abort the process.
+    """
+    if _used_by - {os.getpid()}:
+        raise DiffusionError(
+            "neighbors: the process was forked after a search by 'nndescent', whose threads do not "
+            "survive a fork; expected the start method 'spawn', or another method"
+        )
+    # numba's first launch sets the number of threads of the OpenMP library that it loads. If torch
+    # uses the same library, that would change the last bits of all later convolutions.
+    loaded = ThreadpoolController().select(user_api="openmp").lib_controllers
+    before = [(library, library.num_threads) for library in loaded]
+    with _descending:
+        _used_by.add(os.getpid())
+        try:
+            yield
+        finally:
+            for library, threads in before:
+                library.set_num_threads(threads)
 
 
 Method = Exact | IVF | HNSW | NNDescent

@@ -11,8 +11,12 @@ BLOCK = 1024
 
 
 def row_blocks(n: int, description: str, *, show: bool, begin: int = 0) -> Iterator[slice]:
-    """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows."""
-    with tqdm(total=n, initial=begin, desc=description, unit="row", disable=not show) as bar:
+    """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows.
+
+    A single block shows no bar, which could only jump from nothing to everything.
+    """
+    hide = not show or n - begin <= BLOCK
+    with tqdm(total=n, initial=begin, desc=description, unit="row", disable=hide) as bar:
         for start in range(begin, n, BLOCK):
             stop = min(n, start + BLOCK)
             yield slice(start, stop)

@@ -2,7 +2,7 @@
 
 from .centrality import Centrality, degree, katz
 from .fusion import SCORES, Diffusion, Fusion, Score, make_score
-from .ranking import padding_last, rank
+from .ranking import rank
 
 __all__ = [
     "SCORES",
@@ -13,6 +13,5 @@ __all__ = [
     "degree",
     "katz",
     "make_score",
-    "padding_last",
     "rank",
 ]

@@ -96,6 +96,7 @@ def katz(
     n = graph.n_nodes
     chosen = None if nodes is None else _as_nodes(nodes, n)
     w = _as_weights(weights, n if chosen is None else len(chosen))
+    graph.contents.check()
     if chosen is None:
         solution = solver.prepare(graph, transfer).solve(w)
         return Centrality(np.asarray(solution.x)[0], solution.report)
@@ -111,6 +112,7 @@ def katz(
         np.array([residual <= tol]),
         np.array([iterations * entries]),
         np.zeros(1, bool),
+        observed=np.array([np.count_nonzero(w)]),
     )
     report.warn("raise katz's max_iter or tol, or lower alpha", stacklevel=2)
     return Centrality(g.astype(np.float32), report)
@@ -134,6 +136,7 @@ def degree(graph: Graph, *, nodes: ArrayLike | None = None) -> NDArray[np.float6
     DiffusionError
         If `nodes` is not as described.
     """
+    graph.contents.check()
     if nodes is None:
         return graph.degrees.copy()
     return graph.degrees[_as_nodes(nodes, graph.n_nodes)]

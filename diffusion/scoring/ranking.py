@@ -8,20 +8,13 @@ from scipy import sparse
 
 from ..kernels.ranking import entries_sparse, largest_positive, largest_positive_sparse
 
+_LOWEST = np.finfo(np.float32).min
 
-def padding_last(
-    scores: NDArray[np.float32], ids: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Move padding (id -1) to the end of each list and set its score to -inf.
 
-    The order of the other entries is kept. `scores` and `ids` have shape (m, c).
-    """
-    padded = ids < 0
-    if padded.any():
-        order = np.argsort(padded, axis=1, kind="stable")
-        scores = np.take_along_axis(np.where(padded, np.float32(-np.inf), scores), order, axis=1)
-        ids = np.take_along_axis(ids, order, axis=1)
-    return scores, ids
+def no_results(single: bool, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the results of a query without regions, of shape (k,), or of no query, (0, k)."""
+    shape = (k,) if single else (0, k)
+    return np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
 
 
 def rank(
@@ -59,7 +52,8 @@ def rank(
         entries_sparse(x.indptr, x.indices, x.data, ids, diffused)
     reached = diffused > 0
     best = np.where(real[:, :1], scores[:, :1], 0)
-    behind = np.where(real, scores - best, np.float32(-np.inf))
+    with np.errstate(over="ignore"):  # -inf is padding, the lowest score is finite
+        behind = np.where(real, np.maximum(scores - best, _LOWEST), np.float32(-np.inf))
     if restrict:
         merged = np.where(reached, diffused, behind)
         width = min(ids.shape[1], out_ids.shape[1])

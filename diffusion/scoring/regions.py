@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DiffusionError
-from ..validation import as_vectors, check_real
+from ..validation import as_numeric, as_vectors, check_real
 
 # Values of a temporary: 32 MiB of float64.
 _BLOCK_VALUES = 1 << 22
@@ -34,9 +34,9 @@ class Groups:
     @classmethod
     def of(cls, numbers: ArrayLike, rows: Any, name: str) -> Self:
         """Check the group numbers (m,) of m rows; `name` is the argument that errors name."""
-        array = np.asarray(numbers)
+        array = as_numeric(numbers, name)
         expected = len(rows) if np.ndim(rows) else 0
-        if array.shape != (expected,) or array.dtype.kind not in "iu":
+        if array.shape != (expected,) or (array.size and array.dtype.kind not in "iu"):
             raise DiffusionError(
                 f"{name}: expected integers of shape ({expected},), one for each row of vectors, "
                 f"got {array.dtype} of shape {array.shape}"
@@ -123,9 +123,9 @@ def generalized_max_pooling(
     array([0.33333334, 0.33333334, 0.5       ], dtype=float32)
     """
     ridge = check_real(regularization, "regularization", low=0.0, strict=True)
-    if np.ndim(X) != 2:
-        raise DiffusionError(f"X: expected shape (m, d), got {np.shape(X)}")
-    array = X if isinstance(X, np.ndarray) else np.asarray(X)
+    array = as_numeric(X, "X")
+    if array.ndim != 2:
+        raise DiffusionError(f"X: expected shape (m, d), got {array.shape}")
     groups = Groups.of(images, array, "images")
     weights = np.empty(len(array), np.float32)
     for size in np.unique(groups.sizes):

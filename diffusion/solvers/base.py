@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import sparse
 from ..errors import ConvergenceWarning, DiffusionError
 from ..graph.graph import Graph
 from ..kernels.matrix import Matrix, Nodes, Observations, read_only
+from ..storage.contents import COMPUTED, Arrays, Contents, Layout
 from ..transfer import RegularizedLaplacian, Transfer
 
 
@@ -36,6 +37,9 @@ class Report:
     certified : ndarray, shape (m,), bool
         Whether the highest-ranked items are proven to be those of the exact solution; False for
         solvers that do not attempt the proof.
+    observed : ndarray, shape (m,), int64
+        Number of items with a weight in the observation. If it is 0, diffusion has nothing to
+        start from: x is 0, and a ranking is that of the first stage.
     """
 
     residual: NDArray[np.float64]
@@ -43,11 +47,19 @@ class Report:
     converged: NDArray[np.bool_]
     work: NDArray[np.int64]
     certified: NDArray[np.bool_]
+    observed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
 
     @classmethod
     def concatenate(cls, reports: list[Report]) -> Report:
         """Concatenate the reports of several batches of observations."""
-        return cls(*(np.concatenate([getattr(r, f.name) for r in reports]) for f in fields(cls)))
+        names = [f.name for f in fields(cls)]
+        return cls(**{n: np.concatenate([getattr(r, n) for r in reports]) for n in names})
+
+    @classmethod
+    def empty(cls) -> Report:
+        """Return the report on no observation."""
+        counts, yes = np.zeros(0, np.int64), np.zeros(0, bool)
+        return cls(np.zeros(0), counts, yes, counts, yes)
 
     def warn(self, advice: str, stacklevel: int) -> None:
         """Issue a `ConvergenceWarning` if an observation has not converged."""
@@ -87,8 +99,8 @@ class Solver(ABC):
     `prepare` or `restore` gives it a graph and a transfer function.
 
     This class checks arguments and issues warnings. A subclass implements `_solve`; it also
-    implements `_precompute` if it has offline work to do, and `_attach` if it has to set up
-    attributes from the resulting arrays.
+    implements `_precompute` if it has offline work to do, `_layout` to say what the resulting
+    arrays must be, and `_attach` if it has to set up attributes from them.
     """
 
     name: ClassVar[str]
@@ -108,6 +120,7 @@ class Solver(ABC):
     _transfer: Transfer
     _alpha: float  # set if the transfer function is the regularised Laplacian
     _arrays: dict[str, NDArray[Any]]
+    _contents: Contents
 
     def prepare(
         self,
@@ -145,15 +158,22 @@ class Solver(ABC):
         ConvergenceWarning
             If the offline work does not reach its tolerance.
         """
+        graph.contents.check()
         self._take(graph, transfer)
-        self._arrays = self._precompute(progress, checkpoint)
+        self._arrays, self._contents = self._precompute(progress, checkpoint), COMPUTED
         self._attach()
         return self
 
-    def restore(self, graph: Graph, transfer: Transfer, arrays: dict[str, NDArray[Any]]) -> Self:
+    def restore(
+        self,
+        graph: Graph,
+        transfer: Transfer,
+        arrays: dict[str, NDArray[Any]],
+        source: str = "arrays",
+    ) -> Self:
         """Set the solver up from the arrays of an earlier `prepare`, in place of a new one.
 
-        The arrays may be memory-mapped; they are not read.
+        The arrays may be memory-mapped; they are not read. Their content is checked on first use.
 
         Parameters
         ----------
@@ -163,6 +183,8 @@ class Solver(ABC):
             The transfer function that the solver was prepared for.
         arrays : dict of str to ndarray
             The return value of `arrays`.
+        source : str, default "arrays"
+            What errors call the state that the arrays belong to.
 
         Returns
         -------
@@ -173,9 +195,11 @@ class Solver(ABC):
         ------
         DiffusionError
             If the solver cannot apply the transfer function.
+        KeyError, ValueError
+            If an array is missing, or has another type or shape than it must.
         """
         self._take(graph, transfer)
-        self._arrays = arrays
+        self._arrays, self._contents = arrays, Contents(arrays, self._layout(arrays), source)
         self._attach()
         return self
 
@@ -209,6 +233,7 @@ class Solver(ABC):
         ConvergenceWarning
             If the solver does not reach its tolerance for an observation.
         """
+        self.check()
         y = as_observations(observations, self._graph.n_nodes)
         if candidates is not None:
             candidates = as_candidates(candidates, *y.shape) if self.shortlist else None
@@ -216,7 +241,23 @@ class Solver(ABC):
         if self.limit is not None:
             advice = f"raise {type(self).__name__}'s {self.limit} or tol, or lower alpha"
             solution.report.warn(advice, stacklevel=2)
-        return solution
+        y.eliminate_zeros()
+        return replace(solution, report=replace(solution.report, observed=np.diff(y.indptr)))
+
+    def check(self) -> None:
+        """Check the arrays of the graph and of the solver if they were read from a file.
+
+        Raises
+        ------
+        DiffusionError
+            If they are not what they must be.
+        """
+        self._graph.contents.check()
+        self._contents.check()
+
+    def _layout(self, arrays: Arrays) -> Layout:
+        """Return what stored arrays must be, for the graph that is set."""
+        return {}
 
     def _precompute(
         self, progress: bool, checkpoint: str | os.PathLike[str] | None

@@ -20,10 +20,11 @@ from ..kernels import columns as kernels
 from ..kernels import threads
 from ..kernels.matrix import SparseRows, System, read_only
 from ..kernels.subgraph import compressed
+from ..storage.contents import Array, Arrays, Between, Layout, finite
 from ..storage.rows import RowsCheckpoint
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
-from .linalg.blocks import parts, side_by_side
+from .linalg.blocks import parts
 
 # Groups of columns computed in one call. Few groups keep the progress bar and the checkpoint up to
 # date and the threads evenly loaded; many groups amortise the workspace that a call allocates.
@@ -166,6 +167,14 @@ class Columns(Solver):
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _layout(self, arrays: Arrays) -> Layout:
+        n, most = self._graph.n_nodes, float(np.finfo(np.float64).max)
+        return {
+            "ids": Array(np.int32, (n, "keep"), Between(-1, n - 1), by_rows=True),
+            "values": Array(np.float32, (n, "keep"), finite(np.float32), by_rows=True),
+            "residuals": Array(np.float64, (n,), Between(0, most), by_rows=True),
+        }
+
     def _attach(self) -> None:
         self._columns = kernels.Columns(
             *(read_only(self._arrays[name]) for name in kernels.Columns._fields)
@@ -174,6 +183,7 @@ class Columns(Solver):
     def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
         m, n = y.shape
         stored = self._stored(y)
+        self._contents.check_rows(np.unique(stored.nodes))
         counts = np.diff(stored.indptr)
         out = SparseRows.of_at_most(np.minimum(counts * self._columns.ids.shape[1], n))
         work = np.zeros(m, np.int64)
@@ -191,7 +201,7 @@ class Columns(Solver):
                 work[part],
             )
 
-        side_by_side(combine, parts(m, _BATCH_QUERIES))
+        threads.side_by_side(combine, parts(m, _BATCH_QUERIES))
         residual = np.zeros(m)
         rows = np.repeat(np.arange(m), counts)
         np.maximum.at(residual, rows, self._columns.residuals[stored.nodes])

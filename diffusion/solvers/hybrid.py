@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..storage.contents import Array, Arrays, Between, Layout, finite
 from ..validation import check_integer, check_real
 from .cg import BlockCG
 from .linalg.components import known_vector, large_pieces
-from .linalg.eigen import leading_eigenpairs
+from .linalg.eigen import leading_eigenpairs, pairs_layout
 
 
 @dataclass
@@ -114,6 +115,13 @@ class Hybrid(BlockCG):
             "eigenvalues": np.empty(0),
             "residuals": np.empty(0),
             "vectors": np.empty((0, 0), np.float32),
+        }
+
+    def _layout(self, arrays: Arrays) -> Layout:
+        return {
+            "nodes": Array(np.int32, ("s",), Between(0, self._graph.n_nodes - 1)),
+            "vectors": Array(np.float32, ("s", "r"), finite(np.float32)),
+            **pairs_layout("r"),
         }
 
     def _attach(self) -> None:

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..kernels import local as kernels
+from ..kernels import threads
 from ..kernels.matrix import read_only
 from ..kernels.support import LocalGraph, Workspace, empty_workspace
+from ..storage.contents import Array, Arrays, Between, Layout
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
-from .linalg.blocks import side_by_side
 
 # Initial capacity of a workspace: touched nodes, edges.
 _ROOM = (1 << 14, 1 << 18)
+
+# The factor by which a workspace that was too small is enlarged.
+_MORE = 4
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,13 @@ class Local(Solver):
         roots = roots.astype(np.float32)
         return {"roots": roots, "largest": roots.max(keepdims=True)}
 
+    def _layout(self, arrays: Arrays) -> Layout:
+        least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+        return {
+            "largest": Array(np.float32, (1,), Between(least, most)),
+            "roots": Array(np.float32, (self._graph.n_nodes,), Between(least, "largest")),
+        }
+
     def _attach(self) -> None:
         self._idle: list[Workspace] = []  # list.append and pop are atomic
 
@@ -155,7 +166,7 @@ class Local(Solver):
             part = slice(y.indptr[row], y.indptr[row + 1])
             return self._solve_one(graph, places[part], values[part])
 
-        answers = side_by_side(solve, range(m), self.threads or os.cpu_count())
+        answers = threads.side_by_side(solve, range(m), self.threads)
         indptr = np.zeros(m + 1, np.int64)
         np.cumsum([len(ids) for ids, _, _ in answers], out=indptr[1:])
         x = sparse.csr_array(
@@ -178,12 +189,15 @@ class Local(Solver):
         try:
             work = self._idle.pop()
         except IndexError:
-            number = np.full(self._graph.n_nodes, -1, np.int32)
-            work = Workspace(number, *empty_workspace(*_ROOM))
-        settings = kernels.Settings(self._alpha, float(self.tol), self.certify, self.max_work)
-        work, (state, limits, certified, squares) = kernels.solve(
-            graph, settings, work, places, values
-        )
+            work = empty_workspace(np.full(self._graph.n_nodes, -1, np.int32), *_ROOM)
+        certify = min(self.certify, self._graph.n_nodes)
+        settings = kernels.Settings(self._alpha, float(self.tol), certify, self.max_work)
+        state, limits, certified, squares = kernels.solve(graph, settings, work, places, values)
+        while state.full:
+            # Begun again: later observations find the larger workspace.
+            room = len(work.touched.node), len(work.rows.columns)
+            work = empty_workspace(work.number, *(_MORE * size for size in room))
+            state, limits, certified, squares = kernels.solve(graph, settings, work, places, values)
         _, touched, rows = work
         own = rows.own[: state.rows]
         x = touched.x[own].astype(np.float32)

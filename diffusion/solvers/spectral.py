@@ -14,10 +14,11 @@ from scipy import sparse
 
 from ..errors import DiffusionError
 from ..graph.graph import Graph
+from ..storage.contents import Array, Arrays, Between, Layout, Offsets, finite
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations
 from .linalg.components import dense_components, joined, known_vector, large_pieces
-from .linalg.eigen import leading_eigenpairs
+from .linalg.eigen import leading_eigenpairs, pairs_layout
 
 # Number of values of a half-precision or memory-mapped basis converted at a time.
 _BLOCK_VALUES = 1 << 24
@@ -178,6 +179,24 @@ class Spectral(Solver):
             "basis_indices": joined([U.indices for U in kept], np.int32),
         }
 
+    def _layout(self, arrays: Arrays) -> Layout:
+        n = self._graph.n_nodes
+        ids, values = Between(0, n - 1), finite(np.float32)
+        layout = {
+            "shapes": Array(np.int64, ("parts", 2), _Shapes(0, n)),
+            "nodes": Array(np.int32, ("rows",), ids),
+            **pairs_layout("pairs"),
+            "small_indptr": Array(np.int64, (n + 1,), Offsets("small_indices")),
+            "small_indices": Array(np.int32, ("small",), ids),
+            "small_values": Array(np.float32, ("small",), values),
+            "basis": Array((np.float32, np.float16), ("entries",), values),
+        }
+        if "basis_indptr" in arrays:
+            columns = Between(0, max(self.rank, 1) - 1)
+            layout["basis_indices"] = Array(np.int32, ("entries",), columns)
+            layout["basis_indptr"] = Array(np.int64, ("pointers",), _PartsInCSR(0, np.inf))
+        return layout
+
     def _attach(self) -> None:
         self._opened: list[_Part] | None = None
         self.eigenvalues_ = self._arrays["eigenvalues"]
@@ -185,6 +204,7 @@ class Spectral(Solver):
 
     def _parts(self) -> list[_Part]:
         """Return the parts of the basis, which are set up on first use."""
+        self.check()
         if self._opened is None:
             known = _known(self._graph)
             row = pair = entry = pointer = 0
@@ -307,6 +327,45 @@ class Spectral(Solver):
                     f"{self._transfer!r}, which is {values.min():.3g} at an eigenvalue"
                 )
             yield part, float(np.sqrt(values[0])), np.sqrt(values[1:])
+
+
+@dataclass(frozen=True)
+class _Shapes(Between):
+    """The numbers of rows and columns of the parts of the basis."""
+
+    def whole(self, array: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether the parts take up the arrays, whose lengths may not overflow a sum."""
+        shapes = array.tolist()
+        rows, pairs = (sum(lengths) for lengths in zip((0, 0), *shapes, strict=True))
+        sparse = "basis_indptr" in arrays
+        length = len(arrays["basis_indptr"]) if sparse else len(arrays["basis"])
+        expected = sum(s + 1 if sparse else s * r for s, r in shapes)
+        lengths = len(arrays["nodes"]), len(arrays["eigenvalues"]), length
+        return (rows, pairs, expected) == lengths
+
+    def __str__(self) -> str:
+        return "shapes of parts that add up to the lengths of the other arrays"
+
+
+@dataclass(frozen=True)
+class _PartsInCSR(Between):
+    """The offsets of the rows of a sparse basis, part by part; each part begins at 0."""
+
+    def whole(self, array: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether each part is in CSR form, and all together take up the entries."""
+        pointer = entry = 0
+        for s, r in arrays["shapes"].tolist():
+            indptr = array[pointer : pointer + s + 1]
+            if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+                return False
+            columns = arrays["basis_indices"][entry : entry + int(indptr[-1])]
+            if columns.max(initial=-1) >= r:
+                return False
+            pointer, entry = pointer + s + 1, entry + int(indptr[-1])
+        return entry == len(arrays["basis"])
+
+    def __str__(self) -> str:
+        return "offsets of the rows of each part, with columns of its own"
 
 
 class _Part:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..kernels import subgraph as kernels
+from ..kernels import threads
 from ..kernels.matrix import SparseRows, System
 from ..validation import check_choice, check_integer, check_real
 from .base import Report, Solution, Solver
-from .linalg.blocks import parts, side_by_side
+from .linalg.blocks import parts
 
 # Observations solved in one call. Few load the threads evenly; many amortise a workspace.
 _BATCH_QUERIES = 16
@@ -107,6 +108,6 @@ class Truncated(Solver):
                 kernels.Outcome(iterations[part], residual[part], work[part]),
             )
 
-        side_by_side(solve, parts(m, _BATCH_QUERIES))
+        threads.side_by_side(solve, parts(m, _BATCH_QUERIES))
         report = Report(residual, iterations, residual <= self.tol, work, np.zeros(m, bool))
         return Solution(kernels.compressed(out, n), report)

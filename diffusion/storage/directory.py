@@ -10,6 +10,7 @@ Pickled objects are never read or written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -24,7 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .files import DAMAGED, as_path, create_array, fingerprint, plain, replacing, sha256_of
+from .files import (
+    DAMAGED,
+    as_path,
+    create_array,
+    digest_of,
+    fingerprint,
+    map_array,
+    opened,
+    plain,
+    read_whole,
+    replacing,
+    save_array,
+    sha256_of,
+)
 from .lock import locked
 
 MANIFEST = "manifest.json"
@@ -32,6 +46,10 @@ MANIFEST = "manifest.json"
 _FOLDER = re.compile(r"arrays-[0-9a-f]{8}")
 _ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _UNFINISHED = "unfinished"
+_DTYPE = re.compile(r"[<>|][biuf]\d")
+# The largest manifest that is read: an index has one of 10 kB, and an extraction that skipped a
+# hundred thousand photos one of 20 MB.
+_MANIFEST_BYTES = 1 << 26
 # How often `load` starts again because the directory was rewritten while it was being opened.
 _TRIES = 10
 
@@ -139,11 +157,7 @@ class Writing:
 
     def add(self, name: str, array: NDArray[Any]) -> None:
         """Write an array."""
-        file = self._file(name)
-        with open(file, "wb") as stream:
-            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-            stream.flush()
-            os.fsync(stream.fileno())
+        save_array(self._file(name), array)
         self._note(name, array)
 
     def create(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -267,7 +281,7 @@ def write_manifest(
     """Replace the manifest atomically; `arrays` describes the files."""
     manifest = {"format": format.name, "version": format.version, **content, "arrays": arrays}
     manifest["checksum"] = _checksum(manifest)
-    with replacing(path / MANIFEST, "w") as file:
+    with replacing(path / MANIFEST, "w", follow=False) as file:
         json.dump(manifest, file, indent=1, default=plain)
 
 
@@ -344,7 +358,7 @@ def check_target(
     entries = [entry for entry in path.iterdir() if entry.name != MANIFEST]
     foreign = sorted(entry.name for entry in entries if not _is_ours(entry, format))
     try:
-        text = (path / MANIFEST).read_text(errors="replace")
+        text = read_whole(path / MANIFEST, _MANIFEST_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         ours = not foreign
     except OSError:
@@ -409,8 +423,11 @@ def load(path: str | os.PathLike[str], format: Format, *, verify: bool = False) 
     path : path-like
     format : Format
     verify : bool, default False
-        Read every file and compare its checksum. By default, only the manifest and the sizes are
-        checked, in a time that does not depend on the size of the arrays.
+        Read every file and compare its checksum, which detects accidental damage. The checksums
+        are in the directory itself: who alters an array on purpose can alter its checksum too. By
+        default, only the manifest, the types, the shapes and the sizes are checked, in a time that
+        does not depend on the size of the arrays. What the arrays contain is up to the caller
+        (`contents.Contents`).
 
     Raises
     ------
@@ -450,13 +467,13 @@ def read_manifest(path: str | os.PathLike[str], format: Format) -> dict[str, Any
 def _read(path: Path, format: Format) -> dict[str, Any]:
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(read_whole(file, _MANIFEST_BYTES).decode())
         checksum = _checksum(manifest) if isinstance(manifest, dict) else None
     except FileNotFoundError:
         raise DiffusionError(f"{path}: expected {format.noun}, found no {MANIFEST}") from None
     except OSError as error:
         raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         raise DiffusionError(f"{file}: truncated or altered, not valid JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != format.name:
         raise DiffusionError(f"{file}: expected format {format.name!r}, this is a foreign file")
@@ -484,37 +501,35 @@ def _is_entry(entry: Any) -> bool:
         isinstance(entry, dict)
         and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
         and re.fullmatch(r"arrays-[0-9a-f]+/\w+\.npy", entry["file"]) is not None
+        and _DTYPE.fullmatch(entry["dtype"]) is not None
+        and all(type(length) is int and length >= 0 for length in entry["shape"])
     )
 
 
 def _open_arrays(path: Path, manifest: dict[str, Any], verify: bool) -> dict[str, NDArray[Any]]:
-    arrays = {}
-    for name, entry in manifest["arrays"].items():
-        file = path / entry["file"]
-        try:
-            size = file.stat().st_size
-        except OSError as error:
-            raise DiffusionError(f"{file}: cannot be read ({error.strerror})") from None
-        if size != entry["bytes"]:
-            raise DiffusionError(
-                f"{file}: truncated or altered, expected {entry['bytes']} bytes, got {size}"
-            )
-        if verify and sha256_of(file) != entry["sha256"]:
-            raise DiffusionError(f"{file}: altered, its SHA-256 is not the manifest's")
-        arrays[name] = _map_array(file, entry)
-    return arrays
+    return {
+        name: _open_array(path / entry["file"], entry, verify)
+        for name, entry in manifest["arrays"].items()
+    }
 
 
-def _map_array(file: Path, entry: dict[str, Any]) -> NDArray[Any]:
+def _open_array(file: Path, entry: dict[str, Any], verify: bool) -> NDArray[Any]:
     try:
-        # Copy-on-write, so that the array has the type of an ordinary one and a stray assignment
-        # cannot reach the disk.
-        array = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, *DAMAGED) as error:
-        raise DiffusionError(f"{file}: altered, not a .npy file ({error})") from None
-    if array.dtype.str != entry["dtype"] or list(array.shape) != entry["shape"]:
-        raise DiffusionError(
-            f"{file}: altered, expected {entry['dtype']} of shape {tuple(entry['shape'])}, got "
-            f"{array.dtype.str} of shape {array.shape}"
-        )
-    return np.asarray(array)
+        if file.parent.is_symlink():
+            raise OSError(errno.ELOOP, f"{file.parent.name!r} is a link")
+        with opened(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size != entry["bytes"]:
+                raise DiffusionError(
+                    f"{file}: truncated or altered, expected {entry['bytes']} bytes, got {size}"
+                )
+            if verify and digest_of(stream) != entry["sha256"]:
+                raise DiffusionError(f"{file}: altered, its SHA-256 is not the manifest's")
+            stream.seek(0)
+            return map_array(stream, entry["dtype"], tuple(entry["shape"]))
+    except DiffusionError:
+        raise
+    except OSError as error:
+        raise DiffusionError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except DAMAGED as error:
+        raise DiffusionError(f"{file}: altered, {error}") from None

@@ -1,19 +1,26 @@
-"""Single files: atomic replacement, checksums, memory-mapped arrays."""
+"""Single files: atomic replacement, checksums, memory-mapped arrays.
+
+Files are written under random names that are created exclusively, and never through a link, so that
+nobody who may write to the directory beforehand can redirect what is written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import secrets
+import stat
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +33,8 @@ DAMAGED = (
     ValueError,
     TypeError,
     LookupError,
+    OverflowError,
+    MemoryError,
     EOFError,
     RuntimeError,
     SyntaxError,
@@ -33,6 +42,12 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+# A link in place of a file that is ours is an error, and a pipe must not be waited for. Windows has
+# neither flag.
+_NOT_A_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NOT_WAITING = getattr(os, "O_NONBLOCK", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -43,24 +58,54 @@ def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
         raise DiffusionError(f"{name}: expected a str or a path, got {path!r}") from None
 
 
+def create(path: Path) -> int:
+    """Create a file for reading and writing; return its descriptor.
+
+    Its permissions are those of any new file.
+
+    Raises
+    ------
+    FileExistsError
+        If there is anything at `path`, be it a link that leads nowhere.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOT_A_LINK | _BINARY
+    return os.open(path, flags, 0o666)
+
+
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(
+    path: str | os.PathLike[str], mode: str = "wb", *, follow: bool = True
+) -> Iterator[IO[Any]]:
     """Open a file that replaces `path` atomically once it has been written completely.
 
-    If `path` is a link, the file that it points to is replaced. A pipe or a device is written to
-    directly.
+    Parameters
+    ----------
+    path : path-like
+    mode : {"wb", "w"}, default "wb"
+        Text is written in UTF-8.
+    follow : bool, default True
+        If `path` is a link, replace the file that it points to, and if it is a pipe or a device,
+        write to it directly: for paths that the user names. False replaces whatever is there: for
+        files in directories of our own.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written. A full disk is named as such.
     """
     path = Path(path)
-    # This comes before the link is resolved: /dev/stdout may lead to a pipe, which has no path. If
-    # `path` is a directory, opening it raises the error.
-    if path.exists() and not path.is_file():
-        with open(path, mode) as file:
-            yield file
-        return
-    path = Path(os.path.realpath(path))
+    if follow:
+        # This comes before the link is resolved: /dev/stdout may lead to a pipe, which has no
+        # path. If `path` is a directory, opening it raises the error.
+        if path.exists() and not path.is_file():
+            with open(path, mode, encoding=_encoding(mode)) as file:
+                yield file
+            return
+        path = Path(os.path.realpath(path))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = create(aside)
     try:
-        with open(aside, mode) as file:
+        with naming_full_disks(path), open(descriptor, mode, encoding=_encoding(mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -70,24 +115,151 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         raise
 
 
-def create_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+def _encoding(mode: str) -> str | None:
+    return None if "b" in mode else "utf-8"
+
+
+@contextlib.contextmanager
+def naming_full_disks(path: Path) -> Iterator[None]:
+    """Let the error of a full disk name the path, and say so where numpy counts bytes instead."""
+    try:
+        yield
+    except OSError as error:
+        counted = error.errno is None and "requested and" in str(error)
+        if counted or (error.errno == errno.ENOSPC and error.filename is None):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array to a new .npy file, durably."""
+    with naming_full_disks(path), open(create(path), "wb") as stream:
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """Create an .npy file, memory-mapped for writing, with all of its disk space reserved.
 
     Raises
     ------
     OSError
-        If the file cannot be created. A full disk is reported here, and not by a fatal signal
-        when the mapping is written to.
+        If the file exists or cannot be created. A full disk is reported here, and not by a fatal
+        signal when the mapping is written to.
     """
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(file, "r+b") as stream:
+    dtype = np.dtype(dtype)
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": tuple(shape),
+    }
+    with naming_full_disks(path), open(create(path), "r+b") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.flush()
+        begin = stream.tell()
+        size = begin + math.prod(shape) * dtype.itemsize
+        os.truncate(stream.fileno(), size)
+        if hasattr(os, "posix_fallocate"):
             try:
-                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+                os.posix_fallocate(stream.fileno(), 0, size)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
-    return array
+        return np.memmap(stream, dtype, mode="r+", offset=begin, shape=tuple(shape))
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+    """Open a file of a directory of our own for reading.
+
+    Raises
+    ------
+    OSError
+        If it is not a regular file: a link, a directory, a pipe (which is not waited for) or a
+        device in its place is damage.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NOT_A_LINK | _NOT_WAITING | _BINARY)
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield stream
+
+
+def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read a small file of a directory of our own.
+
+    Raises
+    ------
+    OSError
+        If it is not a regular file, or has more than `most` bytes.
+    """
+    with opened(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
+    return content
+
+
+def map_array(stream: io.BufferedReader, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Memory-map the array of an .npy file, which must have exactly this type and shape.
+
+    Raises
+    ------
+    ValueError
+        If the header says something else, or the size of the file is not what it says. Nothing is
+        allocated on its word.
+    """
+    found = array_header(stream)
+    if found.fortran:
+        raise ValueError("in Fortran's order")
+    if (found.dtype.str, found.shape) != (dtype, shape):
+        raise ValueError(
+            f"expected {dtype} of shape {shape}, got {found.dtype.str} of shape {found.shape}"
+        )
+    begin = stream.tell()
+    if begin + found.bytes != os.fstat(stream.fileno()).st_size:
+        raise ValueError(f"expected {begin + found.bytes} bytes")
+    if begin % found.dtype.itemsize:
+        raise ValueError("not aligned")
+    # Copy-on-write, so that the array has the type of an ordinary one and a stray assignment cannot
+    # reach the disk.
+    return np.asarray(np.memmap(stream, found.dtype, mode="c", offset=begin, shape=shape))
+
+
+class Header(NamedTuple):
+    """What the header of an .npy file says."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+
+    @property
+    def bytes(self) -> int:
+        """The size of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def array_header(stream: IO[bytes]) -> Header:
+    """Read the header of an .npy file; the stream is then at the first byte of the array.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is that of an array of objects, or with a negative length.
+    """
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        shape, fortran, dtype = read[np.lib.format.read_magic(stream)](stream)
+        if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+            raise ValueError(f"{dtype} of shape {shape}")
+    except DAMAGED as error:
+        reason = (str(error) or "damaged").splitlines()[0]
+        raise ValueError(f"not a .npy file of numbers ({reason})") from None
+    return Header(dtype, tuple(shape), fortran)
 
 
 def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -107,6 +279,8 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DAMAGED as error:
         reason = (str(error) or "damaged").splitlines()[0]
+        if "pickle" in reason:  # numpy says how to load them all the same
+            reason = "no array of numbers"
         raise DiffusionError(f"{path}: expected a .npy file without pickles ({reason})") from None
 
 
@@ -120,9 +294,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return digest_of(file)
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def digest_of(stream: io.BufferedReader) -> str:
+    """Return the SHA-256 of a stream from its beginning, in hexadecimal."""
+    stream.seek(0)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,9 @@ from ..errors import DiffusionError
 from .files import DAMAGED, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+# Padding may make lists this many times as large as what was read, and a little more.
+_PADDING, _LITTLE = 100, 1 << 24
 
 # The last column of TREC runs.
 TAG = "diffusion-rerank"
@@ -74,7 +78,7 @@ def write_run(file: IO[str], scores: NDArray[np.float32], ids: NDArray[np.int64]
 def _fields(path: str | os.PathLike[str], count: int) -> Any:
     """Yield the number and the fields of each line; a line has `count` fields, or is empty."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 fields = line.split()
                 if fields and len(fields) != count:
@@ -92,14 +96,20 @@ def _fields(path: str | os.PathLike[str], count: int) -> Any:
 def _number(path: object, number: int, name: str, text: str, kind: type = int) -> Any:
     try:
         value = kind(text)
-        if abs(value) >= (1 << 62 if kind is int else 3e38):
+        if not abs(value) < (1 << 62 if kind is int else 3e38):
             raise ValueError
         return value
     except ValueError:
         expected = "a row number" if kind is int else "a number"
+        names = " (only `diffusion evaluate --qrels` reads names)" if kind is int else ""
         raise DiffusionError(
-            f"{path}: line {number}: {name}: expected {expected}, got {text!r}"
+            f"{path}: line {number}: {name}: expected {expected}, got {text!r}{names}"
         ) from None
+
+
+def _place(rank: str) -> int:
+    """Return the rank that a line states; no tool relies on it, and some write other things."""
+    return int(rank) if rank.isascii() and rank.isdigit() and len(rank) < 19 else 0
 
 
 def _read_run(path: str | os.PathLike[str]) -> Lists:
@@ -113,7 +123,7 @@ def _read_run(path: str | os.PathLike[str]) -> Lists:
             )
         rows[query_row].append(
             (
-                _number(path, number, "rank", rank),
+                _place(rank),
                 _number(path, number, "score", score, float),
                 _number(path, number, "item", item),
             )
@@ -163,3 +173,79 @@ def read_qrels(
         if grade:
             (relevant if grade > 0 else junk)[row].append(_number(path, number, "item", item))
     return relevant, junk
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A TREC run with judgements, in which names of items have become numbers.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (nq, k), int64
+        Ranked items of each query, padded with -1. The queries of the run come first, in its
+        order; they are followed by queries that have relevant items and no results.
+    relevant, junk : list of list of int
+        The items with a relevance above 0, and below 0, for each query.
+    missing : int
+        Number of queries that have relevant items and no results.
+    """
+
+    ids: NDArray[np.int64]
+    relevant: list[list[int]]
+    junk: list[list[int]]
+    missing: int
+
+
+def read_judged(results: str | os.PathLike[str], qrels: str | os.PathLike[str]) -> Judged:
+    """Read a TREC run and its judgements; queries and items have any names, as for trec_eval.
+
+    A list is ordered by descending score, as trec_eval does; equal scores are ordered by rank.
+
+    Raises
+    ------
+    DiffusionError
+        If a file cannot be read or a line is malformed, if an item is repeated in a list, or if
+        no query of the run is judged.
+    """
+    numbers: dict[str, int] = {}
+    lists = _ranked(results, numbers)
+    found = len(lists)
+    relevant: dict[str, list[int]] = {query: [] for query in lists}
+    junk: dict[str, list[int]] = defaultdict(list)
+    judged: set[str] = set()
+    for number, (query, _, item, relevance) in _fields(qrels, 4):
+        judged.add(query)
+        grade = _number(qrels, number, "relevance", relevance)
+        if grade:
+            graded = relevant.setdefault(query, []) if grade > 0 else junk[query]
+            graded.append(numbers.setdefault(item, len(numbers)))
+    if judged and judged.isdisjoint(lists):
+        raise DiffusionError(
+            f"{qrels}: expected judgements of the queries of {results}, such as "
+            f"{next(iter(lists))!r}; got those of others, such as {min(judged)!r}"
+        )
+    width = max(map(len, lists.values()))
+    if len(relevant) * width > _PADDING * len(numbers) + _LITTLE:
+        raise DiffusionError(f"{results}: expected lists of similar lengths, one has {width} lines")
+    ids = np.full((len(relevant), width), -1, np.int64)
+    for row, ranked in zip(ids, lists.values(), strict=False):
+        row[: len(ranked)] = ranked
+    return Judged(
+        ids, list(relevant.values()), [junk[query] for query in relevant], len(relevant) - found
+    )
+
+
+def _ranked(path: str | os.PathLike[str], numbers: dict[str, int]) -> dict[str, list[int]]:
+    """Read the list of each query of a run; add the numbers of items to those given by name."""
+    rows: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
+    for number, (query, _, item, rank, score, _) in _fields(path, 6):
+        key = numbers.setdefault(item, len(numbers))
+        if key in rows[query]:
+            raise DiffusionError(
+                f"{path}: line {number}: expected each item at most once per query, query "
+                f"{query!r} has {item!r} twice"
+            )
+        rows[query][key] = -_number(path, number, "score", score, float), _place(rank)
+    if not rows:
+        raise DiffusionError(f"{path}: expected a TREC run, found no line")
+    return {query: sorted(entries, key=entries.__getitem__) for query, entries in rows.items()}

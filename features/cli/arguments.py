@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -85,14 +85,20 @@ def run_of(options: argparse.Namespace) -> RunSettings:
 
 
 def say_skipped(
-    skipped: list[dict[str, str]], out: str | os.PathLike[str], *, most: int = 20
+    manifest: Mapping[str, Any], out: str | os.PathLike[str], *, most: int = 20
 ) -> None:
-    """Name the images that were skipped and why, at most so many of them."""
+    """Name the images that were skipped and why, at most so many of them, and count other files."""
+    from ..images.reading import Listing
+
+    skipped = manifest["skipped"]
     for entry in skipped[:most]:
         command.say("features", f"skipped {entry['file']}: {entry['reason']}")
     if len(skipped) > most:
         more = f"{len(skipped) - most} more; {Path(out) / 'manifest.json'} lists them all"
         command.say("features", f"skipped {more}")
+    found = manifest["passed_over"]
+    if passed_over := Listing([], found["files"], found["linked_folders"]).passed_over():
+        command.say("features", f"skipped {passed_over}")
 
 
 def documentation(kind: type) -> dict[str, str]:

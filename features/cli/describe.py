@@ -26,7 +26,7 @@ _PAIRS = 1 << 18
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `extract` and `whiten`."""
-    extract = verbs.add("extract", _extract, "Describe every JPEG and PNG image of a folder.")
+    extract = verbs.add("extract", _extract, "Describe every image of a folder.")
     extract.add_argument("folder", metavar="FOLDER", help="images; subfolders are read too")
     extract.add_argument(
         "out", metavar="OUT", help="folder to write, for `features index` and `features whiten`"
@@ -68,7 +68,7 @@ def _extract(options: argparse.Namespace) -> None:
         whitening=options.whitening,
     )
     skipped = written.manifest["skipped"]
-    say_skipped(skipped, options.out)
+    say_skipped(written.manifest, options.out)
     n, d = written.vectors.shape
     regions = "" if written.regional is None else f", {len(written.regional)} of regions"
     print(

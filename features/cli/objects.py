@@ -20,9 +20,7 @@ from .arguments import add_network, add_options, add_run, from_options, run_of, 
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `discover` and `locate`."""
-    discover = verbs.add(
-        "discover", _discover, "Find recurring objects in the JPEG and PNG photos of a folder."
-    )
+    discover = verbs.add("discover", _discover, "Find recurring objects in the photos of a folder.")
     discover.add_argument("folder", metavar="FOLDER", help="photos; subfolders are read too")
     discover.add_argument(
         "out", metavar="OUT", help="folder to write: maps, boxes, descriptors, page.html"
@@ -72,7 +70,7 @@ def _discover(options: argparse.Namespace) -> None:
         pictures=options.pictures,
     )
     skipped = objects.descriptors.manifest["skipped"]
-    say_skipped(skipped, options.out)
+    say_skipped(objects.descriptors.manifest, options.out)
     n, d = objects.descriptors.vectors.shape
     print(
         f"{options.out}: {n} maps, {len(objects.boxes)} boxes, descriptors of dimension {d}; "

@@ -96,7 +96,7 @@ def _described(options: argparse.Namespace) -> Descriptors:
         run=run_of(options),
         whitening=options.whitening,
     )
-    say_skipped(described.manifest["skipped"], out)
+    say_skipped(described.manifest, out)
     return described
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from diffusion import storage
 from diffusion.errors import DiffusionError
 from diffusion.storage.strings import pack_strings
 
-from ..images.reading import find_images, quiet
+from ..images.reading import list_folder, quiet
 from ..settings import ImageSettings, NetworkSettings, RunSettings, as_settings
 from . import sweep
 from .descriptors import (
@@ -46,9 +47,11 @@ def extract_folder(
     run: RunSettings | None = None,
     whitening: str | os.PathLike[str] | Whitening | None = None,
 ) -> Descriptors:
-    """Describe every JPEG and PNG image of a folder.
+    """Describe every image of a folder, in any format that Pillow decodes.
 
     Images that cannot be read are skipped; `skipped` in the manifest lists them with the reason.
+    `passed_over` counts the other files by extension and lists the links to folders, which are not
+    followed.
     After an interruption at any moment, the same call resumes and writes what it would have
     written without it. A complete extraction of the same files is not repeated, unless an image
     that was skipped can be read now.
@@ -89,12 +92,12 @@ def extract_folder(
     )
     run = as_settings(run, "run", RunSettings)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
-    files = find_images(folder)
+    listing = list_folder(folder)
     folder, out = os.fspath(folder), storage.as_path(out, "out")
     check_target(out, objects=False)
     describer = Describer(recipe, whitening=white, device=run.device)
     with storage.claimed(out, FORMAT), quiet():
-        found = sweep.scan(folder, files, describer, run)
+        found = sweep.scan(folder, listing, describer, run)
         return _extract(folder, out, found, describer, run)
 
 
@@ -113,7 +116,7 @@ def _extract(
             sweep.failed_before(complete.manifest, found)
         ):
             shards.discard()
-            return complete
+            return replace(complete, manifest=complete.manifest | sweep.passed_over(found.listing))
     found.refuse_nothing(folder)
 
     def work(images: Tensor, numbers: list[int]) -> dict[str, NDArray[Any]]:
@@ -151,7 +154,7 @@ def _assemble(
             skipped[found.items[number].file] = reason
     kept = np.flatnonzero(counts >= 0)
     if not len(kept):
-        Found([], [], skipped).refuse_nothing(folder)
+        found._replace(items=[], skipped=skipped).refuse_nothing(folder)
     row = np.cumsum(counts >= 0) - 1
     first = np.concatenate([[0], np.cumsum(counts[kept])])
     d, total = describer.dimension, int(first[-1])
@@ -178,7 +181,7 @@ def _assemble(
             new.add(name, array)
         new.commit(
             {
-                **sweep.about_run(skipped, describer),
+                **sweep.about_run(skipped, found, describer),
                 "images": len(kept),
                 "dimension": d,
                 "regions": total,

@@ -62,12 +62,15 @@ def load_retrieval(
     """
     state, meta = read_file(path)
     source = os.fspath(path)
-    architecture, pooling = meta.get("architecture"), meta.get("pooling")
+    architecture, pooling = (_named(meta.get(name)) for name in ("architecture", "pooling"))
     if architecture not in BACKBONES or architecture == "mobilenet_v2" or pooling not in _POOLINGS:
         raise DiffusionError(
             f"{source}: expected a retrieval checkpoint whose meta names a supported architecture "
             f"and pooling, got {architecture!r} and {pooling!r}"
         )
+    for part in ("local_whitening", "regional", "whitening"):
+        if not isinstance(meta.get(part, False), bool | int):
+            raise DiffusionError(f"{source}: meta: {part}: expected True or False")
     for part in ("local_whitening", "regional"):
         if meta.get(part):
             raise DiffusionError(f"{source}: expected a checkpoint without {part}")
@@ -90,6 +93,11 @@ def load_retrieval(
 def is_retrieval(meta: Mapping[str, Any]) -> bool:
     """Return whether the meta of a checkpoint describes a retrieval network."""
     return "architecture" in meta and "pooling" in meta
+
+
+def _named(value: Any) -> str:
+    """Return a name in a file, or the type of what is there instead."""
+    return value if isinstance(value, str) else type(value).__name__
 
 
 def _width(state: Mapping[str, Tensor], channels: int) -> int:

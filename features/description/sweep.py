@@ -26,7 +26,7 @@ from diffusion.errors import DiffusionError
 from diffusion.storage import Shards, fingerprint
 
 from ..images.batches import Batch, Item, check_workers, decode, in_order, plan
-from ..images.reading import UnreadableImageError, decoder, read_size
+from ..images.reading import Listing, UnreadableImageError, decoder, read_size
 from ..settings import RunSettings
 from .recipe import Describer
 
@@ -40,6 +40,7 @@ class Found(NamedTuple):
     items: list[Item]
     sizes: list[tuple[int, int]]  # height and width of each item in its file, upright
     skipped: dict[str, str]
+    listing: Listing
 
     def refuse_nothing(self, folder: str) -> None:
         """Raise if no image can be read."""
@@ -51,8 +52,9 @@ class Found(NamedTuple):
             )
 
 
-def scan(folder: str, files: Sequence[str], describer: Describer, run: RunSettings) -> Found:
-    """Read the size of every image, and list those that have none with the reason."""
+def scan(folder: str, listing: Listing, describer: Describer, run: RunSettings) -> Found:
+    """Read the size of every image of a folder, and list those that have none with the reason."""
+    files = listing.images
 
     def measure(file: str) -> tuple[Item, tuple[int, int]] | str:
         path = os.path.join(folder, file)
@@ -68,7 +70,7 @@ def scan(folder: str, files: Sequence[str], describer: Describer, run: RunSettin
         except OSError as error:
             return error.strerror or str(error)
 
-    outcome, workers = Found([], [], {}), check_workers(run.workers)
+    outcome, workers = Found([], [], {}, listing), check_workers(run.workers)
     with tqdm(total=len(files), desc="scan", unit="image", disable=not run.progress) as bar:
         for file, found in zip(files, in_order(measure, files, workers), strict=True):
             if isinstance(found, str):
@@ -263,13 +265,21 @@ class Sweep:
 # --- what is written ------------------------------------------------------------------------------
 
 
-def about_run(skipped: Mapping[str, str], describer: Describer) -> dict[str, Any]:
+def passed_over(listing: Listing) -> dict[str, Any]:
+    """Return what a manifest says of the files of a folder that are no images, and of its links."""
+    links = [plain_text(link) for link in listing.links]
+    others = {plain_text(suffix): count for suffix, count in listing.others.items()}
+    return {"passed_over": {"files": others, "linked_folders": links}}
+
+
+def about_run(skipped: Mapping[str, str], found: Found, describer: Describer) -> dict[str, Any]:
     """Return what the manifest of every run contains: the recipe, the skipped images, the machine.
 
     Parameters
     ----------
     skipped : mapping
         The images that could not be read, with the reason.
+    found : Found
     describer : Describer
     """
     return {
@@ -277,6 +287,7 @@ def about_run(skipped: Mapping[str, str], describer: Describer) -> dict[str, Any
         "skipped": [
             {"file": plain_text(f), "reason": plain_text(r)} for f, r in sorted(skipped.items())
         ],
+        **passed_over(found.listing),
         "torch": torch.__version__,
         "device": describer.device.type,
     }

@@ -10,21 +10,33 @@ import os
 import stat
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
+from importlib import import_module
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 from PIL.Image import Transpose
 
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+# Formats that a file is tried for whatever its extension says, since photos are often misnamed.
+_COMMON = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+# Formats that Pillow recognises without decoding them, or gives to another program, as it gives
+# PostScript to Ghostscript.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Extensions of images whose decoder has to be installed.
+DECODERS = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
+# Kinds of files, and links, that a message names.
+_SHOWN = 6
 # About 13,000 x 13,000 pixels, half a gigabyte as RGB, where Pillow by default fails too.
 MAX_PIXELS = 178_956_970
 # Images with more pixels than this (128 MiB once decoded) are decoded one at a time, whatever the
@@ -50,8 +62,70 @@ class UnreadableImageError(DiffusionError):
     """A file that is not an image, is damaged, or is too large to decode safely."""
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """List the JPEG and PNG files of a folder and its subfolders, by file name extension.
+class Listing(NamedTuple):
+    """The files of a folder and its subfolders.
+
+    Attributes
+    ----------
+    images : list of str
+        Sorted paths relative to the folder, with "/" as separator.
+    others : dict of str to int
+        Number of the other files by extension, in lower case; "" for files without one.
+    links : list of str
+        The links to folders, which are not followed.
+    """
+
+    images: list[str]
+    others: dict[str, int]
+    links: list[str]
+
+    def passed_over(self) -> str:
+        """Return in words what is not read; "" if there is nothing."""
+        kinds = []
+        for suffix, count in self.others.items():
+            needs = DECODERS.get(suffix)
+            hint = f" (no decoder: pip install {needs})" if needs else ""
+            kinds.append(f"{count} {suffix or 'without an extension'}{hint}")
+        if len(kinds) > _SHOWN:
+            left = sum(list(self.others.values())[_SHOWN:])
+            kinds[_SHOWN:] = [f"{left} of {len(kinds) - _SHOWN} other kinds"]
+        total = sum(self.others.values())
+        parts = [f"{total} file{'s'[: total != 1]}: {', '.join(kinds)}"] if kinds else []
+        if self.links:
+            more = ", ..." if len(self.links) > _SHOWN else ""
+            count = len(self.links)
+            parts.append(
+                f"{count} linked folder{'s'[: count != 1]}, not followed: "
+                f"{', '.join(self.links[:_SHOWN])}{more}"
+            )
+        return "; ".join(parts)
+
+
+def formats() -> dict[str, str]:
+    """Return the file name extensions that are read, each with Pillow's name of its format.
+
+    These are the formats that Pillow decodes by itself, and HEIF if `pillow_heif` is installed.
+    """
+    _register_heif()
+    # A MPO file is a JPEG file that holds several images.
+    named = {
+        suffix: "JPEG" if name == "MPO" else name
+        for suffix, name in Image.registered_extensions().items()
+    }
+    return {s: n for s, n in named.items() if n in Image.OPEN and n not in _NOT_DECODED}
+
+
+@cache
+def _register_heif() -> None:
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+
+
+def list_folder(folder: str | os.PathLike[str]) -> Listing:
+    """List the files of a folder and its subfolders; images are known by their extensions.
+
+    Files and folders whose names begin with a dot are left out. Links to folders are listed and not
+    followed: they may lead in circles, or out of the folder.
 
     Parameters
     ----------
@@ -59,14 +133,12 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
 
     Returns
     -------
-    list of str
-        Sorted paths relative to the folder, with "/" as separator. Files and folders whose names
-        begin with a dot are left out, and links to folders are not followed.
+    Listing
 
     Raises
     ------
     DiffusionError
-        If `folder` is not a folder, cannot be read, or holds no such file.
+        If `folder` is not a folder, cannot be read, or holds no image.
     """
     folder = as_path(folder, "folder")
     if not folder.is_dir():
@@ -75,16 +147,36 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
     def complain(error: OSError) -> None:
         raise DiffusionError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
-    found = []
+    known = formats()
+    images, links, others = [], [], Counter[str]()
     for place, folders, files in os.walk(folder, onerror=complain):
-        folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(place).relative_to(folder)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links += [
+            (inside / name).as_posix() for name in folders if os.path.islink(Path(place, name))
+        ]
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append((inside / name).as_posix())
-    if not found:
-        raise DiffusionError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
-    return sorted(found)
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in known:
+                images.append((inside / name).as_posix())
+            else:
+                others[suffix] += 1
+    listing = Listing(
+        sorted(images),
+        dict(sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))),
+        sorted(links),
+    )
+    if not images:
+        found = listing.passed_over()
+        raise DiffusionError(f"{folder}: expected images, found none{found and f' ({found})'}")
+    return listing
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[str]:
+    """List the images of a folder and its subfolders, as `list_folder` does."""
+    return list_folder(folder).images
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -93,7 +185,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises
     ------
     UnreadableImageError
-        If the file is not a JPEG or PNG image, or has more than `MAX_PIXELS` pixels.
+        If the file is not an image, or has more than `MAX_PIXELS` pixels.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -107,8 +199,9 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Decode an image, turn it upright, and resize it or a part of it.
 
-    The EXIF orientation is applied, transparent pixels become white, and greyscale and 16-bit
-    images are converted to RGB with 8 bits per channel.
+    The EXIF orientation is applied, transparent pixels become white, and all images are converted
+    to RGB with 8 bits per channel. Real numbers are scaled from the smallest to the largest. Of
+    files that hold several images, as animations and documents do, the first one is read.
 
     Parameters
     ----------
@@ -127,8 +220,7 @@ def read_image(
     Raises
     ------
     UnreadableImageError
-        If the file is not a JPEG or PNG image, is damaged or truncated, or has more than
-        `MAX_PIXELS` pixels.
+        If the file is not an image, is damaged or truncated, or has more than `MAX_PIXELS` pixels.
     """
     with _opened(path) as opened:
         orientation = _orientation(opened)
@@ -185,7 +277,9 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         # Opening a pipe would block until another process writes to it.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UnreadableImageError("not a regular file but a directory, pipe or device")
-        with open(path, "rb") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
+        suffix = os.path.splitext(os.fspath(path))[1].lower()
+        tried = [name for name in (formats().get(suffix), *_COMMON) if name in Image.OPEN]
+        with open(path, "rb") as file, Image.open(file, formats=tried) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise UnreadableImageError(f"too many pixels ({image.size[0]} x {image.size[1]})")
             yield image
@@ -196,7 +290,9 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             f"{os.fspath(path)}: too many pixels (more than {MAX_PIXELS})"
         ) from None
     except PIL.UnidentifiedImageError:
-        raise UnreadableImageError(f"{os.fspath(path)}: not a JPEG or PNG image") from None
+        raise UnreadableImageError(
+            f"{os.fspath(path)}: not an image of a format that is read"
+        ) from None
     except Exception as error:  # decoders raise exceptions of any type on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(f"{os.fspath(path)}: {' '.join(reason.split())}") from None
@@ -206,6 +302,8 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, without decoding the image; 1 if there is none."""
     # For a PNG without EXIF in its header, Pillow would decode the whole image to look for it.
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return 1
+    if image.format == "TIFF":  # which Pillow turns upright by itself
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -222,8 +320,18 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         values = np.asarray(image) >> 8
         image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+    elif image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
+        values = (values - values.min()) / (np.ptp(values) or 1.0)
+        image = Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    elif image.mode == "LAB":  # which Pillow converts by way of colour profiles only
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(lab, rgb, "LAB", "RGB")
+        image = ImageCms.applyTransform(image, transform) or image
+    if not image.has_transparency_data:
         return image.convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     image = image.convert("RGBA")
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(image, mask=image)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,6 +14,8 @@ from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path, replacing
+
+from .torch_files import read_checkpoint
 
 _SHOWN = 3
 _DTYPES = {
@@ -29,9 +27,9 @@ _DTYPES = {
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint: a `.safetensors` file, or a file written by `torch.save`.
 
-    Files of `torch.save` are read by torch's weights-only unpickler, which runs no code from the
-    file. From a dict with the key "state_dict", as training checkpoints are, only that value is
-    taken. The prefix "module." of all names, which DataParallel adds, is removed.
+    Nothing in a file is run, and reading takes memory in proportion to the size of the file. From a
+    dict with the key "state_dict", as training checkpoints are, only that value is taken. The
+    prefix "module." of all names, which DataParallel adds, is removed.
 
     Parameters
     ----------
@@ -42,7 +40,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     state : dict of str to Tensor
     meta : dict
         The metadata of a safetensors file, all strings; or the value of "meta" in a checkpoint
-        of cnnimageretrieval-pytorch. Otherwise empty.
+        of cnnimageretrieval-pytorch, plain values, numpy arrays and tensors. Otherwise empty.
 
     Raises
     ------
@@ -50,14 +48,17 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         If the file cannot be read or does not hold a state dict.
     """
     path = as_path(path, "weights")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise DiffusionError(f"{path}: expected a file, this is a directory, pipe or device")
     content: Any
     meta: Any = {}
     if path.suffix == ".safetensors":
         content, meta = _load_safetensors(path)
     else:
-        content = _load(path)
+        content = read_checkpoint(path)
         if isinstance(content, Mapping) and "state_dict" in content:
-            meta, content = content.get("meta") or {}, content["state_dict"]
+            meta, content = content.get("meta"), content["state_dict"]
+            meta = {} if meta is None else meta
     if (
         not isinstance(meta, Mapping)
         or not isinstance(content, Mapping)
@@ -127,52 +128,6 @@ def write_file(
         raise DiffusionError(f"state: these tensors cannot be stored ({reason})") from None
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def _load(path: Path) -> Any:
-    try:
-        # The meta of retrieval checkpoints holds numpy arrays, which numpy itself rebuilds.
-        with torch.serialization.safe_globals(_ARRAYS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "damaged"
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            reason = "it contains more than tensors and plain values"
-        raise DiffusionError(f"{path}: expected a torch checkpoint ({reason})") from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        AssertionError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DiffusionError(f"{path}: expected a torch checkpoint ({reason[:200]})") from None
-
-
-def _array_globals() -> list[Any]:
-    """Return the globals that a pickled array of numbers names, with numpy 1 and later."""
-    reconstruct = np.empty(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
-    allowed: list[Any] = [np.ndarray, np.dtype, *dict.fromkeys(kinds)]
-    for home in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        allowed.append((reconstruct, f"{home}._reconstruct"))
-        allowed.append((scalar, f"{home}.scalar"))
-    with contextlib.suppress(ImportError):
-        from _codecs import encode
-
-        allowed.append(encode)
-    return allowed
-
-
-_ARRAYS = _array_globals()
 
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from ..description.recipe import Describer, make_recipe
 from ..description.sweep import Found, Sweep
 from ..description.whitening import Whitening, load_whitening
 from ..images.batches import Item
-from ..images.reading import find_images, quiet
+from ..images.reading import list_folder, quiet
 from ..settings import (
     DiscoverySettings,
     ImageSettings,
@@ -81,10 +81,11 @@ def discover_folder(
 ) -> Objects:
     """Learn the recurring objects of a folder of photos, and find them in each photo.
 
-    JPEG and PNG photos are read. Photos that cannot be read are skipped; `skipped` in the manifest
-    lists them with the reason. After an interruption at any moment, the same call resumes and
-    writes what it would have written without it. A complete discovery of the same files is not
-    repeated.
+    All formats that Pillow decodes are read. Photos that cannot be read are skipped; `skipped` in
+    the manifest lists them with the reason, and `passed_over` counts the other files by extension
+    and lists the links to folders, which are not followed. After an interruption at any moment, the
+    same call resumes and writes what it would have written without it. A complete discovery of the
+    same files is not repeated.
 
     Parameters
     ----------
@@ -146,12 +147,12 @@ def discover_folder(
     check_choice(descriptor, "descriptor", locate.DESCRIPTORS)
     pictures = check_integer(pictures, "pictures", low=0)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
-    files = find_images(folder)
+    listing = list_folder(folder)
     folder, out = os.fspath(folder), storage.as_path(out, "out")
     check_target(out, objects=True)
     describer = Describer(recipe, whitening=white, device=run.device)
     with storage.claimed(out, FORMAT), quiet():
-        found = sweep.scan(folder, files, describer, run)
+        found = sweep.scan(folder, listing, describer, run)
         return _Work(folder, out, found, describer, settings, descriptor, pictures, run).run()
 
 
@@ -188,7 +189,9 @@ class _Work:
             complete = open_objects(self.out)
             if complete.descriptors.manifest.get("fingerprint") == fingerprint:
                 self.shards.discard()
-                return complete
+                manifest = complete.descriptors.manifest | sweep.passed_over(self.found.listing)
+                descriptors = replace(complete.descriptors, manifest=manifest)
+                return replace(complete, descriptors=descriptors)
         self.found.refuse_nothing(self.folder)
         regions.run(self._regions, name="regions")
         kept, skipped = self._readable(regions)
@@ -208,7 +211,7 @@ class _Work:
         self._page(locator, names)
         about = {"descriptor": self.descriptor, "digest": digest, "settings": asdict(self.settings)}
         content = {
-            **sweep.about_run(skipped, self.describer),
+            **sweep.about_run(skipped, self.found, self.describer),
             OBJECTS: about,
             "fingerprint": fingerprint,
         }
@@ -244,7 +247,7 @@ class _Work:
             readable[numbers] = True
             skipped |= {self.found.items[n].file: reason for n, reason in failed.items()}
         if not readable.any():
-            Found([], [], skipped).refuse_nothing(self.folder)
+            self.found._replace(items=[], skipped=skipped).refuse_nothing(self.folder)
         return np.flatnonzero(readable), skipped
 
     def _learned(self, regions: Sweep, kept: NDArray[np.int64], fitting: str) -> ObjectDiscovery:

@@ -17,7 +17,7 @@ from diffusion.errors import DiffusionError
 from ..description.recipe import Describer
 from ..description.sweep import scan
 from ..images.batches import Item, ahead, check_workers, decode, in_order, plan
-from ..images.reading import UnreadableImageError, find_images, read_image
+from ..images.reading import UnreadableImageError, list_folder, read_image
 from ..settings import RunSettings
 from .samples import View
 
@@ -43,8 +43,7 @@ class Photos:
     ) -> None:
         self.folder, self.describer = os.fspath(folder), describer
         self.workers = check_workers(run.workers)
-        files = find_images(folder)
-        found = scan(self.folder, files, describer, run)
+        found = scan(self.folder, list_folder(folder), describer, run)
         # Each photo is decoded once, at the smallest size, to find out whether it can be read.
         least = describer.network.backbone.sides.minimum
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -403,41 +402,3 @@ def test_restricted_ties_keep_their_first_stage_order():
     ranker = Reranker(k=2, query_k=3).fit(X)
     _, ids = ranker.rerank([[1.0, 1.0, 1.0]], [[2, 0, 1]], k=3, restrict_to_candidates=True)
     assert ids.tolist() == [[2, 0, 1]]
-
-
-FORK = """
-import os, numpy as np, diffusion
-X = np.random.default_rng(0).random((50, 4))
-ranker = diffusion.Reranker(k=5).fit(X)
-child = os.fork()
-if child == 0:
-    try:
-        ranker.search(X)
-    except diffusion.DiffusionError as error:
-        os._exit(7 if "forked" in str(error) else 1)
-    os._exit(0)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-THREADS = """
-import numba, numpy as np, diffusion
-from concurrent.futures import ThreadPoolExecutor
-X = np.random.default_rng(0).random((200, 4))
-with ThreadPoolExecutor(4) as pool:
-    list(pool.map(lambda _: diffusion.Reranker(k=5).fit(X).search(X), range(12)))
-print(numba.threading_layer())
-"""
-
-
-@pytest.mark.parametrize(
-    ("code", "layer", "printed"), [(FORK, "default", "7"), (THREADS, "workqueue", "workqueue")]
-)
-def test_processes_and_threads(code, layer, printed):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "NUMBA_THREADING_LAYER": layer},
-        timeout=120,
-    )
-    assert done.stdout.strip() == printed, done.stderr

@@ -33,11 +33,13 @@ class Round:
         self.case = 0
         self.counts: dict[str, Counter[str]] = {}
 
-    def cases(self, campaign: str, *, default: int) -> Iterator[np.random.Generator]:
+    def cases(
+        self, campaign: str, *, default: int, most: int | None = None
+    ) -> Iterator[np.random.Generator]:
         """Yield the random numbers of each case, which seed, campaign and case determine.
 
         A test runs one campaign. There are `default` cases without a budget of time, and at least
-        one with it.
+        one with it; `most` is the number of cases that there are at all.
         """
         self.campaign = campaign
         start = time.monotonic()
@@ -47,7 +49,7 @@ class Round:
             self.count(campaign)
             yield np.random.default_rng([self.seed, zlib.crc32(campaign.encode()), case])
             case += 1
-            if self.only is not None:
+            if self.only is not None or case == most:
                 return
             if case >= default if self.seconds is None else time.monotonic() - start > self.seconds:
                 return

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TypeVar
 
 from ...kernels import threads
 
-Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 # Number of float32 values in the widest vector register.
@@ -32,21 +30,6 @@ def padded(columns: int) -> int:
 def parts(total: int, width: int) -> list[slice]:
     """Return slices of `width` items that cover `total` items; the last may be shorter."""
     return [slice(start, min(total, start + width)) for start in range(0, total, width)]
-
-
-def side_by_side(
-    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
-) -> list[Result]:
-    """Apply a function to each task on up to `workers` threads; return the results in order.
-
-    By default, there are as many threads as numba is set to use.
-    """
-    tasks = list(tasks)
-    workers = min(len(tasks), workers or threads.cores())
-    if workers <= 1:
-        return [function(task) for task in tasks]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, tasks))
 
 
 def in_blocks(
@@ -78,11 +61,11 @@ def in_blocks(
     blocks = parts(columns, width) or [slice(0, 0)]
     cores = threads.cores()
     affordable = max(1, _WORK_BYTES // max(1, column_bytes * width))
-    workers = min(cores, len(blocks), affordable) if threads.concurrent() else 1
+    workers = min(cores, len(blocks), affordable)
     shared = cores // workers if nodes >= SHARED_NODES else 1
 
     def run(block: slice) -> Result:
         with threads.using_cores(shared):
             return function(block)
 
-    return side_by_side(run, blocks, workers)
+    return threads.side_by_side(run, blocks, workers)

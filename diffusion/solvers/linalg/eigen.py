@@ -12,16 +12,19 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.linalg is imported when it is first used
 from numpy.typing import NDArray
-from scipy import linalg, sparse
+from scipy import sparse
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from ...errors import ConvergenceWarning
 from ...graph.graph import Graph
+from ...kernels import threads
 from ...kernels.blocks import recurrence_block
 from ...kernels.matrix import Matrix, read_only
-from .blocks import SHARED_NODES, in_blocks, parts, side_by_side
+from ...storage.contents import Array, Between, Layout
+from .blocks import SHARED_NODES, in_blocks, parts
 from .components import known_vector
 
 # Number of vectors filtered together, and of those filtered by one core on a small piece.
@@ -50,6 +53,9 @@ _GROWTH = 50.0
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+# Eigenvalues of W lie in [-1, 1], up to rounding.
+_LARGEST = 1 + 1e-2
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -73,6 +79,14 @@ class Eigenpairs:
     values: Float64
     vectors: Float32
     residuals: Float64
+
+
+def pairs_layout(length: str) -> Layout:
+    """Return what the stored eigenvalues and residuals must be; `length` names their number."""
+    return {
+        "eigenvalues": Array(np.float64, (length,), Between(-_LARGEST, _LARGEST)),
+        "residuals": Array(np.float64, (length,), Between(0, float(np.finfo(np.float64).max))),
+    }
 
 
 def leading_eigenpairs(
@@ -158,7 +172,7 @@ def _blas() -> ThreadpoolController:
 
 def _by_parts(size: int, apply: Callable[[slice], Any]) -> list[Any]:
     """Apply a function that calls BLAS to parts of the nodes, concurrently."""
-    return side_by_side(apply, parts(size, _PART))
+    return threads.side_by_side(apply, parts(size, _PART))
 
 
 class _Piece:
@@ -239,7 +253,7 @@ def _dense(piece: _Piece, rank: int) -> Eigenpairs:
     # Move the known eigenvectors below all other eigenvalues.
     known = piece._indicator.astype(np.float64)
     dense -= 3 * (known.T @ known).toarray()
-    values, vectors = linalg.eigh(dense, overwrite_a=True, subset_by_index=(s - rank, s - 1))
+    values, vectors = scipy.linalg.eigh(dense, overwrite_a=True, subset_by_index=(s - rank, s - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
     residuals = np.linalg.norm(W @ vectors - vectors * values, axis=0)
     return Eigenpairs(piece.nodes, values, vectors.astype(np.float32), residuals)
@@ -452,7 +466,7 @@ def _attempt(
         if not full:
             basis.append(Z)
         if end >= check or full:
-            theta, S = linalg.eigh(basis.H[:end, :end], subset_by_index=(end - rank, end - 1))
+            theta, S = scipy.linalg.eigh(basis.H[:end, :end], subset_by_index=(end - rank, end - 1))
             theta, S = theta[::-1], S[:, ::-1]
             complete = degree == 1 or bool(theta[-1] > 1)
             # Convert residuals of A to residuals of W, by the mean slope of A above the cut.

@@ -10,6 +10,7 @@ import pytest
 
 import diffusion
 from diffusion import cli
+from diffusion.cli.files import print_facts
 from diffusion.index_state import open_state, save_state
 from diffusion.storage import runs
 
@@ -136,6 +137,89 @@ def test_evaluate_by_labels_and_by_qrels(index, capsys):
     assert json.loads(capsys.readouterr().out)["mAP (trapezoidal)"] == 1
 
 
+RUN = """\
+\ufeffq1 Q0 docs/a.html 1 9.5 engine
+q1 Q0 b 2 9.5 engine
+q1\tQ0\tc\t1\t12\tengine
+q2 Q0 a 0 1e-3 engine
+q2 Q0 \u00e9t\u00e9 x 7 engine
+q3 Q0 a 1 1 engine
+
+"""
+QRELS = """\
+q1 0 b 1
+q1 0 c -1
+q1 0 z 2
+q2 0 \u00e9t\u00e9 1
+q2 0 a 0
+q4 0 a 1
+q5 0 a 0
+"""
+
+
+def test_evaluate_reads_names_as_trec_eval_does(folder, capsys):
+    (folder / "names.run").write_text(RUN, encoding="utf-8")
+    (folder / "names.qrels").write_text(QRELS, encoding="utf-8")
+    assert run("evaluate", "names.run", "--qrels", "names.qrels", "--json", "--at", 1) == 0
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out)
+    # q1: the junk c leaves a, b: the first of two relevant items is at rank 2. q2: its only item
+    # comes first by its score. q3 is not judged, q4 has no results, q5 has nothing to find.
+    assert figures["mAP@3"] == pytest.approx((0.5 / 2 + 1 + 0) / 3)
+    assert figures["mAP@3 (trapezoidal)"] == pytest.approx((0.25 / 2 + 1 + 0) / 3)
+    assert figures["mP@1"] == pytest.approx(1 / 3)
+    assert figures["recall@1"] == pytest.approx(1 / 3)
+    assert figures["queries"] == 4
+    assert figures["queries with relevant items"] == 3
+    assert figures["queries without results"] == 1
+    assert printed.err.count("\n") == 1
+    assert "cut at 3 results and lack 2 of 4 relevant items" in printed.err
+
+
+def test_lists_that_are_cut_have_no_map(index, capsys):
+    """The mAP of 20 results is called mAP@20; that of full rankings keeps its name."""
+    labels = ("--gallery-labels", "labels.npy", "--query-labels", "query_labels.npy")
+    found = {}
+    for k, name in ((120, "full.npz"), (20, "cut.npz"), (20, "cut.run")):
+        assert run("search", "index", "queries.npy", "-k", k, "-o", name, "-q") == 0
+        assert run("evaluate", name, *labels, "--json") == 0
+        printed = capsys.readouterr()
+        found[name] = json.loads(printed.out)
+        note = "diffusion: note: the lists are cut at 20 results and lack 60 of 120 relevant items"
+        assert printed.err.startswith(note if k == 20 else "")
+        assert printed.err.count("\n") == (k == 20)
+    full, cut = found["full.npz"], found["cut.npz"]
+    assert found["cut.run"] == cut
+    assert {"mAP", "mAP (trapezoidal)"} < set(full)
+    assert {"mAP@20", "mAP@20 (trapezoidal)"} < set(cut)
+    assert {"mAP", "mAP (trapezoidal)"}.isdisjoint(cut)
+    assert cut["mAP@20"] <= 0.5 < full["mAP"]
+    assert (full["longest list"], cut["longest list"]) == (120, 20)
+    assert full["mP@5"] == cut["mP@5"]
+    assert run("evaluate", "cut.npz", *labels) == 0
+    assert "mAP@20" in capsys.readouterr().out
+
+
+def test_a_run_is_evaluated_in_the_order_of_its_scores(folder, capsys):
+    (folder / "a.run").write_text("0 Q0 3 1 0.5 t\n0 Q0 50 2 0.75 t\n0 Q0 4 3 0.5 t\n")
+    np.save("query_labels.npy", np.array([1]))  # items 40 to 79
+    (folder / "a.qrels").write_text("0 0 50 1\n")
+    labels = ("--gallery-labels", "labels.npy", "--query-labels", "query_labels.npy")
+    for truth in (labels, ("--qrels", "a.qrels")):
+        assert run("evaluate", "a.run", *truth, "--json", "--at", 1) == 0
+        assert json.loads(capsys.readouterr().out)["mP@1"] == 1
+
+
+def test_json_is_strict(capsys):
+    print_facts({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": float("inf")}}, True)
+    printed = capsys.readouterr().out
+    assert json.loads(printed, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, None],
+        "c": {"d": None},
+    }
+
+
 def test_info(index, capsys):
     assert run("info", "index", "--verify") == 0
     printed = capsys.readouterr().out
@@ -203,7 +287,14 @@ def test_info_of_an_index_of_regions_and_of_one_with_parts(index, vectors, capsy
         (["evaluate", "far.run"], "expected one of them"),
         (["evaluate", "far.run", "--qrels", "text.npy"], "text.npy: line 1: expected 4 fields"),
         (["evaluate", "far.run", "--qrels", "empty.run"], "something relevant to find"),
-        (["evaluate", "far.run", "--qrels", "q.qrels"], "q.qrels: line 1: query: expected a row"),
+        (["evaluate", "far.run", "--qrels", "q.qrels"],
+         "q.qrels: expected judgements of the queries of far.run, such as '0'; got those of"),
+        (["evaluate", "far.npz", "--qrels", "q.qrels"], "q.qrels: line 1: query: expected a row"),
+        (["evaluate", "words.run", "--gallery-labels", "labels.npy", "--query-labels",
+          "labels.npy"], "words.run: line 1: item: expected a row number, got 'pear' (only"),
+        (["evaluate", "twice.run", "--qrels", "q.qrels"],
+         "twice.run: line 2: expected each item at most once per query, query 'q' has 'pear' twi"),
+        (["evaluate", "nan.run", "--qrels", "q.qrels"], "nan.run: line 1: score: expected a num"),
         (["evaluate", "far.run", "--gallery-labels", "labels.npy", "--query-labels",
           "labels.npy"], "labels.npy: expected shape (1,)"),
         (["info", "nothing"], "nothing: expected an index"),
@@ -221,11 +312,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(index, folder, capsys, argumen
     np.save("nan.npy", np.array([[1.0, 2.0], [np.nan, 1.0]]))
     np.save("pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez("bad.npz", other=np.ones(3))
+    np.savez("far.npz", scores=np.ones((1, 1)), ids=np.array([[500]]))
     for name, text in {
         "text.npy": "some words\n",
         "far.run": "0 Q0 500 1 0.5 tag\n",
         "words.run": "0 Q0 pear 1 0.5 tag\n",
         "empty.run": "\n",
+        "twice.run": "q Q0 pear 1 0.5 tag\nq Q0 pear 2 0.4 tag\n",
+        "nan.run": "0 Q0 5 1 nan tag\n",
         "q.qrels": "7 0 1 1\n",
     }.items():
         (folder / name).write_text(text)
@@ -262,9 +356,12 @@ def test_the_command_itself(index, folder):
     )  # fmt: skip
     assert pipe.stdout.count("\n") == 1
     assert pipe.stderr == ""
-    bars = subprocess.run(
-        [*command, "search", "index", "queries.npy", "-o", "out.npz"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "diffuse: 100%" in bars.stderr
-    assert bars.stdout == ""
+    # A bar is shown where it can move: from the second batch of 4096 queries on.
+    np.save("many.npy", np.tile(np.load("queries.npy"), (1400, 1)))
+    for queries, bar in (("queries.npy", False), ("many.npy", True)):
+        bars = subprocess.run(
+            [*command, "search", "index", queries, "-k", "2", "-o", "out.npz"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert ("diffuse: 100%" in bars.stderr) == bar
+        assert bars.stdout == ""

@@ -1,40 +1,84 @@
-"""The cache of compiled loops, across versions of the library."""
+"""The cache of compiled loops."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-LOOP = """
-from typing import NamedTuple
+import pytest
+
+import diffusion
+
+# A copy of the package's compiled loops, so that a test may change them.
+ANSWER = """
 import numpy as np
-from diffusion.kernels.threads import serial
+from diffusion.kernels.context import _empty_table
+from diffusion.kernels.lists import sort_ascending
 
-class {name}(NamedTuple):
-    values: np.ndarray
-
-@serial
-def total(part):
-    return part.values.sum()
-
-print(int(total({name}(np.ones({ones})))))
+values = np.array([3, 1, 2])
+sort_ascending(values)
+print(values.tolist(), _empty_table(5, 5).keys.shape[0])
 """
 
 
-def test_a_cache_that_names_types_of_another_version_is_replaced(tmp_path):
-    for name, ones in (("Old", 3), ("New", 5), ("New", 5)):
-        (tmp_path / "loop.py").write_text(LOOP.format(name=name, ones=ones))
-        done = subprocess.run(
-            [sys.executable, "-c", "import loop"],
-            env={
-                **os.environ,
-                "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
-                "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()]),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-            capture_output=True,
-            text=True,
-        )
-        assert done.stdout.split() == [str(ones)], done.stderr
-    assert list((tmp_path / "cache").rglob("*.nbc"))
+@pytest.fixture
+def copied(tmp_path):
+    shutil.copytree(
+        Path(diffusion.__file__).parent,
+        tmp_path / "diffusion",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    return tmp_path
+
+
+def answer(folder, code=ANSWER, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "NUMBA_CACHE_DIR": str(folder / "cache"),
+            "PYTHONPATH": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+def test_compiling_is_announced_once_and_a_later_process_loads_the_result(copied):
+    first, said = answer(copied)
+    assert first == "[1, 2, 3] 16"
+    assert said.count("compiling loops") == 1
+    assert str(copied / "cache") in said
+    assert answer(copied) == (first, "")
+
+
+def test_a_change_of_a_loop_that_others_call_is_compiled(copied):
+    answer(copied)
+    source = copied / "diffusion" / "kernels" / "lists.py"
+    before = source.stat()
+    text = source.read_text()
+    changed = text.replace("values[b - gap] > value", "values[b - gap] < value")
+    assert changed != text
+    source.write_text(changed)
+    # The time and the size say that nothing has changed.
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    printed, said = answer(copied)
+    assert printed == "[3, 2, 1] 16"
+    assert "compiling loops" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="directories are made unwritable by their mode")
+def test_without_a_writable_directory_the_message_says_so(copied):
+    # In place of a read-only file system, which root could write to: no locator finds a directory.
+    code = "from numba.core import caching; caching.CacheImpl._locator_classes = []\n" + ANSWER
+    printed, said = answer(copied, code)
+    assert printed == "[1, 2, 3] 16"
+    assert "NUMBA_CACHE_DIR" in said

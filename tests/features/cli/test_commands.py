@@ -20,6 +20,8 @@ from features import cli
 from features.networks.weights import write_file
 from tests.support.photos import CHINA, with_exif, write_photos
 
+SKIPPED = "features: skipped text.jpg: not an image of a format that is read\n"
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # A walk that stays near where it starts: an image finds itself first.
@@ -38,7 +40,7 @@ def home(tmp_path_factory):
     with contextlib.chdir(home), contextlib.redirect_stdout(io.StringIO()) as printed:
         with contextlib.redirect_stderr(io.StringIO()) as told:
             assert cli.main(["extract", "photos", "out", *NETWORK, "-q"]) == 0
-        assert told.getvalue() == "features: skipped text.jpg: not a JPEG or PNG image\n"
+        assert told.getvalue() == SKIPPED
         assert cli.main(["whiten", "out", "w.npz", "--supervised", "--dimension", "16"]) == 0
         white = ["--whitening", "w.npz", "-q"]
         with contextlib.redirect_stderr(io.StringIO()):
@@ -120,7 +122,7 @@ def test_weights_that_moved_or_changed(index, capsys):
     ("arguments", "message"),
     [
         (["search", "index", "absent.jpg"], "absent.jpg: No such file"),
-        (["search", "index", "photos/text.jpg"], "text.jpg: not a JPEG or PNG"),
+        (["search", "index", "photos/text.jpg"], "text.jpg: not an image"),
         (["search", "index", "photos/00.png", "-o", "absent/r.npz"], "a directory that exists"),
         (["search", "vectors", "photos/00.png"], "index of photos"),
         (["search", "photos", "photos/00.png"], "expected an index"),
@@ -147,7 +149,7 @@ def test_photos_are_indexed_in_one_step_and_not_described_again(index, capsys, m
     assert cli.main(call) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("direct: 20 photos; Graph")
-    assert printed.err == "features: skipped text.jpg: not a JPEG or PNG image\n"
+    assert printed.err == SKIPPED
     assert features.open_descriptors("direct.descriptors").vectors.shape == (20, 16)
     search = ["search", "index", "photos/b/04.png", "-k", "5", "-q"]
     assert cli.main(search) == 0
@@ -159,6 +161,28 @@ def test_photos_are_indexed_in_one_step_and_not_described_again(index, capsys, m
     assert cli.main([*call, "--alpha", "0.9"]) == 0
     assert cli.main([*call, "--descriptors", "white", "--alpha", "0.8"]) == 0
     assert diffusion.load("direct").alpha == 0.8
+
+
+def test_what_is_passed_over_is_said_and_recorded(index, tmp_path, capsys):
+    write_photos(tmp_path / "photos")
+    for name in ("film.mov", "phone.heic", "notes"):
+        (tmp_path / "photos" / name).touch()
+    (tmp_path / "photos" / "round").symlink_to(tmp_path / "photos")
+    call = ["extract", str(tmp_path / "photos"), str(tmp_path / "out"), *NETWORK, "-q"]
+    told = ".mov, 1 without an extension, 1 .heic (no decoder: pip install pillow-heif);"
+    for more in (0, 1):  # the second time nothing is left to do
+        (tmp_path / "photos" / f"{more}.mov").touch()
+        assert cli.main(call) == 0
+        said = capsys.readouterr().err
+        assert said.startswith(f"features: skipped {4 + more} files: ")
+        assert told in said
+        assert said.endswith("; 1 linked folder, not followed: round\n")
+        assert said.count("\n") == 1
+    recorded = features.open_descriptors(tmp_path / "out").manifest["passed_over"]
+    assert recorded == {
+        "files": {".mov": 2, ".heic": 1, "": 1},
+        "linked_folders": ["round"],
+    }
 
 
 def test_demo_takes_its_folder(tmp_path, monkeypatch):

@@ -200,7 +200,7 @@ def test_damaged_images_are_named_skipped_and_counted(extract, photos, tmp_path)
     assert set(skipped) == {
         "b/cut.jpg", "cut.png", "text.jpg", "bomb.png", "two\nlines.png", "gone.png",
     }  # fmt: skip
-    assert "not a JPEG or PNG" in skipped["text.jpg"]
+    assert "not an image" in skipped["text.jpg"]
     assert "too many" in skipped["bomb.png"]
     assert "line break" in skipped["two\nlines.png"]
     assert "No such file" in skipped["gone.png"]

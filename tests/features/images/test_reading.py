@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import features.images
 from bench.data.collections import data_folder
@@ -21,6 +22,7 @@ from features.images import reading as images
 from features.images.reading import (
     UnreadableImageError,
     find_images,
+    list_folder,
     quiet,
     read_image,
     read_size,
@@ -142,9 +144,9 @@ def test_a_large_jpeg_decoded_small_is_the_same_picture():
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("empty.jpg", b"", "not a JPEG or PNG"),
-        ("text.png", b"this is no image at all", "not a JPEG or PNG"),
-        ("gif.png", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "not a JPEG or PNG"),
+        ("empty.jpg", b"", "not an image"),
+        ("text.png", b"this is no image at all", "not an image"),
+        ("gif.png", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", ""),
         ("cut.jpg", CHINA.read_bytes()[:50_000], "truncated"),
         ("cut.png", png(pattern(50, 50, 0))[:3000], ""),
         ("head.jpg", CHINA.read_bytes()[:300], ""),
@@ -225,6 +227,91 @@ def test_images_of_a_folder_are_found_and_sorted(tmp_path):
         find_images(tmp_path / "z")
     with pytest.raises(DiffusionError, match="expected a folder"):
         find_images(tmp_path / "c.txt")
+
+
+def test_other_files_and_linked_folders_are_counted(tmp_path):
+    (tmp_path / "inside").mkdir()
+    for name in ("a.TIFF", "b.webp", "c.gif", "d.bmp", "e.mpo", "inside/f.jp2"):
+        (tmp_path / name).touch()
+    for name in ("1.HEIC", "2.heic", "3.mov", "inside/README", "x.eps", ".hidden.mov", "a.pdf"):
+        (tmp_path / name).touch()
+    # In circles, and out of the folder.
+    (tmp_path / "inside" / "round").symlink_to(tmp_path)
+    (tmp_path / "root").symlink_to("/")
+    listing = list_folder(tmp_path)
+    assert listing.images == ["a.TIFF", "b.webp", "c.gif", "d.bmp", "e.mpo", "inside/f.jp2"]
+    assert listing.others == {".heic": 2, ".mov": 1, "": 1, ".eps": 1, ".pdf": 1}
+    assert listing.links == ["inside/round", "root"]
+    told = listing.passed_over()
+    assert told == (
+        "6 files: 2 .heic (no decoder: pip install pillow-heif), 1 without an extension, 1 .eps, "
+        "1 .mov, 1 .pdf; 2 linked folders, not followed: inside/round, root"
+    )
+    (tmp_path / "inside" / "empty").mkdir()
+    (tmp_path / "inside" / "empty" / "a").symlink_to(tmp_path)
+    with pytest.raises(DiffusionError, match=r"found none \(1 linked folder, not followed: a\)"):
+        find_images(tmp_path / "inside" / "empty")
+
+
+def test_a_decoder_that_is_installed_is_used(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").touch()
+    monkeypatch.setitem(Image.OPEN, "HEIF", (None, None))
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")
+    assert find_images(tmp_path) == ["a.heic"]
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.tif", "a.bmp", "a.jp2", "a.jpg", "a"])
+def test_other_formats_are_read_whatever_the_name_says(tmp_path, name):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20], pixels[20:, 30:] = (250, 10, 10), (20, 20, 240)
+    kind = {"a.jpg": "WEBP", "a": "TIFF"}.get(name)
+    first, second = Image.fromarray(pixels), Image.fromarray(255 - pixels)
+    more = {"save_all": True, "append_images": [second]} if name in ("a.gif", "a.tif", "a") else {}
+    lossless = {"lossless": True} if name in ("a.webp", "a.jpg") else {}
+    first.save(tmp_path / name, kind, **more, **lossless)
+    assert read_size(tmp_path / name) == (40, 60)
+    # The first of the images in the file.
+    assert np.abs(read_image(tmp_path / name).astype(int) - pixels).max() <= 10
+    assert read_image(tmp_path / name, (8, 12)).shape == (8, 12, 3)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["tif", "webp"])
+def test_orientation_of_other_formats_is_undone_once(tmp_path, orientation, suffix):
+    pixels, exif = pattern(16, 32, seed=1), Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, **lossless)
+    expected = UPRIGHT[orientation](pixels)
+    assert read_size(tmp_path / f"a.{suffix}") == expected.shape[:2]
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}"), expected)
+
+
+@pytest.mark.parametrize("mode", ["F", "LAB", "CMYK", "La", "RGBa", "1", "I", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    ramp = np.linspace(0, 255, 64).astype(np.uint8).reshape(1, 64).repeat(8, 0)
+    grey = Image.fromarray(ramp)
+    if mode == "LAB":
+        image = Image.merge("LAB", [grey, *(Image.new("L", grey.size, 128) for _ in "AB")])
+    elif mode == "F":
+        image = Image.fromarray(ramp.astype(np.float32) * 37 - 1000)
+    elif mode == "I":
+        image = Image.fromarray(ramp.astype(np.int32) * 256)
+    elif mode in ("La", "RGBa"):
+        image = grey.convert("RGB").convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
+    else:
+        image = grey.convert("RGB").convert(mode)
+    if mode in ("La", "RGBa", "YCbCr"):  # for which there is no file
+        shown = np.asarray(images._as_rgb(image))
+    else:
+        image.save(tmp_path / "a.tif")
+        shown = read_image(tmp_path / "a.tif")
+    assert shown.shape == (8, 64, 3)
+    if mode == "1":
+        assert set(shown.ravel().tolist()) == {0, 255}
+    else:
+        assert (np.diff(shown[0, :, 0].astype(int)) >= -1).all()
+        assert np.abs(shown[0, [0, -1]].astype(int) - [[0] * 3, [255] * 3]).max() <= 2
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(33, 1100))

@@ -11,8 +11,9 @@ import types
 import numpy as np
 import pytest
 
-from bench.data import plain_pickle
 from diffusion import DiffusionError
+from features.networks import plain_pickle
+from tests.support.processes import limited_memory
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -111,10 +112,7 @@ def test_a_pickle_that_asks_for_more_is_refused(tmp_path, monkeypatch, content, 
         b"\x80\x02X\x01\x00\x00\x00xQ.",  # persistent id
         b"\x80\x02\x82\x01.",  # a code of the extension registry
         b"(lp0\ng0\na0.",
-        # A place in the memo beyond all memory; tuples in tuples, the innermost hashed by way of
-        # all others, and in the name of a type.
-        b"\x80\x02Nr\xff\xff\xff\x3f.",
-        b"(lp1073741823\n.",
+        # Tuples in tuples, the innermost hashed by way of all others, and in the name of a type.
         b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
         b"\x80\x04\x8f()" + b"\x85" * 1_000_000 + b"\x90.",
         b"\x80\x02cnumpy\ndtype\n" + b"]" * 100_000 + b"a" * 99_999 + b"\x85R.",
@@ -127,3 +125,69 @@ def test_a_broken_pickle_is_refused(tmp_path, content):
         plain_pickle.load(path)
     with pytest.raises(DiffusionError, match="cannot be read"):
         plain_pickle.load(tmp_path / "absent.pkl")
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02Nr\xff\xff\xff\x3f.", b"(lp1073741823\n."])
+def test_a_place_in_the_memo_beyond_all_memory_takes_none(tmp_path, content):
+    path = tmp_path / "far.pkl"
+    path.write_bytes(content)
+    with limited_memory():
+        assert plain_pickle.load(path) in (None, [])
+
+
+def doubled(start, step, times):
+    return b"\x80\x02" + start + step * times
+
+
+ARRAY = b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+
+
+def array_state(shape, kind, values):
+    """Return a pickle of an array whose state is given as opcodes."""
+    return b"\x80\x02" + ARRAY + b"(K\x01" + shape + kind + b"\x89" + values + b"tb."
+
+
+F8 = b"cnumpy\ndtype\nU\x02f8\x89\x88\x87R"
+EIGHT = b"U\x08" + b"A" * 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # A float64 that claims the fields of objects: numpy would take bytes for pointers.
+        array_state(
+            b"K\x01\x85",
+            F8 + b"(K\x03U\x01|NU\x01a\x85}U\x01acnumpy\ndtype\nU\x02O8\x89\x88\x87RK\x00\x86s"
+            b"K\x08K\x01K\x3ftb",
+            EIGHT,
+        ),
+        array_state(
+            b"K\x01\x85", F8 + b"(K\x03U\x01|NU\x01a\x85}K\x08K\x01K\x3ftb", EIGHT
+        ),
+        array_state(b"K\x01\x85", b"cnumpy\ndtype\nU\x02O8\x89\x88\x87R", EIGHT),
+        array_state(b"J\xff\xff\xff\xff\x85", F8, EIGHT),
+        array_state(b"J\xff\xff\xff\x7f\x85", F8, EIGHT),
+        array_state(b"K\x02\x85", F8, EIGHT),
+        array_state(b"(" + b"J\xff\xff\xff\x7f" * 5 + b"t", F8, EIGHT),
+        array_state(b"K\x01\x85", F8, b"K\x08"),  # a number, of which bytes() makes as many
+        array_state(b"K\x01\x85", F8, b"](e"),
+        array_state(b"K\x01\x85", b"cnumpy\ndtype\nU\x0b(99999999,)f8\x89\x88\x87R", EIGHT),
+        # A list of a list of a list, each twice: as text it would fill the disk.
+        doubled(b"]", b"q\x00(h\x00h\x00l", 60) + b".",
+        doubled(b")", b"q\x00h\x00\x86", 60) + b"q\x00}h\x00Ns.",
+        doubled(b")", b"q\x00h\x00\x86", 60) + b"q\x00(h\x00\x91.",
+        b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",  # bytes of a stated number
+        b"\x80\x02X\xff\xff\xff\xff.",
+        b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".",  # a number that cannot be printed
+        # The same text turned into bytes again and again.
+        b"\x80\x02c_codecs\nencode\nq\x00X\x00\x00\x10\x00" + b"x" * (1 << 20) + b"q\x010("
+        + b"h\x00h\x01\x85R" * 10_000 + b"l.",
+        b"\x80\x02cbuiltins\nset\nN}X\x01\x00\x00\x00aK\x01s\x86b.",
+        b"\x80\x02ccollections\nOrderedDict\n)R.",
+    ],
+)  # fmt: skip
+def test_a_forged_pickle_is_refused_within_its_memory(tmp_path, content):
+    path = tmp_path / "forged.pkl"
+    path.write_bytes(content)
+    with limited_memory(), pytest.raises(DiffusionError, match="expected a pickle of plain types"):
+        plain_pickle.load(path)

@@ -1,0 +1,55 @@
+"""Compilation of the package's loops before they are needed."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from .errors import ConvergenceWarning
+from .reranker import Reranker
+from .solvers import make_solver
+
+# A few items in two dimensions: compiled loops do not depend on the sizes of their arguments.
+_ITEMS = 24
+
+
+def warm_up(*solvers: str) -> None:
+    """Compile the loops that a first fit, search and re-ranking would compile.
+
+    Loops are compiled when they are first used, which takes about ten seconds, and are kept in a
+    cache on disk: beside the package's source files if that directory is writable, otherwise in
+    the user's cache directory, or in the directory that the environment variable NUMBA_CACHE_DIR
+    names. Later processes of the same machine type load them. Call this function when a container
+    image is built, or when a service starts, so that no query waits. If no cache directory is
+    writable, as on a read-only file system, each process compiles again.
+
+    Parameters
+    ----------
+    *solvers : str
+        Names of the solvers to compile: "cg", "spectral", "hybrid", "columns", "truncated",
+        "local" or "chebyshev". By default, the solver of ``Reranker()`` and "local".
+
+    Raises
+    ------
+    DiffusionError
+        If a name is unknown; nothing is compiled then.
+
+    Examples
+    --------
+    >>> import diffusion
+    >>> diffusion.warm_up("cg")
+    """
+    names = solvers or (str(Reranker().solver), "local")
+    for name in names:
+        make_solver(name)
+    angle = np.linspace(0, 3, _ITEMS)
+    X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for affinity in ("context", "cosine"):
+            for name in names:
+                ranker = Reranker(k=3, affinity=affinity, solver=name).fit(X)
+                # One query and several: blocks of both widths are compiled.
+                ranker.search(X[0], k=3)
+                ranker.rerank(*ranker.search(X, k=3))

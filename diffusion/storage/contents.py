@@ -1,0 +1,260 @@
+"""What the arrays of a state must contain, and the check that they do, on first use.
+
+Whoever stores arrays declares a `Layout`: for each array its type, its shape, and what its values
+promise. `Contents` compares types and shapes with it at once, and the values when they are first
+used. A damaged or forged file is thereby one clear error, and never an access outside an array.
+Values that keep every promise and are wrong nevertheless give wrong results.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DiffusionError
+
+# Values compared at a time: what a block takes, about a MiB, stays in the cache of a core.
+_BLOCK = 1 << 18
+
+# Reading from memory does not get faster with more threads than this.
+_THREADS = 8
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Promise(ABC):
+    """What the values of an array promise."""
+
+    #: Number of values that follow a block and are checked with it.
+    overlap: ClassVar[int] = 0
+
+    @abstractmethod
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether a block of values, `start` on, keeps it; NaN never does.
+
+        Parameters
+        ----------
+        start : int
+            The place of the block's first value in the array, flattened.
+        block : ndarray, shape (b,)
+        arrays : mapping of str to ndarray
+            All arrays of the layout.
+        """
+
+    def whole(self, array: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether an array keeps what does not show in its blocks."""
+        return True
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return what is expected, in words."""
+
+
+@dataclass(frozen=True)
+class Anything(Promise):
+    """Values that are only copied or compared."""
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return True."""
+        return True
+
+    def __str__(self) -> str:
+        return "any values"
+
+
+@dataclass(frozen=True)
+class Between(Promise):
+    """Values from `low` to `high`; `high` may name an array of one value."""
+
+    low: float
+    high: float | str
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether all values are within the bounds."""
+        high = arrays[self.high][0] if isinstance(self.high, str) else self.high
+        return bool(self.low <= block.min().item() and block.max().item() <= high)
+
+    def __str__(self) -> str:
+        return f"values from {self.low} to {self.high}"
+
+
+def finite(dtype: Any) -> Between:
+    """Return the promise of finite values of a floating type."""
+    most = float(np.finfo(dtype).max)
+    return Between(-most, most)
+
+
+@dataclass(frozen=True)
+class Offsets(Promise):
+    """Values that begin at 0, never decrease and end at the length of the array named."""
+
+    of: str
+    overlap: ClassVar[int] = 1
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether values never decrease."""
+        return bool((block[1:] >= block[:-1]).all())
+
+    def whole(self, array: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether the first value and the last are as they must be."""
+        return bool(array[0] == 0 and array[-1] == len(arrays[self.of]))
+
+    def __str__(self) -> str:
+        return f"offsets from 0 to the length of {self.of}, which never decrease"
+
+
+@dataclass(frozen=True)
+class Ascending(Promise):
+    """Values of at least 0, each larger than the one before."""
+
+    overlap: ClassVar[int] = 1
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether values increase."""
+        return bool(block[0] >= 0 and (block[1:] > block[:-1]).all())
+
+    def __str__(self) -> str:
+        return "values of at least 0 that increase"
+
+
+@dataclass(frozen=True)
+class InverseOf(Promise):
+    """The inverse of a permutation, which is listed before and promises to be in range."""
+
+    of: str
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether following both leads back."""
+        n = len(arrays[self.of])
+        if not (block.min() >= 0 and block.max() < n):
+            return False
+        own = np.arange(start, start + len(block), dtype=block.dtype)
+        return bool((arrays[self.of][block] == own).all())
+
+    def __str__(self) -> str:
+        return f"the inverse of {self.of}"
+
+
+class Array(NamedTuple):
+    """What an array must be.
+
+    Attributes
+    ----------
+    dtype : type, or tuple of types
+    shape : tuple of int and str
+        A name stands for any length, the same wherever it occurs in a layout.
+    promise : Promise
+    by_rows : bool
+        Whether it is so large, and a use of it reads so little, that rows are checked when they are
+        read (`Contents.check_rows`).
+    """
+
+    dtype: Any
+    shape: tuple[int | str, ...]
+    promise: Promise = Anything()
+    by_rows: bool = False
+
+
+Layout = Mapping[str, Array]
+
+
+class Contents:
+    """Arrays that are checked on first use.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        Those of the layout, and perhaps others. They may be memory-mapped; they are not read.
+    layout : mapping of str to Array
+    source : str
+        What errors call the state that the arrays belong to.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If an array is missing, or does not have its type or shape.
+    """
+
+    def __init__(self, arrays: Arrays, layout: Layout, source: str) -> None:
+        lengths: dict[str, int] = {}
+        for name, (dtype, shape, *_) in layout.items():
+            array = arrays[name]
+            types = dtype if isinstance(dtype, tuple) else (dtype,)
+            ok = array.dtype in map(np.dtype, types) and array.ndim == len(shape)
+            for length, found in zip(shape, array.shape, strict=False):
+                ok &= found == (
+                    length if isinstance(length, int) else lengths.setdefault(length, found)
+                )
+            if not ok:
+                raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
+        self._arrays, self._layout, self._source = arrays, layout, source
+        self._checked = False
+
+    def check(self) -> None:
+        """Check the values, unless they have been checked.
+
+        Raises
+        ------
+        DiffusionError
+            If an array does not keep its promise; the message names it.
+        """
+        if self._checked:
+            return
+        with _lock:
+            if not self._checked:
+                self._check()
+                self._checked = True
+
+    def _check(self) -> None:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            for name, (_, _, promise, by_rows) in self._layout.items():
+                if by_rows or isinstance(promise, Anything):
+                    continue
+                array = self._arrays[name]
+                kept = promise.whole(array, self._arrays) and all(
+                    pool.map(
+                        lambda part, promise=promise: promise.kept(*part, self._arrays),
+                        _blocks(array, promise.overlap),
+                    )
+                )
+                if not kept:
+                    raise damaged(self._source, name, promise)
+
+    def check_rows(self, rows: NDArray[Any]) -> None:
+        """Check rows, given by their numbers, of the arrays that are checked by rows."""
+        for name, (_, _, promise, by_rows) in self._layout.items():
+            array = self._arrays[name]
+            if not by_rows or not array.size:
+                continue
+            step = max(1, _BLOCK * len(array) // array.size)
+            for start in range(0, len(rows), step):
+                block = array[rows[start : start + step]].reshape(-1)
+                if not promise.kept(0, block, self._arrays):
+                    raise damaged(self._source, name, promise)
+
+
+# One for all states, so that those which hold contents can still be copied and pickled.
+_lock = threading.RLock()
+
+#: The contents of a state that was computed here: there is nothing to check.
+COMPUTED = Contents({}, {}, "")
+
+
+def damaged(source: str, name: str, expected: object) -> DiffusionError:
+    """Return the error of an array that does not contain what it must."""
+    return DiffusionError(f"{source}: altered, {name}: expected {expected}")
+
+
+def _blocks(array: NDArray[Any], overlap: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the starts of blocks of an array, and the blocks."""
+    values = array.reshape(-1)
+    for start in range(0, len(values), _BLOCK):
+        yield start, values[start : start + _BLOCK + overlap]

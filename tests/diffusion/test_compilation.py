@@ -1,0 +1,59 @@
+"""Compilation in advance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import diffusion
+
+# The cache is read-only after `warm_up`, so that what it has left out would be noticed.
+CODE = """
+import logging, sys
+import numpy as np, diffusion
+
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record)
+
+told = []
+logging.getLogger("diffusion").addHandler(Told())
+diffusion.warm_up("cg")
+from numba.core import event
+
+class Compiled(event.Listener):
+    def on_start(self, e):
+        compiled.append(str(e.data["dispatcher"]))
+
+    def on_end(self, e):
+        pass
+
+compiled = []
+event.register("numba:compile", Compiled())
+X = np.random.default_rng(0).standard_normal((300, 6))
+for affinity in ("context", "cosine"):
+    ranker = diffusion.Reranker(affinity=affinity).fit(X)
+    ranker.search(X[0])
+    ranker.rerank(*ranker.search(X[:40]))
+    ranker.save(sys.argv[1])
+    diffusion.load(sys.argv[1]).search(X[:3])
+print(compiled)
+"""
+
+
+def test_nothing_is_compiled_after_a_warm_up(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path / "index")],
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(diffusion.DiffusionError, match="solver"):
+        diffusion.warm_up("gauss")

@@ -1,0 +1,53 @@
+"""Indexes that are altered on purpose, with checksums that fit what they contain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def array_file(index: Path, name: str) -> Path:
+    """Return the file of an array."""
+    return index / json.loads((index / "manifest.json").read_text())["arrays"][name]["file"]
+
+
+def change_manifest(index: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the manifest, and compute its checksum anew."""
+    file = index / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True)
+    manifest["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    file.write_text(json.dumps(manifest))
+
+
+def sign(index: Path) -> None:
+    """Make the manifest describe the files that are there, whatever they contain."""
+
+    def describe(manifest: dict[str, Any]) -> None:
+        for entry in manifest["arrays"].values():
+            content = (index / entry["file"]).read_bytes()
+            entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    change_manifest(index, describe)
+
+
+def change_array(index: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change an array in place, or replace it by what `change` returns, and sign the index."""
+    file = array_file(index, name)
+    array = np.load(file)
+    result = change(array)
+    array = array if result is None else result
+    np.save(file, array)
+
+    def describe(manifest: dict[str, Any]) -> None:
+        manifest["arrays"][name].update(dtype=array.dtype.str, shape=list(array.shape))
+
+    change_manifest(index, describe)
+    sign(index)
