@@ -1,0 +1,12 @@
+"""Random sequences of API calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import calls, campaigns
+
+
+@pytest.mark.faults
+def test_calls(round, tmp_path):
+    campaigns.run(calls, "sequences of calls", round, tmp_path, default=12, memory=2 << 30)
