@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FAULTS_SECONDS ?= 600
 PACKAGES := diffusion features bench examples tests
 
-.PHONY: help demo test test-all faults lint format bench package install clean
+.PHONY: help demo test test-all faults lint format bench package audit install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes demo/report.html and demo/objects.html"
@@ -16,13 +16,18 @@ help:
 	@echo "make format    let ruff rewrite"
 	@echo "make bench     quality and speed tables"
 	@echo "make package   build the wheel, install it into an empty environment and try it"
+	@echo "make audit     look for known vulnerabilities of the pinned versions"
 
 install: $(VENV)/installed
 
-# PIP_CONSTRAINT rather than -c: it holds for the build environment too.
+# First the pinned files, each by its hash, and among them what builds this package. Then the package
+# itself, which has no hash. Where other systems need more than is pinned, the second step adds it.
+PIP := python -m pip --quiet --disable-pip-version-check
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/$(PIP) install --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/$(PIP) install --no-build-isolation --editable '.[dev]'
+	$(BIN)/$(PIP) check
 	touch $@
 
 demo: install
@@ -58,12 +63,19 @@ bench: install
 # engine has to work without torch.
 package: install
 	rm -rf dist
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist .
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(PYTHON) -m venv "$$folder/venv" && \
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check dist/*.whl && \
+	sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' constraints.txt > "$$folder/pins.txt" && \
+	"$$folder/venv/bin/"$(PIP) install --constraint "$$folder/pins.txt" dist/*.whl && \
 	cp tests/support/installed.py "$$folder" && cd "$$folder" && venv/bin/python installed.py && \
 	venv/bin/diffusion --version
+
+# Asks the advisories of PyPI about every pinned version, so it needs the network.
+audit: install
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv "$$folder/venv" && "$$folder/venv/bin/"$(PIP) install pip-audit && \
+	"$$folder/venv/bin/pip-audit" --strict --require-hashes --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf $(VENV) demo dist faults.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

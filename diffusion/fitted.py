@@ -209,10 +209,10 @@ class Fitted:
         out_ids = np.empty((nq, k), np.int64)
         # A multiple of 32, the width of the solvers' blocks.
         batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32))
-        reports = [Report.empty()] if nq == 0 else []
+        reports = []
         hide = not progress or nq <= batch
         with tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar:
-            for start in range(0, nq, batch):
+            for start in range(0, max(1, nq), batch):  # one batch even of no query, for the report
                 part = slice(start, min(nq, start + batch))
                 first = scores[part], ids[part]
                 observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)

@@ -10,12 +10,13 @@ irrelevant, is removed from the ranking beforehand, by the `junk` argument of `h
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import DiffusionError
-from .validation import as_ids, check_integer
+from .validation import as_ids, as_numeric, check_integer
 
 Values = NDArray[np.float64]
 
@@ -46,7 +47,8 @@ def hits_from_labels(
         If the shapes do not match, an id is out of range or an item is repeated in a row.
     """
     ids = as_ids(ids, "ids", _ANY)
-    gallery, queries = np.asarray(gallery_labels), np.asarray(query_labels)
+    gallery = _as_labels(gallery_labels, "gallery_labels")
+    queries = _as_labels(query_labels, "query_labels")
     if gallery.ndim != 1 or not len(gallery):
         raise DiffusionError(f"gallery_labels: expected shape (n,), got {gallery.shape}")
     if queries.shape != ids.shape[:1]:
@@ -93,15 +95,29 @@ def hits_from_lists(
     for row, wanted in enumerate(relevant):
         ranked = ids[row]
         if junk is not None:
-            ranked = ranked[~np.isin(ranked, np.fromiter(junk[row], np.int64))]
-        found = np.isin(ranked, np.fromiter(wanted, np.int64)) & (ranked >= 0)
+            ranked = ranked[~np.isin(ranked, _as_items(junk[row], "junk"))]
+        found = np.isin(ranked, _as_items(wanted, "relevant")) & (ranked >= 0)
         hits[row, : len(found)] = found
     return hits, np.array([len(set(wanted)) for wanted in relevant], dtype=np.int64)
 
 
+def _as_labels(labels: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DiffusionError(f"{name}: expected an array of labels ({error})") from None
+
+
+def _as_items(items: Collection[int], name: str) -> NDArray[np.int64]:
+    try:
+        return np.fromiter(items, np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DiffusionError(f"{name}: expected collections of ids ({error})") from None
+
+
 def _at_hits(hits: ArrayLike, n_relevant: ArrayLike) -> tuple[NDArray[np.bool_], Values, Values]:
-    hits = np.asarray(hits, dtype=bool)
-    n_relevant = np.asarray(n_relevant, dtype=np.float64)
+    hits = as_numeric(hits, "hits").astype(bool)
+    n_relevant = as_numeric(n_relevant, "n_relevant").astype(np.float64)
     if hits.ndim == 2 and not hits.shape[1]:  # nothing was found
         hits = np.zeros((len(hits), 1), bool)
     if hits.ndim != 2 or n_relevant.shape != hits.shape[:1]:

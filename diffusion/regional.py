@@ -28,7 +28,7 @@ from .parameters import Parameters
 from .reranker import Reranker
 from .scoring.ranking import no_results, rank
 from .scoring.regions import Groups, generalized_max_pooling
-from .solvers import Report, Solution, Solver
+from .solvers import Solution, Solver
 from .storage.contents import COMPUTED, Array, Ascending, Between, Contents, Layout, finite
 from .transfer import Transfer
 from .validation import as_numeric, check_choice, check_integer, check_real
@@ -252,7 +252,8 @@ class RegionalReranker(Reporting, Parameters):
         vectors = ranker.fitted().searched(Q)[1]
         asked = Groups.of_queries(queries, vectors)
         if not len(vectors):
-            self._keep_report(Report.empty())
+            nothing_asked = sparse.csr_array((0, self.n_regions_))
+            self._keep_report(ranker.solver_.solve(nothing_asked).report)
             return no_results(queries is None, k)
         nq, wanted = len(asked.names), min(k, self.n_images_)
         weights = self.weights_

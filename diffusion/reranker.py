@@ -570,7 +570,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
         A directory that `Reranker.save` has written.
     verify : bool, default False
         First read every file and compare its checksum with the manifest's. This detects a
-        damaged copy.
+        damaged copy. It does not detect tampering, because the checksums are part of the index.
 
     Returns
     -------
@@ -581,6 +581,20 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     DiffusionError
         If there is no index, or it is truncated, altered, of another format or of a newer
         version.
+
+    Notes
+    -----
+    Types, shapes and sizes are checked on loading, with or without `verify`. The first use of an
+    array checks once that its values are possible: ids are in range, offsets never decrease,
+    numbers are finite, and so on. (The columns of the solver "columns" are checked when a query
+    reads them.) A damaged or forged index is therefore a `DiffusionError`, from `load` or from the
+    first call that uses it, and no memory outside its arrays is accessed.
+
+    Values that are possible but false give false results. How long a query takes depends on the
+    settings of the index, such as `max_iter` of its solver. The files must not be changed while
+    they are open: a process that reads a mapped file which is being truncated is ended by the
+    operating system. `Reranker.save` never changes a file, so replacing an index by another one
+    is safe.
     """
     state = open_state(path, verify=verify)
     if state.kind == "regional":

@@ -113,9 +113,10 @@ def as_numeric(values: Any, name: str, kinds: str = "fiub") -> NDArray[Any]:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DiffusionError(f"{name}: expected an array without masked values")
     if array.dtype.kind not in kinds and (array.size or array.dtype.kind != "f"):
-        complex_ = "Complex data not supported; " if array.dtype.kind == "c" else ""
+        # As scikit-learn words it.
+        complex_ = ". Complex data not supported" if array.dtype.kind == "c" else ""
         raise DiffusionError(
-            f"{name}: {complex_}expected {noun}, got {type(values).__name__} of dtype {array.dtype}"
+            f"{name}: expected {noun}, got {type(values).__name__} of dtype {array.dtype}{complex_}"
         )
     return array
 
@@ -224,7 +225,7 @@ def as_vectors(
                 row = start + int(np.argmax(too_large))
                 raise DiffusionError(
                     f"{name}: expected norms up to {_LONGEST:g}, for squared distances that fit "
-                    f"float32; row {row} has a larger one"
+                    f"float32; row {row} has {largest[row - start, 0]:g}, or more"
                 )
             if center is not None:
                 block -= center

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 import diffusion
+from diffusion.kernels.threads import cores
 from diffusion.neighbors import Exact, NeighborIndex
 
 from ..data.collections import lattice_lists, manifold
 from ..measure import seconds_of
 from ..table import Table, show
-from . import columns, conjugate_gradient, construction, context, local, spectral
+from . import cold_start, columns, conjugate_gradient, construction, context, local, spectral
 from .problems import K, Sizes
 
 DEFAULT = Sizes()
@@ -31,10 +31,11 @@ def run(*, long: bool = False, sizes: Sizes = DEFAULT) -> list[Table]:
 
     `long` adds the large eigenproblem.
     """
-    print(f"{numba.get_num_threads()} threads; kernels are compiled before they are timed\n")
+    print(f"{cores()} threads; kernels are compiled before they are timed\n")
     warm_up(sizes.warm)
     tables = one_collection(sizes)
     jobs: list[Callable[[], Table]] = [
+        partial(cold_start.measure, sizes.cold),
         partial(construction.memory_and_loading, sizes.lattices),
         partial(context.growth, sizes.context_lattices),
         partial(columns.measure, *sizes.columns),

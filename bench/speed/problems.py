@@ -25,6 +25,8 @@ class Sizes:
 
     Attributes
     ----------
+    cold : tuple of str
+        Solvers of the new processes whose first answers are timed.
     nodes, dimension, queries : int
         Of the collection for graph construction, contextual affinity and conjugate gradient.
     warm : int
@@ -45,6 +47,7 @@ class Sizes:
         Queries timed with the local solver, and those compared with exact answers.
     """
 
+    cold: tuple[str, ...] = ("cg", "local")
     nodes: int = 100_000
     dimension: int = 128
     queries: int = 64

@@ -58,7 +58,8 @@ class Context(Affinity):
     Notes
     -----
     The rank of an entry is one more than the number of entries with a higher score, so that equal
-    scores share a rank. Encodings are stored in units of 1/65535.
+    scores share a rank. An item with an empty list has no neighbourhood, and its similarity J to
+    all items and queries is 0. Encodings are stored in units of 1/65535.
 
     Memory: for the largest scale k, 9 k bytes per item for the lists and 6 `size` bytes for the
     encodings; 740 bytes per item in all with the default settings, in addition to the graph.

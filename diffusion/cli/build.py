@@ -10,8 +10,8 @@ from .. import storage
 from ..errors import DiffusionError
 from ..index_state import INDEX
 from ..storage import read_array
-from .command import Verbs
-from .files import named, writing
+from .command import Verbs, report
+from .files import named
 from .parameters import add_parameters, reranker_of
 
 
@@ -41,13 +41,13 @@ def _build(options: argparse.Namespace) -> None:
         )
     storage.check_target(index, INDEX)
     if lists[0] is None:
-        with named(X=vectors), writing(index):
+        with named(X=vectors), storage.errors_named(index):
             # The checkpoint stands beside the index, so that a killed build can be resumed.
             ranker.fit(read_array(vectors), checkpoint=f"{index.rstrip(os.sep)}.partial")
     else:
         X = None if vectors is None else read_array(vectors)
         with named(X=vectors, scores=lists[0], ids=lists[1]):
             ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X)
-    with writing(index):
+    with storage.errors_named(index):
         ranker.save(index)
-    print(f"{index}: {ranker.graph_}")
+    report(f"{index}: {ranker.graph_}")

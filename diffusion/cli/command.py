@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..errors import ConvergenceWarning, DiffusionError
+from ..storage.strings import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +39,13 @@ class Verbs:
 
 def say(command: str, message: str) -> None:
     """Print one line on standard error, which begins with the command's name."""
-    print(f"{command.split()[0]}: {' '.join(message.split())}", file=sys.stderr)
+    line = f"{command.split()[0]}: {' '.join(message.split())}"
+    print(printable(line), file=sys.stderr)
+
+
+def report(line: str) -> None:
+    """Print one line on standard output."""
+    print(printable(line))
 
 
 def run(parser: Parser, arguments: Sequence[str] | None) -> int:

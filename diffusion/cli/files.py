@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DiffusionError
+from ..storage.strings import printable
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
@@ -21,8 +22,10 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        text = text.replace("\n", "\n" + " " * (width + 2))
-        print(f"{name:<{width}}  {text}")
+        first, *others = map(printable, text.split("\n"))
+        print(f"{name:<{width}}  {first}")
+        for line in others:
+            print(" " * (width + 2) + line)
 
 
 def _finite(value: Any) -> Any:
@@ -44,12 +47,3 @@ def named(**files: str | None) -> Iterator[None]:
         if files.get(argument):
             raise DiffusionError(f"{files[argument]}:{rest}") from None
         raise
-
-
-@contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Report a file or directory that cannot be written as bad input."""
-    try:
-        yield
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None

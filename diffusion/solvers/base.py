@@ -55,12 +55,6 @@ class Report:
         names = [f.name for f in fields(cls)]
         return cls(**{n: np.concatenate([getattr(r, n) for r in reports]) for n in names})
 
-    @classmethod
-    def empty(cls) -> Report:
-        """Return the report on no observation."""
-        counts, yes = np.zeros(0, np.int64), np.zeros(0, bool)
-        return cls(np.zeros(0), counts, yes, counts, yes)
-
     def warn(self, advice: str, stacklevel: int) -> None:
         """Issue a `ConvergenceWarning` if an observation has not converged."""
         if not self.converged.all():

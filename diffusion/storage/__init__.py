@@ -9,16 +9,20 @@ Whole directories:
 - `writing(path, format)` does so piece by piece: its `Writing` has `add(name, array)`,
   `create(name, dtype, shape)` for arrays larger than memory, and `commit(content)`;
 - `load(path, format, verify=False)` returns a `Stored`: path, manifest, memory-mapped arrays;
-- `read_manifest(path, format)` reads the manifest alone;
+- `read_manifest(path, format)` reads the manifest alone, `peek_manifest(path)` one of any format;
 - `check_target(path, format, accepts=None)` raises unless a directory may be written to;
 - `claimed(path, format)` holds one during long work: lock, unfinished manifest, clear errors;
 - `remove(path, format)` deletes one, but nothing else that is in it.
 
+All of them raise `DiffusionError`s that name the path; `errors_named(path)` makes such errors of
+those of the file system.
+
 Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
 
-Single files: `replacing(path)`, `read_array(path)`, `sha256_of(path)`, `fingerprint(value)`,
-`as_path(path, name)`, and `DAMAGED`, what numpy raises on damaged files. Result lists and TREC
-files are in `runs`.
+Single files: `replacing(path)`, `read_array(path)`, `read_archive(stream)`, `sha256_of(path)`,
+`fingerprint(value)`, `as_path(path, name)`, and `DAMAGED`, what numpy raises on damaged files.
+Result lists and TREC files are in `runs`; what the arrays of a state must contain is declared and
+checked with `contents`.
 """
 
 from .directory import (
@@ -28,13 +32,15 @@ from .directory import (
     Writing,
     check_target,
     claimed,
+    errors_named,
     load,
+    peek_manifest,
     read_manifest,
     remove,
     save,
     writing,
 )
-from .files import DAMAGED, as_path, fingerprint, read_array, replacing, sha256_of
+from .files import DAMAGED, as_path, fingerprint, read_archive, read_array, replacing, sha256_of
 from .shards import Shard, Shards
 
 __all__ = [
@@ -48,8 +54,11 @@ __all__ = [
     "as_path",
     "check_target",
     "claimed",
+    "errors_named",
     "fingerprint",
     "load",
+    "peek_manifest",
+    "read_archive",
     "read_array",
     "read_manifest",
     "remove",

@@ -80,6 +80,9 @@ class Between(Promise):
     def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether all values are within the bounds."""
         high = arrays[self.high][0] if isinstance(self.high, str) else self.high
+        if self.low == 0 and block.dtype.kind == "i":
+            # Read once: a negative integer is a large one without its sign.
+            return bool(block.view(f"u{block.dtype.itemsize}").max().item() <= high)
         return bool(self.low <= block.min().item() and block.max().item() <= high)
 
     def __str__(self) -> str:

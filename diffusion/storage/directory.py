@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def save(
     Raises
     ------
     DiffusionError
-        If `path` contains something else, which is never touched.
+        If `path` contains something else, which is never touched, or cannot be written.
     """
     with writing(path, format) as new:
         for name, array in arrays.items():
@@ -133,10 +133,10 @@ def writing(path: str | os.PathLike[str], format: Format) -> Iterator[Writing]:
     Raises
     ------
     DiffusionError
-        If `path` contains something else, which is never touched.
+        If `path` contains something else, which is never touched, or cannot be written.
     """
     path = as_path(path)
-    with _locked(path):
+    with errors_named(path), _locked(path):
         check_target(path, format)
         new = Writing(path, format)
         try:
@@ -154,6 +154,7 @@ class Writing:
         self._folder.mkdir()
         self._created: dict[str, np.memmap[Any, Any]] = {}
         self._entries: dict[str, Any] = {}
+        self._committing = False
 
     def add(self, name: str, array: NDArray[Any]) -> None:
         """Write an array."""
@@ -188,18 +189,26 @@ class Writing:
                 os.fsync(stream.fileno())
             self._note(name, array)
         _sync_directory(self._folder)
+        self._committing = True
         write_manifest(self._path, self._format, content, self._entries)
         _sync_directory(self._path)
         # The arrays of earlier writes go, including interrupted ones. Those that a process has
         # mapped stay valid: their files lose their names, not their content.
-        remove_leftovers(self._path, self._format, keep=self._folder)
+        remove_leftovers(self._path, self._format, keep={self._folder.name})
 
     def close(self) -> None:
         """Delete what has been written unless it was committed."""
-        with contextlib.suppress(DiffusionError):
-            if read_manifest(self._path, self._format)["arrays"] == self._entries != {}:
-                return
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not (self._committing and self._may_be_named()):
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _may_be_named(self) -> bool:
+        """Return whether the manifest names the new arrays, or cannot be read to find out."""
+        try:
+            return self._folder.name in (self._path / MANIFEST).read_text(errors="replace")
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # the next write deletes them if they are left over
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
@@ -221,8 +230,8 @@ def claimed(path: str | os.PathLike[str], format: Format) -> Iterator[None]:
 
     The directory is created, locked without waiting, and marked as this format's with an
     unfinished manifest unless it has one, so that interrupted work is recognised by
-    `check_target` and can be resumed. Errors of the file system become one clear error. If
-    nothing was written, the directory is left as it was.
+    `check_target` and can be resumed. Arrays that an interrupted write left are deleted. Errors of
+    the file system become one clear error. If nothing was written, the directory is left as it was.
 
     Parameters
     ----------
@@ -237,19 +246,36 @@ def claimed(path: str | os.PathLike[str], format: Format) -> Iterator[None]:
         be written.
     """
     path = as_path(path)
+    with errors_named(path), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(path, wait=False))
+        except BlockingIOError:
+            raise DiffusionError(f"{path}: another process or thread is writing here") from None
+        check_target(path, format)
+        # Our writers make no links. One that was planted under a name of ours must not be followed.
+        for name in format.companions:
+            if (path / name).is_symlink():
+                (path / name).unlink()
+        if (path / MANIFEST).exists():
+            _tidy(path, format)
+        else:
+            write_manifest(path, format, {_UNFINISHED: True}, {})
+        try:
+            yield
+        finally:
+            _unmark(path, format)
+
+
+@contextlib.contextmanager
+def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors of the file system into one that names what cannot be written.
+
+    Raises
+    ------
+    DiffusionError
+    """
     try:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(_locked(path, wait=False))
-            except BlockingIOError:
-                raise DiffusionError(f"{path}: another process or thread is writing here") from None
-            check_target(path, format)
-            if not (path / MANIFEST).exists():
-                write_manifest(path, format, {_UNFINISHED: True}, {})
-            try:
-                yield
-            finally:
-                _unmark(path, format)
+        yield
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
 
@@ -262,16 +288,18 @@ def remove(path: str | os.PathLike[str], format: Format) -> None:
     remove_leftovers(path, format)
     for name in format.companions:
         _remove(path / name)
-    # The file that marks the directory as this format's is the last to go.
-    (path / MANIFEST).unlink(missing_ok=True)
+    # The file that marks the directory as this format's is the last to go, and stays with what
+    # could not be deleted: that would be foreign without it.
+    if not any(os.path.lexists(path / name) for name in format.companions):
+        (path / MANIFEST).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
 
 
-def remove_leftovers(path: Path, format: Format, *, keep: Path | None = None) -> None:
-    """Delete the arrays and temporary files in a directory of this format, except `keep`."""
+def remove_leftovers(path: Path, format: Format, *, keep: Collection[str] = ()) -> None:
+    """Delete the arrays and temporary files in a directory of this format, except some by name."""
     for entry in list(path.iterdir()):
-        if entry != keep and _is_ours(entry, format):
+        if entry.name not in keep and _is_ours(entry, format):
             _remove(entry)
 
 
@@ -300,6 +328,13 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             for made in missing:
                 with contextlib.suppress(OSError):
                     made.rmdir()
+
+
+def _tidy(path: Path, format: Format) -> None:
+    """Delete the arrays that the manifest does not name, unless it cannot be read."""
+    with contextlib.suppress(DiffusionError):
+        entries = _read(path, format)["arrays"].values()
+        remove_leftovers(path, format, keep={entry["file"].partition("/")[0] for entry in entries})
 
 
 def _unmark(path: Path, format: Format) -> None:
@@ -490,6 +525,14 @@ def _read(path: Path, format: Format) -> dict[str, Any]:
     return manifest
 
 
+def peek_manifest(path: Path) -> dict[str, Any] | None:
+    """Return a directory's manifest, of whatever format and unchecked; None without one."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, MemoryError):
+        manifest = json.loads(read_whole(path / MANIFEST, _MANIFEST_BYTES).decode())
+        return manifest if isinstance(manifest, dict) else None
+    return None
+
+
 def _checksum(manifest: Mapping[str, Any]) -> str:
     return fingerprint({key: value for key, value in manifest.items() if key != "checksum"})
 
@@ -526,7 +569,7 @@ def _open_array(file: Path, entry: dict[str, Any], verify: bool) -> NDArray[Any]
             if verify and digest_of(stream) != entry["sha256"]:
                 raise DiffusionError(f"{file}: altered, its SHA-256 is not the manifest's")
             stream.seek(0)
-            return map_array(stream, entry["dtype"], tuple(entry["shape"]))
+            return np.asarray(map_array(stream, entry["dtype"], tuple(entry["shape"])))
     except DiffusionError:
         raise
     except OSError as error:

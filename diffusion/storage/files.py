@@ -15,12 +15,13 @@ import math
 import os
 import secrets
 import stat
+import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ DAMAGED = (
     MemoryError,
     EOFError,
     RuntimeError,
+    struct.error,
     SyntaxError,
     tokenize.TokenError,
     zipfile.BadZipFile,
@@ -48,6 +50,9 @@ DAMAGED = (
 _NOT_A_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NOT_WAITING = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+
+# The arrays of an .npz file may take this many times its size, or this many bytes.
+_INFLATED, _SMALL = 100, 1 << 26
 
 
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -170,8 +175,8 @@ def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[An
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
-    """Open a file of a directory of our own for reading.
+def opened(path: str | os.PathLike[str], mode: str = "rb") -> Iterator[io.BufferedReader]:
+    """Open a file of a directory of our own, for reading ("rb") or for writing too ("r+b").
 
     Raises
     ------
@@ -179,8 +184,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         If it is not a regular file: a link, a directory, a pipe (which is not waited for) or a
         device in its place is damage.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NOT_A_LINK | _NOT_WAITING | _BINARY)
-    with open(descriptor, "rb") as stream:
+    access = os.O_RDONLY if mode == "rb" else os.O_RDWR
+    descriptor = os.open(path, access | _NOT_A_LINK | _NOT_WAITING | _BINARY)
+    with cast(io.BufferedReader, open(descriptor, mode)) as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         yield stream
@@ -201,8 +207,13 @@ def read_whole(path: str | os.PathLike[str], most: int) -> bytes:
     return content
 
 
-def map_array(stream: io.BufferedReader, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def map_array(
+    stream: io.BufferedReader, dtype: str, shape: tuple[int, ...], mode: Any = "c"
+) -> NDArray[Any]:
     """Memory-map the array of an .npy file, which must have exactly this type and shape.
+
+    By default it is mapped copy-on-write, so that it has the type of an ordinary array and a stray
+    assignment cannot reach the disk; "r+" maps the file for writing.
 
     Raises
     ------
@@ -222,9 +233,7 @@ def map_array(stream: io.BufferedReader, dtype: str, shape: tuple[int, ...]) -> 
         raise ValueError(f"expected {begin + found.bytes} bytes")
     if begin % found.dtype.itemsize:
         raise ValueError("not aligned")
-    # Copy-on-write, so that the array has the type of an ordinary one and a stray assignment cannot
-    # reach the disk.
-    return np.asarray(np.memmap(stream, found.dtype, mode="c", offset=begin, shape=shape))
+    return np.memmap(stream, found.dtype, mode=mode, offset=begin, shape=shape)
 
 
 class Header(NamedTuple):
@@ -240,7 +249,7 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def array_header(stream: IO[bytes]) -> Header:
+def array_header(stream: Any) -> Header:
     """Read the header of an .npy file; the stream is then at the first byte of the array.
 
     Raises
@@ -260,6 +269,56 @@ def array_header(stream: IO[bytes]) -> Header:
         reason = (str(error) or "damaged").splitlines()[0]
         raise ValueError(f"not a .npy file of numbers ({reason})") from None
     return Header(dtype, tuple(shape), fortran)
+
+
+def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Read arrays of an .npz file, of which no more is inflated than their headers promise.
+
+    Parameters
+    ----------
+    stream : file
+        Opened for reading, seekable.
+    names : sequence of str, optional
+        The arrays to read; by default all.
+
+    Raises
+    ------
+    OSError, or one of `DAMAGED`
+        If the file is damaged, an array is missing or not of numbers, or it is a hundred times as
+        large as the file, which `np.savez_compressed` reaches only with constant arrays.
+    """
+    most = max(_SMALL, _INFLATED * stream.seek(0, os.SEEK_END))
+    arrays = {}
+    with zipfile.ZipFile(stream) as archive:
+        found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        for name in found if names is None else names:
+            # Uncompressed members may not share their bytes either, so the sum is bounded.
+            most -= found[name].file_size
+            if most < 0:
+                raise ValueError(f"{name}: would take {found[name].file_size} bytes of memory")
+            arrays[name] = _read_member(archive, found[name])
+    return arrays
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename}: expected no compression, or that of numpy")
+    with contextlib.closing(cast(zipfile.ZipExtFile, archive.open(info))) as member:
+        header = array_header(member)
+        if member.tell() + header.bytes != info.file_size:
+            raise ValueError(
+                f"{info.filename}: expected {header.bytes} bytes of {header.dtype} of shape "
+                f"{header.shape}, found {info.file_size - member.tell()}"
+            )
+        content, filled = bytearray(header.bytes), 0
+        with memoryview(content) as view:
+            while read := member.readinto(view[filled:]):
+                filled += read
+        # At the end, zipfile compares the checksum.
+        if filled < header.bytes or member.read(1):
+            raise ValueError(f"{info.filename}: truncated")
+    order: Any = "F" if header.fortran else "C"
+    return np.frombuffer(content, header.dtype).reshape(header.shape, order=order)
 
 
 def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from .directory import (
     remove_leftovers,
     write_manifest,
 )
-from .files import DAMAGED, as_path, create_array, fingerprint
+from .files import DAMAGED, as_path, create_array, fingerprint, map_array, opened
 from .lock import lock_directory, unlock
 
 # Seconds of work that a kill may cost.
@@ -109,16 +110,14 @@ class RowsCheckpoint:
             state.get("fingerprint") == self._fingerprint
             and type(rows) is int
             and 0 <= rows <= self._n
-            and all(
-                self._is_whole(name, kind, (self._n, width))
-                for name, (kind, width) in layout.items()
-            )
         ):
-            self.arrays = {
-                name: np.load(self._path / f"{name}.npy", mmap_mode="r+") for name in layout
-            }
-            self.rows = rows
-            return
+            with contextlib.suppress(OSError, *DAMAGED):
+                self.arrays = {
+                    name: self._resumed(name, kind, (self._n, width))
+                    for name, (kind, width) in layout.items()
+                }
+                self.rows = rows
+                return
         # This comes first, so that the directory is known as a checkpoint whenever this is killed.
         self._write_progress()
         try:
@@ -153,20 +152,10 @@ class RowsCheckpoint:
         file.unlink(missing_ok=True)
         return create_array(file, dtype, shape)
 
-    def _is_whole(self, name: str, dtype: type, shape: tuple[int, int]) -> bool:
-        """Return whether an array's file is as it was created, without mapping it for writing."""
-        file = self._path / f"{name}.npy"
-        try:
-            array = np.lib.format.open_memmap(file, mode="r")
-            size = file.stat().st_size
-        except (OSError, *DAMAGED):
-            return False
-        return (
-            array.dtype == np.dtype(dtype)
-            and array.shape == shape
-            and array.flags.c_contiguous
-            and size == array.offset + array.nbytes
-        )
+    def _resumed(self, name: str, dtype: type, shape: tuple[int, int]) -> NDArray[Any]:
+        """Map an array for writing; raise unless its file is as it was created."""
+        with opened(self._path / f"{name}.npy", "r+b") as stream:
+            return map_array(stream, np.dtype(dtype).str, shape, "r+")
 
     def _write_progress(self) -> None:
         state = {"fingerprint": self._fingerprint, "rows": self.rows}

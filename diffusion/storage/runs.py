@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .files import DAMAGED, replacing
+from .files import DAMAGED, read_archive, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -41,11 +41,11 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
     if Path(path).suffix != ".npz":
         return _read_run(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            scores, ids = file["scores"], file["ids"]
-            if ids.ndim != 2 or scores.shape != ids.shape:
-                raise ValueError(f"of one shape (nq, k), got {scores.shape} and {ids.shape}")
-            return scores, ids
+        with open(path, "rb") as stream:
+            scores, ids = read_archive(stream, ("scores", "ids")).values()
+        if ids.ndim != 2 or scores.shape != ids.shape:
+            raise ValueError(f"of one shape (nq, k), got {scores.shape} and {ids.shape}")
+        return scores, ids
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DAMAGED as error:
@@ -134,7 +134,14 @@ def _read_run(path: str | os.PathLike[str]) -> Lists:
         raise DiffusionError(
             f"{path}: query: expected row numbers, got {max(rows)} among {len(rows)} queries"
         )
-    shape = (max(rows) + 1, max(map(len, rows.values())))
+    longest = max(rows, key=lambda row: len(rows[row]))
+    shape = (max(rows) + 1, len(rows[longest]))
+    lines = sum(map(len, rows.values()))
+    if shape[0] * shape[1] > _PADDING * lines + _LITTLE:
+        raise DiffusionError(
+            f"{path}: query {longest}: expected a list about as long as the others, because all "
+            f"are padded to one length; it has {shape[1]} of {lines} lines for {shape[0]} queries"
+        )
     scores = np.full(shape, -np.inf, np.float32)
     ids = np.full(shape, -1, np.int64)
     for query_row, entries in rows.items():

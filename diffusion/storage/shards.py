@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import DAMAGED, as_path, replacing
+from .files import DAMAGED, as_path, opened, read_archive, replacing
 
 # Names are fingerprints. A directory of arrays may stand among the shards, under such a name too.
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -65,17 +66,18 @@ class Shards:
         """
         file = self.file(name)
         self.path.mkdir(exist_ok=True)
+        if self.path.is_symlink():
+            raise FileExistsError(errno.EEXIST, "expected a directory, this is a link", self.path)
         noted = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-        with replacing(file) as stream:
+        with replacing(file, follow=False) as stream:
             np.savez(stream, **{_META: noted, **arrays})  # type: ignore[arg-type]
 
     def read(self, name: str) -> Shard | None:
         """Read a shard; None if there is none, or if it is damaged and has to be computed again."""
         path = self.file(name)
         try:
-            # Opened here, because np.load leaves a file that it opened open after an error.
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+            with opened(path) as stream:
+                arrays = read_archive(stream)
             meta = json.loads(arrays.pop(_META).tobytes())
         except (OSError, *DAMAGED):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,9 @@ def unpack_strings(content: NDArray[Any], ends: NDArray[Any]) -> list[str]:
     if (
         (content.dtype, ends.dtype) != (np.uint8, np.int64)
         or (content.ndim, ends.ndim) != (1, 1)
-        or (np.diff(ends, prepend=0) < 0).any()
+        # Compared and not subtracted, which could overflow.
+        or (ends[1:] < ends[:-1]).any()
+        or (ends[0] if len(ends) else 0) < 0
         or (ends[-1] if len(ends) else 0) != len(content)
     ):
         raise ValueError("expected the bytes of strings and where each of them ends")
@@ -39,3 +42,19 @@ def unpack_strings(content: NDArray[Any], ends: NDArray[Any]) -> list[str]:
         text[start:end].decode("utf-8", "surrogateescape")
         for start, end in zip(starts, ends.tolist(), strict=False)
     ]
+
+
+# Characters that a terminal obeys or that end a line: control characters, marks that turn the
+# direction of text, and bytes of file names that are no text.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return text for one line of a terminal, with escapes in place of control characters.
+
+    Names of files, and whatever else comes from a file, pass through this before they are printed.
+
+    >>> print(printable("\x1b[31mred.jpg"))
+    \x1b[31mred.jpg
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diffusion.cli import command
+from diffusion.errors import DiffusionError
 
 from ..settings import ImageSettings, NetworkSettings, RunSettings
 
@@ -54,6 +55,16 @@ def add_network(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) ->
     add_options(verb.add_argument_group("network"), NetworkSettings, skip=skip)
 
 
+def add_stored_network(verb: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that take the network from what was stored."""
+    verb.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    verb.add_argument(
+        "--allow-download",
+        action="store_true",
+        help="download the network hf:NAME that the stored files name, if it is not here",
+    )
+
+
 def add_images(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) -> None:
     """Add the options of `ImageSettings`."""
     group = verb.add_argument_group("images")
@@ -82,6 +93,19 @@ def add_run(verb: argparse.ArgumentParser) -> None:
 def run_of(options: argparse.Namespace) -> RunSettings:
     """Return the settings that the options of `add_run` give."""
     return from_options(RunSettings, options, progress=not options.quiet)
+
+
+def check_output(option: str, output: str | None) -> None:
+    """Raise before the work starts if its output could not be written afterwards."""
+    if output is not None:
+        path = Path(output).absolute()
+        # A device is written to, and a file is replaced by another one in its directory.
+        changed = path if path.exists() and not path.is_file() else path.parent
+        if not output or path.is_dir() or not os.access(changed, os.W_OK):
+            raise DiffusionError(
+                f"{option} {output!r}: expected a file in a directory that exists and may be "
+                "written to"
+            )
 
 
 def say_skipped(

@@ -71,7 +71,7 @@ def _extract(options: argparse.Namespace) -> None:
     say_skipped(written.manifest, options.out)
     n, d = written.vectors.shape
     regions = "" if written.regional is None else f", {len(written.regional)} of regions"
-    print(
+    command.report(
         f"{options.out}: {n} descriptors of dimension {d}{regions}; {len(skipped)} images skipped"
     )
 
@@ -92,4 +92,4 @@ def _whiten(options: argparse.Namespace) -> None:
     else:
         learned = learn_pca(descriptors.vectors, **settings)
     learned.save(options.whitening)
-    print(f"{options.whitening}: {len(learned.mean)} -> {learned.dimension} dimensions")
+    command.report(f"{options.whitening}: {len(learned.mean)} -> {learned.dimension} dimensions")

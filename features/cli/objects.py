@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 
 from diffusion.cli import command
 from diffusion.errors import DiffusionError
-from diffusion.storage import replacing
+from diffusion.storage import errors_named, replacing
 
 from ..settings import DiscoverySettings, ImageSettings, NetworkSettings
-from .arguments import add_network, add_options, add_run, from_options, run_of, say_skipped
+from .arguments import (
+    add_network,
+    add_options,
+    add_run,
+    add_stored_network,
+    check_output,
+    from_options,
+    run_of,
+    say_skipped,
+)
 
 
 def add_verbs(verbs: command.Verbs) -> None:
@@ -49,7 +58,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     locate.add_argument("photos", nargs="+", metavar="PHOTO")
     locate.add_argument("--page", metavar="PAGE.html", help="write a page that shows the photos")
     locate.add_argument("--maps", metavar="MAPS.npz", help="write the maps as map0, map1, ...")
-    locate.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    add_stored_network(locate)
     locate.add_argument(
         "--device", help="device of the network, such as cpu or cuda:1 (default a GPU if any)"
     )
@@ -72,20 +81,25 @@ def _discover(options: argparse.Namespace) -> None:
     skipped = objects.descriptors.manifest["skipped"]
     say_skipped(objects.descriptors.manifest, options.out)
     n, d = objects.descriptors.vectors.shape
-    print(
+    command.report(
         f"{options.out}: {n} maps, {len(objects.boxes)} boxes, descriptors of dimension {d}; "
         f"{len(skipped)} images skipped; see {Path(options.out) / 'page.html'}"
     )
 
 
 def _locate(options: argparse.Namespace) -> None:
-    from ..description.sweep import plain_text
+    from diffusion.storage.strings import printable
+
     from ..objects.opened import open_objects
     from ..objects.page import LEGEND, write_page
 
     if options.maps is not None and not options.maps.endswith(".npz"):
         raise DiffusionError(f"{options.maps}: expected a name that ends in .npz")
-    locator = open_objects(options.out).locator(weights=options.weights, device=options.device)
+    check_output("--maps", options.maps)
+    check_output("--page", options.page)
+    locator = open_objects(options.out).locator(
+        weights=options.weights, device=options.device, allow_download=options.allow_download
+    )
     maps: dict[str, Any] = {}
     for number, photo in enumerate(options.photos):
         located = locator.locate(photo)
@@ -98,10 +112,10 @@ def _locate(options: argparse.Namespace) -> None:
         }
         print(json.dumps(line))
     if options.maps is not None:
-        with replacing(options.maps) as file:
+        with errors_named(options.maps), replacing(options.maps) as file:
             np.savez(file, **maps)
     if options.page is not None:
-        pictures = (locator.picture(photo, plain_text(photo)) for photo in options.photos)
+        pictures = (locator.picture(photo, printable(photo)) for photo in options.photos)
         write_page(options.page, "Recurring objects in these photos", [LEGEND], pictures)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.cli import command
@@ -17,6 +16,8 @@ from .arguments import (
     add_images,
     add_network,
     add_run,
+    add_stored_network,
+    check_output,
     from_options,
     images_of,
     run_of,
@@ -57,7 +58,7 @@ def add_verbs(verbs: command.Verbs) -> None:
         metavar="FILE",
         help="write results to an .npz file or a TREC run instead of printing names",
     )
-    search.add_argument("--weights", metavar="FILE", help="weights of the network, if they moved")
+    add_stored_network(search)
     search.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
 
 
@@ -67,7 +68,7 @@ def _index(options: argparse.Namespace) -> None:
     descriptors = _described(options)
     ranker = reranker_of(options, progress=not options.quiet)
     build_index(descriptors, options.index, ranker)
-    print(f"{options.index}: {len(descriptors.files)} photos; {ranker.graph_}")
+    command.report(f"{options.index}: {len(descriptors.files)} photos; {ranker.graph_}")
 
 
 def _described(options: argparse.Namespace) -> Descriptors:
@@ -107,20 +108,14 @@ def _search(options: argparse.Namespace) -> None:
 
     from ..index.photos import describe_queries, write_names
 
-    _check_output(options.output)
+    check_output("-o", options.output)
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
-    queries = describe_queries(state, options.photos, weights=options.weights)
+    queries = describe_queries(
+        state, options.photos, weights=options.weights, allow_download=options.allow_download
+    )
     scores, ids = ranker.search(queries, options.k)
     if options.output is None:
         write_names(sys.stdout, state, options.photos, scores, ids)
     else:
         runs.write_results(options.output, scores, ids)
-
-
-def _check_output(output: str | None) -> None:
-    """Raise before the search if its results could not be written afterwards."""
-    if output is not None:
-        path = Path(output).absolute()
-        if not output or path.is_dir() or not path.parent.is_dir():
-            raise DiffusionError(f"-o {output!r}: expected a file in a directory that exists")

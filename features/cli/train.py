@@ -48,4 +48,4 @@ def _train(options: argparse.Namespace) -> None:
     figures = f"loss {last['loss']:.4f} after {last['epoch']} epochs"
     if last["map"] is not None:
         figures += f", mAP {first['map']:.1f} -> {last['map']:.1f}"
-    print(f"{trained.path}: {figures}")
+    command.report(f"{trained.path}: {figures}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,7 +111,7 @@ def open_descriptors(path: str | os.PathLike[str], *, verify: bool = False) -> D
 
 def is_described(path: str | os.PathLike[str]) -> bool:
     """Return whether a folder holds descriptors, perhaps unfinished or of another version."""
-    manifest = _manifest(storage.as_path(path))
+    manifest = storage.peek_manifest(storage.as_path(path))
     return manifest is not None and manifest.get("format") == FORMAT.name
 
 
@@ -138,20 +136,12 @@ def check_target(out: Path, *, objects: bool) -> None:
 
 def refuse_version_1(path: Path) -> None:
     """Raise if an earlier version of the library wrote a folder of descriptors."""
-    manifest = _manifest(path)
+    manifest = storage.peek_manifest(path)
     if manifest and (manifest.get("format"), manifest.get("version")) == (FORMAT.name, 1):
         raise DiffusionError(
             f"{path}: descriptors of version 1, which this library does not read; extract the "
             "images again, to another folder"
         )
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    """Return a folder's manifest, of whatever format; None without one."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        manifest = json.loads((path / storage.MANIFEST).read_text("utf-8"))
-        return manifest if isinstance(manifest, dict) else None
-    return None
 
 
 def expected_array(

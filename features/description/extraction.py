@@ -86,16 +86,16 @@ def extract_folder(
     >>> network = NetworkSettings("alexnet", "alexnet.safetensors", pooling="gem")
     >>> extract_folder("photos", "descriptors", network)  # doctest: +SKIP
     """
-    recipe = make_recipe(
-        as_settings(network, "network", NetworkSettings),
-        as_settings(images, "images", ImageSettings),
-    )
+    network = as_settings(network, "network", NetworkSettings)
+    recipe = make_recipe(network, as_settings(images, "images", ImageSettings))
     run = as_settings(run, "run", RunSettings)
     white = whitening if isinstance(whitening, Whitening | None) else load_whitening(whitening)
     listing = list_folder(folder)
     folder, out = os.fspath(folder), storage.as_path(out, "out")
     check_target(out, objects=False)
-    describer = Describer(recipe, whitening=white, device=run.device)
+    # The caller named the backbone, unless a file of weights does.
+    named = network.backbone is not None
+    describer = Describer(recipe, None, white, run.device, allow_download=named)
     with storage.claimed(out, FORMAT), quiet():
         found = sweep.scan(folder, listing, describer, run)
         return _extract(folder, out, found, describer, run)

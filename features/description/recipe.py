@@ -86,7 +86,9 @@ def make_recipe(network: NetworkSettings, images: ImageSettings) -> Recipe:
     return Recipe(replace(network, weights=path), images, sha256_of(path))
 
 
-def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwork:
+def load_network(
+    settings: NetworkSettings, *, seed: int = 0, allow_download: bool = False
+) -> RetrievalNetwork:
     """Make a network from the name and weights of a backbone, or from a checkpoint.
 
     Parameters
@@ -96,6 +98,8 @@ def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwor
         `std` are left to the caller.
     seed : int >= 0, default 0
         Seed of random weights, used without a file of weights.
+    allow_download : bool, default False
+        Whether a network of the Hugging Face hub may be downloaded.
 
     Returns
     -------
@@ -110,14 +114,16 @@ def load_network(settings: NetworkSettings, *, seed: int = 0) -> RetrievalNetwor
     weights, pooling = settings.weights, settings.pooling
     if settings.backbone is not None:
         head = pooling is not None and pooling.startswith("fc")
-        trunk = make_backbone(settings.backbone, weights, head=head, seed=seed)
+        trunk = make_backbone(
+            settings.backbone, weights, head=head, seed=seed, allow_download=allow_download
+        )
         return RetrievalNetwork(trunk, "gem" if pooling is None else pooling).eval()
     assert weights is not None  # NetworkSettings has one of the two
     state, meta = read_file(weights)
     if is_retrieval(meta):
         whole = load_retrieval(weights)[0]
     elif "features" in meta:
-        whole = load_trained(weights, state, meta)
+        whole = load_trained(weights, state, meta, allow_download=allow_download)
     else:
         raise DiffusionError(
             f"{os.fspath(weights)}: expected a checkpoint that names its network; for weights "
@@ -138,6 +144,8 @@ class Describer:
         Applied to global and regional descriptors.
     device : str or torch.device, optional
         By default a GPU if there is one.
+    allow_download : bool, default False
+        Whether a network of the Hugging Face hub that the recipe names may be downloaded.
 
     Raises
     ------
@@ -151,6 +159,7 @@ class Describer:
         network: RetrievalNetwork | None = None,
         whitening: Whitening | None = None,
         device: str | torch.device | None = None,
+        allow_download: bool = False,
     ) -> None:
         self.recipe = recipe
         self.device = choose_device(device)
@@ -161,7 +170,7 @@ class Describer:
                     f"{os.fspath(weights)}: expected the weights that made the descriptors, "
                     "these are others"
                 )
-            network = fused(load_network(recipe.network))
+            network = fused(load_network(recipe.network, allow_download=allow_download))
         self.network = network.to(self.device).eval()
         trunk = self.network.backbone
         trunk.mean = recipe.network.mean or trunk.mean
@@ -257,8 +266,12 @@ def describer_of(
     *,
     weights: str | None = None,
     device: str | None = None,
+    allow_download: bool = False,
 ) -> Describer:
-    """Return the Describer for queries of a collection, from the recipe in its manifest."""
+    """Return the Describer for queries of a collection, from the recipe in its manifest.
+
+    Nothing is downloaded at the word of a manifest, unless `allow_download` says so.
+    """
     recipe = Recipe.from_dict(fields, source)
     if weights is not None:
         recipe = moved(recipe, weights)
@@ -267,4 +280,4 @@ def describer_of(
             f"{os.fspath(recipe.network.weights)}: the weights that made the descriptors are no "
             "longer here; give their path (--weights FILE)"
         )
-    return Describer(recipe, whitening=whitening, device=device)
+    return Describer(recipe, None, whitening, device, allow_download)

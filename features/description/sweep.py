@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -131,6 +133,27 @@ class Content(NamedTuple):
     arrays: dict[str, NDArray[Any]]
 
 
+class _Forecast:
+    """An estimate of the time of a pass, which grows with the number of pixels."""
+
+    def __init__(self, batches: Sequence[Batch], passes: int) -> None:
+        self._pixels = [batch.height * batch.width * len(batch.numbers) for batch in batches]
+        self._images = sum(len(batch.numbers) for batch in batches)
+        self._passes, self._done, self._began = passes, 0, 0.0
+
+    def after_batch(self) -> str:
+        """Return what to say after a batch: the time after the second one, otherwise nothing.
+
+        The first batch takes longer, because the network and the decoders are still starting.
+        """
+        before, self._began = self._began, time.monotonic()
+        self._done += 1
+        if self._passes == 1 or self._done != 2 or len(self._pixels) == 2:
+            return ""
+        seconds = (self._began - before) * sum(self._pixels) / self._pixels[1]
+        return f"about {in_words(seconds)} for each of {self._passes} passes, {self._images} images"
+
+
 class Sweep:
     """One pass over images.
 
@@ -168,6 +191,7 @@ class Sweep:
         *,
         name: str,
         whole: bool = False,
+        passes: int = 1,
     ) -> None:
         """Compute and write the shards that are missing.
 
@@ -180,6 +204,9 @@ class Sweep:
             Label of the progress bar.
         whole : bool, default False
             Raise if an image cannot be read, instead of recording it as failed.
+        passes : int >= 1, default 1
+            Number of passes like this one in all. If there are more, the time of each is said once
+            it is known, since the progress bar shows that of one.
         """
         missing = [shard for shard in self.shards if not self._is_finished(shard)]
         batches = [batch for shard in missing for batch in shard.batches]
@@ -195,6 +222,7 @@ class Sweep:
             ) as bar,
             contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded,
         ):
+            forecast = _Forecast(batches, passes)
             for shard in missing:
                 parts: list[dict[str, NDArray[Any]]] = []
                 failed: dict[int, str] = {}
@@ -209,6 +237,8 @@ class Sweep:
                         numbers = [n for n in part.batch.numbers if n not in part.failed]
                         parts.append(work(part.images, numbers))
                     bar.update(len(part.batch.numbers))
+                    if self.progress and (line := forecast.after_batch()):
+                        bar.write(f"{name}: {line}", file=sys.stderr)
                 self._write(shard, parts, failed)
 
     def can_read(self, numbers: Sequence[int]) -> bool:
@@ -291,6 +321,18 @@ def about_run(skipped: Mapping[str, str], found: Found, describer: Describer) ->
         "torch": torch.__version__,
         "device": describer.device.type,
     }
+
+
+def in_words(seconds: float) -> str:
+    """Return a time in words, as roughly as it is known.
+
+    >>> in_words(100), in_words(100 * 60)
+    ('2 minutes', '2 hours')
+    """
+    for unit, length in (("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}s"
+    return "a second"
 
 
 def places(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

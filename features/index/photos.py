@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffusion import Reranker, storage
 from diffusion.errors import DiffusionError
 from diffusion.index_state import INDEX, IndexState, save_state
-from diffusion.storage.strings import pack_strings, unpack_strings
+from diffusion.storage.strings import pack_strings, printable, unpack_strings
 
 from ..description.descriptors import (
     OBJECTS,
@@ -95,7 +95,11 @@ def image_names(state: IndexState) -> list[str]:
 
 
 def describe_queries(
-    state: IndexState, files: Sequence[str | os.PathLike[str]], *, weights: str | None = None
+    state: IndexState,
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    weights: str | None = None,
+    allow_download: bool = False,
 ) -> NDArray[np.float32]:
     """Describe photos as the photos of an index were described.
 
@@ -106,6 +110,8 @@ def describe_queries(
     files : sequence of path-like
     weights : str, optional
         The file of weights, if it has been moved; its checksum must not have changed.
+    allow_download : bool, default False
+        Whether a network of the Hugging Face hub that the index names may be downloaded.
 
     Returns
     -------
@@ -125,16 +131,29 @@ def describe_queries(
 
         # What was learned is large, and is stored with the descriptors only.
         made = content[OBJECTS]
+        if not isinstance(made, dict) or not isinstance(made.get("path"), str):
+            raise DiffusionError(f"{state.source}: altered, it names no object discovery")
+        if not os.path.isdir(made["path"]):
+            raise DiffusionError(
+                f"{made['path']}: the object discovery that the index was built from is no longer "
+                "here; move it back, or build the index again"
+            )
         objects = open_objects(made["path"])
-        if objects.descriptors.manifest[OBJECTS]["digest"] != made["discovery"]:
+        if objects.descriptors.manifest[OBJECTS]["digest"] != made.get("discovery"):
             raise DiffusionError(
                 f"{made['path']}: expected the object discovery that the index was built from, "
                 "this is another one; build the index again"
             )
-        locator = objects.locator(weights=weights)
+        locator = objects.locator(weights=weights, allow_download=allow_download)
         return np.stack([locator.describe_file(file) for file in files])
     whitening = stored_whitening(state.arrays)
-    describer = describer_of(content.get("recipe"), whitening, state.source, weights=weights)
+    describer = describer_of(
+        content.get("recipe"),
+        whitening,
+        state.source,
+        weights=weights,
+        allow_download=allow_download,
+    )
     return np.stack([describer.describe_file(file) for file in files])
 
 
@@ -145,12 +164,16 @@ def write_names(
     scores: NDArray[np.float32],
     ids: NDArray[np.int64],
 ) -> None:
-    """Write lines of query, rank, score and file name, separated by tabs, without padding."""
+    """Write lines of query, rank, score and file name, separated by tabs, without padding.
+
+    Control characters of names are written as escapes.
+    """
     names = image_names(state)
     encoding = getattr(file, "encoding", None) or "utf-8"
     for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
             if item >= 0:
-                line = f"{query}\t{rank}\t{score:.6g}\t{names[item]}\n"
+                photo, found = printable(query), printable(names[item])
+                line = f"{photo}\t{rank}\t{score:.6g}\t{found}\n"
                 # Characters that the output cannot encode are replaced.
                 file.write(line.encode(encoding, "replace").decode(encoding))

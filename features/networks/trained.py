@@ -66,9 +66,16 @@ def check_stored(network: RetrievalNetwork) -> str:
 
 
 def load_trained(
-    path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    *,
+    allow_download: bool = False,
 ) -> RetrievalNetwork:
     """Build the network that `save_trained` wrote from what `read_file` returns for it.
+
+    With `allow_download`, a backbone "hf:NAME" that the file names is downloaded where it is not on
+    this machine.
 
     Raises
     ------
@@ -86,7 +93,7 @@ def load_trained(
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DiffusionError(f"{source}: expected a trained network ({error!r})") from None
     with torch.device("meta"):
-        trunk = backbone(name, head=False, mean=mean, std=std)
+        trunk = backbone(name, head=False, mean=mean, std=std, allow_download=allow_download)
         pool = POOLINGS[pooling]() if pooling != "gem" else GeM(
             channels=None if exponents == 1 else exponents, learned=True
         )  # fmt: skip

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage.strings import pack_strings
+from diffusion.storage.strings import pack_strings, printable
 from diffusion.validation import check_choice, check_integer
 
 from ..description import sweep
@@ -150,7 +150,9 @@ def discover_folder(
     listing = list_folder(folder)
     folder, out = os.fspath(folder), storage.as_path(out, "out")
     check_target(out, objects=True)
-    describer = Describer(recipe, whitening=white, device=run.device)
+    # The caller named the backbone, unless a file of weights does.
+    named = network.backbone is not None
+    describer = Describer(recipe, None, white, run.device, allow_download=named)
     with storage.claimed(out, FORMAT), quiet():
         found = sweep.scan(folder, listing, describer, run)
         return _Work(folder, out, found, describer, settings, descriptor, pictures, run).run()
@@ -193,7 +195,7 @@ class _Work:
                 descriptors = replace(complete.descriptors, manifest=manifest)
                 return replace(complete, descriptors=descriptors)
         self.found.refuse_nothing(self.folder)
-        regions.run(self._regions, name="regions")
+        regions.run(self._regions, name="regions", passes=2)
         kept, skipped = self._readable(regions)
         discovery = self._learned(regions, kept, fitting)
         locator = Locator(self.mapper, discovery, self.descriptor)
@@ -335,7 +337,7 @@ class _Work:
                 rows, desc="pictures", unit="image", disable=not self.run_settings.progress
             ):
                 path = os.path.join(self.folder, names[row])
-                yield locator.picture(path, sweep.plain_text(names[row]), int(row))
+                yield locator.picture(path, printable(names[row]), int(row))
 
         text = [
             f"{len(names)} photos, of which {shown} are shown. {LEGEND}",

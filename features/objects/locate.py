@@ -112,7 +112,9 @@ class Locator:
         """
         image = self.mapper.read(path)
         activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
-        return self.locate_in(activations, image.shape[:2], read_size(path))
+        with quiet():
+            photo = read_size(path)
+        return self.locate_in(activations, image.shape[:2], photo)
 
     def describe_file(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
         """Describe an image file as the collection was described: shape (d,), float32."""

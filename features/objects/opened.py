@@ -87,7 +87,11 @@ class Objects:
             raise DiffusionError(f"{self.descriptors.path}: altered, {error}") from None
 
     def locator(
-        self, *, weights: str | os.PathLike[str] | None = None, device: str | None = None
+        self,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        allow_download: bool = False,
     ) -> Locator:
         """Load the network as well, to locate objects in other photos.
 
@@ -97,6 +101,8 @@ class Objects:
             The file of weights, if it has been moved; its checksum must not have changed.
         device : str, optional
             By default a GPU if there is one.
+        allow_download : bool, default False
+            Whether a network of the Hugging Face hub that the manifest names may be downloaded.
         """
         from ..description.recipe import describer_of
         from .locate import Locator, Mapper
@@ -107,6 +113,7 @@ class Objects:
             str(self.descriptors.path),
             weights=None if weights is None else os.fspath(weights),
             device=device,
+            allow_download=allow_download,
         )
         kind = self.descriptors.manifest[OBJECTS]["descriptor"]
         return Locator(Mapper(describer), self.discovery(), kind)

@@ -18,7 +18,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffusion.storage.directory import replacing
+from diffusion.storage import errors_named, replacing
 
 
 def write(path: str | os.PathLike[str], package: str, template: str, **content: Any) -> None:
@@ -36,9 +36,14 @@ def write(path: str | os.PathLike[str], package: str, template: str, **content: 
         File name of the template.
     **content
         Variables of the template. Text is escaped.
+
+    Raises
+    ------
+    DiffusionError
+        If the page cannot be written.
     """
     page = _environment(package).get_template(template).stream(**content)
-    with replacing(path) as file:
+    with errors_named(path), replacing(path) as file:
         page.dump(file, encoding="utf-8")
 
 

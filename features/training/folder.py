@@ -89,7 +89,9 @@ def train_folder(
     check_integer(run.batch_size, "batch_size", low=2)
     if training.loss == "softmax" and (manifold or pairs is not None):
         raise DiffusionError("loss: 'softmax' needs classes, not pairs or a manifold")
-    untrained = load_network(network, seed=training.seed)
+    # The caller named the backbone, unless a file of weights does.
+    named = network.backbone is not None
+    untrained = load_network(network, seed=training.seed, allow_download=named)
     check_stored(untrained)
     trunk = untrained.backbone
     side = trunk.sides.nearest(training.size or trunk.input_size)

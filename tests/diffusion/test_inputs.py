@@ -301,6 +301,29 @@ def test_the_contextual_graph_depends_on_the_order_of_the_scores_alone(cloud):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_the_unit_of_the_first_stage_does_not_matter(cloud):
+    lists = diffusion.nearest_neighbors(cloud, 12)
+    query = first_stage(Reranker(k=12).fit(cloud), cloud[:6] + 0.1)
+    expected = Reranker(k=12).fit_neighbors(*lists).rerank(*query, 40)
+    for unit in (2.0**-100, 2.0**100):
+        ranker = Reranker(k=12).fit_neighbors(lists[0] * unit, lists[1])
+        found = ranker.rerank(query[0] * np.float32(unit), query[1], 40)
+        assert (found[1] == expected[1]).all()
+        reached = expected[0] > 0
+        assert (found[0][reached] == expected[0][reached]).all()
+
+
+def test_hits_in_tensors(cloud, ranker):
+    torch = pytest.importorskip("torch")
+    scores, ids = first_stage(ranker, cloud[:3])
+    expected = ranker.rerank(scores, ids, 9)
+    tensors = torch.tensor(scores, requires_grad=True), torch.tensor(ids)
+    assert (ranker.rerank(*tensors, 9)[1] == expected[1]).all()
+    assert (ranker.rerank(tensors[0][0], tensors[1][0], 9)[1] == expected[1][0]).all()
+    query = torch.tensor(cloud[0], requires_grad=True)
+    assert (ranker.search(query, 9)[1] == ranker.search(cloud[0], 9)[1]).all()
+
+
 def test_scores_that_are_all_equal_or_not_positive(cloud):
     _, ids = diffusion.nearest_neighbors(cloud, 6)
     equal = Reranker(k=6).fit_neighbors(np.zeros(ids.shape), ids)

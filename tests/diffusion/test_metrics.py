@@ -88,6 +88,16 @@ def test_junk_is_taken_out_before_counting():
     assert hits.tolist() == [[False, True, False, True, False]]
 
 
+def test_no_results_and_lists_of_different_lengths():
+    hits, relevant = metrics.hits_from_lists([[], [4, 2], [2]], [[2], [2], [2]])
+    assert metrics.average_precision(hits, relevant).tolist() == [0, 0.5, 1]
+    hits, relevant = metrics.hits_from_labels([[], [1]], ["a", "b"], ["a", "b"])
+    assert metrics.recall_at(hits, relevant, 5).tolist() == [0, 1]
+    nothing = np.empty((2, 0), bool)
+    assert metrics.trapezoidal_average_precision(nothing, [1, 3]).tolist() == [0, 0]
+    assert metrics.precision_at(nothing, [1, 3], 5, revisited=True).tolist() == [0, 0]
+
+
 def test_a_perfect_and_a_worst_ranking():
     hits = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], bool)
     for metric in (metrics.average_precision, metrics.trapezoidal_average_precision):
@@ -110,6 +120,11 @@ def test_a_perfect_and_a_worst_ranking():
         (lambda: metrics.hits_from_lists([[3, 3]], [[3]]), "ids: expected each item"),
         (lambda: metrics.hits_from_lists([[3]], [[3]], []), "junk: expected 1 collections"),
         (lambda: metrics.precision_at([[True]], [1], 0), "k: expected an integer"),
+        (lambda: metrics.hits_from_lists([[3, 3]], [[3]]), "row 0 has 3 at places 0 and 1"),
+        (lambda: metrics.hits_from_lists([[3]], [["a"]]), "relevant: expected collections of ids"),
+        (lambda: metrics.hits_from_lists([[3]], [[3]], [None]), "junk: expected collections of id"),
+        (lambda: metrics.hits_from_labels([[0]], [[1], [2, 3]], [1]), "gallery_labels: expected a"),
+        (lambda: metrics.average_precision([[True], []], [1, 1]), "hits: expected an array"),
     ],
 )
 def test_bad_input(call, message):

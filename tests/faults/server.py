@@ -69,8 +69,9 @@ def make_inputs(home: str) -> None:
 
 def run_verb(name: str, inputs: str, home: str, version: str, kind: str, at: str) -> Any:
     """Run a verb; if `kind` is not empty, the process is killed at an operation of the disk."""
+    from tests.support.disk import Disk
+
     from . import verbs
-    from .disk import Disk
 
     disk = Disk(Path(home), kind or None, int(at))
     with verbs.prompt_records(), disk() if kind else contextlib.nullcontext():

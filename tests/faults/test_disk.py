@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion import DiffusionError
+from tests.support.disk import CRASHES, DELETING, READING, Crash, Disk, operations
 
-from .disk import CRASHES, DELETING, READING, Crash, Disk, operations
 from .stage import ALL, Stage, staged
 from .verbs import VERBS, VerbFailedError, prompt_records, register_network
 

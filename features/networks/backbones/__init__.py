@@ -54,6 +54,7 @@ def backbone(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    allow_download: bool = True,
 ) -> Backbone:
     """Make a trunk, optionally with the weights of a file.
 
@@ -75,6 +76,9 @@ def backbone(
         Mean and standard deviation of the images, instead of those of the network.
     seed : int >= 0, default 0
         Seed of random weights. The global random state of torch is not changed.
+    allow_download : bool, default True
+        Whether "hf:NAME" may be downloaded from the Hugging Face hub. Pass False where the name
+        comes from a file that you do not trust; only local files are read then.
 
     Returns
     -------
@@ -85,7 +89,8 @@ def backbone(
     ------
     DiffusionError
         If the name is unknown, the file does not hold exactly the parameters of the network, or
-        the library that the name refers to is not installed.
+        the library that the name refers to is not installed, or the network would have to be
+        downloaded.
 
     Examples
     --------
@@ -105,7 +110,7 @@ def backbone(
     if colon and source in ("torchvision", "hf"):
         from . import external
 
-        network = external.make(source, rest, weights, seed)
+        network = external.make(source, rest, weights, seed, allow_download)
     elif name in _MAKERS:
         network = _own(name, weights, head, classes, seed)
     else:

@@ -22,11 +22,21 @@ _PROBE = 224
 _ENDS = ("avgpool", "classifier", "fc", "head", "heads", "dropout", "flatten", "permute")
 
 
-def make(source: str, name: str, weights: str | os.PathLike[str] | None, seed: int) -> Backbone:
+def make(
+    source: str,
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    seed: int,
+    allow_download: bool,
+) -> Backbone:
     """Make the trunk "torchvision:NAME" or "hf:NAME"; see `features.backbone`."""
     if not name:
         raise DiffusionError(f"name: expected the name of a network after '{source}:'")
-    return _torchvision(name, weights, seed) if source == "torchvision" else _hf(name, weights)
+    if source == "torchvision":
+        return _torchvision(name, weights, seed)
+    if weights is not None:
+        raise DiffusionError("weights: expected None, since a backbone of transformers has its own")
+    return _hf(name, allow_download)
 
 
 class _External(Backbone):
@@ -88,19 +98,30 @@ def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -
     return _Children(f"torchvision:{name}", trunk, _stages(name, probe))
 
 
-def _hf(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
+def _hf(name: str, allow_download: bool) -> Backbone:
     transformers = _need("transformers", "transformers")
-    if weights is not None:
-        raise DiffusionError("weights: expected None, since a backbone of transformers has its own")
+    folder = os.path.isdir(name)
+    # No model brings code of its own, and none that is here asks the hub for anything.
+    local = {"local_files_only": folder or not allow_download, "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, **local)
+        if not allow_download and str(getattr(config, "model_type", "")).startswith("timm"):
+            raise OSError("timm would download its weights")
         names = list(config.stage_names)
         # All stages except the stem, for which many networks give no channels. Loaded by the
         # class itself, since AutoBackbone.from_pretrained asks the hub even for a local folder.
         with torch.device("meta"):
             kind = type(transformers.AutoBackbone.from_config(config))
-        model = kind.from_pretrained(name, out_features=names[1:]).eval()
+        model = kind.from_pretrained(
+            name, out_features=names[1:], local_files_only=local["local_files_only"]
+        ).eval()
     except (OSError, ValueError, AttributeError, KeyError) as error:
+        if isinstance(error, OSError) and not (folder or allow_download):
+            raise DiffusionError(
+                f"name: expected hf:{name} on this machine: a file names it, and nothing is "
+                "downloaded at the word of a file; if you trust it, allow the download "
+                "(--allow-download, allow_download=True) or run `hf download` first"
+            ) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DiffusionError(
             f"name: {name!r} is not a backbone of transformers ({reason})"
@@ -111,7 +132,7 @@ def _hf(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
 
     network = _Hub(f"hf:{name}", model, _stages(name, probe))
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(name)
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **local)
         network.mean = check_triple(list(processor.image_mean), "mean")
         network.std = check_triple(list(processor.image_std), "std", positive=True)
     except (OSError, ValueError, AttributeError, TypeError, ImportError):

@@ -88,6 +88,7 @@ def check_form(solution, m, n):
     else:
         assert isinstance(x, np.ndarray)
     kinds = {"residual": "f", "iterations": "i", "converged": "b", "work": "i", "certified": "b"}
+    kinds["observed"] = "i"
     for field in dataclasses.fields(Report):
         value = getattr(report, field.name)
         assert value.shape == (m,), field.name
@@ -178,6 +179,13 @@ def test_no_observation(name):
     solver = prepared(EXACT[name], chain_and_isolated())
     check_form(solver.solve(sparse.csr_array((0, 3))), 0, 3)
     check_form(solver.solve(np.zeros((0, 3)), candidates=np.zeros((0, 2), int)), 0, 3)
+
+
+@every
+def test_the_report_counts_what_is_observed(name):
+    solver = prepared(EXACT[name], chain_and_isolated())
+    y = sparse.csr_array(([1.0, 2.0, 0.0, 3.0], [0, 2, 1, 2], [0, 2, 4, 4]), (3, 3))
+    assert solver.solve(y).report.observed.tolist() == [2, 1, 0]
 
 
 @every

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.storage.strings import pack_strings, unpack_strings
+from diffusion.storage.strings import pack_strings, printable, unpack_strings
 
 
 @given(st.lists(st.text()))
@@ -24,3 +28,17 @@ def test_file_names_that_are_not_utf_8_come_back():
 def test_arrays_that_are_no_pair_are_refused(ends):
     with pytest.raises(ValueError, match="where each of them ends"):
         unpack_strings(np.frombuffer(b"abc", np.uint8), np.array(ends))
+
+
+@given(st.text(st.characters(max_codepoint=0x3000)))
+def test_printable_text_is_one_line_that_says_the_same(text):
+    shown = printable(text)
+    assert not any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in shown)
+    assert len(shown.splitlines()) <= 1
+    if "\\" not in text:
+        assert (
+            re.sub(r"\\(x..|u....|[ntr])", lambda e: ast.literal_eval(f"'{e[0]}'"), shown) == text
+        )
+    assert printable(shown) == shown
+    assert printable("b\u00e9b\u00e9 \u6f22\u5b57.jpg") == "b\u00e9b\u00e9 \u6f22\u5b57.jpg"
+    assert printable("\x1b[31m\udcff\u202e") == r"\x1b[31m\udcff\u202e"

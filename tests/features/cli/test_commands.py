@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import diffusion
 import features
@@ -183,6 +186,88 @@ def test_what_is_passed_over_is_said_and_recorded(index, tmp_path, capsys):
         "files": {".mov": 2, ".heic": 1, "": 1},
         "linked_folders": ["round"],
     }
+
+
+class Hub(torch.nn.Conv2d):
+    """A library `transformers` whose only model would be downloaded; `asked` counts how often."""
+
+    asked = 0
+
+    @classmethod
+    def from_pretrained(cls, name, *, local_files_only, out_features=(), trust_remote_code=False):
+        assert not trust_remote_code
+        if local_files_only:
+            raise OSError("We couldn't connect to the hub")
+        cls.asked += 1
+        return cls.from_config(None)
+
+    @classmethod
+    def from_config(cls, config):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return cls(3, 8, 5, stride=4)
+
+    stage_names = ("stem", "stage1")
+
+    def forward(self, pixel_values):
+        return types.SimpleNamespace(feature_maps=(super().forward(pixel_values).relu(),))
+
+
+def test_nothing_is_downloaded_at_the_word_of_an_index(index, tmp_path, monkeypatch, capsys):
+    library = types.ModuleType("transformers")
+    library.AutoConfig = library.AutoBackbone = library.AutoImageProcessor = Hub
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    hub = ["--backbone", "hf:someone/model", "--size", "90"]
+    made, found = str(tmp_path / "index"), str(tmp_path / "objects")
+    # Who names the network asks for it.
+    assert cli.main(["index", "photos", made, *hub, *SHORT]) == 0
+    assert cli.main(["discover", "photos", found, *hub, "-q", "--pictures", "1"]) == 0
+    for verb, place in (("search", made), ("locate", found)):
+        Hub.asked = 0
+        capsys.readouterr()
+        assert cli.main([verb, place, "photos/00.png"]) == 2
+        said = capsys.readouterr()
+        assert Hub.asked == 0
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert "expected hf:someone/model on this machine" in said.err
+        assert "--allow-download" in said.err
+        assert cli.main([verb, place, "photos/00.png", "--allow-download"]) == 0
+        assert Hub.asked
+    # A file of weights that names such a network is no more trusted.
+    content = {"backbone": "hf:someone/model", "pooling": "gem", "whiten": None, "exponents": 0}
+    content |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    write_file(tmp_path / "n.safetensors", {}, {"features": json.dumps(content)})
+    Hub.asked = 0
+    weights = ["--weights", str(tmp_path / "n.safetensors")]
+    assert cli.main(["extract", "photos", str(tmp_path / "out"), *weights]) == 2
+    assert "expected hf:someone/model on this machine" in capsys.readouterr().err
+    assert Hub.asked == 0
+
+
+def test_no_name_of_a_file_is_obeyed_by_the_terminal(index, tmp_path, monkeypatch, capsys):
+    write_photos(tmp_path / "photos")
+    for name in ("\x1b[31mred.jpg", "\x9b2J.jpg", "two\nlines.jpg", "\u202egpj.exe.jpg", "a.\x07b"):
+        (tmp_path / "photos" / name).write_bytes(b"no image")
+    shutil.copy(tmp_path / "photos" / "00.png", tmp_path / "photos" / "\x1b]0;00\x07.png")
+    (tmp_path / "photos" / "\x1b[2J").symlink_to(tmp_path)
+    shutil.copy("w.safetensors", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["index", "photos", "index", *NETWORK, *SHORT]) == 0
+    queries = ["photos/\x1b]0;00\x07.png", "-k", "2", "-q"]
+    assert cli.main(["search", "index", *queries]) == 0
+    assert cli.main(["search", "index", "\x1b[31m\nabsent.jpg", "-q"]) == 2
+    assert cli.main(["search", "\x1b[31mabsent", *queries]) == 2
+    printed = capsys.readouterr()
+    for line in (printed.out + printed.err).split("\n"):
+        assert line.replace("\t", "").isprintable(), repr(line)
+    lines = printed.out.splitlines()[1:]
+    assert {line.split("\t")[3] for line in lines} == {"00.png", r"\x1b]0;00\x07.png"}
+    assert r"skipped \x1b[31mred.jpg: not an image" in printed.err
+    assert r"lines.jpg: its name holds a line break" in printed.err
+    assert r"1 .\x07b; 1 linked folder, not followed: \x1b[2J" in printed.err
+    assert cli.main(["discover", "photos", "objects", *NETWORK, "-q", "--pictures", "30"]) == 0
+    page = Path("objects", "page.html").read_text()
+    assert "\x1b" not in page
 
 
 def test_demo_takes_its_folder(tmp_path, monkeypatch):

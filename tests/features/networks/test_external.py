@@ -123,16 +123,18 @@ class Stages(nn.Module):
         return types.SimpleNamespace(feature_maps=tuple(found))
 
     @classmethod
-    def from_pretrained(cls, name, out_features):
+    def from_pretrained(cls, name, out_features, local_files_only):
         assert name in ("folder", "bare")
+        assert not local_files_only
         return cls(out_features)
 
 
 def test_a_backbone_of_transformers(monkeypatch):
     class AutoConfig:
         @staticmethod
-        def from_pretrained(name):
-            if name == "absent":
+        def from_pretrained(name, local_files_only, trust_remote_code):
+            assert not trust_remote_code
+            if name == "absent" or local_files_only:
                 raise OSError(f"{name} is not a local folder")
             return types.SimpleNamespace(stage_names=["stem", "stage1"])
 
@@ -144,7 +146,8 @@ def test_a_backbone_of_transformers(monkeypatch):
 
     class AutoImageProcessor:
         @staticmethod
-        def from_pretrained(name):
+        def from_pretrained(name, local_files_only, trust_remote_code):
+            assert not trust_remote_code
             if name == "bare":
                 raise OSError("no preprocessor_config.json")
             return types.SimpleNamespace(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
@@ -162,6 +165,8 @@ def test_a_backbone_of_transformers(monkeypatch):
         backbone("hf:absent")
     with pytest.raises(DiffusionError, match=r"^weights:"):
         backbone("hf:folder", "w.pth")
+    with pytest.raises(DiffusionError, match=r"^name: expected hf:folder on this .*--allow-down"):
+        backbone("hf:folder", allow_download=False)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from diffusion import DiffusionError, storage
 from features import cli
 from features.description import sweep
 from features.description.descriptors import FORMAT
+from features.images.batches import Batch
 from features.images.reading import read_image
 from features.networks.frame import FramedTrunk
 from features.objects.descriptors import sum_of_regions, weighted_mac
@@ -530,9 +532,54 @@ def test_an_index_is_built_of_it_and_searched_by_photo(there, capsys):
     try:
         assert cli.main(search) == 2
         assert "build the index again" in capsys.readouterr().err
+        # As where the index was copied to another machine.
+        os.rename("out", "elsewhere")
+        assert cli.main(search) == 2
+        said = capsys.readouterr().err
+        assert "out: the object discovery that the index was built from is no longer here" in said
+        assert said.count("\n") == 1
     finally:
-        shutil.rmtree("out")
+        shutil.rmtree("elsewhere")
         shutil.move("kept", "out")
+
+
+def test_a_page_that_cannot_be_written_is_one_line(there, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", ".p.html.tmp")
+
+    monkeypatch.setattr("features.objects.page.write_page", full)
+    assert cli.main(["locate", "out", "photos/00.png", "--page", "p.html"]) == 2
+    said = capsys.readouterr().err
+    assert said == "features: error: p.html: cannot be written (No space left on device)\n"
+
+
+def test_the_time_of_a_discovery_is_said_at_its_start(there, capsys, tmp_path):
+    call = ["discover", "photos", str(tmp_path / "o"), *NETWORK, "--pictures", "0"]
+    assert cli.main([*call, "--batch-size", "2"]) == 0
+    told = re.split("[\r\n]+", capsys.readouterr().err)
+    (line,) = (line for line in told if line.startswith("regions: about "))
+    assert re.fullmatch(r"regions: about (a second|\d+ \w+s) for each of 2 passes, 15 images", line)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        # The first batch, of 4 pixels, is not counted; the second has 10 of 24 pixels.
+        ([100.0, 110.0], "about 24 seconds"),
+        ([100.0, 1100.0], "about 40 minutes"),
+        ([100.0, 10100.0], "about 7 hours"),
+        ([100.0, 100.1], "about a second"),
+    ],
+)
+def test_the_forecast_is_by_pixels(monkeypatch, times, expected):
+    batches = [Batch(2, 2, (0,)), Batch(1, 5, (1, 2)), Batch(1, 10, (3,))]
+    forecast = sweep._Forecast(batches, 2)
+    monkeypatch.setattr(sweep.time, "monotonic", iter([*times, 1e9]).__next__)
+    said = [forecast.after_batch() for _ in batches]
+    assert said == ["", f"{expected} for each of 2 passes, 4 images", ""]
+    monkeypatch.undo()
+    alone = sweep._Forecast(batches, 1)
+    assert not any(alone.after_batch() for _ in batches)
 
 
 def test_locating_prints_boxes_and_writes_maps_and_a_page(there, capsys):
@@ -563,6 +610,10 @@ def test_locating_prints_boxes_and_writes_maps_and_a_page(there, capsys):
         (["locate", "photos", "photos/00.png"], "expected descriptors"),
         (["locate", "out", "photos/text.jpg"], "not an image"),
         (["locate", "out", "photos/00.png", "--maps", "m"], "ends in .npz"),
+        (["locate", "out", "photos/00.png", "--maps", "absent/m.npz"], "--maps 'absent/m.npz'"),
+        (["locate", "out", "photos/00.png", "--page", "absent/p.html"], "--page 'absent/p.html'"),
+        (["locate", "out", "photos/00.png", "--page", "photos"], "--page 'photos': expected a fi"),
+        (["locate", "out", "moved.png", "--page", "p"], "moved.png: No such file or directory"),
         (["locate", "out", "photos/00.png", "--weights", "absent"], "absent: cannot be read"),
         (["locate", "out"], "required"),
     ],

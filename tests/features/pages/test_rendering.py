@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
+from diffusion import DiffusionError
 from features.pages import rendering
 from tests.support.pages import Page, pixels_of
 
@@ -31,3 +32,8 @@ def test_addresses_hold_the_pixels(rng, shape):
     pixels = rng.integers(0, 256, shape, np.uint8)
     for part in (pixels, pixels[:, ::-1]):
         np.testing.assert_array_equal(pixels_of(rendering.data_address(part)), part)
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(DiffusionError, match=r"page\.html: cannot be written"):
+        rendering.write(tmp_path / "absent" / "page.html", "features.pages", "page.html")

@@ -102,7 +102,8 @@ class Disk:
             self.failed = now
             kind, _, moment = (self.kind or "").partition(" ")
             if moment == "after":
-                function()
+                with contextlib.suppress(OSError):
+                    function()
             if kind == "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind in ("crash", "power"):
@@ -215,15 +216,27 @@ class Disk:
             if within is not None:
                 place = os.path.join(_readlink(f"/proc/self/fd/{within}"), os.fspath(path))
             what = "create" if flags & (os.O_CREAT | os.O_TRUNC) else "open"
-            return self.perform(what, place, lambda: function(path, flags, *arguments, **others))
+            made: list[int] = []
+            try:
+                self.perform(
+                    what, place, lambda: made.append(function(path, flags, *arguments, **others))
+                )
+            except BaseException:
+                for descriptor in made:
+                    os.close(descriptor)
+                raise
+            return made[0]
 
         return replaced
 
     def _syncing(self, function: Any) -> Any:
         def replaced(file: Any) -> None:
             descriptor = file if isinstance(file, int) else file.fileno()
-            self.perform("fsync", descriptor, lambda: function(descriptor))
-            self.clean(descriptor)
+            if self._place(descriptor) is None:
+                function(descriptor)
+            else:
+                # Nothing is made durable in fact, which would take long.
+                self.perform("fsync", descriptor, lambda: self.clean(descriptor))
 
         return replaced
 
@@ -242,7 +255,9 @@ class Disk:
                 return made
 
             def flush(self, *arguments: Any) -> Any:
-                return disk.perform("msync", self.file, lambda: plain.flush(self, *arguments))
+                if self.file is None:
+                    return plain.flush(self, *arguments)
+                return disk.perform("msync", self.file, lambda: None)
 
         return Mapping
 
@@ -257,9 +272,13 @@ class Disk:
                 elif opener is not None:
                     super().__init__(file, mode, closefd, opener)
                 else:
-                    disk.perform(
-                        what, file, lambda: super(Within, self).__init__(file, mode, closefd)
-                    )
+                    try:
+                        disk.perform(
+                            what, file, lambda: super(Within, self).__init__(file, mode, closefd)
+                        )
+                    except BaseException:
+                        self.close()
+                        raise
                 if "w" in mode or "x" in mode:
                     disk.soil(self.fileno())
 
