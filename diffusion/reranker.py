@@ -429,7 +429,8 @@ class Reranker(Reporting, Parameters):
         ------
         DiffusionError
             If the lists are not as described; the message names the argument and the row. Also if
-            no score in a call is below the one before it, as in lists of distances.
+            the scores of a call rise ten times or more along the lists and fall nowhere, as those
+            of distances do.
         """
         fitted = self.fitted()
         scores, ids, single = as_hits(

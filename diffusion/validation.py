@@ -26,6 +26,9 @@ _LONGEST = 4e18
 # Scores that differ by less than this, relative to their size, may have been equal before rounding.
 _ROUNDING = 1e-4
 
+# Number of rises without a fall that lists in an arbitrary order hardly ever have.
+_MANY = 10
+
 
 def check_integer(value: object, name: str, *, low: int) -> int:
     """Return `value` as an int from `low` to 2^31 - 1; raise an error that names the argument."""
@@ -109,7 +112,8 @@ def as_numeric(values: Any, name: str, kinds: str = "fiub") -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         if isinstance(error, DiffusionError):
             raise
-        raise DiffusionError(f"{name}: expected an array of {noun} ({error})") from None
+        reason = " ".join(str(error).split())
+        raise DiffusionError(f"{name}: expected an array of {noun} ({reason})") from None
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DiffusionError(f"{name}: expected an array without masked values")
     if array.dtype.kind not in kinds and (array.size or array.dtype.kind != "f"):
@@ -121,12 +125,17 @@ def as_numeric(values: Any, name: str, kinds: str = "fiub") -> NDArray[Any]:
     return array
 
 
+def _shown(value: object) -> str:
+    """Return the beginning of a value's text, on one line."""
+    return " ".join(repr(value).split())[:40]
+
+
 def _of_objects(array: NDArray[Any], name: str, noun: str) -> NDArray[Any]:
     """Convert an array of Python numbers, as a table with columns of several types gives it."""
     for value in array.flat:
         if not isinstance(value, Real):
             raise DiffusionError(
-                f"{name}: expected {noun}, got an array of dtype object that holds {value!r:.40}"
+                f"{name}: expected {noun}, got an array of dtype object that holds {_shown(value)}"
             )
     whole = all(isinstance(value, Integral) and not isinstance(value, bool) for value in array.flat)
     return array.astype(np.int64 if whole else np.float64)
@@ -266,8 +275,8 @@ def as_lists(
     ------
     DiffusionError
         If the lists are not as described; the message names the argument, the row, the value and
-        its place in the row. Also if there are scores of which none is below the one before it:
-        these are distances.
+        its place in the row. Also if the scores rise ten times or more within the rows and fall
+        nowhere: these are distances.
 
     Notes
     -----
@@ -313,8 +322,7 @@ def as_lists(
         if metric != "euclidean" and _ascend(scores, ids):
             raise DiffusionError(
                 f"{score_name}: expected similarities, best first (for distances pass their "
-                "negatives), which never increase along a row; none of these scores is below the "
-                "one before it"
+                "negatives); these never fall along a row, and rise in many places"
             )
         scores, ids = _ordered(scores, ids, disordered)
     with np.errstate(over="ignore", invalid="ignore"):  # the value beside a -1 is not a score
@@ -389,7 +397,7 @@ def _rectangular(
     rows: list[list[NDArray[Any]]] = []
     for values, name, kinds in zip((scores, ids), names, ("fiub", "iu"), strict=True):
         if _length(values) is None:
-            raise DiffusionError(f"{name}: expected a sequence of lists, got {values!r:.40}")
+            raise DiffusionError(f"{name}: expected a sequence of lists, got {_shown(values)}")
         rows.append([as_numeric(v, f"{name}: row {i}", kinds) for i, v in enumerate(values)])
         for number, row in enumerate(rows[-1]):
             if row.ndim != 1:
@@ -434,22 +442,21 @@ def _blocks(ids: NDArray[Any]) -> Iterator[slice]:
 
 
 def _ascend(scores: NDArray[Any], ids: NDArray[Any]) -> bool:
-    """Return whether the scores of all lists ascend, by more than rounding in one of them.
+    """Return whether the scores rise many times and never fall, which only distances do.
 
-    These are distances: they would be taken for similarities, and the order would be reversed.
+    Taken for similarities, they would be sorted into the opposite order.
     """
-    clear = False
+    rises = 0
     for part in _blocks(ids):
         block, real = scores[part].astype(np.float64), ids[part] >= 0
         block[~real] = -np.inf
         highest = np.maximum.accumulate(block, axis=1)[:, :-1]
-        if (real[:, 1:] & (block[:, 1:] < highest)).any():
+        later = real[:, 1:] & (highest > -np.inf)
+        if (later & (block[:, 1:] < highest)).any():
             return False
-        most = block.max(axis=1, initial=-np.inf)
-        least = np.where(real, block, np.inf).min(axis=1, initial=np.inf)
-        size = np.maximum(np.abs(most), np.abs(least))
-        clear |= bool((real.any(axis=1) & (most - least > _ROUNDING * size)).any())
-    return clear
+        rise = np.subtract(block[:, 1:], highest, out=np.zeros(later.shape), where=later)
+        rises += int(np.count_nonzero(rise > _ROUNDING * np.abs(highest)))
+    return rises >= _MANY
 
 
 def _ordered(

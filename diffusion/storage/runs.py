@@ -228,8 +228,8 @@ def read_judged(results: str | os.PathLike[str], qrels: str | os.PathLike[str]) 
             f"{qrels}: expected judgements of the queries of {results}, such as "
             f"{next(iter(lists))!r}; got those of others, such as {min(judged)!r}"
         )
-    width = max(map(len, lists.values()))
-    if len(relevant) * width > _PADDING * len(numbers) + _LITTLE:
+    width, lines = max(map(len, lists.values())), sum(map(len, lists.values()))
+    if len(relevant) * width > _PADDING * lines + _LITTLE:
         raise DiffusionError(f"{results}: expected lists of similar lengths, one has {width} lines")
     ids = np.full((len(relevant), width), -1, np.int64)
     for row, ranked in zip(ids, lists.values(), strict=False):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diffusion import storage
 from diffusion.errors import DiffusionError
+from diffusion.storage.contents import Array, Between, Contents, finite
 from diffusion.storage.strings import unpack_strings
 
 if TYPE_CHECKING:
@@ -90,22 +91,19 @@ def open_descriptors(path: str | os.PathLike[str], *, verify: bool = False) -> D
     if not isinstance(stored.manifest.get("recipe"), dict):
         raise DiffusionError(f"{altered}, it has no recipe")
     try:
-        vectors = expected_array(arrays, DESCRIPTORS, np.float32, (None, None))
         files = unpack_strings(arrays[FILES], arrays[FILE_ENDS])
-        if len(files) != len(vectors):
-            raise ValueError(f"{len(vectors)} descriptors of {len(files)} files")
-        regional, images, boxes = None, None, None
+        layout = {DESCRIPTORS: Array(np.float32, (len(files), "d"))}
         if REGIONAL in arrays:
-            regional = expected_array(arrays, REGIONAL, np.float32, (None, vectors.shape[1]))
-            m = len(regional)
-            images = expected_array(arrays, REGION_IMAGES, np.int64, (m,))
-            boxes = expected_array(arrays, REGION_BOXES, np.float32, (m, 4))
-            if m and not 0 <= images.min() <= images.max() < len(files):
-                raise ValueError("regions of images that are not there")
+            layout[REGIONAL] = Array(np.float32, ("m", "d"))
+            layout[REGION_IMAGES] = Array(np.int64, ("m",), Between(0, len(files) - 1))
+            layout[REGION_BOXES] = Array(np.float32, ("m", 4), finite(np.float32))
+        Contents(arrays, layout, "arrays").check()
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{altered}, its arrays are not those of descriptors ({error})"
         ) from None
+    vectors, *of_regions = (arrays[name] for name in layout)
+    regional, images, boxes = of_regions or (None, None, None)
     return Descriptors(path, stored.manifest, vectors, files, regional, images, boxes, arrays)
 
 
@@ -142,20 +140,6 @@ def refuse_version_1(path: Path) -> None:
             f"{path}: descriptors of version 1, which this library does not read; extract the "
             "images again, to another folder"
         )
-
-
-def expected_array(
-    arrays: Mapping[str, NDArray[Any]], name: str, dtype: Any, shape: tuple[int | None, ...]
-) -> Any:
-    """Return an array, or raise a ValueError unless it has a dtype and a shape; None is any."""
-    array = arrays[name]
-    if (
-        array.dtype != dtype
-        or array.ndim != len(shape)
-        or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    ):
-        raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
-    return array
 
 
 def stored_whitening(arrays: Mapping[str, NDArray[Any]]) -> Whitening | None:

@@ -83,9 +83,9 @@ def image_names(state: IndexState) -> list[str]:
         )
     try:
         names = unpack_strings(state.arrays[_NAMES], state.arrays[_ENDS])
-        if len(names) != state.sizes["items"]:
+        if len(names) != state.size("items"):
             raise ValueError(f"{len(names)} names")
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{state.source}: altered, its photos have no names ({error})"
         ) from None

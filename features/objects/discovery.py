@@ -29,6 +29,7 @@ import diffusion
 from diffusion import storage
 from diffusion.errors import DiffusionError
 from diffusion.neighbors import Exact, NeighborIndex
+from diffusion.storage.contents import Array, Contents, Offsets, finite
 from diffusion.validation import check_integer
 
 from ..description.whitening import Whitening, learn_pca
@@ -41,12 +42,12 @@ from .regions import ImageRegions, find_regions
 _REGIONS_AT_ONCE = 1 << 16
 
 _FORMAT = storage.Format("diffusion-rerank object discovery", 1, "a saved object discovery")
-_ARRAYS = {
-    "vectors": np.float32,
-    "cells": np.int64,
-    "saliency": np.float32,
-    "centrality": np.float32,
-    "starts": np.int64,
+_LAYOUT = {
+    "vectors": Array(np.float32, ("regions", "d")),
+    "cells": Array(np.int64, ("regions", 4)),
+    "saliency": Array(np.float32, ("regions",), finite(np.float32)),
+    "centrality": Array(np.float32, ("regions",), finite(np.float32)),
+    "starts": Array(np.int64, ("images",), Offsets("vectors")),
 }
 
 
@@ -240,7 +241,7 @@ class ObjectDiscovery:
         The graph is not among them: new images need the regions and their centrality alone.
         """
         self._fitted()
-        arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
+        arrays = {name: getattr(self, f"{name}_") for name in _LAYOUT}
         whitening = {"mean": self.whitening_.mean, "projection": self.whitening_.projection}
         return asdict(self.settings), {**arrays, **whitening}
 
@@ -256,16 +257,10 @@ class ObjectDiscovery:
         try:
             discovery = cls(DiscoverySettings(**settings))
             whitening = Whitening(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
-            found = {name: arrays[name] for name in _ARRAYS}
-            r, d = len(found["vectors"]), whitening.dimension
-            shapes = {"vectors": (r, d), "cells": (r, 4), "saliency": (r,), "centrality": (r,)}
-            for name, dtype in _ARRAYS.items():
-                array = found[name]
-                if array.dtype != dtype or array.shape != shapes.get(name, array.shape):
-                    raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
-            starts = found["starts"]
-            if starts[0] != 0 or starts[-1] != r or (np.diff(starts) < 0).any():
-                raise ValueError("starts that do not go from 0 to the number of regions")
+            found = {name: arrays[name] for name in _LAYOUT}
+            Contents(found, _LAYOUT, "arrays").check()
+            if found["vectors"].shape[1] != whitening.dimension:
+                raise ValueError(f"vectors of shape {found['vectors'].shape}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DiffusionError(f"expected a saved object discovery ({error})") from None
         discovery._set(whitening, **found)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
+from diffusion.storage.contents import Array, Between, Contents, finite
 from diffusion.validation import check_integer
 
-from ..description.descriptors import OBJECTS, Descriptors, expected_array, open_descriptors
+from ..description.descriptors import OBJECTS, Descriptors, open_descriptors
 
 if TYPE_CHECKING:
     from .discovery import ObjectDiscovery
@@ -23,6 +24,8 @@ MAPS, MAP_SHAPES, MAP_EXTENTS = "maps", "map_shapes", "map_extents"
 BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes", "box_images", "box_weights"
 # What the arrays that were learned are called: this, and their own names.
 LEARNED = "discovery_"
+# The largest height or width of a map, with which the cells of all maps can be counted in int64.
+_LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,18 +153,18 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
         if not isinstance(about, dict) or not {"descriptor", "digest", "settings"} <= set(about):
             raise ValueError(OBJECTS)
         n = len(descriptors.files)
-        shapes = expected_array(arrays, MAP_SHAPES, np.int64, (n, 2))
-        boxes = expected_array(arrays, BOXES, np.float32, (None, 4))
-        m, cells = len(boxes), int(shapes.prod(axis=1).sum())
-        return Objects(
-            descriptors,
-            expected_array(arrays, MAPS, np.float32, (cells,)),
-            shapes,
-            expected_array(arrays, MAP_EXTENTS, np.float64, (n, 4)),
-            boxes,
-            expected_array(arrays, BOX_IMAGES, np.int64, (m,)),
-            expected_array(arrays, BOX_WEIGHTS, np.float32, (m,)),
-        )
+        layout = {
+            MAPS: Array(np.float32, ("cells",)),
+            MAP_SHAPES: Array(np.int64, (n, 2), Between(1, _LARGEST_SIDE)),
+            MAP_EXTENTS: Array(np.float64, (n, 4), finite(np.float64)),
+            BOXES: Array(np.float32, ("boxes", 4), finite(np.float32)),
+            BOX_IMAGES: Array(np.int64, ("boxes",), Between(0, n - 1)),
+            BOX_WEIGHTS: Array(np.float32, ("boxes",), finite(np.float32)),
+        }
+        Contents(arrays, layout, "arrays").check()
+        if arrays[MAP_SHAPES].prod(axis=1).sum() != len(arrays[MAPS]):
+            raise ValueError(MAP_SHAPES)
+        return Objects(descriptors, *(arrays[name] for name in layout))
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{path / 'manifest.json'}: altered, its objects are not as expected ({error})"

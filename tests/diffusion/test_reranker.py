@@ -250,8 +250,8 @@ def test_bad_parameters_are_named_by_fit(vectors, parameters, message):
         ([[0.5], [0.5]], [[1], [-2]], r"ids: expected ids"),
         ([[0.5], [np.nan]], [[1], [0]], "scores: expected finite float32 values; row 1"),
         ([[0.5], [1e39]], [[1], [0]], "scores: expected finite float32 values; row 1"),
-        ([[0.5, 0.6]] * 3, [[1, 2], [0, 2], [0, 1]], "scores: expected similarities, best first"),
-        ([[0.5, -1, 0.6]] * 3, [[1, -1, 2]] * 3, "never increase along a row"),
+        ([[0.5, 0.6, 0.7]] * 5, [[1, 2, 3]] * 5, "scores: expected similarities, best first"),
+        ([[0.5, -1, 0.6, 0.7]] * 5, [[1, -1, 2, 3]] * 5, "for distances pass their negatives"),
         (
             [[0.5, 0.5]] * 3,
             [[1, 1], [0, 2], [0, 1]],

@@ -223,14 +223,25 @@ def test_the_input_is_left_alone():
 
 
 def test_distances_are_refused():
-    for scores in ([[0.5, 0.75, 2.0]], [[0.5, 0.75], [0.0, 0.0], [3.0, 9.0]]):
-        ids = [list(range(len(scores[0])))] * len(scores)
+    for scores in (
+        np.arange(11.0)[None],
+        np.tile([[0.5, 0.75], [0.0, 0.0], [3.0, 9.0]], (5, 1)),
+        np.insert(np.sqrt(np.arange(11.0))[None], [1, 5], [-2.0, 9.0], axis=1),
+    ):
+        ids = np.tile(np.arange(scores.shape[1]), (len(scores), 1))
+        if scores.shape[1] == 13:
+            ids[:, [1, 6]] = -1  # padding, whose scores fall
         with pytest.raises(DiffusionError, match=r"scores0: .*for distances pass their negatives"):
             lists(scores, ids)
-    # One list of the call that descends says that these are similarities.
-    assert lists([[0.5, 0.75], [0.9, 0.8]], [[1, 2], [1, 2]])[1].tolist() == [[2, 1], [1, 2]]
+    # One fall says that these are similarities, and a few hits may ascend by chance.
+    rising = np.arange(40.0)[None]
+    rising[0, 39] = 37.5
+    assert lists(rising, [range(40)])[1][0, :3].tolist() == [38, 39, 37]
+    assert lists([[0.5, 0.75]], [[1, 2]])[1].tolist() == [[2, 1]]
+    equal = 1 + 1e-7 * np.arange(40.0)[None]
+    assert lists(equal, [range(40)])[1][0, 0] == 39
     # Negative squared distances in ascending order cannot be distances.
-    assert lists([[-3.0, -1.0]], [[1, 2]], metric="euclidean")[1].tolist() == [[2, 1]]
+    assert lists(rising - 50, [range(40)], metric="euclidean")[1][0, 0] == 38
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +31,13 @@ import features.cli
 from bench.data import protocols
 from diffusion import DiffusionError, Reranker
 from diffusion.storage import runs
-from features.description import extraction
+from features.description import extraction, retrieval_checkpoint
 from features.description.recipe import load_network
-from features.description.retrieval_checkpoint import load_retrieval
 from features.description.whitening import learn_pca, load_whitening
 from features.images.reading import read_image, read_size
 from features.networks import backbones
+from features.networks.backbones.base import Sides
+from features.networks.backbones.row import Convolution, Pooling, Row
 from features.networks.trained import save_trained
 from features.networks.weights import write_file
 from features.objects.folder import discover_folder
@@ -310,22 +311,41 @@ def _read_trained(place: Path, shared: Path) -> Any:
     return _described(load_network(NetworkSettings(weights=place / "trained.safetensors")))
 
 
+class Short(Row):
+    """A trunk of the structure that retrieval checkpoints have."""
+
+    name = "short"
+    sides = Sides(8)
+    input_size = 48
+    last = "conv1"
+
+    def __init__(self, classes: int | None = None) -> None:
+        super().__init__({"conv1": Convolution(8, 3, 2), "pool1": Pooling(3)}, 6, False, None)
+
+
+@contextlib.contextmanager
+def known_trunks() -> Iterator[None]:
+    """Make the trunks known that cost nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backbones._MAKERS, "tiny", Tiny)
+        patch.setitem(backbones._MAKERS, "short", Short)
+        patch.setattr(retrieval_checkpoint, "BACKBONES", ("short",))
+        yield
+
+
 def _build_retrieval(folder: Path, shared: Path) -> None:
-    with torch.device("meta"):
-        trunk = backbones.backbone("alexnet", head=False)
-    # One number for each tensor: the file is small, and a tensor of any strides is one.
-    state = {name: torch.zeros(1).expand(value.shape) for name, value in trunk.state_dict().items()}
-    state |= {"pool.p": torch.tensor([2.5])}
-    state |= {"whiten.weight": torch.zeros(1).expand(8, 256), "whiten.bias": torch.zeros(8)}
+    trunk = backbones.backbone("short", head=False)
+    state = {**trunk.state_dict(), "pool.p": torch.tensor([2.5])}
+    state |= {"whiten.weight": torch.eye(8), "whiten.bias": torch.zeros(8)}
     learned = {"m": np.zeros((8, 1)), "P": np.eye(8)}
-    meta = {"architecture": "alexnet", "pooling": "gem", "whitening": True, "mean": [0.4] * 3,
+    meta = {"architecture": "short", "pooling": "gem", "whitening": True, "mean": [0.4] * 3,
             "std": np.array([0.2] * 3), "Lw": {"set": {"ss": learned, "ms": learned}}}  # fmt: skip
     torch.save({"meta": meta, "state_dict": state}, folder / "net.pth")
 
 
 def _read_retrieval(place: Path, shared: Path) -> Any:
-    network, whitenings = load_retrieval(place / "net.pth")
-    return [network.backbone.mean, sorted(whitenings)]
+    network, whitenings = retrieval_checkpoint.load_retrieval(place / "net.pth")
+    return [_described(network), sorted(whitenings)]
 
 
 def _build_whitening(folder: Path, shared: Path) -> None:
@@ -566,8 +586,7 @@ _RESUMABLE = re.compile(r"(out|index\.partial|checkpoint)(/|$)")
 
 def build(folder: Path) -> None:
     """Write the files of every target, and what they share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(backbones._MAKERS, "tiny", Tiny)
+    with known_trunks():
         build_shared(folder / SHARED)
         for name, target in TARGETS.items():
             (folder / name).mkdir()
@@ -580,13 +599,14 @@ def originals(folder: Path) -> dict[str, Files]:
 
 
 _originals: dict[str, Files] = {}
+_known = contextlib.ExitStack()
 _shared = _place = Path()
 
 
 def prepare(folder: Path) -> None:
     """Read the originals."""
     global _place, _shared
-    backbones._MAKERS["tiny"] = Tiny
+    _known.enter_context(known_trunks())
     torch.set_num_threads(1)
     _place = folder / f"worker-{os.getpid()}"
     _shared = folder / "originals" / SHARED

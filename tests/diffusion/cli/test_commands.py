@@ -200,6 +200,17 @@ def test_lists_that_are_cut_have_no_map(index, capsys):
     assert "mAP@20" in capsys.readouterr().out
 
 
+def test_a_run_with_one_list_of_another_length_is_not_padded(folder, capsys):
+    with open("long.run", "w") as file:
+        for query in range(3000):
+            file.write(f"q{query} Q0 a 1 1 t\n")
+        for item in range(8000):
+            file.write(f"q Q0 d{item} {item} {-item} t\n")
+    (folder / "a.qrels").write_text("q 0 d1 1\n")
+    assert run("evaluate", "long.run", "--qrels", "a.qrels") == 2
+    assert "long.run: expected lists of similar lengths" in capsys.readouterr().err
+
+
 def test_a_run_is_evaluated_in_the_order_of_its_scores(folder, capsys):
     (folder / "a.run").write_text("0 Q0 3 1 0.5 t\n0 Q0 50 2 0.75 t\n0 Q0 4 3 0.5 t\n")
     np.save("query_labels.npy", np.array([1]))  # items 40 to 79

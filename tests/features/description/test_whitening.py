@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -235,6 +236,16 @@ def test_whatever_byte_is_damaged_it_is_one_error(tmp_path):
         except DiffusionError:
             refused += 1
     assert refused > len(whole) // 2
+
+
+def test_a_bomb_is_refused_before_it_is_inflated(tmp_path):
+    # 200 MB of zeros in 200 kB.
+    np.savez_compressed(tmp_path / "w.npz", mean=np.zeros(5000), projection=np.zeros((5000, 5000)))
+    tracemalloc.start()
+    with pytest.raises(DiffusionError, match="would take 200000128 bytes of memory"):
+        load_whitening(tmp_path / "w.npz")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 def test_missing_files_are_named(X, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion import DiffusionError
 from features.networks.weights import read_file
@@ -221,6 +224,21 @@ def test_forged_files_are_refused_without_a_crash_or_a_bomb(forged):
         assert re.match(rf"{forged}/[\w-]+\.pth: expected a torch checkpoint of dense", line), line
         # What torch and numpy advise is to trust the file.
         assert not re.search("weights_only|allow_pickle|safe_globals", line)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=6), insert=st.booleans())
+def test_no_damage_raises_anything_else(tmp_path, kind, at, noise, insert):
+    path = tmp_path / "w.pth"
+    if not path.exists():
+        meta = {"m": np.ones((2, 2)), "n": np.float32(1), "text": "text"}
+        save({"meta": meta, "state_dict": {"a": torch.arange(6.0).view(2, 3)}}, path, kind)
+    whole = path.read_bytes()
+    place = int(at * len(whole))
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(whole[:place] + noise + whole[place + (not insert) * len(noise) :])
+    with contextlib.suppress(DiffusionError):
+        read_file(damaged)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):

@@ -469,12 +469,24 @@ def test_damage_is_refused(discover, tmp_path):
         ({}, {"map_extents": arrays["map_extents"].astype(np.float32)}),
         ({}, {"box_images": arrays["box_images"][1:]}),
         ({}, {"box_weights": arrays["box_weights"][1:]}),
+        ({}, {"map_shapes": -arrays["map_shapes"]}),
+        ({}, {"map_shapes": arrays["map_shapes"] + [[1, 0]]}),
+        ({}, {"box_images": arrays["box_images"] + N}),
+        ({}, {"boxes": arrays["boxes"] * np.float32(np.nan)}),
     ):
         kept = {name: np.array(array) for name, array in {**arrays, **changed}.items()}
         storage.save(tmp_path / "changed", FORMAT, {**manifest, **content}, kept)
         with pytest.raises(DiffusionError, match=r"manifest\.json: altered"):
             features.open_objects(tmp_path / "changed")
-    for changed in ({"discovery_starts": arrays["discovery_starts"][1:]}, {"discovery_mean": None}):
+    turned = arrays["discovery_starts"].copy()
+    turned[1] = np.iinfo(np.int64).max
+    for changed in (
+        {"discovery_starts": arrays["discovery_starts"][1:]},
+        {"discovery_starts": turned},
+        {"discovery_saliency": arrays["discovery_saliency"] * np.float32(np.nan)},
+        {"discovery_vectors": arrays["discovery_vectors"][:, 1:]},
+        {"discovery_mean": None},
+    ):
         kept = {n: np.array(a) for n, a in {**arrays, **changed}.items() if a is not None}
         storage.save(tmp_path / "changed", FORMAT, manifest, kept)
         with pytest.raises(DiffusionError, match="altered, expected a saved object discovery"):
