@@ -524,9 +524,10 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     -----
     Types, shapes and sizes are checked on loading, with or without `verify`. The first use of an
     array checks once that its values are possible: ids are in range, offsets never decrease,
-    numbers are finite, and so on. (The columns of the solver "columns" are checked when a query
-    reads them.) A damaged or forged index is therefore a `DiffusionError`, from `load` or from the
-    first call that uses it, and no memory outside its arrays is accessed.
+    numbers are finite, and so on. (Of the neighbour lists of the contextual affinity and of the
+    columns of the solver "columns", the rows that a query reads are checked.) A damaged or forged
+    index is therefore a `DiffusionError`, from `load` or from the first call that uses it, and no
+    memory outside its arrays is accessed.
 
     Values that are possible but false give false results. How long a query takes depends on the
     settings of the index, such as `max_iter` of its solver. The files must not be changed while

@@ -102,8 +102,8 @@ FORGED = [
     *(("context", "graph_position", change) for change in (swapped, first(-1), last(10**9))),
     *(("context", "graph_degrees", change) for change in (first(NAN), last(-1))),
     *(("context", "graph_components", change) for change in (first(-1), last(83))),
-    *(("context", "affinity_ids", change) for change in (first(83), last(-2))),
-    *(("context", "affinity_scores", change) for change in (first(NAN), last(np.inf))),
+    *(("context", "affinity_ids", change) for change in (wide(83), wide(-2))),
+    *(("context", "affinity_scores", change) for change in (wide(NAN), wide(np.inf))),
     *(("context", "affinity_indptr", change) for change in (first(7), middle(10**9), last(0))),
     *(("context", "affinity_indices", change) for change in (first(-1), last(83))),
     *(("context", "vectors", change) for change in (first(NAN), last(np.inf), middle(3))),
@@ -323,13 +323,22 @@ def test_every_use_of_a_damaged_graph_is_an_error(saved, index):
             use(diffusion.load(path))
 
 
+def test_rows_that_no_query_reads_are_checked_where_all_are_read(saved, index):
+    path = index("context")
+    change_array(path, "affinity_ids", last(83))
+    ranker = diffusion.load(path)
+    ranker.rerank([1.0], [0])  # an item of the other end of the collection
+    with pytest.raises(DiffusionError, match="altered, ids: expected"):
+        ranker.diagnose()
+
+
 def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
     checks = []
     real = contents.Contents._check
 
-    def counted(self):
-        checks.append(self)
-        real(self)
+    def counted(self, by_rows):
+        checks.append((id(self), by_rows))
+        real(self, by_rows)
 
     monkeypatch.setattr(contents.Contents, "_check", counted)
     ranker = diffusion.load(index("context"))
@@ -339,8 +348,10 @@ def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
         thread.start()
     for thread in asked:
         thread.join()
-    ranker.diagnose()
-    assert len(checks) == len(set(map(id, checks))) == 4  # graph, affinity, solver, vectors
+    assert len(checks) == len(set(checks)) == 4  # graph, affinity, solver, vectors
+    for _ in range(2):
+        ranker.diagnose()
+    assert len(checks) == len(set(checks)) == 5  # the rows of the affinity
 
 
 def test_a_loaded_index_can_be_copied_and_pickled(saved, index):
