@@ -327,7 +327,7 @@ class RegionalReranker(Parameters):
         row = np.repeat(np.arange(len(ids)), counts)
         best_first = np.lexsort((y.indices, -y.data, row))
         place = np.arange(len(row)) - np.repeat(y.indptr[:-1], counts)
-        shortlist = fitted.solver.shortlist
+        shortlist = min(fitted.solver.shortlist, m)
         candidates = np.full((len(ids), shortlist), -1, np.int64)
         listed = place < shortlist
         candidates[row[listed], place[listed]] = y.indices[best_first[listed]]

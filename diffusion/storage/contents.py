@@ -254,6 +254,16 @@ class Contents:
 # One for all states, so that those which hold contents can still be copied and pickled.
 _lock = threading.RLock()
 
+
+def _renew_lock() -> None:
+    """Forget that a thread of the parent process is checking, for it does not exist in a fork."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 #: The contents of a state that was computed here: there is nothing to check.
 COMPUTED = Contents({}, {}, "")
 

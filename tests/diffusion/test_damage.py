@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import threading
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -272,15 +273,35 @@ def test_forged_groups_of_the_manifest_are_found(index, name, value):
         opened(path)
 
 
-def test_huge_settings_take_no_memory(saved, index):
-    """An encoding has no more entries than there are items, nor a certificate."""
-    path = index("local")
-    change_manifest(path, lambda m: m["parameters"]["solver"].update(certify=2**31 - 1))
-    change_manifest(
-        path,
-        lambda m: m["parameters"].update(affinity={"name": "context", "size": 2**31 - 1}),
-    )
-    assert opened(path).search(saved[1])[1].shape == (5, 100)
+MOST = 2**31 - 1
+TRUNCATED = {"name": "truncated", "size": MOST, "truncation": "late", "tol": 1e-6, "max_iter": 9}
+
+
+@pytest.mark.filterwarnings("ignore::diffusion.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("local", {"solver": {"name": "local", "certify": MOST}}),
+        ("context", {"affinity": {"name": "context", "size": MOST}}),
+        ("context", {"k": MOST, "query_k": MOST}),
+        ("context", {"solver": {"name": "cg", "block_size": MOST}}),
+        ("context", {"solver": TRUNCATED}),
+        ("regional", {"solver": TRUNCATED}),
+        ("regional", {"k": MOST, "query_k": MOST}),
+        ("ivf", {"neighbors": {"name": "ivf", "nlist": MOST, "nprobe": MOST}}),
+        ("hnsw", {"neighbors": {"name": "hnsw", "m": 2, "ef_search": MOST}}),
+    ],
+    ids=repr,
+)
+def test_huge_settings_take_no_memory(saved, index, kind, changed):
+    """What is allocated is bounded by the collection, not by the settings of an index."""
+    path = index(kind)
+    change_manifest(path, lambda m: m["parameters"].update(changed))
+    tracemalloc.start()
+    scores, ids = opened(path).search(saved[1])
+    assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    tracemalloc.stop()
+    assert scores.shape == ids.shape
 
 
 def test_an_index_of_the_format_of_faiss_is_refused(index):
