@@ -114,10 +114,8 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
         return Whitening(mean.astype(np.float64), projection.astype(np.float64))
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (*DAMAGED, MemoryError) as error:
-        # What numpy says of objects is how to load them all the same.
-        reason = "no arrays of numbers" if "pickle" in str(error) else error
-        raise DiffusionError(f"{path}: expected a whitening of this library ({reason})") from None
+    except DAMAGED as error:
+        raise DiffusionError(f"{path}: expected a whitening of this library ({error})") from None
 
 
 def learn_pca(
