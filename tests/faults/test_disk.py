@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from diffusion import DiffusionError
 from tests.support.disk import CRASHES, DELETING, READING, Crash, Disk, operations
 
+from .server import HANGS
 from .verbs import VERBS, VerbFailedError, prompt_records, register_network
 
 pytestmark = pytest.mark.faults
@@ -34,11 +36,14 @@ def settings() -> Iterator[None]:
 
 def run_on(disk, verb, inputs, home):
     """Run a verb on a disk; return what it raised."""
-    with disk():
-        try:
+    faulthandler.dump_traceback_later(HANGS, exit=True)
+    try:
+        with disk():
             verb.run(inputs, home, 1)
-        except (Crash, DiffusionError, OSError, VerbFailedError) as error:
-            return error
+    except (Crash, DiffusionError, OSError, VerbFailedError) as error:
+        return error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return None
 
 
