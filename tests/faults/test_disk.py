@@ -75,7 +75,7 @@ def test_a_fault_anywhere_leaves_the_old_state_or_the_new_one(round, stage, name
         faults += [(over, *fault) for fault in operations(disk.log)]
     # All of them in random order.
     order = np.random.default_rng(round.seed).permutation(len(faults))
-    for _ in round.cases(campaign, default=25, most=len(faults)):
+    for _ in round.cases(campaign, default=15, most=len(faults)):
         over, kind, operation = faults[order[round.case]]
         home = stage.fresh(verb, tmp_path / "home", over=over)
         before = verb.read(home)
