@@ -23,7 +23,7 @@ from .affinity import Pointwise
 from .errors import DiffusionError
 from .fitted import Reporting, Results
 from .index_state import IndexState, open_state, save_state
-from .kernels import ranking, threads
+from .kernels import ranking
 from .parameters import Parameters
 from .reranker import Reranker
 from .scoring.ranking import no_results, rank
@@ -268,10 +268,7 @@ class RegionalReranker(Reporting, Parameters):
         reports = []
         parts = list(self._batches(np.arange(nq), asked, depth))
         hide = not self.progress or len(parts) == 1
-        with (
-            threads.guarded(),
-            tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar,
-        ):
+        with tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar:
             for part in parts:
                 solution = self._diffuse(*self._lists(vectors, asked, part, depth))
                 reports.append(solution.report)
@@ -344,7 +341,7 @@ class RegionalReranker(Reporting, Parameters):
         row = np.repeat(np.arange(len(ids)), counts)
         best_first = np.lexsort((y.indices, -y.data, row))
         place = np.arange(len(row)) - np.repeat(y.indptr[:-1], counts)
-        shortlist = fitted.solver.shortlist
+        shortlist = min(fitted.solver.shortlist, m)
         candidates = np.full((len(ids), shortlist), -1, np.int64)
         listed = place < shortlist
         candidates[row[listed], place[listed]] = y.indices[best_first[listed]]

@@ -22,7 +22,6 @@ from .fitted import (
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
 from .index_state import IndexState, open_state, save_state
-from .kernels import threads
 from .neighbors.index import (
     Method,
     NeighborIndex,
@@ -229,13 +228,12 @@ class Reranker(Reporting, Parameters):
         components = self._components()
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
-        with threads.guarded():
-            index, zero = self._index_of(X)
-            # An item has at most n - 1 neighbours; longer lists would only be padded.
-            k = min(int(self.k), max(1, index.size - 1))
-            lists = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
-            scores, ids = without_items(*lists, zero)
-            return self._fit_lists(components, scores, ids, index, checkpoint)
+        index, zero = self._index_of(X)
+        # An item has at most n - 1 neighbours; longer lists would only be padded.
+        k = min(int(self.k), max(1, index.size - 1))
+        lists = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
+        scores, ids = without_items(*lists, zero)
+        return self._fit_lists(components, scores, ids, index, checkpoint)
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
@@ -266,18 +264,16 @@ class Reranker(Reporting, Parameters):
         """
         components = self._components()
         scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
-        with threads.guarded():
-            index = None
-            if X is not None:
-                index, zero = self._index_of(X)
-                if index.size != len(ids):
-                    raise DiffusionError(
-                        f"X: expected {len(ids)} rows, one for each neighbour list, "
-                        f"got {index.size}"
-                    )
-                scores, ids = without_items(scores, ids, zero)
-            k = min(int(self.k), ids.shape[1])
-            return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
+        index = None
+        if X is not None:
+            index, zero = self._index_of(X)
+            if index.size != len(ids):
+                raise DiffusionError(
+                    f"X: expected {len(ids)} rows, one for each neighbour list, got {index.size}"
+                )
+            scores, ids = without_items(scores, ids, zero)
+        k = min(int(self.k), ids.shape[1])
+        return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
 
     def _index_of(self, X: ArrayLike) -> tuple[NeighborIndex, NDArray[np.bool_]]:
         """Return an index of the vectors, and which of them (n,) are without a direction."""
@@ -385,11 +381,10 @@ class Reranker(Reporting, Parameters):
         k = check_integer(k, "k", low=1)
         fitted = self.fitted()
         length = max(k, fitted.solver.shortlist, fitted.score.depth)
-        with threads.guarded():
-            lists, observed = fitted.first_stage(
-                Q, length, query_k=int(self.query_k), progress=self.progress
-            )
-            return self._diffuse(lists, observed, k, restrict=False, single=is_single(Q))
+        lists, observed = fitted.first_stage(
+            Q, length, query_k=int(self.query_k), progress=self.progress
+        )
+        return self._diffuse(lists, observed, k, restrict=False, single=is_single(Q))
 
     def rerank(
         self,
@@ -442,12 +437,11 @@ class Reranker(Reporting, Parameters):
         )
         scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
-        with threads.guarded():
-            depth = fitted.depth(int(self.query_k))
-            observed = scores[:, :depth], ids[:, :depth]
-            return self._diffuse(
-                (scores, ids), observed, k, restrict=restrict_to_candidates, single=single
-            )
+        depth = fitted.depth(int(self.query_k))
+        observed = scores[:, :depth], ids[:, :depth]
+        return self._diffuse(
+            (scores, ids), observed, k, restrict=restrict_to_candidates, single=single
+        )
 
     def _diffuse(
         self, lists: Results, observed: Results, k: int, *, restrict: bool, single: bool
@@ -494,9 +488,8 @@ class Reranker(Reporting, Parameters):
             If the solver is not "spectral", or in the cases in which `search` raises it.
         """
         solver, fitted, query_k = self._spectral(), self.fitted(), int(self.query_k)
-        with threads.guarded():
-            _, observed = fitted.first_stage(Q, 0, query_k=query_k, progress=self.progress)
-            embedded = solver.embed(fitted.affinity.observe(*observed, query_k).y)
+        _, observed = fitted.first_stage(Q, 0, query_k=query_k, progress=self.progress)
+        embedded = solver.embed(fitted.affinity.observe(*observed, query_k).y)
         return embedded[0] if is_single(Q) else embedded
 
     def _spectral(self) -> Spectral:
@@ -510,8 +503,7 @@ class Reranker(Reporting, Parameters):
     def diagnose(self) -> Diagnosis:
         """Return figures about the graph of the collection; printing them explains them."""
         fitted = self.fitted()
-        with threads.guarded():
-            return diagnose(fitted.graph, fitted.affinity)
+        return diagnose(fitted.graph, fitted.affinity)
 
     # --- storage ---------------------------------------------------------------------------------
 
@@ -587,9 +579,10 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     -----
     Types, shapes and sizes are checked on loading, with or without `verify`. The first use of an
     array checks once that its values are possible: ids are in range, offsets never decrease,
-    numbers are finite, and so on. (The columns of the solver "columns" are checked when a query
-    reads them.) A damaged or forged index is therefore a `DiffusionError`, from `load` or from the
-    first call that uses it, and no memory outside its arrays is accessed.
+    numbers are finite, and so on. (Of the neighbour lists of the contextual affinity and of the
+    columns of the solver "columns", the rows that a query reads are checked.) A damaged or forged
+    index is therefore a `DiffusionError`, from `load` or from the first call that uses it, and no
+    memory outside its arrays is accessed.
 
     Values that are possible but false give false results. How long a query takes depends on the
     settings of the index, such as `max_iter` of its solver. The files must not be changed while

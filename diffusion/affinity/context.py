@@ -166,6 +166,7 @@ class Context(Affinity):
         alone = (own >= 0) & (state["ids"][own, 0] < 0)
         if alone.any():
             scores, own = padding_last(scores, np.where(alone, np.int32(-1), own))
+        self._contents.check_rows(np.unique(own[own >= 0]))
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
         encodings = self._encode(np.full(len(own), -1, np.int32), Lists(own, mutual))
@@ -189,12 +190,14 @@ class Context(Affinity):
     @property
     def lists(self) -> Lists:
         """The neighbour lists given to `edges`, cut to `depth`, and their mutual ranks (n, k)."""
-        return Lists(self._checked["ids"], self._checked["mutual"])
+        self._contents.check(by_rows=True)
+        return Lists(self._state["ids"], self._state["mutual"])
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
-        ids = self._checked["ids"][items]
-        encodings = self._encode(items, Lists(ids, self._checked["mutual"][items]))
+        lists = self.lists
+        ids = lists.ids[items]
+        encodings = self._encode(items, Lists(ids, lists.mutual[items]))
         best, _ = self._jaccard_lists(items, encodings, k)
         found = (best[:, :, None] == ids[:, None, :k]) & (best[:, :, None] >= 0)
         listed = int(np.count_nonzero(ids[:, :k] >= 0))
@@ -224,7 +227,8 @@ class Context(Affinity):
         # No encoding has more entries than there are items.
         shape = len(own.ids), min(self.size, len(self._state["ids"]))
         encodings = loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
-        loops.encode(items, own, self.lists, scales, encodings)
+        lists = Lists(self._state["ids"], self._state["mutual"])
+        loops.encode(items, own, lists, scales, encodings)
         return encodings
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -244,8 +248,8 @@ def _layout(n: int) -> dict[str, Array]:
     """Return what the arrays of n items must be: the lists, and the inverted lists."""
     most = float(np.finfo(np.float32).max)
     return {
-        "ids": Array(np.int32, (n, "k"), Between(-1, n - 1)),
-        "scores": Array(np.float32, (n, "k"), Between(-np.inf, most)),
+        "ids": Array(np.int32, (n, "k"), Between(-1, n - 1), by_rows=True),
+        "scores": Array(np.float32, (n, "k"), Between(-np.inf, most), by_rows=True),
         "mutual": Array(np.uint8, (n, "k")),
         "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
         "indices": Array(np.int32, ("entries",), Between(0, n - 1)),

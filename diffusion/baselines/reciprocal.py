@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from ..kernels import threads
 from ..kernels.graph import mutual_ranks
 from ..kernels.lists import Lists, Rows
 from ..kernels.ranking import largest_positive
@@ -107,8 +106,7 @@ def search(
     check_metric("cosine", method := make_method(method))
     Q = as_vectors(Q, "Q", metric="cosine", queries=True)
     X = as_vectors(X, "X", metric="cosine", dimension=Q.shape[1])
-    with threads.guarded():
-        return _search(np.concatenate([Q, X]), len(Q), k, k1, k2, lambda_, method)
+    return _search(np.concatenate([Q, X]), len(Q), k, k1, k2, lambda_, method)
 
 
 def _search(

@@ -243,12 +243,6 @@ def side_by_side(
     return results
 
 
-@contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """Do nothing; kept until its callers are rewritten."""
-    yield
-
-
 # --- processes ------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from ..kernels import threads
 from ..kernels.lists import copy_without_self
 from ..storage.contents import COMPUTED, Array, Between, Contents, finite
 from ..storage.rows import ListsCheckpoint
@@ -375,9 +374,8 @@ def nearest_neighbors(
     metric = check_metric(metric, method := make_method(method))
     center = center_of(X, "X") if metric == "euclidean" else None
     vectors = as_vectors(X, "X", metric=metric, center=center)
-    with threads.guarded():
-        index = NeighborIndex(vectors, metric, method, center=center, progress=progress)
-        return index.neighbors(k, progress=progress)
+    index = NeighborIndex(vectors, metric, method, center=center, progress=progress)
+    return index.neighbors(k, progress=progress)
 
 
 def without_items(

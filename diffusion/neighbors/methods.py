@@ -175,7 +175,8 @@ class HNSW(FaissMethod):
 
     def set_effort(self, index: Any, k: int) -> None:
         """Set the number of candidates kept."""
-        index.hnsw.efSearch = max(self.ef_search, k)
+        # faiss allocates this many candidates, of which there are no more than vectors.
+        index.hnsw.efSearch = min(max(self.ef_search, k), index.ntotal)
 
     def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
         """Return the number of levels of each vector, all links, and the first vector."""

@@ -14,15 +14,15 @@ Whole directories:
 - `claimed(path, format)` holds one during long work: lock, unfinished manifest, clear errors;
 - `remove(path, format)` deletes one, but nothing else that is in it.
 
-All of them raise `DiffusionError`s that name the path; `errors_named(path)` makes such errors of
-those of the file system.
+All of them raise `DiffusionError`s that name the path.
 
 Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
 
-Single files: `replacing(path)`, `read_array(path)`, `read_archive(stream)`, `sha256_of(path)`,
-`fingerprint(value)`, `as_path(path, name)`, and `DAMAGED`, what numpy raises on damaged files.
-Result lists and TREC files are in `runs`; what the arrays of a state must contain is declared and
-checked with `contents`.
+Single files: `replacing(path)`, `errors_named(path)`, which makes `DiffusionError`s of the errors
+of the file system while one is written, `read_array(path)`, `read_archive(stream)`,
+`sha256_of(path)`, `fingerprint(value)`, `as_path(path, name)`, and `DAMAGED`, what numpy raises on
+damaged files. Result lists and TREC files are in `runs`; what the arrays of a state must contain is
+declared and checked with `contents`.
 """
 
 from .directory import (
@@ -32,7 +32,6 @@ from .directory import (
     Writing,
     check_target,
     claimed,
-    errors_named,
     load,
     peek_manifest,
     read_manifest,
@@ -40,7 +39,16 @@ from .directory import (
     save,
     writing,
 )
-from .files import DAMAGED, as_path, fingerprint, read_archive, read_array, replacing, sha256_of
+from .files import (
+    DAMAGED,
+    as_path,
+    errors_named,
+    fingerprint,
+    read_archive,
+    read_array,
+    replacing,
+    sha256_of,
+)
 from .shards import Shard, Shards
 
 __all__ = [

@@ -199,27 +199,32 @@ class Contents:
             if not ok:
                 raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
         self._arrays, self._layout, self._source = arrays, layout, source
-        self._checked = False
+        self._done: set[bool] = set()  # of `by_rows`
 
-    def check(self) -> None:
-        """Check the values, unless they have been checked.
+    def check(self, *, by_rows: bool = False) -> None:
+        """Check the values of whole arrays, unless they have been checked.
+
+        Parameters
+        ----------
+        by_rows : bool, default False
+            Check the arrays that are checked by rows, instead of the others.
 
         Raises
         ------
         DiffusionError
             If an array does not keep its promise; the message names it.
         """
-        if self._checked:
+        if by_rows in self._done:
             return
         with _lock:
-            if not self._checked:
-                self._check()
-                self._checked = True
+            if by_rows not in self._done:
+                self._check(by_rows)
+                self._done.add(by_rows)
 
-    def _check(self) -> None:
+    def _check(self, by_rows: bool) -> None:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            for name, (_, _, promise, by_rows) in self._layout.items():
-                if by_rows or isinstance(promise, Anything):
+            for name, (_, _, promise, rows) in self._layout.items():
+                if rows != by_rows or isinstance(promise, Anything):
                     continue
                 array = self._arrays[name]
                 kept = promise.whole(array, self._arrays) and all(
@@ -233,6 +238,8 @@ class Contents:
 
     def check_rows(self, rows: NDArray[Any]) -> None:
         """Check rows, given by their numbers, of the arrays that are checked by rows."""
+        if True in self._done:
+            return
         for name, (_, _, promise, by_rows) in self._layout.items():
             array = self._arrays[name]
             if not by_rows or not array.size:
@@ -246,6 +253,16 @@ class Contents:
 
 # One for all states, so that those which hold contents can still be copied and pickled.
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Forget that a thread of the parent process is checking, for it does not exist in a fork."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 #: The contents of a state that was computed here: there is nothing to check.
 COMPUTED = Contents({}, {}, "")

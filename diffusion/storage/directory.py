@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 
 from ..errors import DiffusionError
 from .files import (
+    ASIDE,
     DAMAGED,
     as_path,
     create_array,
     digest_of,
+    errors_named,
     fingerprint,
     map_array,
     opened,
@@ -44,7 +46,6 @@ from .lock import locked
 MANIFEST = "manifest.json"
 
 _FOLDER = re.compile(r"arrays-[0-9a-f]{8}")
-_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _UNFINISHED = "unfinished"
 _DTYPE = re.compile(r"[<>|][biuf]\d")
 # The largest manifest that is read: an index has one of 10 kB, and an extraction that skipped a
@@ -266,20 +267,6 @@ def claimed(path: str | os.PathLike[str], format: Format) -> Iterator[None]:
             _unmark(path, format)
 
 
-@contextlib.contextmanager
-def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors of the file system into one that names what cannot be written.
-
-    Raises
-    ------
-    DiffusionError
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
 def remove(path: str | os.PathLike[str], format: Format) -> None:
     """Delete a directory of this format, and nothing else that may be in it."""
     path = as_path(path)
@@ -430,7 +417,7 @@ def _is_ours(entry: Path, format: Format | None = None) -> bool:
 
     With a format, files of its companions that were being written count, too.
     """
-    aside = _ASIDE.fullmatch(entry.name)
+    aside = ASIDE.fullmatch(entry.name)
     if aside is not None:
         names = {MANIFEST} if format is None else {MANIFEST, *format.companions}
         return aside[1] in names and not entry.is_dir()

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import struct
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
+from .lock import lock_file, unlock
 
 # What numpy raises for a damaged .npy or .npz file, besides OSError. RuntimeError is raised for an
 # archive that claims a compression or an encryption which numpy never writes.
@@ -44,6 +46,9 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+# The names of the files that are written before they replace others.
+ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 # A link in place of a file that is ours is an error, and a pipe must not be waited for. Windows has
 # neither flag.
@@ -97,6 +102,11 @@ def replacing(
     ------
     OSError
         If the file cannot be written. A full disk is named as such.
+
+    Notes
+    -----
+    A process that is killed leaves its temporary file. The next one that replaces the same file
+    deletes it.
     """
     path = Path(path)
     if follow:
@@ -107,8 +117,8 @@ def replacing(
                 yield file
             return
         path = Path(os.path.realpath(path))
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = create(aside)
+        _delete_abandoned(path)
+    aside, descriptor, lock = _create_aside(path)
     try:
         with naming_full_disks(path), open(descriptor, mode, encoding=_encoding(mode)) as file:
             yield file
@@ -118,10 +128,52 @@ def replacing(
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    finally:
+        unlock(lock)
+
+
+def _create_aside(path: Path) -> tuple[Path, int, int | None]:
+    """Create the temporary file of a file; return its path, its descriptor and its lock."""
+    while True:
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = create(aside)
+        lock = lock_file(descriptor)
+        # Before it was locked, another writer may have taken it for an abandoned one.
+        if os.fstat(descriptor).st_nlink:
+            return aside, descriptor, lock
+        unlock(lock)
+        os.close(descriptor)
+
+
+def _delete_abandoned(path: Path) -> None:
+    """Delete the temporary files that killed writers of a file left: nobody holds their locks."""
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in list(entries):
+            found = ASIDE.fullmatch(entry.name)
+            if found and found[1] == path.name:
+                with contextlib.suppress(OSError), opened(entry.path) as stream:
+                    lock = lock_file(stream.fileno(), wait=False)
+                    if lock is not None:
+                        os.unlink(entry.path)
+                        unlock(lock)
 
 
 def _encoding(mode: str) -> str | None:
     return None if "b" in mode else "utf-8"
+
+
+@contextlib.contextmanager
+def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors of the file system into one that names what cannot be written.
+
+    Raises
+    ------
+    DiffusionError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 @contextlib.contextmanager

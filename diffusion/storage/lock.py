@@ -1,4 +1,4 @@
-"""The lock of a directory, against other processes and threads.
+"""The locks of a directory and of an open file, against other processes and threads.
 
 `filelock` is not used: its lock file stays behind in every directory, and it cannot lock the
 directory itself, so it does not notice that the directory was removed and created anew.
@@ -75,8 +75,28 @@ def lock_directory(path: Path, *, wait: bool = True) -> int | None:
         unlock(descriptor)
 
 
+def lock_file(descriptor: int, *, wait: bool = True) -> int | None:
+    """Lock an open file against other processes and threads.
+
+    Returns
+    -------
+    int or None
+        What `unlock` takes: the lock outlasts `descriptor`. None if the lock is taken and `wait` is
+        False, or if the system has no locks.
+    """
+    if fcntl is None:
+        return None
+    held = os.dup(descriptor)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(held)
+        return None
+    return held
+
+
 def unlock(descriptor: int | None) -> None:
-    """Release what `lock_directory` returned."""
+    """Release what `lock_directory` or `lock_file` returned."""
     if descriptor is not None:
         os.close(descriptor)
 

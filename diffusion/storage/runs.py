@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .files import DAMAGED, read_archive, replacing
+from .files import DAMAGED, errors_named, read_archive, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -56,15 +56,12 @@ def write_results(
     path: str | os.PathLike[str], scores: NDArray[np.float32], ids: NDArray[np.int64]
 ) -> None:
     """Write result lists atomically, to an .npz file if `path` says so, otherwise as a TREC run."""
-    try:
-        if Path(path).suffix == ".npz":
-            with replacing(path) as file:
-                np.savez(file, scores=scores, ids=ids)
-        else:
-            with replacing(path, "w") as file:
-                write_run(file, scores, ids)
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
+    if Path(path).suffix == ".npz":
+        with errors_named(path), replacing(path) as file:
+            np.savez(file, scores=scores, ids=ids)
+    else:
+        with errors_named(path), replacing(path, "w") as file:
+            write_run(file, scores, ids)
 
 
 def write_run(file: IO[str], scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:

@@ -18,7 +18,7 @@ from scipy import linalg
 
 from diffusion.baselines.expansion import normalize
 from diffusion.errors import DiffusionError
-from diffusion.storage import DAMAGED, as_path, read_archive, replacing
+from diffusion.storage import DAMAGED, as_path, errors_named, read_archive, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
 # Directions with less than this share of the largest variance are rounding errors.
@@ -94,11 +94,8 @@ class Whitening:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an .npz file of `mean` and `projection`, which appears only once it is complete."""
-        try:
-            with replacing(as_path(path)) as file:
-                np.savez(file, mean=self.mean, projection=self.projection)
-        except OSError as error:
-            raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
+        with errors_named(path), replacing(as_path(path)) as file:
+            np.savez(file, mean=self.mean, projection=self.projection)
 
 
 def load_whitening(path: str | os.PathLike[str]) -> Whitening:
@@ -117,10 +114,8 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
         return Whitening(mean.astype(np.float64), projection.astype(np.float64))
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (*DAMAGED, MemoryError) as error:
-        # What numpy says of objects is how to load them all the same.
-        reason = "no arrays of numbers" if "pickle" in str(error) else error
-        raise DiffusionError(f"{path}: expected a whitening of this library ({reason})") from None
+    except DAMAGED as error:
+        raise DiffusionError(f"{path}: expected a whitening of this library ({error})") from None
 
 
 def learn_pca(

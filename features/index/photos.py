@@ -61,11 +61,9 @@ def build_index(
     names, ends = pack_strings(descriptors.files)
     extra: dict[str, NDArray[Any]] = {_NAMES: names, _ENDS: ends}
     extra |= whitening_arrays(descriptors.whitening())
-    try:
+    with storage.errors_named(index):
         ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")
         save_state(index, ranker.state().with_part(_CONTENT, content, extra))
-    except OSError as error:
-        raise DiffusionError(f"{index}: cannot be written ({error.strerror or error})") from None
     return ranker
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from diffusion.errors import DiffusionError
 
-from .archives import check_stored
 from .plain_pickle import BROKEN, Inert, Reader, as_dict, reason, whole_numbers
 
 # The storages of numbers and truth values, by the names that torch gives them.
@@ -66,7 +65,7 @@ def read_checkpoint(path: Path) -> Any:
 
 def _read_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
-        check_stored(archive, _length(file))
+        _check_stored(archive, _length(file))
         parts = archive.infolist()
         roots = {root for root, _, name in (p.filename.partition("/") for p in parts)
                  if name == "data.pkl"}  # fmt: skip
@@ -78,6 +77,19 @@ def _read_archive(file: IO[bytes]) -> Any:
             raise ValueError("its numbers are big-endian")
         with archive.open(f"{root}/data.pkl") as pickled:
             return _ArchiveReader(pickled, _length(file), archive, root).load()
+
+
+def _check_stored(archive: zipfile.ZipFile, length: int) -> None:
+    """Raise a ValueError if an archive of so many bytes could be a bomb.
+
+    torch compresses nothing. What is compressed could inflate to anything, and so could parts that
+    lie in the same place of the file.
+    """
+    parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError("its parts are compressed")
+    if sum(max(part.file_size, part.compress_size) for part in parts) > length:
+        raise ValueError("its parts are larger than the file")
 
 
 def _read_stream(file: IO[bytes]) -> Any:

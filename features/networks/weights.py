@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path, replacing
+from diffusion.storage import as_path, errors_named, replacing
 
 from .torch_files import read_checkpoint
 
@@ -121,13 +121,11 @@ def write_file(
     plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     try:
         # Not `save_file` of safetensors, which makes files that only their owner can read.
-        with replacing(as_path(path)) as file:
+        with errors_named(path), replacing(as_path(path)) as file:
             file.write(save(plain, dict(meta) if meta else None))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise DiffusionError(f"state: these tensors cannot be stored ({reason})") from None
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

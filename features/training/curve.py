@@ -6,8 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from diffusion.errors import DiffusionError
-from diffusion.storage import replacing
+from diffusion.storage import errors_named, replacing
 
 _LOSS, _PRECISION = "#b04a00", "#0057a8"
 
@@ -61,8 +60,5 @@ def write_curve(
     left.set_ylim(bottom=0)
     # Text stays text, and equal curves give equal bytes.
     style = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "training"})
-    try:
-        with style, replacing(path) as file:
-            figure.savefig(file, format="svg", metadata={"Date": None})
-    except OSError as error:
-        raise DiffusionError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with style, errors_named(path), replacing(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})

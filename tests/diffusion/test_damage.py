@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import threading
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -102,8 +103,8 @@ FORGED = [
     *(("context", "graph_position", change) for change in (swapped, first(-1), last(10**9))),
     *(("context", "graph_degrees", change) for change in (first(NAN), last(-1))),
     *(("context", "graph_components", change) for change in (first(-1), last(83))),
-    *(("context", "affinity_ids", change) for change in (first(83), last(-2))),
-    *(("context", "affinity_scores", change) for change in (first(NAN), last(np.inf))),
+    *(("context", "affinity_ids", change) for change in (wide(83), wide(-2))),
+    *(("context", "affinity_scores", change) for change in (wide(NAN), wide(np.inf))),
     *(("context", "affinity_indptr", change) for change in (first(7), middle(10**9), last(0))),
     *(("context", "affinity_indices", change) for change in (first(-1), last(83))),
     *(("context", "vectors", change) for change in (first(NAN), last(np.inf), middle(3))),
@@ -272,15 +273,35 @@ def test_forged_groups_of_the_manifest_are_found(index, name, value):
         opened(path)
 
 
-def test_huge_settings_take_no_memory(saved, index):
-    """An encoding has no more entries than there are items, nor a certificate."""
-    path = index("local")
-    change_manifest(path, lambda m: m["parameters"]["solver"].update(certify=2**31 - 1))
-    change_manifest(
-        path,
-        lambda m: m["parameters"].update(affinity={"name": "context", "size": 2**31 - 1}),
-    )
-    assert opened(path).search(saved[1])[1].shape == (5, 100)
+MOST = 2**31 - 1
+TRUNCATED = {"name": "truncated", "size": MOST, "truncation": "late", "tol": 1e-6, "max_iter": 9}
+
+
+@pytest.mark.filterwarnings("ignore::diffusion.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("local", {"solver": {"name": "local", "certify": MOST}}),
+        ("context", {"affinity": {"name": "context", "size": MOST}}),
+        ("context", {"k": MOST, "query_k": MOST}),
+        ("context", {"solver": {"name": "cg", "block_size": MOST}}),
+        ("context", {"solver": TRUNCATED}),
+        ("regional", {"solver": TRUNCATED}),
+        ("regional", {"k": MOST, "query_k": MOST}),
+        ("ivf", {"neighbors": {"name": "ivf", "nlist": MOST, "nprobe": MOST}}),
+        ("hnsw", {"neighbors": {"name": "hnsw", "m": 2, "ef_search": MOST}}),
+    ],
+    ids=repr,
+)
+def test_huge_settings_take_no_memory(saved, index, kind, changed):
+    """What is allocated is bounded by the collection, not by the settings of an index."""
+    path = index(kind)
+    change_manifest(path, lambda m: m["parameters"].update(changed))
+    tracemalloc.start()
+    scores, ids = opened(path).search(saved[1])
+    assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    tracemalloc.stop()
+    assert scores.shape == ids.shape
 
 
 def test_an_index_of_the_format_of_faiss_is_refused(index):
@@ -323,13 +344,22 @@ def test_every_use_of_a_damaged_graph_is_an_error(saved, index):
             use(diffusion.load(path))
 
 
+def test_rows_that_no_query_reads_are_checked_where_all_are_read(saved, index):
+    path = index("context")
+    change_array(path, "affinity_ids", last(83))
+    ranker = diffusion.load(path)
+    ranker.rerank([1.0], [0])  # an item of the other end of the collection
+    with pytest.raises(DiffusionError, match="altered, ids: expected"):
+        ranker.diagnose()
+
+
 def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
     checks = []
     real = contents.Contents._check
 
-    def counted(self):
-        checks.append(self)
-        real(self)
+    def counted(self, by_rows):
+        checks.append((id(self), by_rows))
+        real(self, by_rows)
 
     monkeypatch.setattr(contents.Contents, "_check", counted)
     ranker = diffusion.load(index("context"))
@@ -339,8 +369,10 @@ def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
         thread.start()
     for thread in asked:
         thread.join()
-    ranker.diagnose()
-    assert len(checks) == len(set(map(id, checks))) == 4  # graph, affinity, solver, vectors
+    assert len(checks) == len(set(checks)) == 4  # graph, affinity, solver, vectors
+    for _ in range(2):
+        ranker.diagnose()
+    assert len(checks) == len(set(checks)) == 5  # the rows of the affinity
 
 
 def test_a_loaded_index_can_be_copied_and_pickled(saved, index):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,6 @@ from tests.support.folders import contents
 
 from .server import Server
 from .verbs import VERBS, Verb, check_whole, names
-
-_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 class Written(NamedTuple):
@@ -94,9 +91,7 @@ class Stage:
     def check_done(self, verb: Verb, home: Path) -> None:
         """Check that a verb has written what it writes undisturbed, and left nothing else."""
         written = self.written(verb, 1)
-        # A process that was killed leaves the file that it was writing beside a single file.
-        found = {name for name in names(home) if not _ASIDE.fullmatch(name)}
-        assert found == written.names
+        assert names(home) == written.names
         assert verb.read(home) == written.state
         files = contents(home)
         assert {n for n, content in written.contents.items() if files[n] != content} == set()

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from diffusion import DiffusionError
-from diffusion.storage import fingerprint, read_array, sha256_of
+from diffusion.storage import files, fingerprint, read_array, replacing, sha256_of
 
 
 def test_sha256_of_a_file(tmp_path):
@@ -51,3 +53,46 @@ def test_read_array_refuses_what_is_no_plain_array(tmp_path):
             read_array(tmp_path / f"{name}.npy")
         # numpy's advice is to load it all the same.
         assert "allow_pickle" not in str(caught.value)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_of_the_same_file(tmp_path):
+    code = """
+import os, signal, sys
+from diffusion.storage import replacing
+with replacing(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    target, other = tmp_path / "found.npz", tmp_path / "other.npz"
+    for file in (target, other):
+        subprocess.run([sys.executable, "-c", code, file], check=False)
+    (tmp_path / ".found.npz.notours.tmp").touch()
+    (tmp_path / ".found.npz.01234567.tmp").mkdir()
+    left = {path for path in tmp_path.iterdir() if path.is_file()}
+    assert len(left) == 3
+    with replacing(target) as file:
+        file.write(b"whole")
+        # Another writer of the same file, at work at the same time, keeps its own.
+        with replacing(target) as second:
+            second.write(b"first")
+    assert target.read_bytes() == b"whole"
+    kept = {path.name[:11] for path in tmp_path.iterdir()}
+    assert kept == {"found.npz", ".found.npz.", ".other.npz."}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_temporary_file_that_was_taken_for_abandoned_is_created_again(tmp_path, monkeypatch):
+    create, created = files.create, []
+
+    def disturbed(path):
+        created.append(create(path))
+        if len(created) == 1:
+            path.unlink()
+        return created[-1]
+
+    monkeypatch.setattr(files, "create", disturbed)
+    with replacing(tmp_path / "a") as file:
+        file.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert len(created) == 2
