@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from .rounds import FAILED, Round, add_to_report
 
+if TYPE_CHECKING:
+    from .stage import Stage
+
 _ROUND = pytest.StashKey[Round]()
-_SHARE = pytest.StashKey[float]()
+_SHARES = pytest.StashKey[dict[str, float]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,10 +40,19 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Divide the time among the campaigns; each worker of xdist runs its part of them."""
-    campaigns = sum(item.get_closest_marker("faults") is not None for item in session.items)
+    """Divide the time among the test functions, and that of each among its parameters."""
+    functions = {
+        item.nodeid: item.nodeid.partition("[")[0]
+        for item in session.items
+        if item.get_closest_marker("faults") is not None
+    }
+    sizes = Counter(functions.values())
+    # Each worker of xdist runs its part of them.
     workers = getattr(session.config, "workerinput", {"workercount": 1})["workercount"]
-    session.config.stash[_SHARE] = min(workers, campaigns) / max(1, campaigns)
+    session.config.stash[_SHARES] = {
+        item: min(1.0, workers / (len(sizes) * sizes[function]))
+        for item, function in functions.items()
+    }
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,13 +74,21 @@ def round(request: pytest.FixtureRequest) -> Iterator[Round]:
     config = request.config
     seconds = config.getoption("--faults-seconds", None)
     if seconds is not None:
-        seconds *= config.stash[_SHARE]
+        seconds *= config.stash[_SHARES][request.node.nodeid]
     made = Round(_seed(config), seconds, config.getoption("--faults-case", None))
     request.node.stash[_ROUND] = made
     yield made
     report = config.getoption("--faults-report", None)
     if report is not None:
         add_to_report(report, made.counts)
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Return the inputs of all verbs that write, and a server that runs them."""
+    from .stage import staged
+
+    yield from staged(tmp_path_factory.mktemp("stage"))
 
 
 def _seed(config: pytest.Config) -> int:

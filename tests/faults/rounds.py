@@ -74,11 +74,14 @@ def add_to_report(file: Path, counts: dict[str, Counter[str]]) -> None:
 
 
 def table(reports: list[Path]) -> str:
-    """Return the sums of several reports as a table in Markdown."""
+    """Return the sums of several reports as a table in Markdown.
+
+    Campaigns whose names have the same beginning, up to a colon, share a line.
+    """
     total: dict[str, Counter[str]] = {}
     for file in reports:
         for campaign, outcomes in json.loads(file.read_text()).items():
-            total.setdefault(campaign, Counter()).update(outcomes)
+            total.setdefault(campaign.partition(":")[0], Counter()).update(outcomes)
     lines = ["| campaign | cases | outcomes | failures |", "|---|---:|---|---:|"]
     for campaign, outcomes in sorted(total.items()):
         others = [name for name in sorted(outcomes) if name not in (TRIED, FAILED)]

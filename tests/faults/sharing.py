@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,16 +148,25 @@ def _random_calls(
         Q = X[rng.integers(len(X), size=rng.integers(1, 40))] + 0.1
         k = int(rng.integers(1, 60))
         first = _first_stage(Q, X, ranker.metric)
-        calls.append(lambda Q=Q, k=k: ranker.search(Q, k=k))  # type: ignore[misc]
-        calls.append(lambda first=first, k=k: ranker.rerank(*first, k))  # type: ignore[misc]
-        calls.append(
-            lambda first=first, k=k: ranker.rerank(  # type: ignore[misc]
-                *first, k, restrict_to_candidates=True
-            )
-        )
+        answers: list[Callable[[], Any]] = [
+            partial(ranker.search, Q, k=k),
+            partial(ranker.rerank, *first, k),
+            partial(ranker.rerank, *first, k, restrict_to_candidates=True),
+        ]
+        calls += [partial(_reported, ranker, answer) for answer in answers]
         if ranker.solver == "spectral":
-            calls.append(lambda Q=Q: (ranker.embed(Q),))  # type: ignore[misc]
+            calls.append(partial(_embedded, ranker, Q))
     return calls
+
+
+def _reported(ranker: Reranker, call: Callable[[], Any]) -> tuple[Any, ...]:
+    """Return an answer with the report of this thread on it."""
+    answer = call()
+    return *answer, ranker.report_.residual, ranker.report_.iterations
+
+
+def _embedded(ranker: Reranker, Q: Any) -> tuple[Any, ...]:
+    return (ranker.embed(Q),)
 
 
 def share_between_threads(home: Path, seed: int) -> dict[str, int]:

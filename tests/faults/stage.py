@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tests.support.folders import contents
 
 from .server import Server
-from .verbs import VERBS, Verb, check_whole, names
+from .verbs import Verb, check_whole, names
 
 
 class Written(NamedTuple):
@@ -104,6 +104,3 @@ def staged(path: Path) -> Iterator[Stage]:
         yield stage
     finally:
         stage.server.close()
-
-
-ALL = [*VERBS]

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from .stage import ALL, Stage, staged
 from .verbs import VERBS
 
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory) -> Iterator[Stage]:
-    yield from staged(tmp_path_factory.mktemp("kills"))
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*VERBS])
 def test_killed_at_any_moment_it_leaves_the_old_state_or_the_new_one(round, stage, name, tmp_path):
     verb, campaign = VERBS[name], f"kills: {name}"
     whole = stage.written(verb, 1)

@@ -34,9 +34,10 @@ def test_reports_are_added_up(tmp_path):
         round.count("mutations", "refused")
     for name in ("one.json", "two.json"):
         add_to_report(tmp_path / name, round.counts)
-    add_to_report(tmp_path / "two.json", {"kills": Counter(tried=5, failed=1)})
+    add_to_report(tmp_path / "two.json", {"kills": Counter(tried=2, failed=1)})
+    add_to_report(tmp_path / "two.json", {"kills: build": Counter({"tried": 3, "old state": 4})})
     assert table([tmp_path / "one.json", tmp_path / "two.json"]).splitlines()[2:] == [
-        "| kills | 5 |  | 1 |",
+        "| kills | 5 | 4 old state | 1 |",
         "| mutations | 2,400 | 2,400 refused | 0 |",
     ]
 

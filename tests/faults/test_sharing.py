@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-
-from .stage import Stage, staged
 
 pytestmark = pytest.mark.faults
 MEBIBYTE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory) -> Iterator[Stage]:
-    yield from staged(tmp_path_factory.mktemp("sharing"))
 
 
 def test_readers_see_one_version_or_the_other(round, stage, tmp_path):

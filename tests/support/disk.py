@@ -100,8 +100,9 @@ class Disk:
                     raise self._error(path, errno.ENOSPC)
                 return function()
             self.failed = now
-            kind, _, moment = (self.kind or "").partition(" ")
-            if moment == "after":
+            assert self.kind is not None
+            kind = self.kind.split()[0]
+            if self.kind.endswith(" after"):
                 with contextlib.suppress(OSError):
                     function()
             if kind == "SIGKILL":
