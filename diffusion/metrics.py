@@ -61,9 +61,15 @@ def hits_from_labels(
             f"ids: expected values in [-1, {len(gallery)}), the number of gallery_labels; got "
             f"[{ids.min()}, {ids.max()}]"
         )
-    hits = (gallery[ids] == queries[:, None]) & (ids >= 0)
-    names, counts = np.unique(gallery, return_counts=True)
-    where = np.minimum(np.searchsorted(names, queries), len(names) - 1)
+    try:
+        names, counts = np.unique(gallery, return_counts=True)
+        where = np.minimum(np.searchsorted(names, queries), len(names) - 1)
+        hits = (gallery[ids] == queries[:, None]) & (ids >= 0)
+    except TypeError as error:  # such as None, or dates and numbers
+        raise DiffusionError(
+            f"query_labels: expected labels that can be compared with gallery_labels, of "
+            f"{gallery.dtype}, got {queries.dtype} ({error})"
+        ) from None
     return hits, np.where(names[where] == queries, counts[where], 0)
 
 

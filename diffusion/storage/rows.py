@@ -153,9 +153,14 @@ class RowsCheckpoint:
         return create_array(file, dtype, shape)
 
     def _resumed(self, name: str, dtype: type, shape: tuple[int, int]) -> NDArray[Any]:
-        """Map an array for writing; raise unless its file is as it was created."""
+        """Map an array for writing; raise unless it is as a run may have left it."""
         with opened(self._path / f"{name}.npy", "r+b") as stream:
-            return map_array(stream, np.dtype(dtype).str, shape, "r+")
+            array = map_array(stream, np.dtype(dtype).str, shape, "r+")
+        # Compiled loops follow the ids. The smallest value is NaN if any is.
+        low = array.min()
+        if np.isnan(low) or (name == "ids" and not -1 <= low <= array.max() < self._n):
+            raise ValueError(f"{name}: values that no run writes")
+        return array
 
     def _write_progress(self) -> None:
         state = {"fingerprint": self._fingerprint, "rows": self.rows}

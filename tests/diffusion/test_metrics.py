@@ -124,6 +124,11 @@ def test_a_perfect_and_a_worst_ranking():
         (lambda: metrics.hits_from_lists([[3]], [["a"]]), "relevant: expected collections of ids"),
         (lambda: metrics.hits_from_lists([[3]], [[3]], [None]), "junk: expected collections of id"),
         (lambda: metrics.hits_from_labels([[0]], [[1], [2, 3]], [1]), "gallery_labels: expected a"),
+        (lambda: metrics.hits_from_labels([[0]], [1, None], [1]), "query_labels: expected labels"),
+        (
+            lambda: metrics.hits_from_labels([[0]], np.array([1], "M8[D]"), [1]),
+            "query_labels: expected labels",
+        ),
         (lambda: metrics.average_precision([[True], []], [1, 1]), "hits: expected an array"),
     ],
 )

@@ -123,6 +123,7 @@ def command(main: Callable[[list[str]], int], *arguments: object) -> str:
     err = io.TextIOWrapper(
         io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True
     )
+    before = _listed(_place)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status: Any = main([str(argument) for argument in arguments])
@@ -141,6 +142,9 @@ def command(main: Callable[[list[str]], int], *arguments: object) -> str:
     if status == 2:
         if not re.match(r"(diffusion|features): error: .", last):
             raise MisbehavedError("exit status 2 without a line of error: " + last[:200])
+        left = [name for name in _listed(_place) - before if not _RESUMABLE.match(name)]
+        if left:
+            raise MisbehavedError(f"left behind: {sorted(left)[0]}")
         raise DiffusionError(last)
     if status:
         raise MisbehavedError(f"exit status {status}: {last[:200]}")
@@ -387,8 +391,8 @@ def _read_image(name: str, place: Path, shared: Path) -> Any:
         read_size(path)
         read_image(path, (24, 24), (0.1, 0.1, 0.8, 0.9))
         read_image(path)
-    good = shared / "photos" / "class0" / "0.png"
-    shutil.copy(good, place / "photos" / "good.png")
+    (place / "photos").mkdir(exist_ok=True)
+    shutil.copy(shared / "photos" / "class0" / "0.png", place / "photos" / "good.png")
     out = ["extract", place / "photos", place / "out", *network(shared)]
     return photos(*out, "--size", 48, "-q")
 
@@ -410,8 +414,8 @@ def _build_names(folder: Path, shared: Path) -> None:
 def _read_names(place: Path, shared: Path) -> Any:
     photos("extract", place / "photos", place / "out", *network(shared), "--size", 48, "-q")
     photos("index", place / "out", place / "index", "-q")
-    query = next(path for path in sorted((place / "photos").rglob("*.png")) if path.is_file())
-    return photos("search", place / "index", query, "-q")
+    files = [path for path in sorted((place / "photos").rglob("*")) if path.is_file()]
+    return photos("search", place / "index", files[0], "-q")
 
 
 # --- folders that the library writes --------------------------------------------------------------
@@ -623,14 +627,7 @@ def perform(case: Case) -> Outcome:
             files |= {inside + n: content for n, content in resigned(part).items()}
     shutil.rmtree(_place, ignore_errors=True)
     write_folder(_place, files)
-    before = _listed(_place)
-    try:
-        TARGETS[case.target].act(_place, _shared)
-    except DiffusionError:
-        left = [name for name in _listed(_place) - before if not _RESUMABLE.match(name)]
-        if left:
-            raise MisbehavedError(f"left behind: {sorted(left)[0]}") from None
-        raise
+    TARGETS[case.target].act(_place, _shared)
     return Outcome(FINE)
 
 

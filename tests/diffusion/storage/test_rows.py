@@ -35,6 +35,25 @@ def edit(part, **changes):
     write_manifest(part, CHECKPOINT, {k: state[k] for k in ("fingerprint", "rows")} | changes, {})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("ids", 10), ("ids", -2), ("ids", 2**31 - 1), ("scores", np.nan)]
+)
+def test_values_that_no_run_writes_are_computed_again(part, name, value):
+    """The loops that follow the ids would leave their arrays."""
+    array = np.load(part / f"{name}.npy", mmap_mode="r+")
+    array[7, 2] = value
+    array.flush()
+    assert lists(part).rows == 0
+
+
+def test_padding_is_kept(part):
+    for name, value in {"ids": -1, "scores": -np.inf}.items():
+        array = np.load(part / f"{name}.npy", mmap_mode="r+")
+        array[7, 2] = value
+        array.flush()
+    assert lists(part).rows == 10
+
+
 def in_thread(function):
     """Call in another thread; return what it returned or raised."""
     got = []
