@@ -18,11 +18,11 @@ All of them raise `DiffusionError`s that name the path.
 
 Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
 
-Single files: `replacing(path)`, `errors_named(path)`, which makes `DiffusionError`s of the errors
-of the file system while one is written, `read_array(path)`, `read_archive(stream)`,
-`sha256_of(path)`, `fingerprint(value)`, `as_path(path, name)`, and `DAMAGED`, what numpy raises on
-damaged files. Result lists and TREC files are in `runs`; what the arrays of a state must contain is
-declared and checked with `contents`.
+Single files: `opened(path)`, `replacing(path)`, `errors_named(path)`, which makes
+`DiffusionError`s of the errors of the file system while one is written, `read_array(path)`,
+`read_archive(stream)`, `sha256_of(path)`, `fingerprint(value)`, `as_path(path, name)`, and
+`DAMAGED`, what numpy raises on damaged files. Result lists and TREC files are in `runs`; what the
+arrays of a state must contain is declared and checked with `contents`.
 """
 
 from .directory import (
@@ -44,6 +44,7 @@ from .files import (
     as_path,
     errors_named,
     fingerprint,
+    opened,
     read_archive,
     read_array,
     replacing,
@@ -65,6 +66,7 @@ __all__ = [
     "errors_named",
     "fingerprint",
     "load",
+    "opened",
     "peek_manifest",
     "read_archive",
     "read_array",

@@ -227,17 +227,26 @@ def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[An
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], mode: str = "rb") -> Iterator[io.BufferedReader]:
-    """Open a file of a directory of our own, for reading ("rb") or for writing too ("r+b").
+def opened(
+    path: str | os.PathLike[str], mode: str = "rb", *, links: bool = False
+) -> Iterator[io.BufferedReader]:
+    """Open a file for reading ("rb") or for writing too ("r+b"), and only a regular file.
+
+    Parameters
+    ----------
+    path : path-like
+    mode : {"rb", "r+b"}
+    links : bool, default False
+        Follow a link, as for a file that a user names. In a directory of our own a link is damage.
 
     Raises
     ------
     OSError
-        If it is not a regular file: a link, a directory, a pipe (which is not waited for) or a
-        device in its place is damage.
+        If it is something else, such as a directory, a pipe (which is not waited for) or a device.
     """
     access = os.O_RDONLY if mode == "rb" else os.O_RDWR
-    descriptor = os.open(path, access | _NOT_A_LINK | _NOT_WAITING | _BINARY)
+    follow = 0 if links else _NOT_A_LINK
+    descriptor = os.open(path, access | follow | _NOT_WAITING | _BINARY)
     with cast(io.BufferedReader, open(descriptor, mode)) as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -382,7 +391,8 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file cannot be read or is not an .npy file; the message names it.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with opened(path, links=True):  # np.load would wait for a pipe
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("this is an archive of arrays")
         return array
@@ -404,7 +414,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         If the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path, links=True) as file:
             return digest_of(file)
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None

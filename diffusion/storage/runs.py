@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .files import DAMAGED, errors_named, read_archive, replacing
+from .files import DAMAGED, errors_named, opened, read_archive, replacing
 
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -21,6 +21,9 @@ _PADDING, _LITTLE = 100, 1 << 24
 
 # The last column of TREC runs.
 TAG = "diffusion-rerank"
+
+# Characters of a line of a text file that are read; a device may never end one.
+_LONGEST = 1 << 16
 
 
 def read_results(path: str | os.PathLike[str]) -> Lists:
@@ -41,7 +44,7 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
     if Path(path).suffix != ".npz":
         return _read_run(path)
     try:
-        with open(path, "rb") as stream:
+        with opened(path, links=True) as stream:
             scores, ids = read_archive(stream, ("scores", "ids")).values()
         if ids.ndim != 2 or scores.shape != ids.shape:
             raise ValueError(f"of one shape (nq, k), got {scores.shape} and {ids.shape}")
@@ -76,7 +79,9 @@ def _fields(path: str | os.PathLike[str], count: int) -> Any:
     """Yield the number and the fields of each line; a line has `count` fields, or is empty."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST), ""), 1):
+                if len(line) == _LONGEST:
+                    raise DiffusionError(f"{path}: line {number}: expected {count} fields")
                 fields = line.split()
                 if fields and len(fields) != count:
                     raise DiffusionError(

@@ -18,7 +18,7 @@ from scipy import linalg
 
 from diffusion.baselines.expansion import normalize
 from diffusion.errors import DiffusionError
-from diffusion.storage import DAMAGED, as_path, errors_named, read_archive, replacing
+from diffusion.storage import DAMAGED, as_path, errors_named, opened, read_archive, replacing
 from diffusion.validation import as_vectors, check_integer, check_real
 
 # Directions with less than this share of the largest variance are rounding errors.
@@ -107,7 +107,7 @@ def load_whitening(path: str | os.PathLike[str]) -> Whitening:
         If the file cannot be read or does not hold a whitening.
     """
     try:
-        with open(as_path(path), "rb") as stream:
+        with opened(as_path(path), links=True) as stream:
             mean, projection = read_archive(stream, ("mean", "projection")).values()
         if mean.dtype.kind != "f" or projection.dtype.kind != "f":
             raise ValueError(f"{mean.dtype} and {projection.dtype}")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import DiffusionError
+from diffusion.storage import opened
 
 from .plain_pickle import BROKEN, Inert, Reader, as_dict, reason, whole_numbers
 
@@ -50,7 +51,7 @@ def read_checkpoint(path: Path) -> Any:
         If the file cannot be read, is damaged, or holds anything else.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path, links=True) as file:
             archive = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             return _read_archive(file) if archive else _read_stream(file)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusion.errors import DiffusionError
-from diffusion.storage import as_path, errors_named, replacing
+from diffusion.storage import as_path, errors_named, opened, replacing
 
 from .torch_files import read_checkpoint
 
@@ -83,7 +83,7 @@ def _is_plain(value: Any) -> bool:
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         # Opened by Python first, whose errors describe the problem better.
-        with open(path, "rb"), safe_open(path, framework="pt") as file:
+        with opened(path, links=True), safe_open(path, framework="pt") as file:
             # Copies, since the library's tensors are mapped from the file and change with it.
             names = file.keys()
             return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}

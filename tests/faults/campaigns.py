@@ -128,7 +128,8 @@ def as_json(files: dict[str, Files], case: Case) -> str:
 
 
 def from_line(files: dict[str, Files], line: str) -> Case:
-    """Return the case that `as_json` described."""
+    """Return the case that `as_json` described; `about` in it is for its readers."""
     fields = json.loads(line)
+    fields.pop("about", None)
     delta = from_json(files[fields["target"]], fields.pop("changes"))
     return Case(**fields, delta=delta)

@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -588,18 +588,18 @@ TARGETS: dict[str, Target] = {
 _RESUMABLE = re.compile(r"(out|index\.partial|checkpoint)(/|$)")
 
 
-def build(folder: Path) -> None:
-    """Write the files of every target, and what they share."""
+def build(folder: Path, names: Collection[str] = tuple(TARGETS)) -> None:
+    """Write the files of targets, and what they share."""
     with known_trunks():
         build_shared(folder / SHARED)
-        for name, target in TARGETS.items():
+        for name in names:
             (folder / name).mkdir()
-            target.build(folder / name, folder / SHARED)
+            TARGETS[name].build(folder / name, folder / SHARED)
 
 
 def originals(folder: Path) -> dict[str, Files]:
     """Return the files of every target by its name."""
-    return {name: read_folder(folder / name) for name in TARGETS}
+    return {name: read_folder(folder / name) for name in TARGETS if (folder / name).exists()}
 
 
 _originals: dict[str, Files] = {}
