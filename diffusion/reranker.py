@@ -224,6 +224,7 @@ class Reranker(Reporting, Parameters):
         ------
         DiffusionError
             If a parameter or X is not as described; the message names the argument and the row.
+            If the checkpoint cannot be written.
         """
         components = self._components()
         if checkpoint is not None:

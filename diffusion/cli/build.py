@@ -41,13 +41,12 @@ def _build(options: argparse.Namespace) -> None:
         )
     storage.check_target(index, INDEX)
     if lists[0] is None:
-        with named(X=vectors), storage.errors_named(index):
+        with named(X=vectors):
             # The checkpoint stands beside the index, so that a killed build can be resumed.
             ranker.fit(read_array(vectors), checkpoint=f"{index.rstrip(os.sep)}.partial")
     else:
         X = None if vectors is None else read_array(vectors)
         with named(X=vectors, scores=lists[0], ids=lists[1]):
             ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X)
-    with storage.errors_named(index):
-        ranker.save(index)
+    ranker.save(index)
     report(f"{index}: {ranker.graph_}")

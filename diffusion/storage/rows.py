@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .directory import (
     remove_leftovers,
     write_manifest,
 )
-from .files import DAMAGED, as_path, create_array, fingerprint, map_array, opened
+from .files import DAMAGED, as_path, create_array, errors_named, fingerprint, map_array, opened
 from .lock import lock_directory, unlock
 
 # Seconds of work that a kill may cost.
@@ -70,23 +71,24 @@ class RowsCheckpoint:
         self._n = len(inputs[0])
         self.rows = 0
         self.arrays: dict[str, NDArray[Any]] = {}
-        try:
-            lock = _lock(self._path)
-        except BlockingIOError:
-            raise DiffusionError(
-                f"checkpoint: {self._path} is in use by another process or thread"
-            ) from None
-        except FileExistsError:
-            raise DiffusionError(
-                f"checkpoint: {self._path}: expected a directory, this is a file"
-            ) from None
-        self._release = weakref.finalize(self, unlock, lock)
-        try:
-            self._open(inputs, settings, layout)
-        except BaseException:
-            self.close()
-            raise
-        _held[_key(self._path)] = self
+        with _errors_named(self._path):
+            try:
+                lock = _lock(self._path)
+            except BlockingIOError:
+                raise DiffusionError(
+                    f"checkpoint: {self._path} is in use by another process or thread"
+                ) from None
+            except FileExistsError:
+                raise DiffusionError(
+                    f"checkpoint: {self._path}: expected a directory, this is a file"
+                ) from None
+            self._release = weakref.finalize(self, unlock, lock)
+            try:
+                self._open(inputs, settings, layout)
+            except BaseException:
+                self.close()
+                raise
+            _held[_key(self._path)] = self
 
     def _open(
         self,
@@ -140,10 +142,11 @@ class RowsCheckpoint:
         """
         self.rows = rows
         if rows == self._n or time.monotonic() - self._saved > _INTERVAL:
-            # First the rows, then the record that they are complete.
-            for array in self.arrays.values():
-                array.flush()  # type: ignore[attr-defined]
-            self._write_progress()
+            with _errors_named(self._path):
+                # First the rows, then the record that they are complete.
+                for array in self.arrays.values():
+                    array.flush()  # type: ignore[attr-defined]
+                self._write_progress()
             self._saved = time.monotonic()
 
     def _create(self, name: str, dtype: type, shape: tuple[int, int]) -> NDArray[Any]:
@@ -187,14 +190,20 @@ def discard(path: str | os.PathLike[str]) -> None:
     path = as_path(path, "checkpoint")
     if not path.is_dir():
         return
-    try:
-        lock = _lock(path)
-    except BlockingIOError:
-        return
-    try:
-        remove(path, CHECKPOINT)
-    finally:
-        unlock(lock)
+    with _errors_named(path):
+        try:
+            lock = _lock(path)
+        except BlockingIOError:
+            return
+        try:
+            remove(path, CHECKPOINT)
+        finally:
+            unlock(lock)
+
+
+def _errors_named(path: Path) -> AbstractContextManager[None]:
+    """Let errors of the file system name the argument and the directory."""
+    return errors_named(f"checkpoint: {path}")
 
 
 def _key(path: Path) -> tuple[int, int, int]:

@@ -61,9 +61,8 @@ def build_index(
     names, ends = pack_strings(descriptors.files)
     extra: dict[str, NDArray[Any]] = {_NAMES: names, _ENDS: ends}
     extra |= whitening_arrays(descriptors.whitening())
-    with storage.errors_named(index):
-        ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")
-        save_state(index, ranker.state().with_part(_CONTENT, content, extra))
+    ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")
+    save_state(index, ranker.state().with_part(_CONTENT, content, extra))
     return ranker
 
 
