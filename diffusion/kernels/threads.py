@@ -62,16 +62,38 @@ def _compiled(function: Any, **options: Any) -> Any:
         files = stored._cache_file
         base = f"{files._index_name.removesuffix('.nbi')}.{_version()}"
         stored._cache_file = type(files)(files._cache_path, base, _version())
-    load = stored.load_overload
+    _make_forgiving(stored)
+    return dispatcher
 
-    def load_overload(*arguments: Any) -> Any:
-        found = load(*arguments)
+
+def _make_forgiving(stored: Any) -> None:
+    """Let the cache of a function announce compilation, and compile anew what it cannot read.
+
+    numba does not make its files durable: a power cut leaves empty ones, which raise whatever
+    pickle raises. Two processes that compile one function for different types at the same time may
+    store both under one name. A full disk must not be the end of a search either.
+    """
+    load, save = stored.load_overload, stored.save_overload
+
+    def load_overload(types: Any, context: Any) -> Any:
+        try:
+            found = load(types, context)
+            damaged = found is not None and tuple(found.signature.args) != tuple(types)
+        except Exception:
+            damaged = True
+        if damaged:
+            found = None
+            with contextlib.suppress(OSError):
+                stored.flush()
         if found is None:
             _announce(getattr(stored, "cache_path", None))
         return found
 
-    stored.load_overload = load_overload
-    return dispatcher
+    def save_overload(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    stored.load_overload, stored.save_overload = load_overload, save_overload
 
 
 _announced = threading.Event()

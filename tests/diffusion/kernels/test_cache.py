@@ -75,6 +75,43 @@ def test_a_change_of_a_loop_that_others_call_is_compiled(copied):
     assert "compiling loops" in said
 
 
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+def test_what_a_power_cut_left_is_compiled_again(copied, ending):
+    first, _ = answer(copied)
+    found = list((copied / "cache").rglob(f"*{ending}"))
+    assert len(found) >= 2
+    for number, file in enumerate(found):
+        content = file.read_bytes()
+        file.write_bytes(content[:50] if number % 2 else b"")
+    assert answer(copied)[0] == first
+    assert answer(copied) == (first, "")
+
+
+def test_code_for_other_types_is_compiled_again(copied):
+    floats = ANSWER.replace("[3, 1, 2]", "[-3.5, -1.5, -2.5]")
+    both = [answer(copied)[0], answer(copied, floats)[0]]
+    # As two processes leave it that number their files at the same time.
+    one, other = sorted((copied / "cache").rglob("*sort_ascending*.nbc"))
+    os.rename(one, copied / "other")
+    os.rename(other, one)
+    os.rename(copied / "other", other)
+    assert [answer(copied)[0], answer(copied, floats)[0]] == both
+
+
+def test_where_the_result_cannot_be_kept_it_is_used(copied):
+    # numba writes its files with `open`, and numba alone opens files for writing here.
+    code = """
+import builtins, errno
+def full(file, mode="r", *arguments, **options):
+    if "w" in mode:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return opened(file, mode, *arguments, **options)
+opened, builtins.open = builtins.open, full
+"""
+    assert answer(copied, code + ANSWER)[0] == "[1, 2, 3] 16"
+    assert not list((copied / "cache").rglob("*.nb?"))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="directories are made unwritable by their mode")
 def test_without_a_writable_directory_the_message_says_so(copied):
     # In place of a read-only file system, which root could write to: no locator finds a directory.
