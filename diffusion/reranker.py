@@ -520,7 +520,7 @@ class Reranker(Reporting, Parameters):
         Raises
         ------
         DiffusionError
-            If `path` is anything else.
+            If `path` is anything else, or cannot be written.
         """
         save_state(path, self.state())
 

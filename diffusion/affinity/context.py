@@ -162,11 +162,11 @@ class Context(Affinity):
         state, n = self._checked, len(self._checked["ids"])
         own = np.ascontiguousarray(ids[:, : self.depth], np.int32)
         scores = np.ascontiguousarray(scores[:, : self.depth])
+        self._contents.check_rows(np.unique(own[own >= 0]))
         # An item without a list, such as a zero vector, has no neighbourhood to compare with.
         alone = (own >= 0) & (state["ids"][own, 0] < 0)
         if alone.any():
             scores, own = padding_last(scores, np.where(alone, np.int32(-1), own))
-        self._contents.check_rows(np.unique(own[own >= 0]))
         mutual = np.empty(own.shape, np.uint8)
         loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
         encodings = self._encode(np.full(len(own), -1, np.int32), Lists(own, mutual))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+# Seconds after which a child has no end; the longest takes a few.
+HANGS = 300
 
 
 class Server:
@@ -140,16 +144,20 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         os.close(readable)
         _child(request, writable)
     os.close(writable)
+    hangs = False
     if request["after"] is not None:
         time.sleep(request["after"])
         os.kill(child, signal.SIGKILL)
+    elif not select.select([readable], [], [], HANGS)[0]:
+        hangs = True
+        os.killpg(child, signal.SIGKILL)
     with open(readable) as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     answer = json.loads(text) if text and not killed else {}
-    if not killed and status:
-        answer["error"] = f"status {status}"
+    if hangs or (status and not killed):
+        answer["error"] = f"no end within {HANGS} seconds" if hangs else f"status {status}"
     return {"killed": killed, "seconds": time.monotonic() - start, **answer}
 
 

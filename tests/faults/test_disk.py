@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from diffusion import DiffusionError
 from tests.support.disk import CRASHES, DELETING, READING, Crash, Disk, operations
 
+from .server import HANGS
 from .verbs import VERBS, VerbFailedError, prompt_records, register_network
 
 pytestmark = pytest.mark.faults
@@ -34,11 +36,14 @@ def settings() -> Iterator[None]:
 
 def run_on(disk, verb, inputs, home):
     """Run a verb on a disk; return what it raised."""
-    with disk():
-        try:
+    faulthandler.dump_traceback_later(HANGS, exit=True)
+    try:
+        with disk():
             verb.run(inputs, home, 1)
-        except (Crash, DiffusionError, OSError, VerbFailedError) as error:
-            return error
+    except (Crash, DiffusionError, OSError, VerbFailedError) as error:
+        return error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return None
 
 
@@ -70,7 +75,7 @@ def test_a_fault_anywhere_leaves_the_old_state_or_the_new_one(round, stage, name
         faults += [(over, *fault) for fault in operations(disk.log)]
     # All of them in random order.
     order = np.random.default_rng(round.seed).permutation(len(faults))
-    for _ in round.cases(campaign, default=25, most=len(faults)):
+    for _ in round.cases(campaign, default=15, most=len(faults)):
         over, kind, operation = faults[order[round.case]]
         home = stage.fresh(verb, tmp_path / "home", over=over)
         before = verb.read(home)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.faults
 def test_killed_at_any_moment_it_leaves_the_old_state_or_the_new_one(round, stage, name, tmp_path):
     verb, campaign = VERBS[name], f"kills: {name}"
     whole = stage.written(verb, 1)
-    for rng in round.cases(campaign, default=3):
+    for rng in round.cases(campaign, default=2):
         over = bool(rng.integers(2))
         home = stage.fresh(verb, tmp_path / "home", over=over)
         before = verb.read(home)

@@ -23,7 +23,7 @@ def test_where_files_may_not_grow(round, stage, name, tmp_path):
     verb, campaign = VERBS[name], f"size limit: {name}"
     whole = stage.written(verb, 1)
     largest = max(map(len, whole.contents.values()))
-    for rng in round.cases(campaign, default=5):
+    for rng in round.cases(campaign, default=3):
         home = stage.fresh(verb, tmp_path / "home", over=bool(rng.integers(2)))
         before = verb.read(home)
         size = int(2 ** rng.uniform(0, 1 + largest.bit_length()))
@@ -63,7 +63,7 @@ def test_on_a_small_disk(round, stage, name, small_disk):
     whole = stage.written(verb, 1)
     nothing = (None,) * len(whole.state)
     needed = sum(map(len, whole.contents.values())) // 1024 + 4 * len(whole.names)
-    for rng in round.cases(campaign, default=2):
+    for rng in round.cases(campaign, default=1):
         disk = small_disk(int(rng.integers(4, 2 * needed + 8)) // 4 * 4)
         home = disk / "home"
         home.mkdir()

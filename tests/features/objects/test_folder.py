@@ -556,10 +556,10 @@ def test_an_index_is_built_of_it_and_searched_by_photo(there, capsys):
 
 
 def test_a_page_that_cannot_be_written_is_one_line(there, monkeypatch, capsys):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device", ".p.html.tmp")
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("features.objects.page.write_page", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert cli.main(["locate", "out", "photos/00.png", "--page", "p.html"]) == 2
     said = capsys.readouterr().err
     assert said == "features: error: p.html: cannot be written (No space left on device)\n"
