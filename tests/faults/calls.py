@@ -801,7 +801,7 @@ def perform(case: Case) -> Outcome:
     except Exception as error:
         steps = " ".join(" ".join(getattr(error, "__notes__", ())).split())
         return Outcome("broken", f"{type(error).__name__}: {error}"[:300] + " | " + steps[:3000])
-    return Outcome(FINE, str(calls))
+    return Outcome(FINE, calls=calls)
 
 
 def allowed(case: Case, outcome: Outcome) -> bool:
