@@ -372,10 +372,10 @@ def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
         thread.start()
     for thread in asked:
         thread.join()
-    assert len(checks) == len(set(checks)) == 4  # graph, affinity, solver, vectors
+    assert len(checks) == len(set(checks)) == 5  # graph, its edges, affinity, solver, vectors
     for _ in range(2):
         ranker.diagnose()
-    assert len(checks) == len(set(checks)) == 5  # the rows of the affinity
+    assert len(checks) == len(set(checks)) == 6  # the rows of the affinity
 
 
 def test_a_loaded_index_can_be_copied_and_pickled(saved, index):
