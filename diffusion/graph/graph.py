@@ -24,10 +24,8 @@ from ..kernels.graph import (
     normalized_rows,
 )
 from ..kernels.lists import Rows
+from ..kernels.matrix import LARGEST_WEIGHT
 from ..storage.contents import COMPUTED, Array, Between, Contents, InverseOf, Layout, Offsets
-
-# The largest entry of W is 1, up to rounding.
-_LARGEST_WEIGHT = 1 + 1e-3
 
 
 def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
@@ -35,8 +33,8 @@ def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
     ids, values = Between(0, n - 1), Between(0, float(np.finfo(np.float64).max))
     return {
         "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
-        "indices": Array(np.int32, (2 * n_edges,), ids),
-        "weights": Array(np.float32, (2 * n_edges,), Between(0, _LARGEST_WEIGHT)),
+        "indices": Array(np.int32, (2 * n_edges,), ids, by_rows=True),
+        "weights": Array(np.float32, (2 * n_edges,), Between(0, LARGEST_WEIGHT), by_rows=True),
         "order": Array(np.int32, (n,), ids),
         "position": Array(np.int32, (n,), InverseOf("order")),
         "degrees": Array(np.float64, (n,), values),
@@ -153,6 +151,17 @@ class Graph:
             n_isolated=int(np.count_nonzero(counts == 0)),
         )
 
+    def check(self) -> None:
+        """Check the arrays of a graph that was read from a file, its edges included.
+
+        Raises
+        ------
+        DiffusionError
+            If they are not what they must be.
+        """
+        self.contents.check()
+        self.contents.check(by_rows=True)
+
     @property
     def n_nodes(self) -> int:
         """Number of nodes."""
@@ -166,13 +175,13 @@ class Graph:
     @property
     def component_sizes(self) -> NDArray[np.int64]:
         """Number of nodes of each component, in descending order, shape (n_components,)."""
-        self.contents.check()
+        self.check()
         return np.bincount(self.components, minlength=self.n_components)
 
     @cached_property
     def W(self) -> sparse.csr_array:  # noqa: N802
         """The normalised adjacency (n, n) in the user's order, CSR, float32; built on first use."""
-        self.contents.check()
+        self.check()
         n = self.n_nodes
         stored = sparse.csr_array((self.weights, self.indices, self.indptr), shape=(n, n))
         own = stored[self.position][:, self.position]

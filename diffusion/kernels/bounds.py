@@ -48,7 +48,7 @@ def shield(
         met = sweep(T, R, state.rows, alpha, omega, T.chi, right)
         work += edges
     work += edges
-    return State(state.touched, state.rows, state.inside, state.beside, work, state.sweeps, False)
+    return State(state.touched, state.rows, state.inside, state.beside, work, state.sweeps, 0)
 
 
 @contracting

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
-from .support import LocalGraph, State, Workspace, grow, relax, touch
+from .support import FULL, LocalGraph, State, Workspace, grow, relax, touch
 from .threads import contracting
 
 # A support that is too small affects the ranking more than too few sweeps. The residual outside the
@@ -47,20 +47,21 @@ def solve(
 ) -> Answer:
     """Solve (I - α W) x = b for one sparse b, with b[places] = values in storage order.
 
-    `work.number` is -1 everywhere before and after the call. If `state.full` is true in the
-    result, the workspace is too small; the caller then calls again with a larger one.
+    `work.number` is -1 everywhere before and after the call. If `state.halt` is FULL
+    in the result, the workspace is too small, and the caller calls again with a larger one; if it
+    is DAMAGED, an edge is not one of W.
     """
     alpha = settings.alpha
     omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
     state = _begin(graph, work, places, values)
     scale = state.beside
-    if not state.full:
+    if state.halt == 0:
         state = _to_tolerance(graph, settings, omega, work, state, settings.tol * scale)
     B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
     certified = False
-    if not state.full and settings.certify > 0:
+    if state.halt == 0 and settings.certify > 0:
         state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
-    elif not state.full:
+    elif state.halt == 0:
         B = bounds(work.touched, work.rows, state, alpha)
     T = work.touched
     squares = 0.0
@@ -75,7 +76,7 @@ def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> Stat
     """Touch the nodes of b, with an empty support."""
     number, T, R = work
     if places.shape[0] > T.node.shape[0]:
-        return State(0, 0, 0.0, 0.0, 0, 0, True)
+        return State(0, 0, 0.0, 0.0, 0, 0, FULL)
     scale = 0.0
     touched = 0
     for a in range(places.shape[0]):
@@ -86,7 +87,7 @@ def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> Stat
             scale = max(scale, abs(values[a]) / graph.roots[place])
             touched += 1
     R.start[0] = 0
-    return State(touched, 0, 0.0, scale, 0, 0, False)
+    return State(touched, 0, 0.0, scale, 0, 0, 0)
 
 
 @contracting
@@ -105,7 +106,7 @@ def _to_tolerance(
     while state.beside > beside or state.inside > goal:
         before = state.work
         state = grow(graph, work, state, alpha, omega, beside, n, max_work)
-        if state.full:
+        if state.halt != 0:
             break
         state = relax(T, R, state, alpha, omega, goal, max_work)
         if state.work == before or state.work + 2 * R.start[state.rows] > max_work:
@@ -156,6 +157,6 @@ def _to_certificate(
         rows = state.rows
         max_rows = int(factor * rows) + 16
         state = grow(graph, work, state, alpha, omega, 0.0, max_rows, max_work)
-        if state.full or state.rows == rows:
+        if state.halt != 0 or state.rows == rows:
             break
     return state, B, certified

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# The largest entry of W is 1, up to rounding.
+LARGEST_WEIGHT = 1 + 1e-3
+
 
 class Matrix(NamedTuple):
     """A sparse square matrix in CSR form."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .matrix import Matrix
+from .matrix import LARGEST_WEIGHT, Matrix
 from .threads import contracting
 
 # A round of growth adds the nodes whose scaled residual exceeds this fraction of the largest one.
@@ -22,6 +22,10 @@ _SHARE = 0.1
 # A row is added only if the remaining work allows this many products with the support: sweeps,
 # and the computation of the residual.
 _RESERVE = 3
+
+
+# Why a solve has halted: the workspace has no room for the next row, or the row is not one of W.
+FULL, DAMAGED = 1, 2
 
 
 class LocalGraph(NamedTuple):
@@ -71,7 +75,7 @@ class State(NamedTuple):
     beside: float  # largest |r_i| / √d_i at the neighbours of the support
     work: int
     sweeps: int
-    full: bool  # the workspace has no room for the next row of the support
+    halt: int  # 0, FULL or DAMAGED
 
 
 def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Workspace:
@@ -116,8 +120,8 @@ def _take_in(
     """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
     indptr, indices, weights = graph.matrix
     number, T, R = work
-    touched, rows = state.touched, state.rows
-    full = False
+    touched, rows, n = state.touched, state.rows, number.shape[0]
+    halt = 0
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
@@ -127,12 +131,16 @@ def _take_in(
         if state.work + _RESERVE * (e + size) > max_work:
             break
         if touched + size > T.node.shape[0] or e + size > R.columns.shape[0]:
-            full = True
+            halt = FULL
             break
         T.row[t] = rows
         R.own[rows] = t
         for a in range(begin, end):
             place = indices[a]
+            # Edges are checked here instead of all at once, since a solve reads so few of them.
+            if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
+                halt = DAMAGED
+                break
             j = number[place]
             if j < 0:
                 j = touched
@@ -142,9 +150,11 @@ def _take_in(
             R.columns[e] = j
             R.weights[e] = weights[a]
             e += 1
+        if halt != 0:
+            break
         rows += 1
         R.start[rows] = e
-    return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, full)
+    return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, halt)
 
 
 @contracting
@@ -189,7 +199,7 @@ def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: An
         else:
             beside = max(beside, scaled)
     work = state.work + R.start[state.rows]
-    return State(state.touched, state.rows, inside, beside, work, state.sweeps, False)
+    return State(state.touched, state.rows, inside, beside, work, state.sweeps, 0)
 
 
 @contracting
@@ -205,7 +215,7 @@ def relax(
             met = sweep(T, R, state.rows, alpha, omega, T.x, T.right)
             work += edges
             sweeps += 1
-        swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps, False)
+        swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps, 0)
         state = _residual(T, R, swept, alpha, T.x, T.right)
         work = state.work
         if state.inside <= goal:
@@ -226,7 +236,7 @@ def grow(
 ) -> State:
     """Add nodes in rounds, each with a sweep, until the residual outside is at most `goal`.
 
-    It ends early if the workspace is full.
+    It ends early if it has to halt.
     """
     _, T, R = work
     while state.beside > goal and state.rows < max_rows:
@@ -234,11 +244,11 @@ def grow(
         # Half the goal: with the goal itself, the last nodes would be added one by one.
         threshold = max(_SHARE * state.beside, 0.5 * goal)
         state = _take_in(graph, work, state, threshold, max_rows, max_work)
-        if state.full or state.rows == before:
+        if state.halt != 0 or state.rows == before:
             break
         # Relaxed less than later, as the support is still incomplete.
         sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
         spent = state.work + R.start[state.rows]
-        swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1, False)
+        swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1, 0)
         state = _residual(T, R, swept, alpha, T.x, T.right)
     return state

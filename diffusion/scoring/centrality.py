@@ -96,7 +96,7 @@ def katz(
     n = graph.n_nodes
     chosen = None if nodes is None else _as_nodes(nodes, n)
     w = _as_weights(weights, n if chosen is None else len(chosen))
-    graph.contents.check()
+    graph.check()
     if chosen is None:
         solution = solver.prepare(graph, transfer).solve(w)
         return Centrality(np.asarray(solution.x)[0], solution.report)
@@ -136,7 +136,7 @@ def degree(graph: Graph, *, nodes: ArrayLike | None = None) -> NDArray[np.float6
     DiffusionError
         If `nodes` is not as described.
     """
-    graph.contents.check()
+    graph.check()
     if nodes is None:
         return graph.degrees.copy()
     return graph.degrees[_as_nodes(nodes, graph.n_nodes)]

@@ -152,7 +152,7 @@ class Solver(ABC):
         ConvergenceWarning
             If the offline work does not reach its tolerance.
         """
-        graph.contents.check()
+        graph.check()
         self._take(graph, transfer)
         self._arrays, self._contents = self._precompute(progress, checkpoint), COMPUTED
         self._attach()
@@ -246,7 +246,7 @@ class Solver(ABC):
         DiffusionError
             If they are not what they must be.
         """
-        self._graph.contents.check()
+        self._graph.check()
         self._contents.check()
 
     def _layout(self, arrays: Arrays) -> Layout:

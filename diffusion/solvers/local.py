@@ -13,7 +13,7 @@ from scipy import sparse
 from ..kernels import local as kernels
 from ..kernels import threads
 from ..kernels.matrix import read_only
-from ..kernels.support import LocalGraph, Workspace, empty_workspace
+from ..kernels.support import DAMAGED, FULL, LocalGraph, Workspace, empty_workspace
 from ..storage.contents import Array, Arrays, Between, Layout
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
@@ -151,6 +151,11 @@ class Local(Solver):
             "roots": Array(np.float32, (self._graph.n_nodes,), Between(least, "largest")),
         }
 
+    def check(self) -> None:
+        """Check the arrays, except the edges of the graph: a solve checks those that it reads."""
+        self._graph.contents.check()
+        self._contents.check()
+
     def _attach(self) -> None:
         self._idle: list[Workspace] = []  # list.append and pop are atomic
 
@@ -193,11 +198,14 @@ class Local(Solver):
         certify = min(self.certify, self._graph.n_nodes)
         settings = kernels.Settings(self._alpha, float(self.tol), certify, self.max_work)
         state, limits, certified, squares = kernels.solve(graph, settings, work, places, values)
-        while state.full:
+        while state.halt == FULL:
             # Begun again: later observations find the larger workspace.
             room = len(work.touched.node), len(work.rows.columns)
             work = empty_workspace(work.number, *(_MORE * size for size in room))
             state, limits, certified, squares = kernels.solve(graph, settings, work, places, values)
+        if state.halt == DAMAGED:
+            self._idle.append(work)
+            self._graph.check()  # raises the error that says what is wrong
         _, touched, rows = work
         own = rows.own[: state.rows]
         x = touched.x[own].astype(np.float32)

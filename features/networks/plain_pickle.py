@@ -15,6 +15,7 @@ import io
 import math
 import pickle
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ BROKEN = (
     RecursionError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 

@@ -118,6 +118,9 @@ FORGED = [
     ("hybrid", "solver_eigenvalues", first(2)),
     *(("local", "solver_roots", change) for change in (first(0), last(NAN), middle(1e9))),
     ("local", "solver_largest", first(0)),
+    *(("local", "graph_indices", change) for change in (wide(-1), wide(83))),
+    *(("local", "graph_weights", change) for change in (wide(NAN), wide(-0.5), wide(1.5))),
+    ("local", "graph_indptr", middle(-5)),
     *(("spectral", "solver_nodes", change) for change in (first(-1), last(83))),
     *(("spectral", "solver_shapes", change) for change in (first(79), last(-1), first(2**62))),
     ("spectral", "solver_eigenvalues", last(NAN)),
@@ -369,10 +372,10 @@ def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
         thread.start()
     for thread in asked:
         thread.join()
-    assert len(checks) == len(set(checks)) == 4  # graph, affinity, solver, vectors
+    assert len(checks) == len(set(checks)) == 5  # graph, its edges, affinity, solver, vectors
     for _ in range(2):
         ranker.diagnose()
-    assert len(checks) == len(set(checks)) == 5  # the rows of the affinity
+    assert len(checks) == len(set(checks)) == 6  # the rows of the affinity
 
 
 def test_a_loaded_index_can_be_copied_and_pickled(saved, index):

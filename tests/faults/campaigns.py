@@ -75,6 +75,8 @@ def run(
             assert outcome.kind == campaign.FINE, (target, outcome)
         for case, outcome in pool.run(cases()):
             round.count(name, outcome.kind)
+            if outcome.calls:
+                round.count(name, "calls", outcome.calls)
             if not campaign.allowed(case, outcome):
                 failures.setdefault(_alike(outcome), []).append((case, outcome))
         if failures:

@@ -42,11 +42,12 @@ class Outcome(NamedTuple):
 
     `kind` is what a campaign calls its answers ("right", "wrong", ...), or "refused" (a
     `DiffusionError`), "error" (any other exception), "memory", "crash" or "hang". `detail` says
-    more in one line, and equal failures say the same.
+    more in one line, and equal failures say the same. `calls` counts those that a case made.
     """
 
     kind: str
     detail: str = ""
+    calls: int = 0
 
 
 class Pool:
@@ -230,4 +231,4 @@ def _serve(connection: Connection, campaign: str, folder: Path, memory: int, log
             outcome = Outcome("error", place(error))
         gc.collect()
         # Equal failures say the same, whatever the folder.
-        connection.send((outcome.kind, outcome.detail.replace(str(folder), "")))
+        connection.send((outcome.kind, outcome.detail.replace(str(folder), ""), outcome.calls))

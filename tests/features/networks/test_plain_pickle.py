@@ -109,6 +109,7 @@ def test_a_pickle_that_asks_for_more_is_refused(tmp_path, monkeypatch, content, 
         pickle.dumps({"imlist": ["a", "b"], "gnd": [{"easy": [0, 3]}]})[:-20],
         pickle.dumps(np.arange(100))[:-60] + b".",
         b"\x80\x02cnumpy\ndtype\nU\x02i4\x85R(K\x03tb.",  # a state that is too short
+        b"\x80\x02J\x01\x02",  # a number that is cut
         b"\x80\x02X\x01\x00\x00\x00xQ.",  # persistent id
         b"\x80\x02\x82\x01.",  # a code of the extension registry
         b"(lp0\ng0\na0.",
