@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .mutations import Delta, Files, Rng, from_json, reduced, to_json
 from .rounds import FAILED, Round
-from .workers import Outcome, Pool
+from .workers import LIMIT, Outcome, Pool
 
 # Failures that are reduced, those of different places first; each takes some seconds.
 _REDUCED = 8
@@ -57,6 +57,7 @@ def run(
     *,
     default: int,
     memory: int = 1 << 30,
+    limit: float = LIMIT,
 ) -> None:
     """Run the cases of a round, count what became of them, and fail with what must not happen."""
     campaign.build(folder / "originals")
@@ -69,7 +70,8 @@ def run(
     # A worker of xdist is one of several already.
     workers = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
     failures: Failures = {}
-    with Pool(campaign.__name__, folder, workers=workers, memory=memory) as pool:
+    bounds: dict[str, Any] = {"memory": memory, "limit": limit}
+    with Pool(campaign.__name__, folder, workers=workers, **bounds) as pool:
         for target in files:  # what is not damaged is read
             outcome = pool.one(Case(target, {}))
             assert outcome.kind == campaign.FINE, (target, outcome)

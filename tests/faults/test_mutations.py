@@ -144,10 +144,9 @@ def perform(case):
     return Outcome("right", case)
 
 
-def test_workers_outlive_their_cases(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.faults.workers.LIMIT", 0.5)
+def test_workers_outlive_their_cases(tmp_path):
     cases = ["a", "crash", "b", "memory", "error", "hang", "refused", "c"]
-    with Pool(__name__, tmp_path, memory=1 << 29) as pool:
+    with Pool(__name__, tmp_path, memory=1 << 29, limit=0.5) as pool:
         found = dict(pool.run(cases))
     assert {case: outcome.kind for case, outcome in found.items()} == {
         **dict.fromkeys("abc", "right"),

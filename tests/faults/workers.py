@@ -2,8 +2,8 @@
 
 A case may crash its process, never return, or ask for all memory; that is what is being tried. The
 workers are forked from a server that has imported the libraries but run nothing, so a new one costs
-little. A case hangs if its process has used `LIMIT` seconds of processor time, or has not run for
-as long: a busy machine does not make a hang.
+little. A case hangs if its process has used more than so many seconds of processor time, or has not
+run for as long: a busy machine does not make a hang.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from diffusion import DiffusionError
 
-LIMIT = 10.0
+LIMIT = 10.0  # seconds
 # A first case may compile loops.
 _PATIENCE = 600.0
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -63,13 +63,21 @@ class Pool:
     workers : int
     memory : int
         Bytes that a worker may allocate after `prepare`.
+    limit : float
+        Seconds of processor time after which a case hangs.
     """
 
     def __init__(
-        self, campaign: str, folder: Path, *, workers: int = 2, memory: int = 1 << 30
+        self,
+        campaign: str,
+        folder: Path,
+        *,
+        workers: int = 2,
+        memory: int = 1 << 30,
+        limit: float = LIMIT,
     ) -> None:
         _CONTEXT.set_forkserver_preload([campaign])
-        self._arguments = (campaign, folder, memory)
+        self._arguments = (campaign, folder, memory, limit)
         self._workers = [_Worker(*self._arguments) for _ in range(workers)]
         self.replaced = 0
 
@@ -108,7 +116,8 @@ class Pool:
 
 
 class _Worker:
-    def __init__(self, campaign: str, folder: Path, memory: int) -> None:
+    def __init__(self, campaign: str, folder: Path, memory: int, limit: float) -> None:
+        self._limit = limit
         self.connection, theirs = _CONTEXT.Pipe()
         self._log = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
         arguments = (theirs, campaign, folder, memory, self._log)
@@ -148,7 +157,7 @@ class _Worker:
         now, used = time.monotonic(), self._processor_time()
         if used != self._used:
             self._used, self._moved = used, now
-        limit = LIMIT if self._ready else _PATIENCE
+        limit = self._limit if self._ready else _PATIENCE
         if used - self._started > limit or now - self._moved > limit:
             return self._end("hang")
         return None
