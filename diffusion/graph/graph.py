@@ -25,19 +25,31 @@ from ..kernels.graph import (
 )
 from ..kernels.lists import Rows
 from ..kernels.matrix import LARGEST_WEIGHT
-from ..storage.contents import COMPUTED, Array, Between, Contents, InverseOf, Layout, Offsets
+from ..storage.contents import (
+    COMPUTED,
+    Array,
+    Between,
+    Contents,
+    InverseOf,
+    Layout,
+    Offsets,
+    ZeroOrBetween,
+)
 
 
 def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
     """Return what the arrays of a graph must be."""
-    ids, values = Between(0, n - 1), Between(0, float(np.finfo(np.float64).max))
+    ids = Between(0, n - 1)
+    # Sums of positive float32 numbers: their roots divide, and must leave finite float32 numbers.
+    limits = np.finfo(np.float32)
+    degrees = ZeroOrBetween(float(limits.smallest_subnormal), n * float(limits.max))
     return {
         "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
         "indices": Array(np.int32, (2 * n_edges,), ids, by_rows=True),
         "weights": Array(np.float32, (2 * n_edges,), Between(0, LARGEST_WEIGHT), by_rows=True),
         "order": Array(np.int32, (n,), ids),
         "position": Array(np.int32, (n,), InverseOf("order")),
-        "degrees": Array(np.float64, (n,), values),
+        "degrees": Array(np.float64, (n,), degrees),
         "components": Array(np.int32, (n,), Between(0, n_components - 1)),
     }
 

@@ -89,6 +89,18 @@ class Between(Promise):
         return f"values from {self.low} to {self.high}"
 
 
+class ZeroOrBetween(Between):
+    """Zeros, and values from `low` to `high`."""
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether all values but zeros are within the bounds."""
+        others = block[block != 0]
+        return not len(others) or super().kept(start, others, arrays)
+
+    def __str__(self) -> str:
+        return f"0 or {super().__str__()}"
+
+
 def finite(dtype: Any) -> Between:
     """Return the promise of finite values of a floating type."""
     most = float(np.finfo(dtype).max)
