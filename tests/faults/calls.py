@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,9 +205,9 @@ def check_close(one: Any, other: Any, what: str, tol: float = 1e-4) -> None:
             assert abs(score - expected) <= 2 * bound, f"{what}: another place of item {item}"
 
 
-def diffused(params: dict[str, Any], X: Any, Q: Any) -> Any:
-    """Return x for each query by dense algebra that shares no code with the library."""
-    n, k, metric = len(X), min(params["k"], max(1, len(X) - 1)), params["metric"]
+def dense_of(params: dict[str, Any], X: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Return W, and the logarithm of the weight of a score, of a pointwise affinity."""
+    k, metric = min(params["k"], max(1, len(X) - 1)), params["metric"]
     S = similarity(X, X, metric)
     np.fill_diagonal(S, -np.inf)
     ids = np.argsort(-S, axis=1, kind="stable")[:, :k]
@@ -226,17 +227,69 @@ def diffused(params: dict[str, Any], X: Any, Q: Any) -> Any:
         def logarithm(s: Any) -> Any:
             return s * gamma / (2 * scale)
 
-    W = dense_graph(ids, np.where(ids >= 0, np.exp(logarithm(lists)), 0))[1]
-    scores = similarity(Q, X, metric)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, : params["query_k"]]
-    logs = logarithm(np.take_along_axis(scores, best, axis=1))
-    # A query far away is scaled, so that its largest weight is 1e-18.
-    largest = logs.max(axis=1, keepdims=True)
-    shift = np.where(np.isfinite(largest), np.clip(largest, *np.log([1e-18, 1e18])) - largest, 0)
-    y = np.zeros((len(Q), n))
-    np.put_along_axis(y, best, np.exp(logs + shift), axis=1)
+    return dense_graph(ids, np.where(ids >= 0, np.exp(logarithm(lists)), 0))[1], logarithm
+
+
+def observed(logs: Any, places: Any, n: int) -> Any:
+    """Return the observation (n,) of weights given by their logarithms at places."""
+    # Weights below 1e-18 or above 1e18 are scaled together.
+    largest = logs.max()
+    shift = np.clip(largest, *np.log([1e-18, 1e18])) - largest if np.isfinite(largest) else 0
+    y = np.zeros(n)
+    np.add.at(y, places, np.exp(logs + shift))
+    return y
+
+
+def transferred(params: dict[str, Any], W: Any, y: Any) -> Any:
+    """Return h(W) y for rows of y."""
     transfer = params["transfer"] or diffusion.RegularizedLaplacian(params["alpha"])
     return dense_function(W, transfer, y)
+
+
+def diffused(params: dict[str, Any], X: Any, Q: Any) -> Any:
+    """Return x for each query by dense algebra that shares no code with the library."""
+    W, logarithm = dense_of(params, X)
+    scores = similarity(Q, X, params["metric"])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, : params["query_k"]]
+    logs = logarithm(np.take_along_axis(scores, best, axis=1))
+    rows = zip(logs, best, strict=True)
+    return transferred(params, W, np.stack([observed(*row, len(X)) for row in rows]))
+
+
+def pooled(params: dict[str, Any], X: Any, images: Any, Q: Any, numbers: Any) -> Any:
+    """Return the scores of images 0, 1, ... for each query, of a RegionalReranker."""
+    W, logarithm = dense_of(params, X)
+    scores = similarity(Q, X, params["metric"])
+    depth = max(params["k"], params["query_k"], getattr(params["solver"], "shortlist", 0))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    logs = logarithm(np.take_along_axis(scores, best, axis=1))
+    Y = np.stack([
+        observed(logs[numbers == q], best[numbers == q], len(X)) for q in range(numbers.max() + 1)
+    ])  # fmt: skip
+    for y in Y:
+        y[np.argsort(-y, kind="stable")[params["query_k"] :]] = 0
+    x = transferred(params, W, Y)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    out = np.zeros((len(x), images.max() + 1))
+    for image in np.unique(images):
+        own = images == image
+        weights = np.ones(own.sum())
+        if params["pooling"] == "gmp":
+            ridge = params["regularization"] * np.eye(own.sum())
+            weights = np.linalg.solve(unit[own] @ unit[own].T + ridge, weights)
+        out[:, image] = x[:, own] @ weights
+    return out
+
+
+def check_scores(scores: Any, ids: Any, expected: Any, known: Any, what: str) -> None:
+    """Hold the positive scores of answers against those of all items, (nq, n)."""
+    for row, listed, full in zip(scores, ids, expected, strict=True):
+        bound = 2e-4 * np.abs(full).max() + 1e-30
+        reached = (listed >= 0) & (row > 0)
+        assert (np.abs(row[reached] - full[listed[reached]]) <= bound).all(), f"{what}: other x"
+        left = np.setdiff1d(known, listed[reached])
+        least = row[reached].min() if reached.all() else 0.0
+        assert (full[left] <= least + bound).all(), f"{what}: an item left out"
 
 
 # --- the machine of a Reranker --------------------------------------------------------------------
@@ -429,14 +482,7 @@ class Machine(RuleBasedStateMachine):
             called(self.ranker.set_params, query_k=self.query_k)
         Q = data.queries(count, seed)
         x = diffused({**params, "query_k": self.query_k}, data.vectors(), Q)
-        scores, ids = called(self.ranker.search, Q, k)
-        for row, listed, expected in zip(scores, ids, x, strict=True):
-            bound = 2e-4 * np.abs(expected).max() + 1e-30
-            reached = (listed >= 0) & (row > 0)
-            assert (np.abs(row[reached] - expected[listed[reached]]) <= bound).all(), "other x"
-            left = np.setdiff1d(np.arange(self.n), listed[reached])
-            least = row[reached].min() if reached.sum() == min(k, self.n) else 0.0
-            assert (expected[left] <= least + bound).all(), "an item left out"
+        check_scores(*called(self.ranker.search, Q, k), x, np.arange(self.n), "dense")
 
     @precondition(lambda self: self.has_vectors)
     @rule(count=st.integers(1, 5), k=st.integers(1, 30), seed=st.integers(0, 99))
@@ -669,6 +715,26 @@ class RegionalMachine(RuleBasedStateMachine):
         singles = [called(self.ranker.search, Q[numbers == q], k=k) for q in range(count)]
         alone = [np.stack(parts) for parts in zip(*singles, strict=True)]
         check_close(answer, alone, "one query at a time")
+
+    @rule(
+        made=exact(),
+        pooling=st.sampled_from(["gmp", "sum"]),
+        ridge=st.sampled_from([0.1, 1.0, 10.0]),
+        k=st.integers(1, 40),
+        seed=st.integers(0, 99),
+    )
+    def dense(self, made: Any, pooling: str, ridge: float, k: int, seed: int) -> None:
+        """Exact solvers equal dense algebra, and images have the sums that are documented."""
+        params, data = made
+        del params["score"]
+        params |= {"pooling": pooling, "regularization": ridge}
+        self.fit(params, data, seed)
+        if self.data is not data:  # the parameters do not go together
+            return
+        Q, numbers = self._asked(seed % 3 + 1, seed)
+        answer = called(self.ranker.search, Q, numbers, k)
+        expected = pooled(self.params, data.vectors(), self.images, Q, numbers)
+        check_scores(*answer, expected, np.unique(self.images), "regions")
 
     @rule(
         pooling=st.sampled_from(["gmp", "sum"]),
