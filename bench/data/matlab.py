@@ -19,6 +19,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from diffusion.errors import DiffusionError
+from diffusion.storage import opened
 
 # Types of elements, and classes of matrices, by their numbers in the format's description.
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
@@ -56,7 +57,7 @@ def read(path: Path, names: Sequence[str]) -> dict[str, Any]:
         If the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path, links=True) as file:
             _check(file)
         content = loadmat(path, variable_names=list(names), simplify_cells=True)
     except NotImplementedError:

@@ -24,6 +24,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from diffusion.errors import DiffusionError
+from diffusion.storage import opened
 
 # Dtypes as numpy writes them: numbers, truth values and text, but no objects and no records.
 _DTYPES = re.compile(r"[?bBhHiIlLqQefd]|b1|[iu][1248]|f[248]|[US]\d{1,6}")
@@ -73,7 +74,8 @@ def load(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return Reader(io.BytesIO(path.read_bytes())).load()
+        with opened(path, links=True) as file:
+            return Reader(io.BytesIO(file.read())).load()
     except OSError as error:
         raise DiffusionError(f"{path}: cannot be read ({error.strerror})") from None
     except BROKEN as error:
