@@ -108,19 +108,40 @@ if child == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
-FORK_DESCENT = """
-import os, numpy as np, diffusion
-X = np.random.default_rng(0).random((200, 4))
-diffusion.nearest_neighbors(X, 5, method="nndescent")
+# In place of pynndescent, which takes a minute to compile: a loop on the same threads.
+LAUNCH = """
+import os, sys, types
+import numba, numpy as np
+
+@numba.njit(parallel=True)
+def launch(out):
+    for i in numba.prange(len(out)):
+        out[i] = i
+
+class Descent:
+    def __init__(self, vectors, n_neighbors, **_):
+        launch(np.zeros(100))
+        self.neighbor_graph = np.zeros((len(vectors), n_neighbors), np.int32), None
+
+sys.modules["pynndescent"] = types.SimpleNamespace(NNDescent=Descent)
+import diffusion
+X = np.zeros((9, 4), np.float32)
+"""
+
+FORK_DESCENT = (
+    LAUNCH
+    + """
+diffusion.NNDescent().descend(X, 5)
 child = os.fork()
 if child == 0:
     try:
-        diffusion.nearest_neighbors(X, 5, method="nndescent")
+        diffusion.NNDescent().descend(X, 5)
     except diffusion.DiffusionError as error:
         os._exit(7 if "forked" in str(error) else 1)
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+)
 
 
 def run(code, **environment):
@@ -157,14 +178,18 @@ def test_fits_and_searches_in_several_threads():
 
 
 # As where numba and torch load one OpenMP library: this one is loaded before either.
-SHARED = """
+SHARED = (
+    """
 import torch
 torch.get_num_threads()
 torch.set_num_threads(1)
-import numpy as np, diffusion
-diffusion.nearest_neighbors(np.random.default_rng(0).random((200, 4)), 5, method="nndescent")
+"""
+    + LAUNCH
+    + """
+diffusion.NNDescent().descend(X, 5)
 print(torch.get_num_threads())
 """
+)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD is Linux's")
