@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..errors import DiffusionError
 from ..kernels.ranking import entries_sparse, largest_positive, largest_positive_sparse
 
 _LOWEST = np.finfo(np.float32).min
@@ -43,7 +44,29 @@ def rank(
         Receives the ids, padded with -1.
     restrict : bool
         Rank the candidates alone.
+
+    Raises
+    ------
+    DiffusionError
+        If a score is not finite: a solver has diverged, as it may with weights of a forged index
+        that are in range but not those of a normalised graph.
     """
+    _rank(x, scores, ids, out_scores, out_ids, restrict)
+    if not (out_scores < np.inf).all():
+        raise DiffusionError(
+            "graph: altered, the diffused scores are not finite; expected the weights of a "
+            "normalised graph"
+        )
+
+
+def _rank(
+    x: NDArray[np.float32] | sparse.csr_array,
+    scores: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    out_scores: NDArray[np.float32],
+    out_ids: NDArray[np.int64],
+    restrict: bool,
+) -> None:
     real = ids >= 0
     if isinstance(x, np.ndarray):
         diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
