@@ -139,7 +139,7 @@ def parallel(rows: Callable[..., int], grain: int) -> Callable[[Any], Any]:
     Returns
     -------
     callable
-        Decorates a function of `begin`, `end` and the arguments, which processes that part of the
+        Decorates a function of `start`, `stop` and the arguments, which processes that part of the
         range. No part may depend on the results of another.
     """
 

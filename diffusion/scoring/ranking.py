@@ -51,22 +51,6 @@ def rank(
         If a score is not finite: a solver has diverged, as it may with weights of a forged index
         that are in range but not those of a normalised graph.
     """
-    _rank(x, scores, ids, out_scores, out_ids, restrict)
-    if not (out_scores < np.inf).all():
-        raise DiffusionError(
-            "graph: altered, the diffused scores are not finite; expected the weights of a "
-            "normalised graph"
-        )
-
-
-def _rank(
-    x: NDArray[np.float32] | sparse.csr_array,
-    scores: NDArray[np.float32],
-    ids: NDArray[np.int64],
-    out_scores: NDArray[np.float32],
-    out_ids: NDArray[np.int64],
-    restrict: bool,
-) -> None:
     real = ids >= 0
     if isinstance(x, np.ndarray):
         diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
@@ -85,14 +69,19 @@ def _rank(
         out_ids[:] = -1
         out_scores[:, :width] = np.take_along_axis(merged, order, axis=1)
         out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)
-        return
-    if isinstance(x, np.ndarray):
-        largest_positive(x, out_scores, out_ids)
     else:
-        largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
-    for row in np.flatnonzero(out_ids[:, -1] < 0):
-        rest = np.flatnonzero(real[row] & ~reached[row])
-        filled = int(np.count_nonzero(out_ids[row] >= 0))
-        rest = rest[: out_ids.shape[1] - filled]
-        out_scores[row, filled : filled + len(rest)] = behind[row, rest]
-        out_ids[row, filled : filled + len(rest)] = ids[row, rest]
+        if isinstance(x, np.ndarray):
+            largest_positive(x, out_scores, out_ids)
+        else:
+            largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
+        for row in np.flatnonzero(out_ids[:, -1] < 0):
+            rest = np.flatnonzero(real[row] & ~reached[row])
+            filled = int(np.count_nonzero(out_ids[row] >= 0))
+            rest = rest[: out_ids.shape[1] - filled]
+            out_scores[row, filled : filled + len(rest)] = behind[row, rest]
+            out_ids[row, filled : filled + len(rest)] = ids[row, rest]
+    if not (out_scores < np.inf).all():
+        raise DiffusionError(
+            "graph: altered, the diffused scores are not finite; expected the weights of a "
+            "normalised graph"
+        )
