@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from .affinity import Affinity, Context
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .index_state import IndexState, graph_arrays, graph_of
+from .kernels import ranking as kernels
 from .neighbors import METHODS, Method, NeighborIndex
+from .neighbors.progress import row_blocks
 from .scoring.fusion import SCORES, Score
 from .scoring.ranking import rank
 from .solvers import SOLVERS, Report, Solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
-from .validation import as_vectors
+from .validation import as_hits, as_vectors, padding_last
 
 Results = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -210,17 +211,14 @@ class Fitted:
         # A multiple of 32, the width of the solvers' blocks.
         batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32))
         reports = []
-        hide = not progress or nq <= batch
-        with tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar:
-            for start in range(0, max(1, nq), batch):  # one batch even of no query, for the report
-                part = slice(start, min(nq, start + batch))
-                first = scores[part], ids[part]
-                observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
-                solution = self.solver.solve(observation.y, candidates=ids[part])
-                fused = self.score.combine(solution.x, observation, *first, self.graph)
-                rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
-                reports.append(solution.report)
-                bar.update(part.stop - part.start)
+        parts = row_blocks(nq, "diffuse", show=progress, size=batch, unit="query")
+        for part in parts if nq else [slice(0, 0)]:  # no query has a report, too
+            first = scores[part], ids[part]
+            observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
+            solution = self.solver.solve(observation.y, candidates=ids[part])
+            fused = self.score.combine(solution.values, observation, *first, self.graph)
+            rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
+            reports.append(solution.report)
         return out_scores, out_ids, type(reports[0]).concatenate(reports)
 
     # --- the plain state --------------------------------------------------------------------------
@@ -272,7 +270,43 @@ class Fitted:
         return cls(parameters, affinity, score, solver, graph, index)
 
 
-# --- parameters as JSON values --------------------------------------------------------------------
+# --- first-stage results -------------------------------------------------------------------------
+
+
+def first_stage_of(
+    scores0: ArrayLike, ids0: ArrayLike, n: int, metric: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64], bool]:
+    """Check the first-stage results of `Reranker.rerank`, and say whether they are of one query.
+
+    Returns
+    -------
+    scores : ndarray, shape (nq, m), float32
+        In descending order, padded with -inf at the end.
+    ids : ndarray, shape (nq, m), int64
+        Padded with -1.
+    single : bool
+
+    Raises
+    ------
+    DiffusionError
+        If they are not as `Reranker.rerank` describes them.
+    """
+    scores, ids = scores0, ids0
+    if isinstance(scores, np.ndarray) and isinstance(ids, np.ndarray):
+        alike = scores.shape == ids.shape and ids.ndim in (1, 2) and ids.shape[-1] > 0
+        if alike and scores.dtype.kind == "f" and ids.dtype.kind in "iu":
+            out = np.empty((1, *ids.shape)[-2:], np.float32)
+            given = np.ascontiguousarray(scores.reshape(out.shape), np.float64)
+            kept = np.ascontiguousarray(ids.reshape(out.shape), np.int64)
+            if kernels.copy_ordered(given, kept, n, metric == "euclidean", out):
+                return out, kept, ids.ndim == 1
+    # Lists in another form, to be put in order, or with an error to be described.
+    names = ("scores0", "ids0")
+    out, kept, single = as_hits(scores0, ids0, n, names=names, metric=metric)
+    return *padding_last(out, kept.astype(np.int64, copy=False)), single
+
+
+# --- parameters as JSON values -------------------------------------------------------------------
 
 
 def stored_parameters(given: dict[str, Any], components: Components) -> dict[str, Any]:

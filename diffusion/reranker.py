@@ -16,6 +16,7 @@ from .fitted import (
     Fitted,
     Reporting,
     Results,
+    first_stage_of,
     restored_parameters,
     stored_parameters,
 )
@@ -36,13 +37,11 @@ from .solvers import Solver, Spectral, make_solver
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import (
-    as_hits,
     as_lists,
     as_vectors,
     center_of,
     check_integer,
     is_single,
-    padding_last,
 )
 
 
@@ -170,7 +169,7 @@ class Reranker(Reporting, Parameters):
         k: int = 50,
         affinity: str | Context = "context",
         score: str | Fusion | None = None,
-        solver: str | Solver = "cg",
+        solver: str | Solver = "auto",
         alpha: float = 0.99,
         transfer: Transfer | None = None,
         query_k: int = 10,
@@ -429,14 +428,8 @@ class Reranker(Reporting, Parameters):
             of distances do.
         """
         fitted = self.fitted()
-        scores, ids, single = as_hits(
-            scores0,
-            ids0,
-            self.n_items_,
-            names=("scores0", "ids0"),
-            metric=fitted.parameters["metric"],
-        )
-        scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
+        metric = fitted.parameters["metric"]
+        scores, ids, single = first_stage_of(scores0, ids0, self.n_items_, metric)
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         depth = fitted.depth(int(self.query_k))
         observed = scores[:, :depth], ids[:, :depth]

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from ..errors import DiffusionError
 from ..kernels import context as loops
-from ..kernels import threads
+from ..kernels import queries
 from ..kernels.graph import mutual_ranks
 from ..kernels.lists import Lists, Rows
-from ..kernels.ranking import largest_positive_sparse
+from ..kernels.matrix import SparseRows, read_only
+from ..kernels.ranking import FirstStage
 from ..storage.contents import COMPUTED, Array, Between, Contents, Offsets
-from ..validation import check_integer, padding_last
-from .base import Affinity, Observation, sparse_rows
+from ..validation import check_integer
+from .base import Affinity, Observation
 
 # Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
@@ -152,40 +153,26 @@ class Context(Affinity):
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
         """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
-        # Starting a core costs more than it saves if it gets only a few queries.
-        with threads.using_cores(max(1, min(threads.cores(), len(ids) // 16))):
-            J = self._compare(scores, ids)
-            return Observation(_largest(J, query_k), J)
-
-    def _compare(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> sparse.csr_array:
-        """Encode queries by their neighbours; return their similarity to every item."""
-        state, n = self._checked, len(self._checked["ids"])
-        own = np.ascontiguousarray(ids[:, : self.depth], np.int32)
-        scores = np.ascontiguousarray(scores[:, : self.depth])
-        self._contents.check_rows(np.unique(own[own >= 0]))
-        # An item without a list, such as a zero vector, has no neighbourhood to compare with.
-        alone = (own >= 0) & (state["ids"][own, 0] < 0)
-        if alone.any():
-            scores, own = padding_last(scores, np.where(alone, np.int32(-1), own))
-        mutual = np.empty(own.shape, np.uint8)
-        loops.query_ranks(state["ids"], state["scores"], own, scores, mutual)
-        encodings = self._encode(np.full(len(own), -1, np.int32), Lists(own, mutual))
-        bounds = np.empty(len(own), np.int64)
-        loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
-        parts = [sparse.csr_array((0, n), dtype=np.float32)]  # stacked alone if there is no query
+        n, m = len(self._checked["ids"]), len(ids)
+        first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
+        encodings = self._empty_encodings(m)
+        damaged = np.zeros(m, bool)
+        known = queries.Known(*(read_only(self._state[name]) for name in queries.Known._fields))
+        queries.encode_queries(known, self._scales, first, encodings, damaged)
+        if damaged.any():
+            self._contents.check(by_rows=True)  # raises the error that says what is wrong
+        bounds = np.empty(m, np.int64)
+        inverted = self._inverted
+        queries.jaccard_bounds(encodings.ids, inverted.indptr, n, bounds)
+        similar = []
+        width = min(query_k, max(1, int(bounds.max(initial=0))))
+        y = SparseRows.of_width(m, width)
         for part in _batches(bounds):
-            starts = np.concatenate([[0], np.cumsum(bounds[part])])
-            indices = np.empty(starts[-1], np.int32)
-            jaccard = np.empty(starts[-1], np.float32)
-            counts = np.empty(len(starts) - 1, np.int64)
+            J = SparseRows.of_at_most(bounds[part])
             these = loops.Encodings(encodings.ids[part], encodings.values[part])
-            loops.jaccard_rows(these, self._inverted, starts, counts, indices, jaccard)
-            kept = np.arange(starts[-1]) < np.repeat(starts[:-1] + counts, bounds[part])
-            indptr = np.concatenate([[0], np.cumsum(counts)])
-            parts.append(
-                sparse.csr_array((jaccard[kept], indices[kept], indptr), shape=(len(counts), n))
-            )
-        return sparse.csr_array(sparse.vstack(parts, format="csr"))
+            queries.compare(these, inverted, J, y.part(part), width)
+            similar.append(J)
+        return Observation(y, SparseRows.joined(similar))
 
     @property
     def lists(self) -> Lists:
@@ -213,7 +200,7 @@ class Context(Affinity):
 
     @property
     def _inverted(self) -> Rows:
-        return Rows(*(self._checked[name] for name in ("indptr", "indices", "values")))
+        return Rows(*(read_only(self._checked[name]) for name in Rows._fields))
 
     @property
     def _checked(self) -> dict[str, NDArray[Any]]:
@@ -222,14 +209,20 @@ class Context(Affinity):
 
     def _encode(self, items: NDArray[Any], own: Lists) -> loops.Encodings:
         """Encode items given by their ids, or queries, whose id is -1."""
-        ranks = np.array(self._cut, np.int64)
-        scales = loops.Scales(ranks, np.maximum(1, ranks // 3))
-        # No encoding has more entries than there are items.
-        shape = len(own.ids), min(self.size, len(self._state["ids"]))
-        encodings = loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
+        encodings = self._empty_encodings(len(own.ids))
         lists = Lists(self._state["ids"], self._state["mutual"])
-        loops.encode(items, own, lists, scales, encodings)
+        loops.encode(items, own, lists, self._scales, encodings)
         return encodings
+
+    def _empty_encodings(self, m: int) -> loops.Encodings:
+        # No encoding has more entries than there are items.
+        shape = m, min(self.size, len(self._state["ids"]))
+        return loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
+
+    @property
+    def _scales(self) -> loops.Scales:
+        ranks = np.array(self._cut, np.int64)
+        return loops.Scales(ranks, np.maximum(1, ranks // 3))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays to store: the lists, their mutual ranks and the inverted lists."""
@@ -288,12 +281,3 @@ def _batches(sizes: NDArray[np.int64]) -> list[slice]:
         cuts.append(max(end, cuts[-1] + 1))
         begin = int(ends[cuts[-1] - 1])
     return [slice(a, b) for a, b in pairwise(cuts)]
-
-
-def _largest(J: sparse.csr_array, k: int) -> sparse.csr_array:
-    """Keep the k largest entries of each row, resolving ties by ascending column."""
-    k = min(k, int(np.diff(J.indptr).max(initial=1)))
-    scores = np.empty((J.shape[0], k), np.float32)
-    ids = np.empty((J.shape[0], k), np.int64)
-    largest_positive_sparse(J.indptr, J.indices, J.data, scores, ids)
-    return sparse_rows(scores.astype(np.float64), ids, J.shape[1])

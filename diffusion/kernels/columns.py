@@ -296,7 +296,6 @@ def combine(
                 x[p] += value * column[a]
                 out_work[row] += 1
         out.counts[row] = end - begin
-        out.ids[begin:end].sort()
         for t in range(begin, end):
             p = nodes.position[out.ids[t]]
             out.values[t] = x[p]

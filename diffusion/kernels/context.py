@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .lists import Lists, Rows, sort_ascending
+from .lists import Lists, Rows
 from .threads import parallel, serial
 
 # The weight 1 in the units of a sum (int64), and in those of a stored encoding (uint16).
@@ -71,35 +71,6 @@ def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> No
                 out[i, a] = a + 1
 
 
-@parallel(lambda ids, scores, query_ids, *_: len(query_ids), grain=16)
-def query_ranks(
-    start: int, stop: int, ids: Any, scores: Any, query_ids: Any, query_scores: Any, out: Any
-) -> None:
-    """Compute the mutual ranks of queries and their neighbours.
-
-    Each query is ranked as if it alone were added to the collection's lists `ids`, `scores`:
-    rank_j(q) is 1 + the number of entries in the list of j with a score above s_qj. `query_ids`
-    and `query_scores` (m, k) are the queries' neighbours. `out` (m, k), uint8, is 0 where rank_j(q)
-    exceeds k.
-    """
-    k = query_ids.shape[1]
-    for q in range(start, stop):
-        own = 0
-        for a in range(k):
-            out[q, a] = 0
-            j = query_ids[q, a]
-            if j < 0:
-                continue
-            s = query_scores[q, a]
-            if a == 0 or s != query_scores[q, a - 1]:
-                own = a + 1
-            theirs = 1
-            for b in range(ids.shape[1]):
-                theirs += ids[j, b] >= 0 and scores[j, b] > s
-            if theirs <= k:
-                out[q, a] = max(own, theirs)
-
-
 # --- a sparse sum in a hash table ----------------------------------------------------------------
 
 
@@ -138,16 +109,6 @@ def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> i
         slot = (slot + 1) & mask
     sums[slot] += value
     return count
-
-
-@serial
-def _sum_of(keys: Any, sums: Any, key: int) -> int:
-    """Return the sum of a key that is in a `Table`."""
-    mask = keys.shape[0] - 1
-    slot = ((key * 2654435761) >> 7) & mask
-    while keys[slot] != key:
-        slot = (slot + 1) & mask
-    return sums[slot]
 
 
 @serial
@@ -244,10 +205,9 @@ def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
 def encode(
     start: int, stop: int, items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings
 ) -> None:
-    """Encode items, given by their ids, or queries, whose id is -1.
+    """Encode items, given by their ids.
 
-    `own` are the lists (m, k) of the items or queries to encode, `lists` the lists (n, k) of the
-    collection.
+    `own` are the lists (m, k) of the items to encode, `lists` the lists (n, k) of the collection.
     """
     k = own.ids.shape[1]
     n, width = lists.ids.shape
@@ -334,40 +294,3 @@ def jaccard_lists(
                 out_scores[i, a] = _jaccard(best[a])
             else:
                 out_ids[i, a], out_scores[i, a] = -1, -np.inf
-
-
-@parallel(lambda encoding_ids, *_: len(encoding_ids), grain=512)
-def jaccard_bounds(start: int, stop: int, encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
-    """Compute an upper bound on the number of items that share an entry with each encoding."""
-    for q in range(start, stop):
-        out[q] = min(n, _entries(encoding_ids[q], indptr))
-
-
-@parallel(lambda encodings, inverted, starts, counts, *_: len(counts), grain=8)
-def jaccard_rows(
-    start: int,
-    stop: int,
-    encodings: Encodings,
-    inverted: Rows,
-    starts: Any,
-    counts: Any,
-    out_ids: Any,
-    out_scores: Any,
-) -> None:
-    """Compute the Jaccard similarity of encodings to all items that share an entry with them.
-
-    Row q is written from starts[q] on, by ascending id; counts[q] receives its length.
-    """
-    n = len(inverted.indptr) - 1
-    for q in range(start, stop):
-        table = _empty_table(starts[q + 1] - starts[q], n)
-        count = _overlaps(table, np.int64(-1), encodings.ids[q], encodings.values[q], inverted)
-        keys, sums, used = table
-        count = min(count, starts[q + 1] - starts[q])
-        found = out_ids[starts[q] : starts[q] + count]
-        for t in range(count):
-            found[t] = keys[used[t]]
-        sort_ascending(found)
-        for t in range(count):
-            out_scores[starts[q] + t] = _jaccard(_sum_of(keys, sums, np.int64(found[t])))
-        counts[q] = count

@@ -160,3 +160,16 @@ def _to_certificate(
         if state.halt != 0 or state.rows == rows:
             break
     return state, B, certified
+
+
+@contracting
+def take(order: Any, work: Workspace, rows: int, ids: Any, x: Any) -> float:
+    """Copy the solution from a workspace, with the user's ids; return the largest |x_i| / √d_i."""
+    _, T, R = work
+    largest = 0.0
+    for s in range(rows):
+        t = np.uintp(R.own[s])
+        ids[s] = order[T.node[t]]
+        x[s] = T.x[t]
+        largest = max(largest, abs(T.x[t]) / T.root[t])
+    return largest

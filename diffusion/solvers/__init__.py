@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from ..errors import DiffusionError
+from .auto import Auto
 from .base import Report, Solution, Solver
 from .cg import CG
 from .chebyshev import Chebyshev
@@ -17,6 +18,7 @@ from .truncated import Truncated
 __all__ = [
     "CG",
     "SOLVERS",
+    "Auto",
     "Chebyshev",
     "Columns",
     "Hybrid",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 SOLVERS: dict[str, type[Solver]] = {
-    kind.name: kind for kind in (CG, Spectral, Hybrid, Columns, Truncated, Local, Chebyshev)
+    kind.name: kind for kind in (Auto, CG, Spectral, Hybrid, Columns, Truncated, Local, Chebyshev)
 }
 
 

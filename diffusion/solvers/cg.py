@@ -17,6 +17,7 @@ from ..kernels.blocks import (
     residual_block,
     step_block,
 )
+from ..kernels.matrix import SparseRows
 from ..kernels.threads import chunks
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
@@ -44,8 +45,9 @@ class BlockCG(Solver):
         check_integer(self.max_iter, "max_iter", low=1)
         check_integer(self.block_size, "block_size", low=1)
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _solve(self, rows: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(rows.counts), self._graph.n_nodes
+        y = rows.csr(n)
         x = np.empty((m, n), np.float32)
         reports = in_blocks(
             lambda part: self._solve_block(y[part], x[part]), m, self.block_size, n, _BYTES * n

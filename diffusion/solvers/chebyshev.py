@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..kernels.blocks import columns_to_rows, recurrence_block
+from ..kernels.matrix import SparseRows
 from ..transfer import chebyshev_coefficients
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
@@ -82,8 +83,9 @@ class Chebyshev(Solver):
     def _attach(self) -> None:
         self._coefficients = chebyshev_coefficients(self._transfer, self.tol)
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _solve(self, rows: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(rows.counts), self._graph.n_nodes
+        y = rows.csr(n)
         x = np.empty((m, n), np.float32)
         kind = np.float32 if self.tol > _FLOAT32_TOL else np.float64
         in_blocks(

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from ..kernels import local as kernels
 from ..kernels import threads
-from ..kernels.matrix import read_only
+from ..kernels.matrix import SparseRows, read_only
 from ..kernels.support import DAMAGED, FULL, LocalGraph, Workspace, empty_workspace
 from ..storage.contents import Array, Arrays, Between, Layout
 from ..validation import check_integer, check_real
@@ -158,39 +157,35 @@ class Local(Solver):
 
     def _attach(self) -> None:
         self._idle: list[Workspace] = []  # list.append and pop are atomic
+        self._local: LocalGraph | None = None
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
-        places = self._graph.position[y.indices].astype(np.int64)
-        values = (1.0 - self._alpha) * y.data
-        roots = read_only(self._arrays["roots"])
-        largest = float(self._arrays["largest"][0])
-        graph = LocalGraph(self._matrix, self._nodes.order, roots, largest)
+    def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        if self._local is None:
+            roots, largest = self._arrays["roots"], float(self._arrays["largest"][0])
+            self._local = LocalGraph(self._matrix, self._nodes.order, read_only(roots), largest)
+        graph = self._local
 
         def solve(row: int) -> Any:
-            part = slice(y.indptr[row], y.indptr[row + 1])
-            return self._solve_one(graph, places[part], values[part])
+            part = slice(y.starts[row], y.starts[row] + y.counts[row])
+            places = self._nodes.position[y.ids[part]].astype(np.int64)
+            return self._solve_one(graph, places, (1.0 - self._alpha) * y.values[part])
 
-        answers = threads.side_by_side(solve, range(m), self.threads)
-        indptr = np.zeros(m + 1, np.int64)
-        np.cumsum([len(ids) for ids, _, _ in answers], out=indptr[1:])
-        x = sparse.csr_array(
-            (
-                np.concatenate([np.empty(0, np.float32), *(x for _, x, _ in answers)]),
-                np.concatenate([np.empty(0, np.int32), *(ids for ids, _, _ in answers)]),
-                indptr,
-            ),
-            shape=(m, n),
-        )
+        answers = threads.side_by_side(solve, range(len(y.counts)), self.threads)
         columns = list(zip(*(report for _, _, report in answers), strict=True)) or [()] * 7
         kinds = (np.float64, np.int64, bool, np.int64, bool, np.float64, np.int64)
         report = LocalReport(*(np.array(c, k) for c, k in zip(columns, kinds, strict=True)))
-        return Solution(x, report)
+        counts = report.support
+        if len(answers) == 1:
+            ids, x = answers[0][:2]
+        else:
+            ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _, _ in answers)])
+            x = np.concatenate([np.empty(0, np.float32), *(x for _, x, _ in answers)])
+        return Solution(SparseRows(np.cumsum(counts) - counts, counts, ids, x), report)
 
     def _solve_one(
         self, graph: LocalGraph, places: NDArray[np.int64], values: NDArray[np.float64]
     ) -> Any:
-        """Return the ids (the user's, ascending), the values and the report of one observation."""
+        """Return the ids (the user's), the values and the report of one observation."""
         try:
             work = self._idle.pop()
         except IndexError:
@@ -206,17 +201,12 @@ class Local(Solver):
         if state.halt == DAMAGED:
             self._idle.append(work)
             self._graph.check()  # raises the error that says what is wrong
-        _, touched, rows = work
-        own = rows.own[: state.rows]
-        x = touched.x[own].astype(np.float32)
-        ids = graph.order[touched.node[own]]
-        largest = (np.abs(x) / touched.root[own]).max(initial=0.0)
-        by_id = np.argsort(ids)
-        ids, x = ids[by_id], x[by_id]
+        ids, x = np.empty(state.rows, np.int32), np.empty(state.rows, np.float32)
+        largest = kernels.take(graph.order, work, state.rows, ids, x)
+        self._idle.append(work)
         b = np.abs(values)
         norm = np.linalg.norm(b)
         goal = self.tol * (b / graph.roots[places]).max(initial=0.0)
-        self._idle.append(work)
         beside = max(limits.above_beside, limits.below_beside) * (1.0 + limits.eta)
         bound = beside + max(limits.above_inside, limits.below_inside)
         report = (
