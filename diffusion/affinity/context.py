@@ -167,7 +167,7 @@ class Context(Affinity):
         similar = []
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y = SparseRows.of_width(m, width)
-        for part in _batches(bounds):
+        for part in _batches(bounds) or [slice(0, 0)]:
             J = SparseRows.of_at_most(bounds[part])
             these = loops.Encodings(encodings.ids[part], encodings.values[part])
             queries.compare(these, inverted, J, y.part(part), width)

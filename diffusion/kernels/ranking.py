@@ -128,7 +128,7 @@ def slot_of(keys: Any, item: Any) -> int:
     slot = ((np.uint32(item) * np.uint32(2654435761)) >> np.uint32(7)) & mask
     while keys[slot] >= 0 and keys[slot] != item:
         slot = (slot + np.uint32(1)) & mask
-    return np.int64(slot)
+    return slot  # type: ignore[return-value]
 
 
 # --- fusion --------------------------------------------------------------------------------------

@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 
 from ..kernels.matrix import SparseRows
 from ..transfer import RegularizedLaplacian
+from ..validation import check_real
 from .base import Report, Solution, Solver
 from .cg import CG
 from .chebyshev import Chebyshev
 from .local import Local
+from .truncated import Truncated
 
 # A query may take as many multiplications on its neighbourhood as this number of products by W.
 # Conjugate gradient takes about half of them.
 _PRODUCTS = 40
 
-# Relative residual of conjugate gradient. Further iterations do not change the best hundred.
-_TOL = 1e-4
+# Iterations of conjugate gradient, which suffice for α = 0.9999.
+_MAX_ITER = 1000
 
 
-def solves_blocks(entries: int, observations: int) -> bool:
-    """Return whether conjugate gradient solves observations together faster than `Local` each.
+def choose(entries: int, observations: int) -> str:
+    """Return the name of the fastest solver for the regularised Laplacian.
 
     The crossings are measured; ``python -m bench speed`` prints the times on both sides.
 
@@ -35,26 +37,34 @@ def solves_blocks(entries: int, observations: int) -> bool:
         Number of entries of W.
     observations : int
     """
-    return observations >= 16 and entries <= 400_000
+    if observations >= 16 and entries <= 400_000:
+        return "cg"
+    return "truncated" if entries <= 10_000 else "local"
 
 
 @dataclass
 class Auto(Solver):
     """The fastest solver for the graph and the number of observations.
 
-    For the regularised Laplacian, each observation is solved on a neighbourhood of it by
-    ``Local(certify=0)``, in a time that does not grow with the graph. Many observations on a small
-    graph are solved together by ``CG(tol=1e-4)``. Both agree with ``CG(tol=1e-6)`` on 99 % of the
-    best hundred items. If the neighbourhood of an observation grows so far that conjugate gradient
-    takes less time, it is solved by the latter. Other transfer functions are applied by
-    ``Chebyshev()``.
+    For the regularised Laplacian, an observation is solved on a neighbourhood of it by
+    ``Local(certify=0)``, in a time that does not grow with the graph. On a small graph, its whole
+    component is solved by `Truncated`, and many observations are solved together by `CG`. All
+    agree with ``CG(tol=1e-6)`` on 99 % of the best hundred items. If the neighbourhood of an
+    observation grows so far that conjugate gradient takes less time, it is solved by the latter.
+    Other transfer functions are applied by `Chebyshev`.
+
+    Parameters
+    ----------
+    tol : float > 0, optional
+        The `tol` of the solver that is used. By default, results are as accurate as their ranking
+        needs.
 
     Notes
     -----
     `report.solver` names the solver that was used, two of them as "local, cg". The other entries
     of the report are as these solvers define them.
 
-    Memory: that of `Local`; that of `CG` or `Chebyshev` while they solve.
+    Memory: that of `Local`; that of the other solvers while they solve.
 
     Examples
     --------
@@ -64,12 +74,18 @@ class Auto(Solver):
     >>> ranker = diffusion.Reranker(k=4).fit(X)
     >>> scores, ids = ranker.search(X[0], k=5)
     >>> ranker.report_.solver
-    'local'
+    'truncated'
     """
+
+    tol: float | None = None
 
     name: ClassVar[str] = "auto"
     any_transfer: ClassVar[bool] = True
     advice: ClassVar[str] = "lower alpha, or use solver=CG(max_iter=...)"
+
+    def __post_init__(self) -> None:
+        if self.tol is not None:
+            check_real(self.tol, "tol", low=0.0, strict=True)
 
     def check(self) -> None:
         """Check nothing: the solvers that are used check what they read."""
@@ -79,31 +95,36 @@ class Auto(Solver):
     ) -> dict[str, NDArray[Any]]:
         if not isinstance(self._transfer, RegularizedLaplacian):
             return {}
-        return self._few().prepare(self._graph, self._transfer).arrays()
+        return Local().prepare(self._graph, self._transfer).arrays()
 
     def _attach(self) -> None:
-        self._local: Local | None = None
-        self._block: Solver = Chebyshev()
-        if isinstance(self._transfer, RegularizedLaplacian):
-            self._local = self._few().restore(
-                self._graph, self._transfer, self._arrays, self._source
-            )
-            self._block = CG(tol=_TOL)
-        self._block.restore(self._graph, self._transfer, {})
+        """Set up the solvers to choose from; only `Local` has arrays of its own."""
+        graph, transfer = self._graph, self._transfer
+        if not isinstance(transfer, RegularizedLaplacian):
+            self._solvers: dict[str, Solver] = {"chebyshev": Chebyshev(**self._settings())}
+        else:
+            work = max(1, _PRODUCTS * len(graph.indices))
+            self._solvers = {
+                "truncated": Truncated(graph.n_nodes, max_iter=_MAX_ITER, **self._settings()),
+                "cg": CG(max_iter=_MAX_ITER, **self._settings(tol=1e-4)),
+                "local": Local(certify=0, max_work=work, **self._settings()),
+            }
+        for name, solver in self._solvers.items():
+            solver.restore(graph, transfer, self._arrays if name == "local" else {}, self._source)
 
-    def _few(self) -> Local:
-        return Local(certify=0, max_work=max(1, _PRODUCTS * len(self._graph.indices)))
+    def _settings(self, **default: float) -> dict[str, Any]:
+        return default if self.tol is None else {"tol": self.tol}
 
     def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
-        if self._local is None or solves_blocks(len(self._matrix.indices), len(y.counts)):
-            return self._block.apply(y)
-        solution = self._local.apply(y)
+        if "chebyshev" in self._solvers:
+            return self._solvers["chebyshev"].apply(y)
+        solution = self._solvers[choose(len(self._graph.indices), len(y.counts))].apply(y)
         x, report = solution.values, solution.report
-        assert isinstance(x, SparseRows)
+        # Reports of several batches are joined, whichever solvers they are of.
         report = Report(**{f.name: getattr(report, f.name) for f in fields(Report)})
         late = np.flatnonzero(~report.converged)
-        if len(late):
-            again = self._block.apply(y.part(late))
+        if len(late) and isinstance(x, SparseRows):
+            again = self._solvers["cg"].apply(y.part(late))
             assert isinstance(again.values, np.ndarray)
             x = x.replaced(late, again.values)
             report = report.replaced(late, again.report)

@@ -167,8 +167,10 @@ class Local(Solver):
 
         def solve(row: int) -> Any:
             part = slice(y.starts[row], y.starts[row] + y.counts[row])
-            places = self._nodes.position[y.ids[part]].astype(np.int64)
-            return self._solve_one(graph, places, (1.0 - self._alpha) * y.values[part])
+            ids, values = y.ids[part], y.values[part]
+            by_id = np.argsort(ids)  # rounding depends on the order
+            places = self._nodes.position[ids[by_id]].astype(np.int64)
+            return self._solve_one(graph, places, (1.0 - self._alpha) * values[by_id])
 
         answers = threads.side_by_side(solve, range(len(y.counts)), self.threads)
         columns = list(zip(*(report for _, _, report in answers), strict=True)) or [()] * 7

@@ -232,7 +232,7 @@ def test_query_k_acts_at_once(vectors):
         ({"alpha": 1.0}, "alpha: expected a number in"),
         ({"gamma": -1}, "gamma"),
         ({"affinity": "magic"}, "affinity"),
-        ({"solver": "magic"}, "solver: expected one of 'cg'"),
+        ({"solver": "magic"}, "solver: expected one of 'auto'"),
         ({"transfer": 3}, "transfer: expected None or one of RegularizedLaplacian"),
         ({"metric": "magic"}, "metric"),
         ({"neighbors": 3}, "neighbors"),

@@ -34,6 +34,7 @@ from tests.support.oracles import (
 
 # Settings with which each solver is exact, on graphs of at most 166 nodes.
 EXACT = {
+    "auto": diffusion.solvers.Auto(tol=1e-9),
     "cg": diffusion.CG(tol=1e-9, max_iter=1000),
     "spectral": diffusion.Spectral(rank=166),
     "hybrid": diffusion.Hybrid(rank=10, tol=1e-9, max_iter=1000),
@@ -89,7 +90,10 @@ def check_form(solution, m, n):
         assert isinstance(x, np.ndarray)
     kinds = {"residual": "f", "iterations": "i", "converged": "b", "work": "i", "certified": "b"}
     kinds["observed"] = "i"
+    assert set(report.solver.split(", ")) <= set(SOLVERS)
     for field in dataclasses.fields(Report):
+        if field.name == "solver":
+            continue
         value = getattr(report, field.name)
         assert value.shape == (m,), field.name
         assert value.dtype.kind == kinds[field.name], field.name
