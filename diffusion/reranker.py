@@ -129,7 +129,7 @@ class Reranker(Reporting, Parameters):
     transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
 
     Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
-    bytes per item; with the contextual affinity, another 740 bytes per item. Building takes at
+    bytes per item; with the contextual affinity, another 494 bytes per item. Building takes at
     most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, 2,000
     bytes per item.
 

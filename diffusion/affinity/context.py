@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from tqdm import tqdm
 
 from ..errors import DiffusionError
 from ..kernels import context as loops
+from ..kernels import encodings as blocks
 from ..kernels import queries
-from ..kernels.graph import mutual_ranks
-from ..kernels.lists import Lists, Rows
+from ..kernels.context import Encodings, Holders, Sets
+from ..kernels.locality import locality_order
 from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import FirstStage
-from ..storage.contents import COMPUTED, Array, Between, Contents, Offsets
+from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Offsets, Promise
 from ..validation import check_integer
 from .base import Affinity, Observation
 
@@ -62,11 +62,13 @@ class Context(Affinity):
     scores share a rank. An item with an empty list has no neighbourhood, and its similarity J to
     all items and queries is 0. Encodings are stored in units of 1/65535.
 
-    Memory: for the largest scale k, 9 k bytes per item for the lists and 6 `size` bytes for the
-    encodings; 740 bytes per item in all with the default settings, in addition to the graph.
-    Building takes 2,000 bytes per item in addition to the lists. The time grows with the square of
-    the number of encodings that hold an item, which is about `size` for most items. It is linear
-    in the number of items unless some items are neighbours of a fixed share of all.
+    Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
+    and 5 `size` + 8 bytes for the encodings, up to 2^24 items: 494 bytes per item in all with the
+    default settings, in addition to the graph. Of the scores of the lists, only those at the places
+    of the scales are kept, which is all that the rank of a query depends on. Building takes 1,100
+    bytes per item in addition to the lists. The time grows with the square of the number of
+    encodings that hold an item, which is about `size` for most items. It is linear in the number
+    of items unless some items are neighbours of a fixed share of all.
 
     References
     ----------
@@ -114,162 +116,227 @@ class Context(Affinity):
         A is 0 for items that are not mutually among each other's most similar. Parameters and
         shapes are those of `Affinity.edges`.
         """
-        k = min(self.scales[-1], ids.shape[1])
+        n, k = len(ids), min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
-        scores = np.ascontiguousarray(scores[:, :k])
-        mutual = _mutual_ranks(scores, ids)
-        self._state = {"ids": ids, "scores": scores, "mutual": mutual}
-        self._contents = COMPUTED
-        n = len(ids)
-        parts = [slice(start, start + _PART) for start in range(0, n, _PART)]
-        size = min(self.size, n)
-        entries, values = np.empty((n, size), np.int32), np.empty((n, size), np.uint16)
-        best, jaccard = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-        with tqdm(total=2 * n, desc="context", unit="item", disable=not progress) as bar:
-            for part in parts:
-                items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
-                encodings = self._encode(items, Lists(ids[part], mutual[part]))
-                entries[part], values[part] = encodings
-                bar.update(len(items))
-            self._state |= _inverted(entries, values)
-            for part in parts:
-                items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
-                encodings = loops.Encodings(entries[part], values[part])
-                best[part], jaccard[part] = self._jaccard_lists(items, encodings, k)
-                bar.update(len(items))
-        return best, self._weigh(jaccard, best)
+        self._state, self._contents = {"ids": ids}, COMPUTED
+        order = locality_order(ids)
+        levels = self._levels(order, scores, ids)
+        self._state["levels"] = _packed(levels, len(self._cut))
+        self._state["reach"] = np.take(scores, self._scales.ranks - 1, axis=1)
+        del levels
+        jaccard = np.empty((n, k), np.float32)
+        best = self._compare_items(order, jaccard, progress)
+        return best, self._weigh(order, jaccard, best)
 
-    def _weigh(self, jaccard: NDArray[np.float32], best: NDArray[np.int32]) -> NDArray[np.float32]:
+    def _compare_items(
+        self, order: NDArray[np.int32], jaccard: NDArray[np.float32], progress: bool
+    ) -> NDArray[np.int32]:
+        """Encode all items, and list the most similar others of each, with their similarity J.
+
+        Only two arrays as wide as the lists exist beside the inverted lists: the items that are
+        listed take the place of the encodings.
+        """
+        n, k = jaccard.shape
+        size = min(self.size, n)
+        width = max(size, k)
+        encodings = Encodings(np.empty((n, width), np.int32), np.empty((n, size), np.uint16))
+        parts = [order[start : start + _PART] for start in range(0, n, _PART)]
+        form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+        with tqdm(total=3 * n, desc="context", bar_format=form, disable=not progress) as bar:
+            for part in parts:
+                blocks.encode(part, part, self._sets, self._scales, encodings)
+                bar.update(len(part))
+            self._state |= _inverted(order, encodings)
+            for part in parts:
+                blocks.jaccard_lists(part, part, encodings, self._holders, encodings.ids, jaccard)
+                bar.update(2 * len(part))  # comparing takes twice the time of encoding
+        best = encodings.ids
+        del encodings
+        return np.ascontiguousarray(best[:, :k])
+
+    def _levels(
+        self, order: NDArray[np.int32], scores: NDArray[np.float32], ids: NDArray[np.int32]
+    ) -> NDArray[np.uint8]:
+        """Return the level of every listed item, by the ranks of both in each other's list."""
+        ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
+        loops.ranks_in_lists(ids, scores, ranks)
+        loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
+        return levels
+
+    def _weigh(
+        self, order: NDArray[np.int32], jaccard: NDArray[np.float32], best: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
         """Multiply J² by the share of the scales that hold the mutual rank by J, in place."""
-        share = (np.arange(256)[:, None] <= self._cut).mean(axis=1, dtype=np.float32)
-        share[0] = 0  # no mutual rank
-        rank = _mutual_ranks(jaccard, best)
+        share = np.arange(len(self._cut), -1, -1, dtype=np.float32) / np.float32(len(self._cut))
+        levels = self._levels(order, jaccard, best)
         np.maximum(jaccard, 0, out=jaccard)
         np.square(jaccard, out=jaccard)
-        jaccard *= share[rank]
+        for start in range(0, len(best), _PART):
+            jaccard[start : start + _PART] *= share[levels[start : start + _PART]]
         return jaccard
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
         """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
-        n, m = len(self._checked["ids"]), len(ids)
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
+        n, m = len(self._checked["ids"]), len(ids)
         encodings = self._empty_encodings(m)
         damaged = np.zeros(m, bool)
-        known = queries.Known(*(read_only(self._state[name]) for name in queries.Known._fields))
+        known = queries.Known(self._sets, read_only(self._state["reach"]))
         queries.encode_queries(known, self._scales, first, encodings, damaged)
         if damaged.any():
             self._contents.check(by_rows=True)  # raises the error that says what is wrong
-        bounds = np.empty(m, np.int64)
-        inverted = self._inverted
-        queries.jaccard_bounds(encodings.ids, inverted.indptr, n, bounds)
-        similar = []
+        bounds, holders = np.empty(m, np.int64), self._holders
+        queries.jaccard_bounds(encodings.ids, holders.indptr, n, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
-        y = SparseRows.of_width(m, width)
+        y, similar = SparseRows.of_width(m, width), []
         for part in _batches(bounds) or [slice(0, 0)]:
-            J = SparseRows.of_at_most(bounds[part])
-            these = loops.Encodings(encodings.ids[part], encodings.values[part])
-            queries.compare(these, inverted, J, y.part(part), width)
-            similar.append(J)
+            these = Encodings(encodings.ids[part], encodings.values[part])
+            similar.append(SparseRows.of_at_most(bounds[part]))
+            queries.compare(these, holders, similar[-1], y.part(part), width)
         return Observation(y, SparseRows.joined(similar))
 
-    @property
-    def lists(self) -> Lists:
-        """The neighbour lists given to `edges`, cut to `depth`, and their mutual ranks (n, k)."""
+    def lists(
+        self, items: NDArray[np.int64] | slice
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the neighbour lists of some items, cut to `depth`, and which are mutual (m, k)."""
         self._contents.check(by_rows=True)
-        return Lists(self._state["ids"], self._state["mutual"])
+        ids, levels = self._state["ids"][items], self._state["levels"][items]
+        if levels.shape != ids.shape:
+            both = np.stack([levels & 15, levels >> 4], axis=2)
+            levels = both.reshape(len(ids), -1)[:, : ids.shape[1]]
+        return ids, levels < len(self._cut)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
-        lists = self.lists
-        ids = lists.ids[items]
-        encodings = self._encode(items, Lists(ids, lists.mutual[items]))
-        best, _ = self._jaccard_lists(items, encodings, k)
-        found = (best[:, :, None] == ids[:, None, :k]) & (best[:, :, None] >= 0)
-        listed = int(np.count_nonzero(ids[:, :k] >= 0))
-        return 1 - int(np.count_nonzero(found)) / max(1, listed)
-
-    def _jaccard_lists(
-        self, items: NDArray[Any], encodings: loops.Encodings, k: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        ids = self.lists(items)[0][:, :k]
+        items, places = items.astype(np.int32), np.arange(len(items), dtype=np.int32)
+        encodings = self._empty_encodings(len(items))
+        blocks.encode(items, places, self._sets, self._scales, encodings)
         best = np.empty((len(items), k), np.int32)
         jaccard = np.empty((len(items), k), np.float32)
-        loops.jaccard_lists(items, encodings, self._inverted, best, jaccard)
-        return best, jaccard
+        blocks.jaccard_lists(items, places, encodings, self._holders, best, jaccard)
+        found = (best[:, :, None] == ids[:, None, :]) & (best[:, :, None] >= 0)
+        return 1 - int(np.count_nonzero(found)) / max(1, int(np.count_nonzero(ids >= 0)))
 
-    @property
-    def _inverted(self) -> Rows:
-        return Rows(*(read_only(self._checked[name]) for name in Rows._fields))
-
-    @property
-    def _checked(self) -> dict[str, NDArray[Any]]:
-        self._contents.check()
-        return self._state
-
-    def _encode(self, items: NDArray[Any], own: Lists) -> loops.Encodings:
-        """Encode items given by their ids, or queries, whose id is -1."""
-        encodings = self._empty_encodings(len(own.ids))
-        lists = Lists(self._state["ids"], self._state["mutual"])
-        loops.encode(items, own, lists, self._scales, encodings)
-        return encodings
-
-    def _empty_encodings(self, m: int) -> loops.Encodings:
+    def _empty_encodings(self, m: int) -> Encodings:
         # No encoding has more entries than there are items.
         shape = m, min(self.size, len(self._state["ids"]))
-        return loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
+        return Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
 
     @property
     def _scales(self) -> loops.Scales:
         ranks = np.array(self._cut, np.int64)
         return loops.Scales(ranks, np.maximum(1, ranks // 3))
 
+    @property
+    def _sets(self) -> Sets:
+        return Sets(*(read_only(self._checked[name]) for name in Sets._fields))
+
+    @property
+    def _holders(self) -> Holders:
+        names = ("indptr", "holders", "holders_high")
+        return Holders(*(read_only(self._checked[name]) for name in names))
+
+    @property
+    def _checked(self) -> dict[str, NDArray[Any]]:
+        self._contents.check()
+        return self._state
+
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to store: the lists, their mutual ranks and the inverted lists."""
+        """Return the arrays to store: the lists, their levels and scores, the inverted lists."""
         return self._state
 
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the state from stored arrays; their content is checked on first use."""
-        layout = _layout(n_items)
         if not arrays["ids"].size:
             raise ValueError("ids: no list has an entry")
+        self._state = {"ids": arrays["ids"]}
+        if "mutual" in arrays:
+            arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
+        layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
         self._contents = Contents(arrays, layout, source)
         self._state = {name: arrays[name] for name in layout}
 
 
-def _layout(n: int) -> dict[str, Array]:
-    """Return what the arrays of n items must be: the lists, and the inverted lists."""
+@dataclass(frozen=True)
+class _Holders(Promise):
+    """Items from 0 to n - 1, with their other bits in `holders_high`."""
+
+    n: int
+
+    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether all items are in range."""
+        high = arrays["holders_high"][start : start + len(block)].astype(np.int64)
+        return bool(((high << 16) | (block >> 16)).max() < self.n)
+
+    def __str__(self) -> str:
+        return f"items from 0 to {self.n - 1}"
+
+
+def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
+    """Return what the arrays of n items must be: the lists, and the inverted lists.
+
+    `levels` are those of `Sets`, `reach` the scores at the places of the scales, and the others
+    are those of `Holders`.
+    """
     most = float(np.finfo(np.float32).max)
     return {
-        "ids": Array(np.int32, (n, "k"), Between(-1, n - 1), by_rows=True),
-        "scores": Array(np.float32, (n, "k"), Between(-np.inf, most), by_rows=True),
-        "mutual": Array(np.uint8, (n, "k")),
-        "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
-        "indices": Array(np.int32, ("entries",), Between(0, n - 1)),
-        "values": Array(np.uint16, ("entries",)),
+        "ids": Array(np.int32, (n, k), Between(-1, n - 1), by_rows=True),
+        "levels": Array(np.uint8, (n, _level_bytes(k, scales))),
+        "reach": Array(np.float32, (n, scales), Between(-np.inf, most), by_rows=True),
+        "indptr": Array(np.int64, (n + 1,), Offsets("holders")),
+        "holders": Array(np.uint32, ("entries",), _Holders(n)),
+        "holders_high": Array(_high_type(n), ("entries",)),
     }
 
 
-def _mutual_ranks(scores: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.uint8]:
-    ranks = np.empty(ids.shape, np.uint8)
-    loops.ranks_in_lists(ids, scores, ranks)
-    mutual = np.empty(ids.shape, np.uint8)
-    mutual_ranks(ids, ranks, mutual)
-    return mutual
-
-
-def _inverted(entries: NDArray[np.int32], values: NDArray[np.uint16]) -> dict[str, NDArray[Any]]:
-    """Turn encodings (n, size) into inverted lists: for each entry, the items that have it."""
-    n = len(entries)
-    kept = entries >= 0
-    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(kept, axis=1))])
-    by_item = sparse.csr_array((values[kept], entries[kept], indptr), shape=(n, n))
-    by_entry = by_item.tocsc()
+def _of_an_earlier_version(
+    arrays: dict[str, NDArray[Any]], n: int, ranks: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays that stand for those of an index from before levels were stored."""
+    levels = np.searchsorted(ranks, np.arange(256)).astype(np.uint8)
+    levels[0] = len(ranks)  # no mutual rank
+    items, values = arrays["indices"], arrays["values"]
     return {
-        "indptr": by_entry.indptr.astype(np.int64, copy=False),
-        "indices": by_entry.indices.astype(np.int32, copy=False),
-        "values": by_entry.data,
+        "ids": arrays["ids"],
+        "levels": _packed(levels[arrays["mutual"]], len(ranks)),
+        "reach": np.take(arrays["scores"], ranks - 1, axis=1),
+        "indptr": arrays["indptr"],
+        "holders": (items.astype(np.uint32) << 16) | values,
+        "holders_high": (items >> 16).astype(_high_type(n)),
     }
+
+
+def _level_bytes(k: int, scales: int) -> int:
+    """Return the length of a row of levels: two levels per byte if they are below 16."""
+    return (k + 1) // 2 if scales < 16 else k
+
+
+def _packed(levels: NDArray[np.uint8], scales: int) -> NDArray[np.uint8]:
+    """Return levels (n, k) as they are stored."""
+    k = levels.shape[1]
+    if _level_bytes(k, scales) == k:
+        return levels
+    packed = levels[:, ::2].copy()
+    packed[:, : k // 2] |= levels[:, 1::2] << 4
+    return packed
+
+
+def _high_type(n: int) -> type[np.unsignedinteger[Any]]:
+    """Return the type of the upper bits of an item, of which `holders` has the other 16."""
+    return np.uint8 if n <= 1 << 24 else np.uint16
+
+
+def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArray[Any]]:
+    """Turn encodings (n, size) into inverted lists: for each entry, the items that have it."""
+    n = len(order)
+    filled = int(np.count_nonzero(encodings.values))
+    indptr = np.zeros(n + 1, np.int64)
+    holders, high = np.empty(filled, np.uint32), np.empty(filled, _high_type(n))
+    blocks.invert(order, encodings, Holders(indptr, holders, high))
+    return {"indptr": indptr, "holders": holders, "holders_high": high}
 
 
 def _batches(sizes: NDArray[np.int64]) -> list[slice]:

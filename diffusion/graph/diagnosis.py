@@ -117,14 +117,13 @@ def diagnose(graph: Graph, affinity: Affinity) -> Diagnosis:
     sizes = graph.component_sizes
     lists: dict[str, float] = {}
     if isinstance(affinity, Context):
-        ids, mutual = affinity.lists
-        ids, mutual = ids[:: -(-n // _SAMPLE)], mutual[:: -(-n // _SAMPLE)]
+        ids, mutual = affinity.lists(slice(None, None, -(-n // _SAMPLE)))
         nearest = ids[:, :_NEAREST]
         counts = np.flip(np.sort(np.bincount(nearest[nearest >= 0], minlength=n)))
         places = max(1, int(counts.sum()))
         compared = np.arange(0, n, -(-n // _COMPARED))
         lists = {
-            "reciprocal": float(np.mean(mutual[ids >= 0] > 0)) if (ids >= 0).any() else 1.0,
+            "reciprocal": float(np.mean(mutual[ids >= 0])) if (ids >= 0).any() else 1.0,
             "listed_by_none": float(np.mean(counts == 0)),
             "hub_places": float(int(counts[: -(-n // 100)].sum()) / places),
             "largest_hub": int(counts[0]) / len(ids),

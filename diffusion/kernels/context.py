@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .lists import Lists, Rows
 from .threads import parallel, serial
 
 # The weight 1 in the units of a sum (int64), and in those of a stored encoding (uint16).
@@ -34,20 +33,41 @@ class Encodings(NamedTuple):
     values: Any  # (m, size) uint16, in units of 1 / UNIT
 
 
-class Neighborhood(NamedTuple):
-    """An item or a query with the neighbours from which its sets are made."""
+class Sets(NamedTuple):
+    """Neighbour lists, and the sets that hold each neighbour.
 
-    itself: Any  # its id, int64; -1 for a query, which is not a member of its own sets
-    ids: Any  # (k,) int32
-    mutual: Any  # (k,) uint8, 0 for none
+    The sets of an item at ascending scales contain each other. The level of a neighbour is the
+    index of the smallest scale whose set holds it, or the number of scales if none does.
+    """
+
+    ids: Any  # (n, k) int32, -1 padded at the end
+    levels: Any  # (n, k) uint8, or (n, (k + 1) // 2) with two levels per byte, see `level_of`
 
 
-class Table(NamedTuple):
-    """A hash table from keys to sums."""
+class Holders(NamedTuple):
+    """Inverted lists: for each entry l, the items whose encoding has it, and its value there.
 
-    keys: Any  # (slots,) int64, -1 where empty
-    sums: Any  # (slots,) int64
-    used: Any  # (slots,) int64: the occupied slots, in order of insertion
+    The lists are one after the other; that of l is at indptr[l] to indptr[l + 1]. `holder_of`
+    takes an element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
+    """
+
+    indptr: Any  # (n + 1,) int64
+    holders: Any  # (entries,) uint32: the lower 16 bits of the item, then the value
+    high: Any  # (entries,) uint8 or uint16: the other bits of the item
+
+
+@serial
+def level_of(row: Any, a: int, k: int) -> Any:
+    """Return the level of entry a of a list of k neighbours, from a row of `Sets.levels`."""
+    if row.shape[0] == k:
+        return np.int64(row[a])
+    return np.int64((row[a >> 1] >> (4 * (a & 1))) & 15)
+
+
+@serial
+def holder_of(holders: Any, high: Any, e: int) -> Any:
+    """Return element e of the inverted lists: the item, and the value in its encoding."""
+    return (np.int64(high[e]) << 16) | (np.int64(holders[e]) >> 16), np.int64(holders[e]) & 0xFFFF
 
 
 # --- ranks ---------------------------------------------------------------------------------------
@@ -57,8 +77,8 @@ class Table(NamedTuple):
 def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> None:
     """Rank the entries of lists: 1 + the number of entries in the row with a higher score.
 
-    `ids` (n, k) is padded with -1 at the end, `scores` (n, k) descends. `out` (n, k), uint8, is 0
-    where padded.
+    `ids` (n, k) is padded with -1 at the end; the first k columns of `scores` descend. `out`
+    (n, k), uint8, is 0 where padded.
     """
     k = ids.shape[1]
     for i in range(start, stop):
@@ -71,226 +91,94 @@ def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> No
                 out[i, a] = a + 1
 
 
-# --- a sparse sum in a hash table ----------------------------------------------------------------
+@parallel(lambda order, *_: len(order), grain=256)
+def mutual_levels(
+    start: int, stop: int, order: Any, ids: Any, ranks: Any, scales: Any, out: Any
+) -> None:
+    """Compute the levels (n, k) of all entries of lists, row by row in the given order.
 
-
-@serial
-def _empty_table(entries: int, n: int) -> Table:
-    """Make a table for that many additions to at most n keys; its size is a power of two."""
-    size = 16
-    while size < 2 * min(entries, n):
-        size *= 2
-    keys = np.empty(size, np.int64)
-    for slot in range(size):
-        keys[slot] = -1
-    return Table(keys, np.empty(size, np.int64), np.empty(size, np.int64))
-
-
-@serial
-def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> int:
-    """Add a value to the sum of a key of a `Table`; return the number of keys.
-
-    It takes the three arrays instead of the tuple because unpacking a tuple at every addition is
-    measurably slower than unpacking it once before the loop.
+    `ranks` (n, k) are the ranks of the entries in their lists. The scales ascend, and the last is
+    at least k.
     """
-    mask = keys.shape[0] - 1
-    slot = ((key * 2654435761) >> 7) & mask
-    while keys[slot] != key:
-        if keys[slot] < 0:
-            # A table that is at most half full always has an empty slot, where a search ends. Only
-            # a damaged index can add more keys than the table was made for.
-            if 2 * count > mask:
-                return count
-            keys[slot] = key
-            sums[slot] = 0
-            used[count] = slot
-            count += 1
-            break
-        slot = (slot + 1) & mask
-    sums[slot] += value
-    return count
-
-
-@serial
-def _largest(table: Table, count: int, out_ids: Any, out_sums: Any) -> int:
-    """Write the largest sums in descending order, ties by ascending key; return their number."""
-    keys, sums, used = table
-    size = out_ids.shape[0]
-    filled = 0
-    for t in range(count):
-        key, value = keys[used[t]], sums[used[t]]
-        if filled == size:
-            last = size - 1
-            if value < out_sums[last] or (value == out_sums[last] and key > out_ids[last]):
-                continue
-            at = last
-        else:
-            at = filled
-            filled += 1
-        while at > 0 and (
-            value > out_sums[at - 1] or (value == out_sums[at - 1] and key < out_ids[at - 1])
-        ):
-            out_ids[at], out_sums[at] = out_ids[at - 1], out_sums[at - 1]
-            at -= 1
-        out_ids[at], out_sums[at] = key, value
-    return filled
+    k = ids.shape[1]
+    for p in range(start, stop):
+        i = order[p]
+        for a in range(k):
+            j = ids[i, a]
+            out[i, a] = len(scales)
+            if j >= 0:
+                # Without a branch, so that eight entries are compared at a time.
+                theirs = np.uint8(0)
+                for b in range(k):
+                    theirs = max(theirs, ranks[j, b] if ids[j, b] == i else np.uint8(0))
+                if theirs > 0:
+                    s = 0
+                    while scales[s] < max(ranks[i, a], theirs):
+                        s += 1
+                    out[i, a] = s
 
 
 # --- encodings -----------------------------------------------------------------------------------
 
 
 @serial
-def _add_sets(
-    table: Table, count: int, near: Neighborhood, scales: Scales, place: int, members: int
-) -> int:
-    """Add the sets of one item to the means over several items; return the number of keys.
+def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: Any) -> int:
+    """Insert a sum among the largest, in descending order, ties by ascending key.
 
-    At each scale, the set of an item holds its neighbours with a mutual rank up to the scale, and
-    the item itself unless it is a query, all with equal weights. The encoding at that scale is the
-    mean of the sets of the first `spread` of `members` items; `place` is the item's place among
-    them, from 0.
+    `out_ids` and `out_sums` hold `filled` sums; the smallest is dropped if they are full. Returns
+    the new number of sums.
     """
-    keys, sums, used = table
-    itself, ids, mutual = near
-    ranks, spread = scales
-    n_scales, k = ranks.shape[0], ids.shape[0]
-    smallest = np.empty(k, np.int64)  # the smallest scale whose set holds the neighbour
-    sizes = np.empty(n_scales + 1, np.int64)
-    weight = np.empty(n_scales + 1, np.int64)
-    for s in range(n_scales + 1):
-        sizes[s] = weight[s] = 0
-    for a in range(k):
-        smallest[a] = n_scales
-        if mutual[a] > 0:
-            s = 0
-            while s < n_scales and ranks[s] < mutual[a]:
-                s += 1
-            smallest[a] = s
-            sizes[s] += 1
-    total = 1 if itself >= 0 else 0
-    for s in range(n_scales):
-        total += sizes[s]
-        sizes[s] = total
-    # A set that holds a neighbour at one scale holds it at all larger scales.
+    if filled == out_sums.shape[0]:
+        at = filled - 1
+        if value < out_sums[at] or (value == out_sums[at] and key > out_ids[at]):
+            return filled
+    else:
+        at = filled
+        filled += 1
+    while at > 0 and (
+        value > out_sums[at - 1] or (value == out_sums[at - 1] and key < out_ids[at - 1])
+    ):
+        out_ids[at], out_sums[at] = out_ids[at - 1], out_sums[at - 1]
+        at -= 1
+    out_ids[at], out_sums[at] = key, value
+    return filled
+
+
+@serial
+def scale_weights(sizes: Any, spread: Any, place: int, members: int, weight: Any) -> None:
+    """Compute the weight (scales + 1,) of an element of an item's sets, by its level.
+
+    At each scale, the encoding is the mean of the sets of the first `spread` of `members` items,
+    and a set of `sizes` items gives each of them the same weight. `place` is the item's place
+    among the members, from 0. The encoding is the mean over the scales; a set that holds an
+    element at one scale holds it at all larger scales.
+    """
+    n_scales = spread.shape[0]
+    weight[n_scales] = 0
     for s in range(n_scales - 1, -1, -1):
         weight[s] = weight[s + 1]
         if spread[s] > place and sizes[s] > 0:
             weight[s] += ONE // (n_scales * min(spread[s], members) * sizes[s])
-    if itself >= 0 and weight[0] > 0:
-        count = _add(keys, sums, used, count, itself, weight[0])
-    for a in range(k):
-        if weight[smallest[a]] > 0:
-            count = _add(keys, sums, used, count, np.int64(ids[a]), weight[smallest[a]])
-    return count
 
 
 @serial
-def _keep_largest(table: Table, count: int, ids: Any, values: Any) -> None:
-    """Write the largest sums as the entries (size,) of an encoding that sums to 1."""
-    size = ids.shape[0]
-    best = np.empty(size, np.int64)
-    filled = _largest(table, count, ids, best)
+def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
+    """Write the largest sums, whose items are in `ids`, as the values of an encoding.
+
+    The sum of the values is 1. `ids` is -1 and `values` (size,) is 0 after the last entry.
+    """
     total = 0
     for a in range(filled):
-        total += best[a]
-    for a in range(size):
+        total += sums[a]
+    for a in range(values.shape[0]):
         # In floating point, because the integer product may exceed an int64: ONE is 2^40.
-        value = 0 if a >= filled else int(best[a] * (UNIT / total) + 0.5)
+        value = 0 if a >= filled else int(sums[a] * (UNIT / total) + 0.5)
         values[a] = value
         if value == 0:
             ids[a] = -1
 
 
-@parallel(lambda items, *_: len(items), grain=8)
-def encode(
-    start: int, stop: int, items: Any, own: Lists, lists: Lists, scales: Scales, out: Encodings
-) -> None:
-    """Encode items, given by their ids.
-
-    `own` are the lists (m, k) of the items to encode, `lists` the lists (n, k) of the collection.
-    """
-    k = own.ids.shape[1]
-    n, width = lists.ids.shape
-    for q in range(start, stop):
-        members = 1
-        while members <= k and members < scales.spread[-1] and own.ids[q, members - 1] >= 0:
-            members += 1
-        table = _empty_table(members * (width + 1) + k, n)
-        near = Neighborhood(np.int64(items[q]), own.ids[q], own.mutual[q])
-        count = _add_sets(table, np.int64(0), near, scales, np.int64(0), members)
-        for place in range(1, members):
-            p = np.int64(own.ids[q, place - 1])
-            near = Neighborhood(p, lists.ids[p], lists.mutual[p])
-            count = _add_sets(table, count, near, scales, place, members)
-        _keep_largest(table, count, out.ids[q], out.values[q])
-
-
-# --- Jaccard similarity --------------------------------------------------------------------------
-
-
 @serial
-def _overlaps(table: Table, itself: int, ids: Any, values: Any, inverted: Rows) -> int:
-    """Sum min(V_l, V_jl) over the entries l of an encoding, for every item j that shares one.
-
-    The item `itself` is left out. Returns the number of keys in the table.
-    """
-    keys, sums, used = table
-    indptr, indices, theirs = inverted
-    count = 0
-    for a in range(ids.shape[0]):
-        l = ids[a]  # noqa: E741
-        if l < 0:
-            continue
-        own = np.int64(values[a])
-        for e in range(indptr[l], indptr[l + 1]):
-            if indices[e] != itself:
-                value = min(own, np.int64(theirs[e]))
-                count = _add(keys, sums, used, count, np.int64(indices[e]), value)
-    return count
-
-
-@serial
-def _entries(ids: Any, indptr: Any) -> int:
-    """Return the total length of the inverted lists of an encoding's entries."""
-    total = 0
-    for l in ids:  # noqa: E741
-        if l >= 0:
-            total += max(0, indptr[l + 1] - indptr[l])
-    return total
-
-
-@serial
-def _jaccard(overlap: int) -> float:
+def jaccard_of(overlap: int) -> float:
     """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))
-
-
-@parallel(lambda items, *_: len(items), grain=8)
-def jaccard_lists(
-    start: int,
-    stop: int,
-    items: Any,
-    encodings: Encodings,
-    inverted: Rows,
-    out_ids: Any,
-    out_scores: Any,
-) -> None:
-    """List the other items with the highest Jaccard similarity to each of some items.
-
-    `items` (m,) are their ids and `encodings` (m, size) their encodings. Row l of `inverted` lists
-    the items whose encoding has an entry l, with its values. `out_ids` and `out_scores` (m, k) are
-    in descending order of score, ties by ascending id, padded with -1 and -inf.
-    """
-    n = len(inverted.indptr) - 1
-    k = out_ids.shape[1]
-    for i in range(start, stop):
-        ids, values = encodings.ids[i], encodings.values[i]
-        table = _empty_table(_entries(ids, inverted.indptr), n)
-        count = _overlaps(table, np.int64(items[i]), ids, values, inverted)
-        best = np.empty(k, np.int64)
-        filled = _largest(table, count, out_ids[i], best)
-        for a in range(k):
-            if a < filled:
-                out_scores[i, a] = _jaccard(best[a])
-            else:
-                out_ids[i, a], out_scores[i, a] = -1, -np.inf

@@ -104,9 +104,9 @@ FORGED = [
     *(("context", "graph_degrees", change) for change in (first(NAN), last(-1))),
     *(("context", "graph_components", change) for change in (first(-1), last(83))),
     *(("context", "affinity_ids", change) for change in (wide(83), wide(-2))),
-    *(("context", "affinity_scores", change) for change in (wide(NAN), wide(np.inf))),
+    *(("context", "affinity_reach", change) for change in (wide(NAN), wide(np.inf))),
     *(("context", "affinity_indptr", change) for change in (first(7), middle(10**9), last(0))),
-    *(("context", "affinity_indices", change) for change in (first(-1), last(83))),
+    *(("context", "affinity_holders", change) for change in (first(2**32 - 1), last(83 << 16))),
     *(("context", "vectors", change) for change in (first(NAN), last(np.inf), middle(3))),
     *(("gaussian", "vectors", change) for change in (first(NAN), last(-np.inf))),
     ("gaussian", "center", first(NAN)),
@@ -164,6 +164,14 @@ def test_forged_arrays_are_found_on_first_use(saved, index, kind, name, change):
             ranker.search(saved[1])
 
 
+@pytest.mark.parametrize("change", [first(255), last(1)])
+def test_forged_upper_bits_of_items_are_found(saved, index, change):
+    path = index("context")
+    change_array(path, "affinity_holders_high", change)
+    with pytest.raises(DiffusionError, match="altered, holders: expected items from 0 to 82"):
+        opened(path).search(saved[1])
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "regional"])
 def test_whole_indexes_answer(saved, index, kind):
     one, two = opened(index(kind)), opened(saved[0] / kind)
@@ -191,7 +199,7 @@ def test_a_link_must_stay_on_its_level(saved, index):
     ("kind", "name"),
     [
         ("context", "graph_weights"),
-        ("context", "affinity_values"),
+        ("context", "affinity_holders"),
         ("columns", "solver_ids"),
         ("hybrid", "solver_vectors"),
         ("local", "solver_roots"),

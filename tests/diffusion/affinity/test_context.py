@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import Context, DiffusionError
-from diffusion.kernels import context as loops
+from diffusion.kernels import encodings as blocks
+from diffusion.kernels.context import Encodings
+from diffusion.kernels.locality import locality_order
+from diffusion.kernels.threads import using_cores
 
 # More entries than there are items: none is cut off. Each is rounded to units of 1/65535.
 ENTRIES = 60
@@ -148,8 +151,9 @@ def test_items_against_the_naive_encoding(X, k, scales):
             entries[i, a], values[i, a] = item, round(65535 * weight)
     jaccard = np.empty(best.shape, np.float32)
     again = np.empty(best.shape, np.int32)
-    encodings = loops.Encodings(entries, values)
-    loops.jaccard_lists(np.arange(len(X)), encodings, affinity._inverted, again, jaccard)
+    items = np.arange(len(X), dtype=np.int32)
+    encodings = Encodings(entries, values)
+    blocks.jaccard_lists(items, items, encodings, affinity._holders, again, jaccard)
     for i in range(len(X)):
         listed = best[i][best[i] >= 0]
         assert i not in listed
@@ -204,7 +208,8 @@ def test_weights_are_the_jaccard_times_the_share_of_the_scales(X, k, scales):
     order = np.argsort(-J.toarray(), axis=1, kind="stable")[:, : best.shape[1]].astype(np.int32)
     jaccard = np.take_along_axis(J.toarray(), order, axis=1)
     order[jaccard == 0] = -1
-    found = affinity._weigh(jaccard.copy(), order)
+    items = np.arange(len(X), dtype=np.int32)
+    found = affinity._weigh(items, jaccard.copy(), order)
     ranks = [rank_in(*row) for row in zip(jaccard, order, strict=True)]
     cut = sorted({min(s, scores.shape[1]) for s in scales})
     for i, row in enumerate(order):
@@ -216,6 +221,93 @@ def test_weights_are_the_jaccard_times_the_share_of_the_scales(X, k, scales):
             assert found[i, a] == pytest.approx(expected, rel=1e-6)
     assert (weights >= 0).all()
     assert (weights <= 1).all()
+
+
+def dense_jaccard(scores, ids, scales):
+    """J of all pairs (n, n), by dense matrices, of encodings that are not cut."""
+    n, k = ids.shape
+    ranks = np.full((n, n), np.inf)
+    for i in range(n):
+        listed = ids[i] >= 0
+        higher = (scores[i][None, listed] > scores[i][listed, None]).sum(axis=1)
+        ranks[i, ids[i, listed]] = 1 + higher
+    mutual = np.maximum(ranks, ranks.T)
+    np.fill_diagonal(mutual, 0)
+    V = np.zeros((n, n))
+    cut = sorted({min(s, k) for s in scales})
+    for scale in cut:
+        sets = (mutual <= scale).astype(float)
+        sets /= sets.sum(axis=1, keepdims=True)
+        near = np.concatenate([np.arange(n)[:, None], ids[:, : max(1, scale // 3) - 1]], axis=1)
+        for i, row in enumerate(near):
+            V[i] += sets[row[row >= 0]].mean(axis=0) / len(cut)
+    V /= V.sum(axis=1, keepdims=True)
+    least = np.array([np.minimum(V, row).sum(axis=1) for row in V])
+    return least / (2 - least)
+
+
+def test_many_blocks_against_dense_matrices():
+    # More items than a block has, and an item that half of all list.
+    rng = np.random.default_rng(8)
+    scores, ids = neighbor_lists(rng.standard_normal((700, 3)), 12)
+    ids[::2, -1] = 350
+    ids[ids == np.arange(700)[:, None]] = 351
+    for row in range(700):  # no item twice in a list
+        first = np.unique(ids[row], return_index=True)[1]
+        ids[row, np.setdiff1d(np.arange(12), first)] = -1
+        ids[row] = np.concatenate([ids[row][ids[row] >= 0], ids[row][ids[row] < 0]])
+    scores = np.where(ids >= 0, scores, -np.inf).astype(np.float32)
+    affinity = Context(scales=(4, 9, 12), size=150)
+    best, weights = affinity.edges(scores, ids)
+    expected = dense_jaccard(scores, ids, (4, 9, 12))
+    np.fill_diagonal(expected, 0)
+    tolerance = 150 / 65535
+    at_listed = np.take_along_axis(expected, best, axis=1)
+    assert (best >= 0).all()
+    largest = -np.sort(-expected, axis=1)[:, :12]
+    np.testing.assert_allclose(at_listed, largest, atol=2 * tolerance)
+    shares = weights / np.maximum(at_listed, tolerance) ** 2 * 3
+    sure = weights > 0.01
+    assert sure.mean() > 0.1
+    np.testing.assert_allclose(shares[sure], np.round(shares[sure]), atol=0.15)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 600), st.booleans())
+def test_other_numbers_of_the_items_give_the_same_similarities(seed, n, coarse):
+    scores, ids = neighbor_lists(_vectors(seed, n, 3, coarse), 20)
+    renamed = np.random.default_rng(seed).permutation(n).astype(np.int32)
+    other_scores, other_ids = np.empty_like(scores), np.empty_like(ids)
+    other_scores[renamed], other_ids[renamed] = scores, np.where(ids >= 0, renamed[ids], -1)
+    similarities, lists = [], []
+    for s, i in ((scores, ids), (other_scores, other_ids)):
+        # As many entries as there are items: which of equal entries are kept depends on their ids.
+        affinity = Context(scales=(3, 8, 20), size=n)
+        affinity.edges(s, i)
+        similarities.append(affinity.observe(s, i, 1).J.csr(n).toarray())
+        jaccard = np.empty((n, affinity.depth), np.float32)
+        affinity._compare_items(locality_order(i), jaccard, False)
+        lists.append(jaccard)
+    np.testing.assert_array_equal(similarities[1][np.ix_(renamed, renamed)], similarities[0])
+    np.testing.assert_array_equal(lists[1][renamed], lists[0])
+
+
+def test_the_number_of_cores_does_not_change_anything():
+    scores, ids = neighbor_lists(_vectors(3, 3000, 5, False), 30)
+    found = []
+    for cores in (1, 7):
+        with using_cores(cores):
+            found.append(Context().edges(scores, ids))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=30, deadline=None)
+@given(collections, st.integers(1, 16))
+def test_the_order_of_the_items_holds_each_once(X, k):
+    ids = neighbor_lists(X, k)[1]
+    order = locality_order(ids)
+    assert sorted(order) == list(range(len(X)))
 
 
 def test_a_triangle_and_a_pair_by_hand():
@@ -283,3 +375,39 @@ def test_batches_of_queries_do_not_change_the_answer(monkeypatch):
     parts = affinity.observe(*first, 5)
     np.testing.assert_array_equal(whole.J.csr(60).toarray(), parts.J.csr(60).toarray())
     np.testing.assert_array_equal(whole.y.csr(60).toarray(), parts.y.csr(60).toarray())
+
+
+@pytest.mark.parametrize("scales", [(3, 6, 12, 24, 48), (5,), tuple(range(1, 30))])
+def test_an_index_of_an_earlier_version_is_restored(scales):
+    # Before, ranks and scores of all listed items were stored, and items in one array.
+    X = np.random.default_rng(7).standard_normal((90, 4)).astype(np.float32)
+    scores, ids = neighbor_lists(X[20:], 33)
+    affinity = Context(scales)
+    affinity.edges(scores, ids)
+    naive = Naive(scores[:, : affinity.depth], ids[:, : affinity.depth], scales, 50)
+    state = affinity.arrays()
+    items = state["holders"] >> 16 | state["holders_high"].astype(np.uint32) << 16
+    mutual = [[naive.mutual(i).get(j, 0) for j in row] for i, row in enumerate(state["ids"])]
+    old = {
+        "ids": state["ids"],
+        "scores": np.ascontiguousarray(scores[:, : affinity.depth]),
+        "mutual": np.array(mutual, np.uint8),
+        "indptr": state["indptr"],
+        "indices": items.astype(np.int32),
+        "values": (state["holders"] & 65535).astype(np.uint16),
+    }
+    restored = Context(scales)
+    restored.restore(old, 70)
+    for name, array in restored.arrays().items():
+        np.testing.assert_array_equal(array, state[name])
+    first = query_lists(X[20:], X[:20], 48)
+    J = [one.observe(*first, 5).J.csr(70).toarray() for one in (affinity, restored)]
+    np.testing.assert_array_equal(*J)
+
+
+def test_what_is_kept_per_item():
+    scores, ids = neighbor_lists(_vectors(9, 3000, 5, False), 50)
+    affinity = Context()
+    affinity.edges(scores, ids)
+    kept = sum(array.nbytes for array in affinity.arrays().values())
+    assert kept <= 500 * 3000

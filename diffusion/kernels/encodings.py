@@ -1,0 +1,358 @@
+"""Compiled loops that encode and compare the items of a collection, a block of items at a time.
+
+The items of a block are neighbours of each other (`locality_order`), so that most of what they read
+is the same: the lists of their neighbours, or the inverted lists of their entries. It is read once
+for a block, its ids are replaced by local numbers, and the sums of each item are kept in a small
+array by local number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .context import (
+    Encodings,
+    Holders,
+    Scales,
+    Sets,
+    holder_of,
+    insert_largest,
+    jaccard_of,
+    level_of,
+    scale_weights,
+    write_encoding,
+)
+from .locality import Numbers, forget, longer, new_numbers, number, number_of, with_room
+from .threads import parallel, serial
+
+# Items of a block, which ends earlier once what it has read takes this many entries.
+_BLOCK = 256
+_ENTRIES = 1 << 17
+
+# Sums are counted in this many intervals to find the least one that may be kept.
+_INTERVALS = 256
+
+
+class Sums(NamedTuple):
+    """Sums by local number."""
+
+    values: Any  # (c,) int64, 0 outside the computation of an item
+    touched: Any  # (c + 1,) int32: the numbers with a sum above 0
+    counts: Any  # (_INTERVALS,) int32
+
+
+@serial
+def _sums(sums: Sums, count: int) -> Sums:
+    """Return sums for that many local numbers."""
+    if count <= sums.values.shape[0]:
+        return sums
+    return Sums(np.zeros(2 * count, np.int64), np.empty(2 * count + 1, np.int32), sums.counts)
+
+
+@serial
+def _least_kept(sums: Sums, touched: int, size: int) -> int:
+    """Return a lower bound of the `size` largest sums, at least 1."""
+    values, numbers, counts = sums
+    if touched <= size:
+        return 1
+    most = np.int64(0)
+    for t in range(touched):
+        most = max(most, values[numbers[t]])
+    shift = 0
+    while most >> shift >= _INTERVALS:
+        shift += 1
+    counts[:] = 0
+    for t in range(touched):
+        counts[values[numbers[t]] >> shift] += 1
+    interval = _INTERVALS - 1
+    above = counts[interval]
+    while above < size and interval > 0:
+        interval -= 1
+        above += counts[interval]
+    return max(1, interval << shift)
+
+
+@serial
+def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: Any) -> int:
+    """Write the largest sums in descending order, ties by ascending id; return their number.
+
+    `ids` are the ids by local number. All sums are 0 afterwards.
+    """
+    values, numbers, _ = sums
+    least = _least_kept(sums, touched, out_sums.shape[0])
+    filled = 0
+    for t in range(touched):
+        value = values[numbers[t]]
+        values[numbers[t]] = 0
+        if value >= least:
+            filled = insert_largest(filled, ids[numbers[t]], value, out_ids, out_sums)
+    return filled
+
+
+# --- encodings -----------------------------------------------------------------------------------
+
+
+class Members(NamedTuple):
+    """The items whose sets are averaged in a block, each with its list, in local numbers."""
+
+    numbers: Any  # (m, 1 + k) int32: the item itself, then its list; -1 padded
+    levels: Any  # (m, 1 + k) uint8: 0 for the item itself
+    sizes: Any  # (m, scales) int64: of the sets
+
+
+@serial
+def _more_members(members: Members, room: int) -> Members:
+    numbers, levels, sizes = members
+    return Members(longer(numbers, room), longer(levels, room), longer(sizes, room))
+
+
+@serial
+def _read_member(
+    member: int, item: int, sets: Sets, into: Members, names: Numbers, count: int
+) -> int:
+    """Assign numbers to an item and its list, which `names` must have room for."""
+    k, n_scales = sets.ids.shape[1], into.sizes.shape[1]
+    slots, ids = names
+    numbers, levels, sizes = into.numbers[member], into.levels[member], into.sizes[member]
+    sizes[:] = 0
+    row = sets.levels[item]
+    for a in range(k + 1):
+        j = item if a == 0 else sets.ids[item, a - 1]
+        level = 0 if a == 0 else level_of(row, a - 1, k)
+        numbers[a] = -1
+        levels[a] = n_scales
+        if j >= 0 and level < n_scales:
+            numbers[a] = number(slots, ids, count, j)
+            count += numbers[a] == count
+            levels[a] = level
+            sizes[level] += 1
+    for s in range(1, n_scales):
+        sizes[s] += sizes[s - 1]
+    return count
+
+
+@serial
+def _sum_sets(near: Any, members: Members, spread: Any, weight: Any, sums: Sums) -> int:
+    """Sum the weighted sets of the members `near`, -1 padded; return the number of sums."""
+    values, touched, _ = sums
+    count = 0
+    used = 0
+    while used < near.shape[0] and near[used] >= 0:
+        used += 1
+    for place in range(used):
+        numbers, levels = members.numbers[near[place]], members.levels[near[place]]
+        scale_weights(members.sizes[near[place]], spread, place, used, weight)
+        for a in range(numbers.shape[0]):
+            w = weight[levels[a]]
+            if w > 0:
+                x = numbers[a]
+                touched[count] = x
+                count += values[x] == 0
+                values[x] += w
+    return count
+
+
+@parallel(lambda items, *_: len(items), grain=_BLOCK)
+def encode(
+    start: int, stop: int, items: Any, places: Any, sets: Sets, scales: Scales, out: Encodings
+) -> None:
+    """Write the encoding of items[p] to row places[p] of `out`, for every p."""
+    k, n_scales, averaged = sets.ids.shape[1], scales.ranks.shape[0], scales.spread[-1]
+    size = out.values.shape[1]
+    near = np.empty((_BLOCK, averaged), np.int32)
+    members = Members(
+        np.empty((_BLOCK, 1 + k), np.int32),
+        np.empty((_BLOCK, 1 + k), np.uint8),
+        np.empty((_BLOCK, n_scales), np.int64),
+    )
+    names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
+    sums = Sums(np.zeros(1, np.int64), np.empty(2, np.int32), np.empty(_INTERVALS, np.int32))
+    weight, best = np.empty(n_scales + 1, np.int64), np.empty(size, np.int64)
+    first = start
+    while first < stop:
+        count = read = 0
+        last = first
+        while last < min(stop, first + _BLOCK) and read * k <= _ENTRIES:
+            item = items[last]
+            lists = with_room(lists, read, read + averaged)
+            names = with_room(names, count, count + averaged * (k + 1))
+            members = _more_members(members, read + averaged)
+            near[last - first] = -1
+            for place in range(averaged):
+                j = item
+                if place > 0:
+                    j = sets.ids[item, place - 1] if place <= k else -1
+                if j < 0:
+                    break
+                m = number(lists.slots, lists.ids, read, j)
+                if m == read:
+                    count = _read_member(m, j, sets, members, names, count)
+                    read += 1
+                near[last - first, place] = m
+            last += 1
+        sums = _sums(sums, count)
+        for p in range(first, last):
+            filled = _sum_sets(near[p - first], members, scales.spread, weight, sums)
+            row = places[p]
+            filled = _take_largest(sums, filled, names.ids, out.ids[row], best)
+            write_encoding(best, filled, out.ids[row], out.values[row])
+        forget(names, count)
+        forget(lists, read)
+        first = last
+
+
+@serial
+def invert(order: Any, encodings: Encodings, out: Holders) -> None:
+    """Turn encodings (n, size) into inverted lists, whose items are in the given order.
+
+    The length of `out.indptr` is n + 1; its values are 0.
+    """
+    entries, values = encodings
+    n, size = values.shape
+    indptr, holders, high = out
+    for i in range(n):
+        for a in range(size):
+            if entries[i, a] >= 0:
+                indptr[entries[i, a] + 1] += 1
+    for i in range(n):
+        indptr[i + 1] += indptr[i]
+    for i in order:
+        for a in range(size):
+            l = entries[i, a]  # noqa: E741
+            if l >= 0:
+                holders[indptr[l]] = ((i & 0xFFFF) << 16) | values[i, a]
+                high[indptr[l]] = i >> 16
+                indptr[l] += 1  # now the end of what is filled; in the end, of the list
+    for i in range(n, 0, -1):
+        indptr[i] = indptr[i - 1]
+    indptr[0] = 0
+
+
+# --- Jaccard similarity --------------------------------------------------------------------------
+
+
+class Decoded(NamedTuple):
+    """The inverted lists that a block reads, one after the other."""
+
+    begin: Any  # (lists + 1,) int64
+    numbers: Any  # (entries,) int32: local numbers of the items
+    values: Any  # (entries,) int64
+
+
+@serial
+def _sum_overlaps(lists: Any, values: Any, decoded: Decoded, sums: Sums) -> int:
+    """Sum the smaller of two values over the entries of an encoding; return the number of sums.
+
+    `lists` are the places in `decoded` of the inverted lists of the entries, -1 padded.
+    """
+    total, touched, _ = sums
+    begin, numbers, theirs = decoded
+    count = 0
+    for a in range(lists.shape[0]):
+        if lists[a] < 0:
+            continue
+        own = np.int64(values[a])
+        for e in range(begin[lists[a]], begin[lists[a] + 1]):
+            x = numbers[e]
+            least = min(own, theirs[e])
+            before = total[x]
+            # Without a branch, which would be mispredicted for every third entry. A least value of
+            # 0, as in a damaged index, must not be counted: it would be counted again.
+            touched[count] = x
+            count += (before == 0) & (least > 0)
+            total[x] = before + least
+    return count
+
+
+@serial
+def _decode(
+    entry: int, at: int, holders: Holders, into: Decoded, names: Numbers, count: int
+) -> int:
+    """Assign numbers to the items of an inverted list, which all tables must have room for."""
+    slots, ids = names
+    _, numbers, values = into
+    for e in range(holders.indptr[entry], holders.indptr[entry + 1]):
+        item, value = holder_of(holders.holders, holders.high, e)
+        x = number(slots, ids, count, item)
+        count += x == count
+        numbers[at], values[at] = x, value
+        at += 1
+    return count
+
+
+@serial
+def _write_similarities(sums: Any, filled: int, out_ids: Any, out_scores: Any) -> None:
+    """Turn the largest overlaps of an item into its row of similarities."""
+    for a in range(out_scores.shape[0]):
+        if a < filled:
+            out_scores[a] = jaccard_of(sums[a])
+        else:
+            out_ids[a], out_scores[a] = -1, -np.inf
+
+
+@parallel(lambda items, *_: len(items), grain=_BLOCK)
+def jaccard_lists(
+    start: int,
+    stop: int,
+    items: Any,
+    places: Any,
+    encodings: Encodings,
+    holders: Holders,
+    out_ids: Any,
+    out_scores: Any,
+) -> None:
+    """List the k others with the highest Jaccard similarity to items[p], for every p.
+
+    Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_scores`
+    (m, k) receives the list, in descending order of score, ties by ascending id, padded with -1
+    and -inf. `out_ids` may be `encodings.ids`: a row is read before it is written. Only its first k
+    columns are written.
+    """
+    k, size = out_scores.shape[1], encodings.values.shape[1]
+    indptr = holders.indptr
+    which = np.empty((_BLOCK, size), np.int32)
+    decoded = Decoded(np.zeros(1, np.int64), np.empty(1, np.int32), np.empty(1, np.int64))
+    names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
+    sums = Sums(np.zeros(1, np.int64), np.empty(2, np.int32), np.empty(_INTERVALS, np.int32))
+    best = np.empty(k, np.int64)
+    first = start
+    while first < stop:
+        count = read = total = 0
+        last = first
+        while last < min(stop, first + _BLOCK) and total <= _ENTRIES:
+            ids = encodings.ids[places[last]]
+            lists = with_room(lists, read, read + size)
+            begin = longer(decoded.begin, read + size + 1)
+            for a in range(size):
+                which[last - first, a] = -1
+                if ids[a] >= 0:
+                    l = number(lists.slots, lists.ids, read, ids[a])  # noqa: E741
+                    which[last - first, a] = l
+                    if l == read:
+                        length = indptr[ids[a] + 1] - indptr[ids[a]]
+                        names = with_room(names, count, count + length)
+                        decoded = Decoded(
+                            begin,
+                            longer(decoded.numbers, total + length),
+                            longer(decoded.values, total + length),
+                        )
+                        count = _decode(ids[a], total, holders, decoded, names, count)
+                        begin[read] = total
+                        total += length
+                        read += 1
+                        begin[read] = total
+            last += 1
+        sums = _sums(sums, count)
+        for p in range(first, last):
+            row = places[p]
+            touched = _sum_overlaps(which[p - first], encodings.values[row], decoded, sums)
+            itself = number_of(names, items[p])
+            if itself >= 0:
+                sums.values[itself] = 0
+            filled = _take_largest(sums, touched, names.ids, out_ids[row, :k], best)
+            _write_similarities(best, filled, out_ids[row, :k], out_scores[row])
+        forget(names, count)
+        forget(lists, read)
+        first = last
