@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
+from ..devices import RUN_TIME, ContextLoops, check_device, context_on
 from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import threads
@@ -54,6 +55,10 @@ class Context(Affinity):
         lists. A single scale gives the k-reciprocal encoding without its exponential weights.
     size : int >= 1, default 50
         Number of entries of an encoding.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where to encode and to compare the items of the collection; a GPU needs torch, the extra
+        `gpu`, and gives the same result. Queries are encoded on the CPU, and an index does not
+        store the device.
 
     Notes
     -----
@@ -75,6 +80,7 @@ class Context(Affinity):
 
     scales: tuple[int, ...] = (3, 6, 12, 24, 48)
     size: int = 50
+    device: str = field(default="cpu", metadata=RUN_TIME)
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
 
@@ -91,6 +97,7 @@ class Context(Affinity):
         if not scales or self.scales[-1] > 255:
             raise DiffusionError(f"scales: expected integers from 1 to 255, got {scales!r}")
         self.size = check_integer(self.size, "size", low=1)
+        check_device(self.device)
 
     @property
     def depth(self) -> int:
@@ -113,6 +120,7 @@ class Context(Affinity):
         A is 0 for items that are not mutually among each other's most similar. Parameters and
         shapes are those of `Affinity.edges`.
         """
+        on_device = context_on(self.device)
         k = min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         scores = np.ascontiguousarray(scores[:, :k])
@@ -127,14 +135,14 @@ class Context(Affinity):
         with tqdm(total=2 * n, desc="context", unit="item", disable=not progress) as bar:
             for part in parts:
                 items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
-                encodings = self._encode(items, Lists(ids[part], mutual[part]))
+                encodings = self._encode(items, Lists(ids[part], mutual[part]), on_device)
                 entries[part], values[part] = encodings
                 bar.update(len(items))
             self._state |= _inverted(entries, values)
             for part in parts:
                 items = np.arange(part.start, min(n, part.stop), dtype=np.int32)
                 encodings = loops.Encodings(entries[part], values[part])
-                best[part], jaccard[part] = self._jaccard_lists(items, encodings, k)
+                best[part], jaccard[part] = self._jaccard_lists(items, encodings, k, on_device)
                 bar.update(len(items))
         return best, self._weigh(jaccard, best)
 
@@ -198,17 +206,17 @@ class Context(Affinity):
         lists = self.lists
         ids = lists.ids[items]
         encodings = self._encode(items, Lists(ids, lists.mutual[items]))
-        best, _ = self._jaccard_lists(items, encodings, k)
+        best, _ = self._jaccard_lists(items, encodings, k, context_on("cpu"))
         found = (best[:, :, None] == ids[:, None, :k]) & (best[:, :, None] >= 0)
         listed = int(np.count_nonzero(ids[:, :k] >= 0))
         return 1 - int(np.count_nonzero(found)) / max(1, listed)
 
     def _jaccard_lists(
-        self, items: NDArray[Any], encodings: loops.Encodings, k: int
+        self, items: NDArray[Any], encodings: loops.Encodings, k: int, on_device: ContextLoops
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         best = np.empty((len(items), k), np.int32)
         jaccard = np.empty((len(items), k), np.float32)
-        loops.jaccard_lists(items, encodings, self._inverted, best, jaccard)
+        on_device.jaccard_lists(items, encodings, self._inverted, best, jaccard)
         return best, jaccard
 
     @property
@@ -220,7 +228,9 @@ class Context(Affinity):
         self._contents.check()
         return self._state
 
-    def _encode(self, items: NDArray[Any], own: Lists) -> loops.Encodings:
+    def _encode(
+        self, items: NDArray[Any], own: Lists, on_device: ContextLoops | None = None
+    ) -> loops.Encodings:
         """Encode items given by their ids, or queries, whose id is -1."""
         ranks = np.array(self._cut, np.int64)
         scales = loops.Scales(ranks, np.maximum(1, ranks // 3))
@@ -228,7 +238,7 @@ class Context(Affinity):
         shape = len(own.ids), min(self.size, len(self._state["ids"]))
         encodings = loops.Encodings(np.empty(shape, np.int32), np.empty(shape, np.uint16))
         lists = Lists(self._state["ids"], self._state["mutual"])
-        loops.encode(items, own, lists, scales, encodings)
+        (on_device or context_on("cpu")).encode(items, own, lists, scales, encodings)
         return encodings
 
     def arrays(self) -> dict[str, NDArray[Any]]:

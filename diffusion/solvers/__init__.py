@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from dataclasses import replace
 
+from ..devices import check_device, require
 from ..errors import DiffusionError
 from .base import Report, Solution, Solver
 from .cg import CG
@@ -27,6 +30,7 @@ __all__ = [
     "Spectral",
     "Truncated",
     "make_solver",
+    "on_device",
 ]
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -44,3 +48,23 @@ def make_solver(solver: object) -> Solver:
     raise DiffusionError(
         f"solver: expected one of {names} or an object such as CG(), got {solver!r}"
     )
+
+
+def on_device(solver: object, device: str) -> Solver:
+    """Return a new, unprepared solver that computes on a device.
+
+    Raises
+    ------
+    DiffusionError
+        If the solver computes on the CPU only, or the device is not present.
+    """
+    made = make_solver(solver)
+    able = [kind for kind in SOLVERS.values() if "device" in inspect.signature(kind).parameters]
+    if type(made) not in able:
+        names = " and ".join(repr(kind.name) for kind in able)
+        raise DiffusionError(
+            f"device: expected 'cpu' for solver {made.name!r}, got {device!r}; only {names} "
+            "compute on a GPU"
+        )
+    require(check_device(device))
+    return replace(made, device=device)  # type: ignore[type-var]
