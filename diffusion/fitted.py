@@ -342,7 +342,11 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
 
 def _settings_of(settings: Any) -> dict[str, Any]:
     """Return the name and the fields of a solver, a method or a transfer function."""
-    own = {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
+    own = {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)
+        if field.init and field.metadata.get("stored", True)
+    }
     return {"name": settings.name, **own}
 
 

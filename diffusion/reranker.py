@@ -33,7 +33,7 @@ from .neighbors.index import (
 )
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
-from .solvers import Solver, Spectral, make_solver
+from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import (
@@ -529,23 +529,30 @@ class Reranker(Reporting, Parameters):
         return self.fitted().state(self.query_k)
 
     @classmethod
-    def from_state(cls, state: IndexState) -> Self:
+    def from_state(cls, state: IndexState, *, device: str = "cpu") -> Self:
         """Return a fitted Reranker from its state; the arrays are not read.
+
+        `device` is where its solver computes, which a state does not contain.
 
         Raises
         ------
         DiffusionError
-            If the state is not that of a Reranker.
+            If the state is not that of a Reranker, or the solver cannot use the device.
         """
         with state.described():
-            ranker = cls(**restored_parameters(state.parameters))
+            arguments = restored_parameters(state.parameters)
+        if device != "cpu":
+            other = "transfer" in arguments
+            arguments["solver"] = on_device(arguments["solver"], device, any_transfer=other)
+        with state.described():
+            ranker = cls(**arguments)
             components = ranker._components()
         parameters = stored_parameters(ranker.get_params(), components)
         ranker._set(Fitted.from_state(state, components, parameters))
         return ranker
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
+def load(path: str | os.PathLike[str], *, verify: bool = False, device: str = "cpu") -> Reranker:
     """Open a saved index.
 
     The arrays are memory-mapped and only read when they are used, so loading takes the same time
@@ -558,6 +565,10 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     verify : bool, default False
         First read every file and compare its checksum with the manifest's. This detects a
         damaged copy. It does not detect tampering, because the checksums are part of the index.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where the solver computes: "cg" and "chebyshev" may do so on a GPU; the default, "auto",
+        then stands for one of these two. An index does not store the device, so that an index
+        fitted with a GPU can be used without one.
 
     Returns
     -------
@@ -567,7 +578,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     ------
     DiffusionError
         If there is no index, or it is truncated, altered, of another format or of a newer
-        version.
+        version. If the device is not present, or the solver cannot use it.
 
     Notes
     -----
@@ -589,4 +600,4 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
         raise DiffusionError(
             f"{path}: an index of images by their regions; expected RegionalReranker.load"
         )
-    return Reranker.from_state(state)
+    return Reranker.from_state(state, device=device)

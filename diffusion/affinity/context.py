@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..devices import RUN_TIME, ContextLoops, check_device, context_on
 from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import encodings as blocks
@@ -55,6 +56,10 @@ class Context(Affinity):
         lists. A single scale gives the k-reciprocal encoding without its exponential weights.
     size : int >= 1, default 50
         Number of entries of an encoding.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where to encode and to compare the items of the collection; a GPU needs torch, the extra
+        `gpu`, and gives the same result. Queries are encoded on the CPU, and an index does not
+        store the device.
 
     Notes
     -----
@@ -78,6 +83,7 @@ class Context(Affinity):
 
     scales: tuple[int, ...] = (3, 6, 12, 24, 48)
     size: int = 50
+    device: str = field(default="cpu", metadata=RUN_TIME)
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
 
@@ -94,6 +100,7 @@ class Context(Affinity):
         if not scales or self.scales[-1] > 255:
             raise DiffusionError(f"scales: expected integers from 1 to 255, got {scales!r}")
         self.size = check_integer(self.size, "size", low=1)
+        check_device(self.device)
 
     @property
     def depth(self) -> int:
@@ -119,17 +126,22 @@ class Context(Affinity):
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         self._state, self._contents = {"ids": ids}, COMPUTED
+        on_device = context_on(self.device)
         order = locality_order(ids)
         levels = self._levels(order, scores, ids)
         self._state["levels"] = _packed(levels, len(self._cut))
         self._state["reach"] = np.take(scores, self._scales.ranks - 1, axis=1)
         del levels
         jaccard = np.empty((n, k), np.float32)
-        best = self._compare_items(order, jaccard, progress)
+        best = self._compare_items(on_device, order, jaccard, progress)
         return best, self._weigh(order, jaccard, best)
 
     def _compare_items(
-        self, order: NDArray[np.int32], jaccard: NDArray[np.float32], progress: bool
+        self,
+        on_device: ContextLoops,
+        order: NDArray[np.int32],
+        jaccard: NDArray[np.float32],
+        progress: bool,
     ) -> NDArray[np.int32]:
         """Encode all items, and list the most similar others of each, with their similarity J.
 
@@ -143,12 +155,14 @@ class Context(Affinity):
         parts = [order[start : start + _PART] for start in range(0, n, _PART)]
         form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
         with tqdm(total=3 * n, desc="context", bar_format=form, disable=not progress) as bar:
+            sets = self._sets
             for part in parts:
-                blocks.encode(part, part, self._sets, self._scales, encodings)
+                on_device.encode(part, part, sets, self._scales, encodings)
                 bar.update(len(part))
             self._state |= _inverted(order, encodings)
+            holders = self._holders
             for part in parts:
-                blocks.jaccard_lists(part, part, encodings, self._holders, encodings.ids, jaccard)
+                on_device.jaccard_lists(part, part, encodings, holders, encodings.ids, jaccard)
                 bar.update(2 * len(part))  # comparing takes twice the time of encoding
         best = encodings.ids
         del encodings

@@ -44,10 +44,11 @@ def _damaged(known: Known, item: int) -> bool:
     for a in range(k):
         if not -1 <= known.sets.ids[item, a] < n:
             return True
+    # Counted, because not every comparison with NaN is one that can be turned around.
+    possible = 0
     for s in range(known.reach.shape[1]):
-        if not known.reach[item, s] <= _MOST:  # so is NaN
-            return True
-    return False
+        possible += known.reach[item, s] <= _MOST
+    return possible < known.reach.shape[1]
 
 
 @serial

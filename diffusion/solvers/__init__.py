@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from dataclasses import replace
 
+from ..devices import check_device, require
 from ..errors import DiffusionError
 from .auto import Auto
 from .base import Report, Solution, Solver
@@ -29,6 +32,7 @@ __all__ = [
     "Spectral",
     "Truncated",
     "make_solver",
+    "on_device",
 ]
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -46,3 +50,28 @@ def make_solver(solver: object) -> Solver:
     raise DiffusionError(
         f"solver: expected one of {names} or an object such as CG(), got {solver!r}"
     )
+
+
+def on_device(solver: object, device: str, *, any_transfer: bool) -> Solver:
+    """Return a new, unprepared solver that computes on a device.
+
+    `Auto` is replaced by the solver that it has for many observations; `any_transfer` says
+    whether the transfer function is another one than the regularised Laplacian.
+
+    Raises
+    ------
+    DiffusionError
+        If the solver computes on the CPU only, or the device is not present.
+    """
+    made = make_solver(solver)
+    if isinstance(made, Auto):
+        made = made.for_many(any_transfer=any_transfer)
+    able = [kind for kind in SOLVERS.values() if "device" in inspect.signature(kind).parameters]
+    if type(made) not in able:
+        names = " and ".join(repr(kind.name) for kind in able)
+        raise DiffusionError(
+            f"device: expected 'cpu' for solver {made.name!r}, got {device!r}; only {names} "
+            "compute on a GPU"
+        )
+    require(check_device(device))
+    return replace(made, device=device)  # type: ignore[type-var]
