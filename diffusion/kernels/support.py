@@ -20,12 +20,13 @@ from .threads import contracting
 _SHARE = 0.1
 
 # A row is added only if the remaining work allows this many products with the support: sweeps,
-# and the computation of the residual.
+# and what `solve` does at its end.
 _RESERVE = 3
 
 
-# Why a solve has halted: the workspace has no room for the next row, or the row is not one of W.
-FULL, DAMAGED = 1, 2
+# Why a solve has halted: the workspace has no room for the next row, the row is not one of W, or
+# the work is exhausted.
+FULL, DAMAGED, EXHAUSTED = 1, 2, 3
 
 
 class LocalGraph(NamedTuple):
@@ -47,6 +48,7 @@ class Touched(NamedTuple):
     residual: Any  # float64, b - L x
     chi: Any  # float64, √d_i (1 - φ_i)
     row: Any  # int32, row in the support or -1
+    piece: Any  # int32, number of an observed node that the node was reached from
 
 
 class Rows(NamedTuple):
@@ -75,7 +77,7 @@ class State(NamedTuple):
     beside: float  # largest |r_i| / √d_i at the neighbours of the support
     work: int
     sweeps: int
-    halt: int  # 0, FULL or DAMAGED
+    halt: int  # 0, FULL, DAMAGED or EXHAUSTED
 
 
 def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Workspace:
@@ -84,9 +86,8 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
     `number` (n,) is -1 everywhere.
     """
     root, right, x, residual, chi = np.empty((5, nodes), np.float64)
-    touched = Touched(
-        np.empty(nodes, np.int32), root, right, x, residual, chi, np.empty(nodes, np.int32)
-    )
+    node, row, piece = np.empty((3, nodes), np.int32)
+    touched = Touched(node, root, right, x, residual, chi, row, piece)
     rows = Rows(
         np.empty(nodes, np.int32),
         np.empty(nodes + 1, np.int64),
@@ -97,7 +98,7 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
 
 
 @contracting
-def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
+def touch(T: Touched, t: int, place: int, root: float, right: float, piece: int) -> None:
     """Set the data of a node with touched number t, outside the support."""
     T.node[t] = place
     T.root[t] = root
@@ -106,6 +107,39 @@ def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
     T.x[t] = 0.0
     T.chi[t] = 0.0
     T.row[t] = -1
+    T.piece[t] = piece
+
+
+@contracting
+def _take_row(
+    graph: LocalGraph, work: Workspace, t: int, touched: int, rows: int
+) -> tuple[int, int]:
+    """Add touched node t to the support, as its last row; return the touched number, and `halt`."""
+    indptr, indices, weights = graph.matrix
+    number, T, R = work
+    n = number.shape[0]
+    begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
+    e = R.start[rows]
+    if touched + (end - begin) > T.node.shape[0] or e + (end - begin) > R.columns.shape[0]:
+        return touched, FULL
+    T.row[t] = rows
+    R.own[rows] = t
+    for a in range(begin, end):
+        place = indices[a]
+        # Edges are checked here instead of all at once, since a solve reads so few of them.
+        if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
+            return touched, DAMAGED
+        j = number[place]
+        if j < 0:
+            j = touched
+            number[place] = j
+            touch(T, j, np.int64(place), np.float64(graph.roots[place]), 0.0, T.piece[t])
+            touched += 1
+        R.columns[e] = j
+        R.weights[e] = weights[a]
+        e += 1
+    R.start[rows + 1] = e
+    return touched, 0
 
 
 @contracting
@@ -118,43 +152,72 @@ def _take_in(
     max_work: int,
 ) -> State:
     """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
-    indptr, indices, weights = graph.matrix
-    number, T, R = work
-    touched, rows, n = state.touched, state.rows, number.shape[0]
+    indptr, T, R = graph.matrix.indptr, work.touched, work.rows
+    touched, rows = state.touched, state.rows
     halt = 0
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
-        begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
-        size = end - begin
-        e = R.start[rows]
-        if state.work + _RESERVE * (e + size) > max_work:
+        size = indptr[T.node[t] + 1] - indptr[T.node[t]]
+        if state.work + _RESERVE * (R.start[rows] + size) > max_work:
             break
-        if touched + size > T.node.shape[0] or e + size > R.columns.shape[0]:
-            halt = FULL
-            break
-        T.row[t] = rows
-        R.own[rows] = t
-        for a in range(begin, end):
-            place = indices[a]
-            # Edges are checked here instead of all at once, since a solve reads so few of them.
-            if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
-                halt = DAMAGED
-                break
-            j = number[place]
-            if j < 0:
-                j = touched
-                number[place] = j
-                touch(T, j, np.int64(place), np.float64(graph.roots[place]), 0.0)
-                touched += 1
-            R.columns[e] = j
-            R.weights[e] = weights[a]
-            e += 1
+        touched, halt = _take_row(graph, work, t, touched, rows)
         if halt != 0:
             break
         rows += 1
-        R.start[rows] = e
     return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, halt)
+
+
+@contracting
+def push(
+    graph: LocalGraph,
+    work: Workspace,
+    state: State,
+    alpha: float,
+    omega: float,
+    goal: float,
+    max_work: int,
+) -> State:
+    """Relax single nodes until every scaled residual is at most `goal` or the work is exhausted.
+
+    The touched nodes are visited in turn. One whose residual is above the goal is added to the
+    support if it is not part of it, and x_i += ω r_i; the residuals follow. Each step decreases
+    the energy of the error, so that the steps end.
+    """
+    indptr, T, R = graph.matrix.indptr, work.touched, work.rows
+    x, r = T.x, T.residual
+    touched, rows, spent, sweeps, halt = state.touched, state.rows, state.work, state.sweeps, 0
+    moved = True
+    while moved and halt == 0:
+        moved = False
+        sweeps += 1
+        t = 0
+        while t < touched:
+            if abs(r[t]) <= goal * T.root[t]:
+                t += 1
+                continue
+            size = indptr[T.node[t] + 1] - indptr[T.node[t]]
+            s = T.row[t]
+            edges = R.start[rows] + (size if s < 0 else 0)
+            if spent + size + _RESERVE * edges > max_work:
+                return State(touched, rows, 0.0, 0.0, spent, sweeps, EXHAUSTED)
+            if s < 0:
+                touched, halt = _take_row(graph, work, t, touched, rows)
+                if halt != 0:
+                    break
+                s = rows
+                rows += 1
+            # An isolated node has nothing to be relaxed with.
+            change = omega * r[t] if size > 0 else r[t]
+            x[t] += change
+            r[t] -= change
+            flow = alpha * change
+            for e in range(R.start[s], R.start[s + 1]):
+                r[np.uintp(R.columns[e])] += R.weights[e] * flow
+            spent += size
+            moved = True
+            t += 1
+    return State(touched, rows, goal, goal, spent, sweeps, halt)
 
 
 @contracting
@@ -181,7 +244,7 @@ def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, ri
 
 
 @contracting
-def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
+def renew(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
     """Compute T.residual = right - L x at all touched nodes; it is 0 at all others."""
     r = T.residual
     for t in range(state.touched):
@@ -216,7 +279,7 @@ def relax(
             work += edges
             sweeps += 1
         swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps, 0)
-        state = _residual(T, R, swept, alpha, T.x, T.right)
+        state = renew(T, R, swept, alpha, T.x, T.right)
         work = state.work
         if state.inside <= goal:
             break
@@ -250,5 +313,5 @@ def grow(
         sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
         spent = state.work + R.start[state.rows]
         swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1, 0)
-        state = _residual(T, R, swept, alpha, T.x, T.right)
+        state = renew(T, R, swept, alpha, T.x, T.right)
     return state

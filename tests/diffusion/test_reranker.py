@@ -200,7 +200,10 @@ def test_parameters():
     ranker = Reranker(k=7, solver=diffusion.CG(tol=1e-3))
     assert ranker.get_params()["k"] == 7
     assert Reranker(**ranker.get_params()).get_params() == ranker.get_params()
-    assert repr(ranker) == "Reranker(k=7, solver=CG(tol=0.001, max_iter=200, block_size=32))"
+    assert (
+        repr(ranker)
+        == "Reranker(k=7, solver=CG(tol=0.001, max_iter=200, block_size=32, device='cpu'))"
+    )
     assert ranker.set_params(k=3) is ranker
     assert ranker.k == 3
     with pytest.raises(DiffusionError, match="kay: no such parameter"):
