@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .lists import sort_ascending
-from .threads import parallel, serial
+from .threads import borrowing, parallel, serial
 
 # The weight 1 in the units of a sum (int64), and in those of a stored encoding (uint16).
 ONE = 1 << 40
@@ -73,7 +73,7 @@ class Table(NamedTuple):
     used: Any  # (slots,) int64: the occupied slots, in order of insertion
 
 
-@serial
+@borrowing
 def level_of(row: Any, a: int, k: int) -> Any:
     """Return the level of entry a of a list of k neighbours, from a row of `Sets.levels`."""
     if row.shape[0] == k:
@@ -81,7 +81,7 @@ def level_of(row: Any, a: int, k: int) -> Any:
     return np.int64((row[a >> 1] >> (4 * (a & 1))) & 15)
 
 
-@serial
+@borrowing
 def holder_of(holders: Any, high: Any, e: int) -> Any:
     """Return element e of the inverted lists: the item, and the value in its encoding."""
     return (np.int64(high[e]) << 16) | (np.int64(holders[e]) >> 16), np.int64(holders[e]) & 0xFFFF
@@ -178,7 +178,7 @@ def _empty_table(entries: int, n: int) -> Table:
     return Table(keys, np.empty(size, np.int64), np.empty(size, np.int64))
 
 
-@serial
+@borrowing
 def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> int:
     """Add a value to the sum of a key of a `Table`; return the number of keys.
 
@@ -203,7 +203,7 @@ def _add(keys: Any, sums: Any, used: Any, count: int, key: int, value: int) -> i
     return count
 
 
-@serial
+@borrowing
 def _sum_of(keys: Any, sums: Any, key: int) -> int:
     """Return the sum of a key that is in a `Table`."""
     mask = keys.shape[0] - 1
@@ -213,7 +213,7 @@ def _sum_of(keys: Any, sums: Any, key: int) -> int:
     return sums[slot]
 
 
-@serial
+@borrowing
 def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: Any) -> int:
     """Insert a sum among the largest, in descending order, ties by ascending key.
 
@@ -239,7 +239,7 @@ def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: An
 # --- encodings -----------------------------------------------------------------------------------
 
 
-@serial
+@borrowing
 def scale_weights(sizes: Any, spread: Any, place: int, members: int, weight: Any) -> None:
     """Compute the weight (scales + 1,) of an element of an item's sets, by its level.
 
@@ -286,7 +286,7 @@ def _add_sets(
     return count
 
 
-@serial
+@borrowing
 def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
     """Write the largest sums, whose items are in `ids`, as the values of an encoding.
 
@@ -338,7 +338,7 @@ def encode_queries(
 # --- Jaccard similarity --------------------------------------------------------------------------
 
 
-@serial
+@borrowing
 def _overlaps(table: Table, ids: Any, values: Any, inverted: Holders) -> int:
     """Sum min(V_l, V_jl) over the entries l of an encoding, for every item j that shares one.
 
@@ -358,7 +358,7 @@ def _overlaps(table: Table, ids: Any, values: Any, inverted: Holders) -> int:
     return count
 
 
-@serial
+@borrowing
 def _entries(ids: Any, indptr: Any) -> int:
     """Return the total length of the inverted lists of an encoding's entries."""
     total = 0
@@ -368,7 +368,7 @@ def _entries(ids: Any, indptr: Any) -> int:
     return total
 
 
-@serial
+@borrowing
 def jaccard_of(overlap: int) -> float:
     """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))
