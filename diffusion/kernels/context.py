@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .threads import parallel, serial
+from .threads import borrowing, parallel
 
 # The weight 1 in the units of a sum (int64), and in those of a stored encoding (uint16).
 ONE = 1 << 40
@@ -56,7 +56,7 @@ class Holders(NamedTuple):
     high: Any  # (entries,) uint8 or uint16: the other bits of the item
 
 
-@serial
+@borrowing
 def level_of(row: Any, a: int, k: int) -> Any:
     """Return the level of entry a of a list of k neighbours, from a row of `Sets.levels`."""
     if row.shape[0] == k:
@@ -64,7 +64,7 @@ def level_of(row: Any, a: int, k: int) -> Any:
     return np.int64((row[a >> 1] >> (4 * (a & 1))) & 15)
 
 
-@serial
+@borrowing
 def holder_of(holders: Any, high: Any, e: int) -> Any:
     """Return element e of the inverted lists: the item, and the value in its encoding."""
     return (np.int64(high[e]) << 16) | (np.int64(holders[e]) >> 16), np.int64(holders[e]) & 0xFFFF
@@ -121,7 +121,7 @@ def mutual_levels(
 # --- encodings -----------------------------------------------------------------------------------
 
 
-@serial
+@borrowing
 def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: Any) -> int:
     """Insert a sum among the largest, in descending order, ties by ascending key.
 
@@ -144,7 +144,7 @@ def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: An
     return filled
 
 
-@serial
+@borrowing
 def scale_weights(sizes: Any, spread: Any, place: int, members: int, weight: Any) -> None:
     """Compute the weight (scales + 1,) of an element of an item's sets, by its level.
 
@@ -161,7 +161,7 @@ def scale_weights(sizes: Any, spread: Any, place: int, members: int, weight: Any
             weight[s] += ONE // (n_scales * min(spread[s], members) * sizes[s])
 
 
-@serial
+@borrowing
 def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
     """Write the largest sums, whose items are in `ids`, as the values of an encoding.
 
@@ -178,7 +178,7 @@ def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
             ids[a] = -1
 
 
-@serial
+@borrowing
 def jaccard_of(overlap: int) -> float:
     """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))

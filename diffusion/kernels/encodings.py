@@ -25,7 +25,7 @@ from .context import (
     write_encoding,
 )
 from .locality import Numbers, forget, longer, new_numbers, number, number_of, with_room
-from .threads import parallel, serial
+from .threads import borrowing, parallel, serial
 
 # Items of a block, which ends earlier once what it has read takes this many entries.
 _BLOCK = 256
@@ -51,7 +51,7 @@ def _sums(sums: Sums, count: int) -> Sums:
     return Sums(np.zeros(2 * count, np.int64), np.empty(2 * count + 1, np.int32), sums.counts)
 
 
-@serial
+@borrowing
 def _least_kept(sums: Sums, touched: int, size: int) -> int:
     """Return a lower bound of the `size` largest sums, at least 1."""
     values, numbers, counts = sums
@@ -74,7 +74,7 @@ def _least_kept(sums: Sums, touched: int, size: int) -> int:
     return max(1, interval << shift)
 
 
-@serial
+@borrowing
 def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: Any) -> int:
     """Write the largest sums in descending order, ties by ascending id; return their number.
 
@@ -108,18 +108,18 @@ def _more_members(members: Members, room: int) -> Members:
     return Members(longer(numbers, room), longer(levels, room), longer(sizes, room))
 
 
-@serial
+@borrowing
 def _read_member(
     member: int, item: int, sets: Sets, into: Members, names: Numbers, count: int
 ) -> int:
     """Assign numbers to an item and its list, which `names` must have room for."""
-    k, n_scales = sets.ids.shape[1], into.sizes.shape[1]
     slots, ids = names
+    neighbors, row = sets.ids[item], sets.levels[item]
     numbers, levels, sizes = into.numbers[member], into.levels[member], into.sizes[member]
+    k, n_scales = neighbors.shape[0], sizes.shape[0]
     sizes[:] = 0
-    row = sets.levels[item]
     for a in range(k + 1):
-        j = item if a == 0 else sets.ids[item, a - 1]
+        j = item if a == 0 else neighbors[a - 1]
         level = 0 if a == 0 else level_of(row, a - 1, k)
         numbers[a] = -1
         levels[a] = n_scales
@@ -133,7 +133,7 @@ def _read_member(
     return count
 
 
-@serial
+@borrowing
 def _sum_sets(near: Any, members: Members, spread: Any, weight: Any, sums: Sums) -> int:
     """Sum the weighted sets of the members `near`, -1 padded; return the number of sums."""
     values, touched, _ = sums
@@ -179,14 +179,16 @@ def encode(
             lists = with_room(lists, read, read + averaged)
             names = with_room(names, count, count + averaged * (k + 1))
             members = _more_members(members, read + averaged)
+            list_slots, list_ids = lists
+            own = sets.ids[item]
             near[last - first] = -1
             for place in range(averaged):
                 j = item
                 if place > 0:
-                    j = sets.ids[item, place - 1] if place <= k else -1
+                    j = own[place - 1] if place <= k else -1
                 if j < 0:
                     break
-                m = number(lists.slots, lists.ids, read, j)
+                m = number(list_slots, list_ids, read, j)
                 if m == read:
                     count = _read_member(m, j, sets, members, names, count)
                     read += 1
@@ -203,7 +205,7 @@ def encode(
         first = last
 
 
-@serial
+@borrowing
 def invert(order: Any, encodings: Encodings, out: Holders) -> None:
     """Turn encodings (n, size) into inverted lists, whose items are in the given order.
 
@@ -241,7 +243,7 @@ class Decoded(NamedTuple):
     values: Any  # (entries,) int64
 
 
-@serial
+@borrowing
 def _sum_overlaps(lists: Any, values: Any, decoded: Decoded, sums: Sums) -> int:
     """Sum the smaller of two values over the entries of an encoding; return the number of sums.
 
@@ -266,15 +268,16 @@ def _sum_overlaps(lists: Any, values: Any, decoded: Decoded, sums: Sums) -> int:
     return count
 
 
-@serial
+@borrowing
 def _decode(
     entry: int, at: int, holders: Holders, into: Decoded, names: Numbers, count: int
 ) -> int:
     """Assign numbers to the items of an inverted list, which all tables must have room for."""
     slots, ids = names
+    indptr, items, high = holders
     _, numbers, values = into
-    for e in range(holders.indptr[entry], holders.indptr[entry + 1]):
-        item, value = holder_of(holders.holders, holders.high, e)
+    for e in range(indptr[entry], indptr[entry + 1]):
+        item, value = holder_of(items, high, e)
         x = number(slots, ids, count, item)
         count += x == count
         numbers[at], values[at] = x, value
@@ -282,7 +285,7 @@ def _decode(
     return count
 
 
-@serial
+@borrowing
 def _write_similarities(sums: Any, filled: int, out_ids: Any, out_scores: Any) -> None:
     """Turn the largest overlaps of an item into its row of similarities."""
     for a in range(out_scores.shape[0]):
@@ -324,11 +327,12 @@ def jaccard_lists(
         while last < min(stop, first + _BLOCK) and total <= _ENTRIES:
             ids = encodings.ids[places[last]]
             lists = with_room(lists, read, read + size)
+            list_slots, list_ids = lists
             begin = longer(decoded.begin, read + size + 1)
             for a in range(size):
                 which[last - first, a] = -1
                 if ids[a] >= 0:
-                    l = number(lists.slots, lists.ids, read, ids[a])  # noqa: E741
+                    l = number(list_slots, list_ids, read, ids[a])  # noqa: E741
                     which[last - first, a] = l
                     if l == read:
                         length = indptr[ids[a] + 1] - indptr[ids[a]]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .threads import serial
+from .threads import borrowing, serial
 
 # Items per cluster of the order, and neighbours per item by which a cluster grows. In collections
 # of three intrinsic dimensions, the lists that a cluster reads take a few hundred kilobytes.
@@ -81,7 +81,7 @@ def new_numbers(room: int) -> Numbers:
     return Numbers(slots, np.empty(size, np.int32))
 
 
-@serial
+@borrowing
 def _slot_of(slots: Any, ids: Any, key: int) -> int:
     """Return the slot of an id, or the empty slot where it belongs."""
     mask = slots.shape[0] - 1
@@ -91,14 +91,14 @@ def _slot_of(slots: Any, ids: Any, key: int) -> int:
     return slot
 
 
-@serial
+@borrowing
 def number_of(numbers: Numbers, key: int) -> int:
     """Return the local number of an id, or -1."""
     slots, ids = numbers
     return slots[_slot_of(slots, ids, key)]
 
 
-@serial
+@borrowing
 def number(slots: Any, ids: Any, count: int, key: int) -> int:
     """Return the local number of an id; a new id gets the number `count`.
 
@@ -123,7 +123,7 @@ def with_room(numbers: Numbers, count: int, room: int) -> Numbers:
     return larger
 
 
-@serial
+@borrowing
 def forget(numbers: Numbers, count: int) -> None:
     """Empty a table of `count` ids."""
     slots, ids = numbers

@@ -25,7 +25,7 @@ from .context import (
 from .locality import Numbers, forget, longer, new_numbers, number, with_room
 from .matrix import SparseRows
 from .ranking import FirstStage, begin_best, end_best, offer
-from .threads import parallel, serial
+from .threads import borrowing, parallel
 
 _MOST = np.finfo(np.float32).max
 
@@ -37,7 +37,7 @@ class Known(NamedTuple):
     reach: Any  # (n, scales) float32: the scores of each list at the places of the scales
 
 
-@serial
+@borrowing
 def _damaged(known: Known, item: int) -> bool:
     """Return whether a list is not one of a collection of this size."""
     n, k = known.sets.ids.shape
@@ -51,7 +51,7 @@ def _damaged(known: Known, item: int) -> bool:
     return possible < known.reach.shape[1]
 
 
-@serial
+@borrowing
 def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, ids: Any, levels: Any) -> int:
     """Write the neighbours of a query that have lists, and their levels (see `Sets`).
 
@@ -88,7 +88,7 @@ class Weights(NamedTuple):
     weight: Any  # (scales + 1,) int64
 
 
-@serial
+@borrowing
 def _weigh(levels: Any, ids: Any, itself: int, into: Weights, spread: Any, mean: Any) -> None:
     """Compute the weights of the sets of one item, the member `mean[0]` of `mean[1]`."""
     sizes, weight = into
@@ -102,7 +102,7 @@ def _weigh(levels: Any, ids: Any, itself: int, into: Weights, spread: Any, mean:
     scale_weights(sizes, spread, mean[0], mean[1], weight)
 
 
-@serial
+@borrowing
 def _add(slots: Any, items: Any, sums: Any, count: int, item: Any, value: Any) -> int:
     """Add a value to the sum of an item; return the number of items."""
     x = number(slots, items, count, item)
@@ -113,7 +113,7 @@ def _add(slots: Any, items: Any, sums: Any, count: int, item: Any, value: Any) -
     return count
 
 
-@serial
+@borrowing
 def _sum_sets(
     names: Numbers, sums: Any, own: Any, sets: Sets, into: Weights, spread: Any, members: int
 ) -> int:
@@ -178,7 +178,7 @@ def encode_queries(
 # --- Jaccard similarity --------------------------------------------------------------------------
 
 
-@serial
+@borrowing
 def _entries(ids: Any, indptr: Any) -> int:
     """Return the total length of the inverted lists of an encoding's entries."""
     total = 0
@@ -195,7 +195,7 @@ def jaccard_bounds(start: int, stop: int, encoding_ids: Any, indptr: Any, n: int
         out[q] = min(n, _entries(encoding_ids[q], indptr))
 
 
-@serial
+@borrowing
 def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Holders) -> int:
     """Sum min(V_l, V_jl) over the entries l of an encoding, for every item j that shares one.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .matrix import SparseRows
-from .threads import contracting, parallel, serial
+from .threads import borrowing, contracting, parallel, serial
 
 # Number of distinct first-stage scores whose range is the unit of a query's list.
 _PLACE = 12
@@ -18,13 +18,13 @@ _LOWEST = np.finfo(np.float32).min
 # --- the best items of a row ---------------------------------------------------------------------
 
 
-@serial
+@borrowing
 def _before(value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
     """Return whether a ranks before b: it has a larger value, or an equal one and a smaller id."""
     return value_a > value_b or (value_a == value_b and id_a < id_b)
 
 
-@serial
+@borrowing
 def _sift_down(values: Any, ids: Any, size: int) -> None:
     """Restore a heap with the last-ranked entry at its root after the root was replaced."""
     root = 0
@@ -43,14 +43,14 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
         root = child
 
 
-@serial
+@borrowing
 def begin_best(values: Any, ids: Any) -> None:
     """Empty a list of the best entries: a heap, padded with -inf and -1."""
     values[:] = -np.inf
     ids[:] = -1
 
 
-@serial
+@borrowing
 def offer(values: Any, ids: Any, value: Any, item: Any) -> None:
     """Keep an entry if it ranks before the last of the best ones and is positive."""
     if value > 0 and _before(value, item, values[0], ids[0]):
@@ -58,7 +58,7 @@ def offer(values: Any, ids: Any, value: Any, item: Any) -> None:
         _sift_down(values, ids, values.shape[0])
 
 
-@serial
+@borrowing
 def end_best(values: Any, ids: Any) -> None:
     """Sort the best entries: by descending value, equal ones by ascending id."""
     for size in range(values.shape[0] - 1, 0, -1):
@@ -120,7 +120,7 @@ def few(items: int, values: Any) -> Few:
     return Few(keys, np.zeros(slots, values.dtype))
 
 
-@serial
+@borrowing
 def slot_of(keys: Any, item: Any) -> int:
     """Return the slot that holds an item, or the empty one in which it belongs."""
     mask = np.uint32(keys.shape[0] - 1)
@@ -150,7 +150,7 @@ class Beside(NamedTuple):
     weight: float
 
 
-@contracting
+@borrowing
 def first_stage_evidence(scores: Any, e: Any) -> None:
     """Compute e of descending scores (c,), minus the e of the last; 0 where padded with -inf."""
     size = 0
@@ -331,7 +331,7 @@ def append_unreached(
                 filled += 1
 
 
-@serial
+@borrowing
 def behind(score: Any, best: Any) -> Any:
     """Return how far a first-stage score is behind the best one: 0 or less, and finite."""
     return max(np.float32(score - best), np.float32(_LOWEST))

@@ -118,6 +118,16 @@ def serial(function: Any) -> Any:
     return _compiled(function)
 
 
+def borrowing(function: Any) -> Any:
+    """Compile a function that allocates nothing and returns numbers, for calls within loops.
+
+    It leaves the reference counts of its arrays alone. Changing them is atomic: a call that does
+    takes 20 nanoseconds, ten times as long as the work of a small function. numba has no public
+    name for this option.
+    """
+    return _compiled(function, _nrt=False)
+
+
 # Only "contract" of fastmath is used: a fused multiply-add is faster and more accurate, whereas
 # reassociation is only faster.
 def contracting(function: Any) -> Any:
