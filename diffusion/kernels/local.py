@@ -106,16 +106,21 @@ def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> Stat
     number, T, R = work
     if places.shape[0] > T.node.shape[0]:
         return State(0, 0, 0.0, 0.0, 0, 0, FULL)
-    scale = 0.0
     touched = 0
     for a in range(places.shape[0]):
-        place = places[a]
         if values[a] != 0:
-            number[place] = touched
-            root = np.float64(graph.roots[place])
-            touch(T, np.int64(touched), place, root, values[a], touched)
-            scale = max(scale, abs(values[a]) / root)
+            number[places[a]] = touched
+            T.node[touched] = places[a]
+            T.piece[touched] = touched
             touched += 1
+    touch(T, graph.roots, 0, touched)
+    scale = 0.0
+    t = 0
+    for a in range(places.shape[0]):
+        if values[a] != 0:
+            T.right[t] = T.residual[t] = values[a]
+            scale = max(scale, abs(values[a]) / T.root[t])
+            t += 1
     R.start[0] = 0
     return State(touched, 0, 0.0, scale, 0, 0, 0)
 
@@ -174,14 +179,18 @@ def _finish(T: Touched, R: Rows, state: State, alpha: float, pieces: int) -> Non
         t = R.own[s]
         begin, end = R.start[s], R.start[s + 1]
         inner = 0.0
-        for e in range(begin, end):
+        e = np.uintp(begin)
+        while e < np.uintp(end):
             inner += R.weights[e] * T.chi[np.uintp(R.columns[e])]
+            e += np.uintp(1)
         p = T.piece[t]
         cut = T.root[t] * (T.root[t] - inner) if end > begin else 0.0
         loss[p] += (1.0 - alpha) * T.root[t] ** 2 + outflow * cut
         if left > 1:
-            for e in range(begin, end):
-                left -= _join(parent, p, T.piece[R.columns[e]])
+            for a in range(begin, end):
+                q = T.piece[R.columns[a]]
+                if q != p:
+                    left -= _join(parent, p, q)
     for t in range(state.touched):
         mass[T.piece[t]] += T.residual[t] * T.root[t] * (alpha if T.row[t] >= 0 else 1.0)
         T.chi[t] = 0.0
@@ -208,8 +217,6 @@ def _find(parent: Any, p: int) -> int:
 @contracting
 def _join(parent: Any, p: int, q: int) -> int:
     """Make two pieces parts of one whole; return whether they were not, as 0 or 1."""
-    if p == q:
-        return 0
     a, b = _find(parent, p), _find(parent, q)
     parent[max(a, b)] = min(a, b)
     return 1 if a != b else 0

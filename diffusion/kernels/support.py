@@ -98,48 +98,18 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
 
 
 @contracting
-def touch(T: Touched, t: int, place: int, root: float, right: float, piece: int) -> None:
-    """Set the data of a node with touched number t, outside the support."""
-    T.node[t] = place
-    T.root[t] = root
-    T.right[t] = right
-    T.residual[t] = right
-    T.x[t] = 0.0
-    T.chi[t] = 0.0
-    T.row[t] = -1
-    T.piece[t] = piece
+def touch(T: Touched, roots: Any, begin: int, end: int) -> None:
+    """Set the data of newly touched nodes, outside the support; their `node` and `piece` are set.
 
-
-@contracting
-def _take_row(
-    graph: LocalGraph, work: Workspace, t: int, touched: int, rows: int
-) -> tuple[int, int]:
-    """Add touched node t to the support, as its last row; return the touched number, and `halt`."""
-    indptr, indices, weights = graph.matrix
-    number, T, R = work
-    n = number.shape[0]
-    begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
-    e = R.start[rows]
-    if touched + (end - begin) > T.node.shape[0] or e + (end - begin) > R.columns.shape[0]:
-        return touched, FULL
-    T.row[t] = rows
-    R.own[rows] = t
-    for a in range(begin, end):
-        place = indices[a]
-        # Edges are checked here instead of all at once, since a solve reads so few of them.
-        if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
-            return touched, DAMAGED
-        j = number[place]
-        if j < 0:
-            j = touched
-            number[place] = j
-            touch(T, j, np.int64(place), np.float64(graph.roots[place]), 0.0, T.piece[t])
-            touched += 1
-        R.columns[e] = j
-        R.weights[e] = weights[a]
-        e += 1
-    R.start[rows + 1] = e
-    return touched, 0
+    A range of them, since a call per node would count the references to each array.
+    """
+    for t in range(begin, end):
+        T.root[t] = roots[T.node[t]]
+        T.right[t] = 0.0
+        T.residual[t] = 0.0
+        T.x[t] = 0.0
+        T.chi[t] = 0.0
+        T.row[t] = -1
 
 
 @contracting
@@ -152,19 +122,45 @@ def _take_in(
     max_work: int,
 ) -> State:
     """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
-    indptr, T, R = graph.matrix.indptr, work.touched, work.rows
-    touched, rows = state.touched, state.rows
+    indptr, indices, weights = graph.matrix
+    number, T, R = work
+    touched, rows, n = state.touched, state.rows, number.shape[0]
     halt = 0
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
-        size = indptr[T.node[t] + 1] - indptr[T.node[t]]
-        if state.work + _RESERVE * (R.start[rows] + size) > max_work:
+        begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
+        size = end - begin
+        e = R.start[rows]
+        if state.work + _RESERVE * (e + size) > max_work:
+            halt = EXHAUSTED
             break
-        touched, halt = _take_row(graph, work, t, touched, rows)
-        if halt != 0:
+        if touched + size > T.node.shape[0] or e + size > R.columns.shape[0]:
+            halt = FULL
+            break
+        T.row[t] = rows
+        R.own[rows] = t
+        for a in range(begin, end):
+            place = indices[a]
+            # Edges are checked here instead of all at once, since a solve reads so few of them.
+            if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
+                halt = DAMAGED
+                break
+            j = number[place]
+            if j < 0:
+                j = touched
+                number[place] = j
+                T.node[j] = place
+                T.piece[j] = T.piece[t]
+                touched += 1
+            R.columns[e] = j
+            R.weights[e] = weights[a]
+            e += 1
+        if halt == DAMAGED:
             break
         rows += 1
+        R.start[rows] = e
+    touch(T, graph.roots, state.touched, touched)
     return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, halt)
 
 
@@ -180,44 +176,48 @@ def push(
 ) -> State:
     """Relax single nodes until every scaled residual is at most `goal` or the work is exhausted.
 
-    The touched nodes are visited in turn. One whose residual is above the goal is added to the
-    support if it is not part of it, and x_i += ω r_i; the residuals follow. Each step decreases
-    the energy of the error, so that the steps end.
+    Touched nodes whose residual is above the goal are added to the support. Its rows are visited
+    in turn, and where the residual is above the goal, x_i += ω r_i; the residuals follow. Each
+    step decreases the energy of the error, so that the steps end.
     """
-    indptr, T, R = graph.matrix.indptr, work.touched, work.rows
+    T, R = work.touched, work.rows
     x, r = T.x, T.residual
-    touched, rows, spent, sweeps, halt = state.touched, state.rows, state.work, state.sweeps, 0
     moved = True
-    while moved and halt == 0:
+    while moved and state.halt == 0:
         moved = False
-        sweeps += 1
-        t = 0
-        while t < touched:
-            if abs(r[t]) <= goal * T.root[t]:
-                t += 1
+        state = _take_in(graph, work, state, goal, graph.order.shape[0], max_work)
+        if state.halt == FULL or state.halt == DAMAGED:
+            break
+        allowed = max_work - _RESERVE * R.start[state.rows]
+        spent = state.work
+        for s in range(state.rows):
+            i = np.uintp(R.own[s])
+            if abs(r[i]) <= goal * T.root[i]:
                 continue
-            size = indptr[T.node[t] + 1] - indptr[T.node[t]]
-            s = T.row[t]
-            edges = R.start[rows] + (size if s < 0 else 0)
-            if spent + size + _RESERVE * edges > max_work:
-                return State(touched, rows, 0.0, 0.0, spent, sweeps, EXHAUSTED)
-            if s < 0:
-                touched, halt = _take_row(graph, work, t, touched, rows)
-                if halt != 0:
-                    break
-                s = rows
-                rows += 1
+            # Unsigned, so that no index is checked for being negative.
+            e, end = np.uintp(R.start[s]), np.uintp(R.start[s + 1])
+            if spent + np.int64(end - e) > allowed:
+                state = _halted(state, EXHAUSTED)
+                break
             # An isolated node has nothing to be relaxed with.
-            change = omega * r[t] if size > 0 else r[t]
-            x[t] += change
-            r[t] -= change
+            change = omega * r[i] if end > e else r[i]
+            x[i] += change
+            r[i] -= change
             flow = alpha * change
-            for e in range(R.start[s], R.start[s + 1]):
+            spent += np.int64(end - e)
+            while e < end:
                 r[np.uintp(R.columns[e])] += R.weights[e] * flow
-            spent += size
+                e += np.uintp(1)
             moved = True
-            t += 1
-    return State(touched, rows, goal, goal, spent, sweeps, halt)
+        state = State(state.touched, state.rows, goal, goal, spent, state.sweeps + 1, state.halt)
+    return state
+
+
+@contracting
+def _halted(state: State, halt: int) -> State:
+    return State(
+        state.touched, state.rows, state.inside, state.beside, state.work, state.sweeps, halt
+    )
 
 
 @contracting
@@ -225,17 +225,21 @@ def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, ri
     """Relax each row once: x_i += ω (b - L x)_i; return the largest |(b - L x)_i| / √d_i."""
     largest = 0.0
     for s in range(rows):
-        e, end = R.start[s], R.start[s + 1]
+        # Unsigned, so that no index is checked for being negative.
+        e, end, one = np.uintp(R.start[s]), np.uintp(R.start[s + 1]), np.uintp(1)
         t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-        while e + 4 <= end:
+        while e + np.uintp(4) <= end:
             t0 += R.weights[e] * x[np.uintp(R.columns[e])]
-            t1 += R.weights[e + 1] * x[np.uintp(R.columns[e + 1])]
-            t2 += R.weights[e + 2] * x[np.uintp(R.columns[e + 2])]
-            t3 += R.weights[e + 3] * x[np.uintp(R.columns[e + 3])]
-            e += 4
+            e += one
+            t1 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += one
+            t2 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += one
+            t3 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += one
         while e < end:
             t0 += R.weights[e] * x[np.uintp(R.columns[e])]
-            e += 1
+            e += one
         i = np.uintp(R.own[s])
         change = right[i] + alpha * ((t0 + t1) + (t2 + t3)) - x[i]
         x[i] += omega * change
@@ -252,8 +256,10 @@ def renew(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -
     for s in range(state.rows):
         flow = alpha * x[R.own[s]]
         if flow != 0:
-            for e in range(R.start[s], R.start[s + 1]):
+            e, end = np.uintp(R.start[s]), np.uintp(R.start[s + 1])
+            while e < end:
                 r[np.uintp(R.columns[e])] += R.weights[e] * flow
+                e += np.uintp(1)
     inside = beside = 0.0
     for t in range(state.touched):
         scaled = abs(r[t]) / T.root[t]
@@ -307,6 +313,8 @@ def grow(
         # Half the goal: with the goal itself, the last nodes would be added one by one.
         threshold = max(_SHARE * state.beside, 0.5 * goal)
         state = _take_in(graph, work, state, threshold, max_rows, max_work)
+        if state.halt == EXHAUSTED:
+            state = _halted(state, 0)
         if state.halt != 0 or state.rows == before:
             break
         # Relaxed less than later, as the support is still incomplete.
