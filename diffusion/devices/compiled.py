@@ -14,6 +14,10 @@ from ..kernels.matrix import Matrix, Nodes
 from ..kernels.threads import chunks
 from .base import Blocks
 
+# Bytes of a line of the cache. A row of a block that begins within one takes one line more, which
+# costs a third of the time of a product.
+_LINE = 64
+
 
 class CompiledBlocks(Blocks):
     """Blocks as numpy arrays."""
@@ -29,8 +33,11 @@ class CompiledBlocks(Blocks):
         return columns
 
     def zeros(self, columns: int, dtype: Any = np.float32) -> Any:
-        """Return zeros."""
-        return np.zeros((self._n, columns), dtype)
+        """Return zeros, each row of 16 columns within as few lines of the cache as it fits."""
+        size = self._n * columns * np.dtype(dtype).itemsize
+        memory = np.zeros(size + _LINE, np.uint8)
+        begin = -memory.ctypes.data % _LINE
+        return memory[begin : begin + size].view(dtype).reshape(self._n, columns)
 
     def entries(self, entries: Entries) -> Entries:
         """Return the entries themselves."""
