@@ -10,14 +10,18 @@ from tqdm import tqdm
 BLOCK = 1024
 
 
-def row_blocks(n: int, description: str, *, show: bool, begin: int = 0) -> Iterator[slice]:
+def row_blocks(
+    n: int, description: str, *, show: bool, begin: int = 0, size: int | None = None
+) -> Iterator[slice]:
     """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows.
 
-    A single block shows no bar, which could only jump from nothing to everything.
+    They have `size` rows, by default `BLOCK`. A single block shows no bar, which could only jump
+    from nothing to everything.
     """
-    hide = not show or n - begin <= BLOCK
+    size = size or BLOCK
+    hide = not show or n - begin <= size
     with tqdm(total=n, initial=begin, desc=description, unit="row", disable=hide) as bar:
-        for start in range(begin, n, BLOCK):
-            stop = min(n, start + BLOCK)
+        for start in range(begin, n, size):
+            stop = min(n, start + size)
             yield slice(start, stop)
             bar.update(stop - start)
