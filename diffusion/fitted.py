@@ -14,7 +14,9 @@ from .errors import DiffusionError
 from .graph.graph import Graph
 from .index_state import IndexState, graph_arrays, graph_of
 from .kernels import ranking as kernels
-from .neighbors import METHODS, Method, NeighborIndex
+from .neighbors import METHODS, Method, NeighborIndex, SearchIndex
+from .neighbors.given import GivenIndex
+from .neighbors.methods import Given
 from .neighbors.progress import row_blocks
 from .scoring.fusion import SCORES, Score
 from .scoring.ranking import rank
@@ -101,7 +103,7 @@ class Fitted:
     solver : Solver
         Prepared.
     graph : Graph
-    index : NeighborIndex or None
+    index : SearchIndex or None
         None for a Reranker that was fitted from neighbour lists alone.
     """
 
@@ -110,9 +112,9 @@ class Fitted:
     score: Score
     solver: Solver
     graph: Graph
-    index: NeighborIndex | None
+    index: SearchIndex | None
 
-    def searched(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32]]:
+    def searched(self, Q: ArrayLike) -> tuple[SearchIndex, NDArray[np.float32]]:
         """Return the index to search, and queries (nq, d) or (d,) converted to its space.
 
         Raises
@@ -250,21 +252,33 @@ class Fitted:
             **{_AFFINITY + name: array for name, array in self.affinity.arrays().items()},
             **{_SOLVER + name: array for name, array in self.solver.arrays().items()},
         }
-        return IndexState({**self.parameters, "query_k": query_k}, sizes, arrays)
+        recall = {} if index is None or index.recall is None else {"recall": index.recall}
+        return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
 
     @classmethod
-    def from_state(cls, state: IndexState, components: Components, parameters: Any) -> Fitted:
-        """Return the result of a fit from its state; the arrays are not read."""
-        affinity, score, solver, transfer, method = components
+    def from_state(
+        cls, state: IndexState, components: Components, parameters: Any, given: object = None
+    ) -> Fitted:
+        """Return the result of a fit from its state; the arrays are not read.
+
+        `given` is the index of the caller that it was fitted with, if it is at hand.
+        """
+        affinity, score, solver, transfer, _ = components
         with state.described():
+            method = used_method(parameters)
             graph = graph_of(state)
             source, n = f"{state.source}: {_AFFINITY[:-1]}", graph.n_nodes
             affinity.restore(state.with_prefix(_AFFINITY), n, source)
-            index = None
+            index: SearchIndex | None = None
             if state.sizes["dimension"] is not None:
-                shape = (n, state.size("dimension", low=1))
-                metric = parameters["metric"]
-                index = NeighborIndex.restore(state.arrays, metric, method, shape, state.source)
+                shape, metric = (n, state.size("dimension", low=1)), parameters["metric"]
+                recall = state.parameters.get("recall")
+                if isinstance(method, Given):
+                    index = GivenIndex(given, metric, shape)
+                else:
+                    index = NeighborIndex.restore(
+                        state.arrays, metric, method, shape, state.source, _checked_recall(recall)
+                    )
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
         return cls(parameters, affinity, score, solver, graph, index)
@@ -309,8 +323,13 @@ def first_stage_of(
 # --- parameters as JSON values -------------------------------------------------------------------
 
 
-def stored_parameters(given: dict[str, Any], components: Components) -> dict[str, Any]:
-    """Return the parameters of a Reranker as JSON values, None for a `CustomTransfer`."""
+def stored_parameters(
+    given: dict[str, Any], components: Components, used: Method
+) -> dict[str, Any]:
+    """Return the parameters of a Reranker as JSON values, None for a `CustomTransfer`.
+
+    `neighbors` is the method `used`, and `neighbors_from` the parameter if that is another.
+    """
     affinity, score, solver, transfer, method = components
     return {
         **{name: given[name] for name in _PLAIN_PARAMETERS},
@@ -318,7 +337,8 @@ def stored_parameters(given: dict[str, Any], components: Components) -> dict[str
         "score": None if given["score"] is None else _settings_of(score),
         "solver": _settings_of(solver),
         "transfer": None if isinstance(transfer, CustomTransfer) else _settings_of(transfer),
-        "neighbors": _settings_of(method),
+        "neighbors": _settings_of(used),
+        **({} if method == used else {"neighbors_from": _settings_of(method)}),
     }
 
 
@@ -332,12 +352,27 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
         else _from_settings({"context": Context}, affinity),
         "score": score and _from_settings(SCORES, score),
         "solver": _from_settings(SOLVERS, stored["solver"]),
-        "neighbors": _from_settings(METHODS, stored["neighbors"]),
+        "neighbors": _from_settings(METHODS, stored.get("neighbors_from", stored["neighbors"])),
     }
     transfer = _from_settings(TRANSFERS, stored["transfer"], by_name=False)
     if isinstance(transfer, RegularizedLaplacian):
         return {**arguments, "alpha": transfer.alpha}
     return {**arguments, "transfer": transfer}
+
+
+def used_method(stored: dict[str, Any]) -> Method:
+    """Return the method of neighbour search that `stored_parameters` was told of."""
+    used: Method = _from_settings(
+        {**METHODS, Given.name: Given}, stored["neighbors"], by_name=False
+    )
+    return used
+
+
+def _checked_recall(recall: Any) -> float | None:
+    """Return the recall of a state, None if it was not measured; raise ValueError unless it is."""
+    if recall is not None and not (isinstance(recall, float) and 0 <= recall <= 1):
+        raise ValueError(f"recall: {recall!r:.40}")
+    return recall
 
 
 def _settings_of(settings: Any) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class RegionalReranker(Reporting, Parameters):
         query_k: int = 200,
         gamma: float = 3.0,
         metric: str = "cosine",
-        neighbors: Any = "exact",
+        neighbors: Any = "auto",
         pooling: str = "gmp",
         regularization: float = 1.0,
         progress: bool = False,
@@ -165,6 +165,7 @@ class RegionalReranker(Reporting, Parameters):
         X: ArrayLike,
         images: ArrayLike,
         *,
+        index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Build the graph of a collection's regions, and compute their weights for pooling.
@@ -176,7 +177,7 @@ class RegionalReranker(Reporting, Parameters):
         images : array_like, shape (m,), int
             The image number of each region, >= 0, in any order. Images without a region are
             never found.
-        checkpoint : path-like, optional
+        index, checkpoint : optional
             See `Reranker.fit`.
 
         Returns
@@ -196,7 +197,7 @@ class RegionalReranker(Reporting, Parameters):
         groups = Groups.of(images, X, "images")
         shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
         ranker = Reranker(**shared)
-        ranker.fit(X, checkpoint=checkpoint)
+        ranker.fit(X, index=index, checkpoint=checkpoint)
         weights = generalized_max_pooling(X, images, regularization=self.regularization)
         self._set(ranker, groups, weights)
         return self
@@ -406,15 +407,21 @@ class RegionalReranker(Reporting, Parameters):
         )
 
     @classmethod
-    def from_state(cls, state: IndexState) -> Self:
+    def from_state(cls, state: IndexState, *, index: object = None) -> Self:
         """Return a fitted RegionalReranker from its state; the arrays are not read.
+
+        Parameters
+        ----------
+        state : IndexState
+        index : object, optional
+            The index that `fit` was given, as it takes it.
 
         Raises
         ------
         DiffusionError
             If the state is not that of a RegionalReranker.
         """
-        ranker = Reranker.from_state(state)
+        ranker = Reranker.from_state(state, index=index)
         with state.described("an index of regions"):
             layout = _layout(ranker.n_items_, state.size("images", low=1))
             contents = Contents(state.arrays, layout, state.source)
@@ -426,7 +433,9 @@ class RegionalReranker(Reporting, Parameters):
         return regional
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
+    def load(
+        cls, path: str | os.PathLike[str], *, verify: bool = False, index: object = None
+    ) -> Self:
         """Open a saved index of regions; see `diffusion.load`.
 
         Raises
@@ -439,4 +448,4 @@ class RegionalReranker(Reporting, Parameters):
             raise DiffusionError(
                 f"{path}: an index of single vectors, not of regions; expected diffusion.load"
             )
-        return cls.from_state(state)
+        return cls.from_state(state, index=index)

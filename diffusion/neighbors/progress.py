@@ -11,12 +11,20 @@ BLOCK = 1024
 
 
 def row_blocks(
-    n: int, description: str, *, show: bool, begin: int = 0, size: int = BLOCK, unit: str = "row"
+    n: int,
+    description: str,
+    *,
+    show: bool,
+    begin: int = 0,
+    size: int | None = None,
+    unit: str = "row",
 ) -> Iterator[slice]:
     """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows.
 
-    A single block shows no bar, which could only jump from nothing to everything.
+    They have `size` rows, by default `BLOCK`. A single block shows no bar, which could only jump
+    from nothing to everything.
     """
+    size = size or BLOCK
     blocks = (slice(start, min(n, start + size)) for start in range(begin, n, size))
     if not show or n - begin <= size:  # even a bar that is not shown takes as long as a search
         yield from blocks
