@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .cells import Partition, partition
-from .methods import IVF, Auto, Exact, search_all
-from .progress import row_blocks
+from .cells import Partition, nearest_others, partition
+from .methods import IVF, Auto, Exact
 
-# Seconds of one core for the comparison of two vectors by exact search: for each dimension, and
-# for the selection. For an item of an inverted file: to find cells, and to compare it with the
-# vectors in them. For what does not depend on the number of items. `bench speed` prints both sides.
-_DIMENSION, _SELECTION = 2.0e-11, 0.4e-9
-_ITEM, _PER_DIMENSION = 30e-6, 0.5e-6
-_ONCE = 2.0
+# Seconds of one core for the comparison of two vectors by exact search, at dimension 0 and for each
+# dimension; for what an item takes with cells; and for what takes the same time for any number of
+# items. `bench speed` compares both methods.
+_PAIR, _PAIR_DIMENSION = 3e-9, 14e-12
+_ITEM, _ITEM_DIMENSION, _ONCE = 30e-6, 0.11e-6, 0.25
 
-# A comparison within cells takes this many times as long as one of exact search, because their
-# matrices are smaller.
+# An approximation must save at least half of the time.
+_PAYS = 2.0
+
+# The comparison with a vector of a cell takes this many times as long as one of exact search,
+# because the matrices are smaller.
 _SMALLER = 2.5
 
-# Items whose true neighbours show the recall of the settings, and vectors compared with them at a
-# time. faiss is several times slower, per query, for fewer.
-_SAMPLE, _SLAB = 1024, 1 << 17
+# Items whose true neighbours show the recall of the settings.
+_SAMPLE = 1024
 
 # Scores that differ by less than this, relative to the largest, may tie.
 _TIE = 1e-5
@@ -38,15 +38,14 @@ _MARGIN = 2.0
 _MOST_COMPARED = 1 << 18
 
 
-def exact_is_faster(n: int, d: int, queries: int) -> bool:
-    """Return whether exact search of n vectors takes less time than making and using cells.
+def exact_is_better(n: int, d: int) -> bool:
+    """Return whether the lists of n vectors (d,) are found exactly in little more time.
 
-    Both sides are seconds of one core, so that the choice does not depend on the machine's cores.
+    The times are those of one core, so that the choice does not depend on the number of cores.
     """
-    comparison = d * _DIMENSION + _SELECTION
-    exact = queries * n * comparison
-    cells = _ONCE + _SAMPLE * n * comparison + (n + queries) * (_ITEM + d * _PER_DIMENSION) / 2
-    return exact <= cells
+    exact = n**2 * (_PAIR + d * _PAIR_DIMENSION)
+    cells = _ONCE + n * (_ITEM + d * _ITEM_DIMENSION)
+    return exact <= _PAYS * cells
 
 
 def tuned(
@@ -79,10 +78,9 @@ def tuned(
         than 2^18 vectors per item.
     """
     n, d = vectors.shape
-    if exact_is_faster(n, d, n):
+    if exact_is_better(n, d):
         return Exact(), None, 1.0
-    # More cells than the default of `IVF`: the levels above make it cheap to find the nearest.
-    count = IVF(nlist=8 * int(n**0.5)).cells(n)
+    count = IVF().cells(n)
     parts = partition(vectors, count, progress=progress)
     sample = np.sort(np.random.default_rng(1).choice(n, min(_SAMPLE, n), replace=False))
     places = _true_cells(vectors, sample, metric, k, parts, progress)
@@ -127,29 +125,10 @@ def _true_cells(
     cell_of[parts.order] = np.repeat(
         np.arange(len(parts.centroids), dtype=np.int32), np.diff(parts.offsets)
     )
-    scores, ids = _nearest(vectors, sample, metric, k + 1, progress)
+    scores, ids = nearest_others(vectors, sample, metric, k + 1, progress)
     size = np.abs(scores).max(axis=1, where=ids >= 0, initial=0)
     clear = np.abs(scores[:, :-1] - scores[:, -1:]) > _TIE * size[:, None]
     return [cell_of[found[:-1][sure]] for found, sure in zip(ids, clear, strict=True)]
-
-
-def _nearest(
-    vectors: NDArray[np.float32], sample: NDArray[np.int64], metric: str, k: int, progress: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """List the k nearest other vectors of some, by exact search of one slab after the other."""
-    queries = vectors[sample]
-    last = np.inf if metric == "euclidean" else -np.inf
-    scores = np.full((len(sample), k), last, np.float32)
-    ids = np.full((len(sample), k), -1)
-    for part in row_blocks(len(vectors), "ivf tuning", show=progress, size=_SLAB):
-        slab = vectors[part]
-        near, found = search_all(slab, queries, min(k + 1, len(slab)), metric)
-        found += part.start
-        near[found == sample[:, None]] = last
-        near, found = np.append(scores, near, axis=1), np.append(ids, found, axis=1)
-        best = np.argsort(near if metric == "euclidean" else -near, axis=1, kind="stable")[:, :k]
-        scores, ids = np.take_along_axis(near, best, 1), np.take_along_axis(found, best, 1)
-    return scores, ids
 
 
 def _curve(

@@ -28,8 +28,14 @@ from .progress import row_blocks
 BLOCK = 1024
 CHUNK = 32 * BLOCK
 
+# Vectors that a sample is compared with in one call, and items of it that are searched together.
+_SLAB, _FEW = 1 << 20, 256
+
 # Vectors per cell that k-means is given, and its iterations.
 _PER_CELL, _ITERATIONS = 48, 8
+
+# Parts of the sample that k-means divides in one call of the compiled loop.
+_TOGETHER = 32
 
 # Groups of centroids that are searched for the cell of a vector.
 _GROUPS_ASSIGNED = 4
@@ -134,8 +140,8 @@ class Partition(NamedTuple):
 
 def partition(vectors: NDArray[np.float32], count: int, *, progress: bool) -> Partition:
     """Divide vectors into about `count` cells by k-means on a sample, at two levels."""
-    trained = _train(vectors, count)
-    centroids, groups = _grouped(trained)
+    trained = _train(vectors, count, progress)
+    centroids, groups = _sorted_by(_group_of(trained), trained)
     means = _means(centroids, groups)
     cells = np.empty(len(vectors), np.int32)
     for part in row_blocks(len(vectors), "ivf build", show=progress, size=CHUNK):
@@ -175,10 +181,35 @@ def regrouped(cells: NDArray[np.integer], centroids: NDArray[np.float32]) -> Par
     return divided(number[cells], *_sorted_by(group, centroids))
 
 
+def nearest_others(
+    vectors: NDArray[np.float32], sample: NDArray[np.integer], metric: str, k: int, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """List the k nearest other vectors of some, by comparing these with all.
+
+    Returns scores and ids (m, k), padded with -inf and -1. faiss is several times slower for so few
+    queries.
+    """
+    m = len(sample)
+    queries, own, rows = vectors[sample], sample.astype(np.int32), np.arange(m, dtype=np.int32)
+    blocks = np.append(np.arange(0, m, _FEW), m)
+    asked = Asked(*map(read_only, (queries, own, rows, np.zeros((m, 1), np.int32), blocks)))
+    scores, ids = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int32)
+    for part in row_blocks(len(vectors), "ivf tuning", show=progress, size=_SLAB):
+        numbers = np.arange(part.start, part.stop, dtype=np.int32)
+        whole = np.array([0, len(numbers)])
+        near, found = np.empty_like(scores), np.empty_like(ids)
+        level = Level(*map(read_only, (vectors[part], numbers, whole)))
+        _search(asked, level, metric, near, found)
+        near, found = np.append(scores, near, axis=1), np.append(ids, found, axis=1)
+        best = np.argsort(-near, axis=1, kind="stable")[:, :k]
+        scores, ids = np.take_along_axis(near, best, 1), np.take_along_axis(found, best, 1)
+    return scores, ids
+
+
 # --- training -------------------------------------------------------------------------------------
 
 
-def _train(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[np.float32]:
     """Return centroids (count, d): k-means of a sample, and then of each of its √count parts."""
     n = len(vectors)
     rng = np.random.default_rng(0)
@@ -198,13 +229,11 @@ def _train(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     # Each group starts from its first points, which are in random order.
     member = np.repeat(ends[:-1] - shares[:-1], np.diff(shares)) + np.arange(count)
     centroids = sample[member]
-    with _one_blas_thread():
-        k_means(sample, ends, centroids, shares, _ITERATIONS)
+    for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER):
+        own = slice(part.start, part.stop + 1)
+        with _one_blas_thread():
+            k_means(sample, ends[own], centroids, shares[own], _ITERATIONS)
     return centroids
-
-
-def _grouped(centroids: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    return _sorted_by(_group_of(centroids), centroids)
 
 
 def _sorted_by(

@@ -69,7 +69,7 @@ class GivenIndex(SearchIndex):
         """
         rows = np.random.default_rng(0).permutation(len(vectors))[:_SAMPLE]
         queries = vectors[rows]
-        scores, ids = self._search_block(queries, min(10, self.size))
+        scores, ids = self._found(queries, min(10, self.size))
         row, place = np.nonzero(ids >= 0)
         own, others = queries[row].astype(float), vectors[ids[row, place]].astype(float)
         if self.metric == "euclidean":
@@ -91,6 +91,15 @@ class GivenIndex(SearchIndex):
     def _search_block(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        scores, ids = self._found(queries, k)
+        if self.metric == "cosine":
+            np.minimum(scores, np.float32(1), out=scores)
+        return scores, ids
+
+    def _found(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Search the index, and return checked similarities and ids."""
         if self._index is None:
             raise DiffusionError(
                 "search: this index was built with an index of your own, which is not stored; "
@@ -140,10 +149,7 @@ class GivenIndex(SearchIndex):
                 raise DiffusionError("scores: expected squared distances of at least 0")
             np.minimum(similar, 0, out=similar)
         names = ("scores", "ids")
-        out, ids = as_lists(similar, ids, self.size, names=names, metric=self.metric)
-        if self.metric == "cosine":
-            np.minimum(out, np.float32(1), out=out)
-        return out, ids
+        return as_lists(similar, ids, self.size, names=names, metric=self.metric)
 
     def _check_faiss(self, index: Any) -> None:
         """Check the type, the metric, the size and the ids of an index of faiss."""
