@@ -125,7 +125,7 @@ def _take_in(
     indptr, indices, weights = graph.matrix
     number, T, R = work
     touched, rows, n = state.touched, state.rows, number.shape[0]
-    halt = 0
+    halt, one = 0, np.uintp(1)
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
@@ -140,12 +140,21 @@ def _take_in(
             break
         T.row[t] = rows
         R.own[rows] = t
-        for a in range(begin, end):
-            place = indices[a]
-            # Edges are checked here instead of all at once, since a solve reads so few of them.
-            if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
-                halt = DAMAGED
-                break
+        # Edges are checked here instead of all at once, since a solve reads so few of them.
+        # Indices are unsigned, so that none is checked for being negative.
+        f, u, end, wrong = np.uintp(e), np.uintp(begin), np.uintp(end), False
+        while u < end:
+            place, weight = indices[u], weights[u]
+            wrong |= (place < 0) | (place >= n) | (not 0 <= weight <= LARGEST_WEIGHT)
+            R.weights[f] = weight
+            f += one
+            u += one
+        if wrong:
+            halt = DAMAGED
+            break
+        f, u = np.uintp(e), np.uintp(begin)
+        while u < end:
+            place = np.uintp(indices[u])
             j = number[place]
             if j < 0:
                 j = touched
@@ -153,13 +162,11 @@ def _take_in(
                 T.node[j] = place
                 T.piece[j] = T.piece[t]
                 touched += 1
-            R.columns[e] = j
-            R.weights[e] = weights[a]
-            e += 1
-        if halt == DAMAGED:
-            break
+            R.columns[f] = j
+            f += one
+            u += one
         rows += 1
-        R.start[rows] = e
+        R.start[rows] = e + size
     touch(T, graph.roots, state.touched, touched)
     return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, halt)
 
