@@ -196,7 +196,7 @@ def push(
         if state.halt == FULL or state.halt == DAMAGED:
             break
         allowed = max_work - _RESERVE * R.start[state.rows]
-        spent = state.work
+        spent: Any = state.work
         for s in range(state.rows):
             i = np.uintp(R.own[s])
             if abs(r[i]) <= goal * T.root[i]:
