@@ -71,14 +71,17 @@ class Reranker(Reporting, Parameters):
         What results are ranked by: `"diffusion"` is x alone, `"fusion"` combines it with the
         similarity of neighbourhoods and the first-stage score. The default is the fusion for the
         contextual affinity and x for the others.
-    solver : str or solver object, default "cg"
-        How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
-        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact
-        solvers: "cg" (any size), "hybrid" (fewer iterations, with a basis computed offline),
-        "chebyshev" (any transfer function). Approximate solvers: "spectral" (a dot product
-        online), "columns" (fastest online, with offline work and 8 n keep bytes), "truncated"
-        (only the shortlist), "local" (only a neighbourhood, independent of n; reports which
-        rankings are certainly exact). The README has a table with measured figures.
+    solver : str or solver object, default "auto"
+        How x is computed. "auto" takes the fastest solver for the size of the graph and the number
+        of queries; its best hundred items are those of an exact solution to 99 %, and
+        `report_.solver` names the solver that was used. Others are "cg", "spectral", "hybrid",
+        "columns", "truncated", "local" and "chebyshev", or an object with settings, such as
+        ``CG(tol=1e-6, max_iter=200)``. Exact solvers: "cg" (any size), "hybrid" (fewer
+        iterations, with a basis computed offline), "chebyshev" (any transfer function).
+        Approximate solvers: "spectral" (a dot product online), "columns" (offline work and 8 n
+        keep bytes), "truncated" (only the shortlist), "local" (only a neighbourhood, independent
+        of n; reports which rankings are certainly exact). The README has a table with measured
+        figures.
     alpha : float in [0, 1), default 0.99
         Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given.
     transfer : transfer function, optional
