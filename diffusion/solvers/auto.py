@@ -37,7 +37,7 @@ def choose(entries: int, observations: int) -> str:
         Number of entries of W.
     observations : int
     """
-    if observations >= 16 and entries <= 400_000:
+    if observations >= 16 and entries <= 80_000:
         return "cg"
     return "truncated" if entries <= 10_000 else "local"
 
