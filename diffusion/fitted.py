@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from .affinity import Affinity, Context
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .index_state import IndexState, graph_arrays, graph_of
-from .neighbors import METHODS, Method, NeighborIndex
+from .kernels import ranking as kernels
+from .neighbors import METHODS, Method, NeighborIndex, SearchIndex
+from .neighbors.given import GivenIndex
+from .neighbors.methods import Given
+from .neighbors.progress import row_blocks
 from .scoring.fusion import SCORES, Score
 from .scoring.ranking import rank
 from .solvers import SOLVERS, Report, Solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
-from .validation import as_vectors
+from .validation import as_hits, as_vectors, padding_last
 
 Results = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -100,7 +103,7 @@ class Fitted:
     solver : Solver
         Prepared.
     graph : Graph
-    index : NeighborIndex or None
+    index : SearchIndex or None
         None for a Reranker that was fitted from neighbour lists alone.
     """
 
@@ -109,9 +112,9 @@ class Fitted:
     score: Score
     solver: Solver
     graph: Graph
-    index: NeighborIndex | None
+    index: SearchIndex | None
 
-    def searched(self, Q: ArrayLike) -> tuple[NeighborIndex, NDArray[np.float32]]:
+    def searched(self, Q: ArrayLike) -> tuple[SearchIndex, NDArray[np.float32]]:
         """Return the index to search, and queries (nq, d) or (d,) converted to its space.
 
         Raises
@@ -210,17 +213,14 @@ class Fitted:
         # A multiple of 32, the width of the solvers' blocks.
         batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32))
         reports = []
-        hide = not progress or nq <= batch
-        with tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar:
-            for start in range(0, max(1, nq), batch):  # one batch even of no query, for the report
-                part = slice(start, min(nq, start + batch))
-                first = scores[part], ids[part]
-                observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
-                solution = self.solver.solve(observation.y, candidates=ids[part])
-                fused = self.score.combine(solution.x, observation, *first, self.graph)
-                rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
-                reports.append(solution.report)
-                bar.update(part.stop - part.start)
+        parts = row_blocks(nq, "diffuse", show=progress, size=batch, unit="query")
+        for part in parts if nq else [slice(0, 0)]:  # no query has a report, too
+            first = scores[part], ids[part]
+            observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
+            solution = self.solver.solve(observation.y, candidates=ids[part])
+            fused = self.score.combine(solution.values, observation, *first, self.graph)
+            rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
+            reports.append(solution.report)
         return out_scores, out_ids, type(reports[0]).concatenate(reports)
 
     # --- the plain state --------------------------------------------------------------------------
@@ -252,31 +252,84 @@ class Fitted:
             **{_AFFINITY + name: array for name, array in self.affinity.arrays().items()},
             **{_SOLVER + name: array for name, array in self.solver.arrays().items()},
         }
-        return IndexState({**self.parameters, "query_k": query_k}, sizes, arrays)
+        recall = {} if index is None or index.recall is None else {"recall": index.recall}
+        return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
 
     @classmethod
-    def from_state(cls, state: IndexState, components: Components, parameters: Any) -> Fitted:
-        """Return the result of a fit from its state; the arrays are not read."""
-        affinity, score, solver, transfer, method = components
+    def from_state(
+        cls, state: IndexState, components: Components, parameters: Any, given: object = None
+    ) -> Fitted:
+        """Return the result of a fit from its state; the arrays are not read.
+
+        `given` is the index of the caller that it was fitted with, if it is at hand.
+        """
+        affinity, score, solver, transfer, _ = components
         with state.described():
+            method = used_method(parameters)
             graph = graph_of(state)
             source, n = f"{state.source}: {_AFFINITY[:-1]}", graph.n_nodes
             affinity.restore(state.with_prefix(_AFFINITY), n, source)
-            index = None
+            index: SearchIndex | None = None
             if state.sizes["dimension"] is not None:
-                shape = (n, state.size("dimension", low=1))
-                metric = parameters["metric"]
-                index = NeighborIndex.restore(state.arrays, metric, method, shape, state.source)
+                shape, metric = (n, state.size("dimension", low=1)), parameters["metric"]
+                recall = state.parameters.get("recall")
+                if isinstance(method, Given):
+                    index = GivenIndex(given, metric, shape)
+                else:
+                    index = NeighborIndex.restore(
+                        state.arrays, metric, method, shape, state.source, _checked_recall(recall)
+                    )
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
         return cls(parameters, affinity, score, solver, graph, index)
 
 
-# --- parameters as JSON values --------------------------------------------------------------------
+# --- first-stage results -------------------------------------------------------------------------
 
 
-def stored_parameters(given: dict[str, Any], components: Components) -> dict[str, Any]:
-    """Return the parameters of a Reranker as JSON values, None for a `CustomTransfer`."""
+def first_stage_of(
+    scores0: ArrayLike, ids0: ArrayLike, n: int, metric: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64], bool]:
+    """Check the first-stage results of `Reranker.rerank`, and say whether they are of one query.
+
+    Returns
+    -------
+    scores : ndarray, shape (nq, m), float32
+        In descending order, padded with -inf at the end.
+    ids : ndarray, shape (nq, m), int64
+        Padded with -1.
+    single : bool
+
+    Raises
+    ------
+    DiffusionError
+        If they are not as `Reranker.rerank` describes them.
+    """
+    scores, ids = scores0, ids0
+    if isinstance(scores, np.ndarray) and isinstance(ids, np.ndarray):
+        alike = scores.shape == ids.shape and ids.ndim in (1, 2) and ids.shape[-1] > 0
+        if alike and scores.dtype.kind == "f" and ids.dtype.kind in "iu":
+            out = np.empty((1, *ids.shape)[-2:], np.float32)
+            given = np.ascontiguousarray(scores.reshape(out.shape), np.float64)
+            kept = np.ascontiguousarray(ids.reshape(out.shape), np.int64)
+            if kernels.copy_ordered(given, kept, n, metric == "euclidean", out):
+                return out, kept, ids.ndim == 1
+    # Lists in another form, to be put in order, or with an error to be described.
+    names = ("scores0", "ids0")
+    out, kept, single = as_hits(scores0, ids0, n, names=names, metric=metric)
+    return *padding_last(out, kept.astype(np.int64, copy=False)), single
+
+
+# --- parameters as JSON values -------------------------------------------------------------------
+
+
+def stored_parameters(
+    given: dict[str, Any], components: Components, used: Method
+) -> dict[str, Any]:
+    """Return the parameters of a Reranker as JSON values, None for a `CustomTransfer`.
+
+    `neighbors` is the method `used`, and `neighbors_from` the parameter if that is another.
+    """
     affinity, score, solver, transfer, method = components
     return {
         **{name: given[name] for name in _PLAIN_PARAMETERS},
@@ -284,7 +337,8 @@ def stored_parameters(given: dict[str, Any], components: Components) -> dict[str
         "score": None if given["score"] is None else _settings_of(score),
         "solver": _settings_of(solver),
         "transfer": None if isinstance(transfer, CustomTransfer) else _settings_of(transfer),
-        "neighbors": _settings_of(method),
+        "neighbors": _settings_of(used),
+        **({} if method == used else {"neighbors_from": _settings_of(method)}),
     }
 
 
@@ -298,7 +352,7 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
         else _from_settings({"context": Context}, affinity),
         "score": score and _from_settings(SCORES, score),
         "solver": _from_settings(SOLVERS, stored["solver"]),
-        "neighbors": _from_settings(METHODS, stored["neighbors"]),
+        "neighbors": _from_settings(METHODS, stored.get("neighbors_from", stored["neighbors"])),
     }
     transfer = _from_settings(TRANSFERS, stored["transfer"], by_name=False)
     if isinstance(transfer, RegularizedLaplacian):
@@ -306,9 +360,28 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "transfer": transfer}
 
 
+def used_method(stored: dict[str, Any]) -> Method:
+    """Return the method of neighbour search that `stored_parameters` was told of."""
+    used: Method = _from_settings(
+        {**METHODS, Given.name: Given}, stored["neighbors"], by_name=False
+    )
+    return used
+
+
+def _checked_recall(recall: Any) -> float | None:
+    """Return the recall of a state, None if it was not measured; raise ValueError unless it is."""
+    if recall is not None and not (isinstance(recall, float) and 0 <= recall <= 1):
+        raise ValueError(f"recall: {recall!r:.40}")
+    return recall
+
+
 def _settings_of(settings: Any) -> dict[str, Any]:
     """Return the name and the fields of a solver, a method or a transfer function."""
-    own = {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
+    own = {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)
+        if field.init and field.metadata.get("stored", True)
+    }
     return {"name": settings.name, **own}
 
 

@@ -24,6 +24,7 @@ from .errors import DiffusionError
 from .fitted import Reporting, Results
 from .index_state import IndexState, open_state, save_state
 from .kernels import ranking
+from .kernels.matrix import SparseRows
 from .parameters import Parameters
 from .reranker import Reranker
 from .scoring.ranking import no_results, rank
@@ -141,7 +142,7 @@ class RegionalReranker(Reporting, Parameters):
         query_k: int = 200,
         gamma: float = 3.0,
         metric: str = "cosine",
-        neighbors: Any = "exact",
+        neighbors: Any = "auto",
         pooling: str = "gmp",
         regularization: float = 1.0,
         progress: bool = False,
@@ -164,6 +165,7 @@ class RegionalReranker(Reporting, Parameters):
         X: ArrayLike,
         images: ArrayLike,
         *,
+        index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Build the graph of a collection's regions, and compute their weights for pooling.
@@ -175,7 +177,7 @@ class RegionalReranker(Reporting, Parameters):
         images : array_like, shape (m,), int
             The image number of each region, >= 0, in any order. Images without a region are
             never found.
-        checkpoint : path-like, optional
+        index, checkpoint : optional
             See `Reranker.fit`.
 
         Returns
@@ -195,7 +197,7 @@ class RegionalReranker(Reporting, Parameters):
         groups = Groups.of(images, X, "images")
         shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
         ranker = Reranker(**shared)
-        ranker.fit(X, checkpoint=checkpoint)
+        ranker.fit(X, index=index, checkpoint=checkpoint)
         weights = generalized_max_pooling(X, images, regularization=self.regularization)
         self._set(ranker, groups, weights)
         return self
@@ -252,7 +254,7 @@ class RegionalReranker(Reporting, Parameters):
         vectors = ranker.fitted().searched(Q)[1]
         asked = Groups.of_queries(queries, vectors)
         if not len(vectors):
-            nothing_asked = sparse.csr_array((0, self.n_regions_))
+            nothing_asked = np.empty((0, self.n_regions_))
             self._keep_report(ranker.solver_.solve(nothing_asked).report)
             return no_results(queries is None, k)
         nq, wanted = len(asked.names), min(k, self.n_images_)
@@ -272,14 +274,15 @@ class RegionalReranker(Reporting, Parameters):
             for part in parts:
                 solution = self._diffuse(*self._lists(vectors, asked, part, depth))
                 reports.append(solution.report)
-                x = self._pool(solution.x, weights)
+                x = self._pool(solution, weights)
                 out = out_scores[part[0] : part[-1] + 1], out_ids[part[0] : part[-1] + 1]
                 rank(x, nothing[0][part], nothing[1][part], *out, restrict=False)
                 short = np.flatnonzero(out[1][:, wanted - 1] < 0)
                 for rows in self._batches(short, asked, deep):
                     filled = out[0][rows], out[1][rows]
                     pairs = self._best_pairs(*self._lists(vectors, asked, part[rows], deep))
-                    rank(x[rows], *pairs, *filled, restrict=False)
+                    of_rows = x[rows] if isinstance(x, np.ndarray) else x.part(rows)
+                    rank(of_rows, *pairs, *filled, restrict=False)
                     out[0][rows], out[1][rows] = filled
                 bar.update(len(part))
         np.copyto(out_ids, self._groups.names[out_ids], where=out_ids >= 0)
@@ -351,18 +354,17 @@ class RegionalReranker(Reporting, Parameters):
         return fitted.solver.solve(y, candidates=candidates)
 
     def _pool(
-        self, x: NDArray[np.float32] | sparse.csr_array, weights: NDArray[np.float32]
-    ) -> NDArray[np.float32] | sparse.csr_array:
+        self, solution: Solution, weights: NDArray[np.float32]
+    ) -> NDArray[np.float32] | SparseRows:
         """Pool the scores of regions (b, m) into scores of images (b, n)."""
-        members, n = self._groups.members, self.n_images_
+        members, n, x = self._groups.members, self.n_images_, solution.x
         if isinstance(x, np.ndarray):
             out = np.zeros((len(x), n), np.float32)
             ranking.pooled(x, members, weights, out)
             return out
         rows = np.arange(self.n_regions_ + 1)
-        pooled = x @ sparse.csr_array((weights, members, rows), shape=(self.n_regions_, n))
-        pooled.sort_indices()
-        return pooled
+        by_image = sparse.csr_array((weights, members, rows), shape=(self.n_regions_, n))
+        return SparseRows.of_csr(x @ by_image)
 
     def _best_pairs(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Results:
         """Convert lists of regions to lists of images, with the best score of their regions."""
@@ -405,15 +407,21 @@ class RegionalReranker(Reporting, Parameters):
         )
 
     @classmethod
-    def from_state(cls, state: IndexState) -> Self:
+    def from_state(cls, state: IndexState, *, index: object = None) -> Self:
         """Return a fitted RegionalReranker from its state; the arrays are not read.
+
+        Parameters
+        ----------
+        state : IndexState
+        index : object, optional
+            The index that `fit` was given, as it takes it.
 
         Raises
         ------
         DiffusionError
             If the state is not that of a RegionalReranker.
         """
-        ranker = Reranker.from_state(state)
+        ranker = Reranker.from_state(state, index=index)
         with state.described("an index of regions"):
             layout = _layout(ranker.n_items_, state.size("images", low=1))
             contents = Contents(state.arrays, layout, state.source)
@@ -425,7 +433,9 @@ class RegionalReranker(Reporting, Parameters):
         return regional
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Self:
+    def load(
+        cls, path: str | os.PathLike[str], *, verify: bool = False, index: object = None
+    ) -> Self:
         """Open a saved index of regions; see `diffusion.load`.
 
         Raises
@@ -438,4 +448,4 @@ class RegionalReranker(Reporting, Parameters):
             raise DiffusionError(
                 f"{path}: an index of single vectors, not of regions; expected diffusion.load"
             )
-        return cls.from_state(state)
+        return cls.from_state(state, index=index)

@@ -16,33 +16,27 @@ from .fitted import (
     Fitted,
     Reporting,
     Results,
+    first_stage_of,
     restored_parameters,
     stored_parameters,
+    used_method,
 )
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
 from .index_state import IndexState, open_state, save_state
-from .neighbors.index import (
-    Method,
-    NeighborIndex,
-    check_metric,
-    make_method,
-    tidy_lists,
-    without_items,
-)
+from .neighbors import Method, SearchIndex, check_metric, make_method, tidy_lists
+from .neighbors.index import without_items
+from .neighbors.lists import indexed, listed
+from .neighbors.methods import Given
 from .parameters import Parameters
 from .scoring.fusion import Fusion, make_score
-from .solvers import Solver, Spectral, make_solver
+from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import (
-    as_hits,
     as_lists,
-    as_vectors,
-    center_of,
     check_integer,
     is_single,
-    padding_last,
 )
 
 
@@ -77,14 +71,17 @@ class Reranker(Reporting, Parameters):
         What results are ranked by: `"diffusion"` is x alone, `"fusion"` combines it with the
         similarity of neighbourhoods and the first-stage score. The default is the fusion for the
         contextual affinity and x for the others.
-    solver : str or solver object, default "cg"
-        How x is computed: "cg", "spectral", "hybrid", "columns", "truncated", "local" or
-        "chebyshev", or an object with settings, such as ``CG(tol=1e-6, max_iter=200)``. Exact
-        solvers: "cg" (any size), "hybrid" (fewer iterations, with a basis computed offline),
-        "chebyshev" (any transfer function). Approximate solvers: "spectral" (a dot product
-        online), "columns" (fastest online, with offline work and 8 n keep bytes), "truncated"
-        (only the shortlist), "local" (only a neighbourhood, independent of n; reports which
-        rankings are certainly exact). The README has a table with measured figures.
+    solver : str or solver object, default "auto"
+        How x is computed. "auto" takes the fastest solver for the size of the graph and the number
+        of queries; its best hundred items are those of an exact solution to 99 %, and
+        `report_.solver` names the solver that was used. Others are "cg", "spectral", "hybrid",
+        "columns", "truncated", "local" and "chebyshev", or an object with settings, such as
+        ``CG(tol=1e-6, max_iter=200)``. Exact solvers: "cg" (any size), "hybrid" (fewer
+        iterations, with a basis computed offline), "chebyshev" (any transfer function).
+        Approximate solvers: "spectral" (a dot product online), "columns" (offline work and 8 n
+        keep bytes), "truncated" (only the shortlist), "local" (only a neighbourhood, independent
+        of n; reports which rankings are certainly exact). The README has a table with measured
+        figures.
     alpha : float in [0, 1), default 0.99
         Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given.
     transfer : transfer function, optional
@@ -99,9 +96,11 @@ class Reranker(Reporting, Parameters):
         The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
         Similarity of vectors. The scores of `"euclidean"` are negative squared distances.
-    neighbors : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
+    neighbors : {"auto", "exact", "ivf", "hnsw", "nndescent"} or object, default "auto"
         How neighbours are found: a name or an object of `diffusion.neighbors`, such as
         ``IVF(nprobe=32)``. It is used both for the graph and for the first stage of `search`.
+        "auto" is exact for collections up to tens of thousands of vectors; for larger ones, it is
+        an inverted file with a recall of 0.98 at `k`, which is measured (`Auto`).
     progress : bool, default False
         Show progress bars on standard error.
 
@@ -170,13 +169,13 @@ class Reranker(Reporting, Parameters):
         k: int = 50,
         affinity: str | Context = "context",
         score: str | Fusion | None = None,
-        solver: str | Solver = "cg",
+        solver: str | Solver = "auto",
         alpha: float = 0.99,
         transfer: Transfer | None = None,
         query_k: int = 10,
         gamma: float = 3.0,
         metric: str = "cosine",
-        neighbors: str | Method = "exact",
+        neighbors: str | Method = "auto",
         progress: bool = False,
     ) -> None:
         self.k = k
@@ -198,6 +197,7 @@ class Reranker(Reporting, Parameters):
         X: ArrayLike,
         y: object = None,
         *,
+        index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Build the graph of a collection from its vectors.
@@ -210,6 +210,18 @@ class Reranker(Reporting, Parameters):
             accepted, on any device; sparse arrays are not.
         y : object, optional
             Ignored; scikit-learn's pipelines pass it.
+        index : object, optional
+            An index that the rows of X are in already. It is used instead of `neighbors`, for the
+            graph and for the first stage of `search`; it is not changed, and `save` does not store
+            it. Either a faiss index of float32 vectors with ids that are row numbers: for
+            `metric="cosine"` of unit vectors, with METRIC_INNER_PRODUCT or METRIC_L2; for
+            `"inner_product"` with METRIC_INNER_PRODUCT; for `"euclidean"` with METRIC_L2. Its
+            search settings, such as `nprobe`, are used as they are. Or any object with
+            ``search(Q, k)``, which takes queries (m, d), float32 and for the cosine divided by
+            their norms, and returns scores and row numbers of X, (m, k) or narrower, padded with
+            -1 at the end: similarities in descending order, for `"euclidean"` squared distances
+            in ascending order. An item may be in its own list. One thread calls `search` at a
+            time if one thread calls this Reranker.
         checkpoint : path-like, optional
             A directory for the neighbour lists while they are being computed (8 n k bytes). The
             offline work of a slow solver is kept in a second directory, whose name has ".solver"
@@ -224,17 +236,23 @@ class Reranker(Reporting, Parameters):
         ------
         DiffusionError
             If a parameter or X is not as described; the message names the argument and the row.
-            If the checkpoint cannot be written.
+            If the checkpoint cannot be written. If `index` is not one of X and the metric, or its
+            results are not as described.
         """
         components = self._components()
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
-        index, zero = self._index_of(X)
-        # An item has at most n - 1 neighbours; longer lists would only be padded.
-        k = min(int(self.k), max(1, index.size - 1))
-        lists = index.neighbors(k, progress=self.progress, checkpoint=checkpoint)
+        found, zero, lists = listed(
+            X,
+            int(self.k),
+            self.metric,
+            components.method,
+            index=index,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
         scores, ids = without_items(*lists, zero)
-        return self._fit_lists(components, scores, ids, index, checkpoint)
+        return self._fit_lists(components, scores, ids, found, checkpoint)
 
     def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
@@ -267,7 +285,9 @@ class Reranker(Reporting, Parameters):
         scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
         index = None
         if X is not None:
-            index, zero = self._index_of(X)
+            index, zero = indexed(
+                X, self.metric, components.method, k=int(self.k), progress=self.progress
+            )
             if index.size != len(ids):
                 raise DiffusionError(
                     f"X: expected {len(ids)} rows, one for each neighbour list, got {index.size}"
@@ -275,18 +295,6 @@ class Reranker(Reporting, Parameters):
             scores, ids = without_items(scores, ids, zero)
         k = min(int(self.k), ids.shape[1])
         return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
-
-    def _index_of(self, X: ArrayLike) -> tuple[NeighborIndex, NDArray[np.bool_]]:
-        """Return an index of the vectors, and which of them (n,) are without a direction."""
-        euclidean = self.metric == "euclidean"
-        center = center_of(X, "X") if euclidean else None
-        vectors = as_vectors(X, "X", metric=self.metric, center=center)
-        zero = np.full(len(vectors), False)
-        if not euclidean:
-            np.logical_not(vectors.any(axis=1), out=zero)
-        method = make_method(self.neighbors)
-        index = NeighborIndex(vectors, self.metric, method, center=center, progress=self.progress)
-        return index, zero
 
     def _components(self) -> Components:
         """Check the parameters, and return the objects that they name."""
@@ -313,12 +321,13 @@ class Reranker(Reporting, Parameters):
         components: Components,
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
-        index: NeighborIndex | None,
+        index: SearchIndex | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        affinity, score, solver, transfer, _ = components
+        affinity, score, solver, transfer, method = components
         # Recorded now: parameters that are set later do not change what has been fitted.
-        parameters = stored_parameters(self.get_params(), components)
+        used = method if index is None else index.method
+        parameters = stored_parameters(self.get_params(), components, used)
         edges = affinity.edges(scores, ids, progress=self.progress)
         graph = Graph.from_neighbors(*edges, overwrite=True, progress=self.progress)
         of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
@@ -429,14 +438,8 @@ class Reranker(Reporting, Parameters):
             of distances do.
         """
         fitted = self.fitted()
-        scores, ids, single = as_hits(
-            scores0,
-            ids0,
-            self.n_items_,
-            names=("scores0", "ids0"),
-            metric=fitted.parameters["metric"],
-        )
-        scores, ids = padding_last(scores, ids.astype(np.int64, copy=False))
+        metric = fitted.parameters["metric"]
+        scores, ids, single = first_stage_of(scores0, ids0, self.n_items_, metric)
         k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
         depth = fitted.depth(int(self.query_k))
         observed = scores[:, :depth], ids[:, :depth]
@@ -536,23 +539,49 @@ class Reranker(Reporting, Parameters):
         return self.fitted().state(self.query_k)
 
     @classmethod
-    def from_state(cls, state: IndexState) -> Self:
+    def from_state(cls, state: IndexState, *, device: str = "cpu", index: object = None) -> Self:
         """Return a fitted Reranker from its state; the arrays are not read.
+
+        Parameters
+        ----------
+        state : IndexState
+        device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+            Where the solver computes, which a state does not contain.
+        index : object, optional
+            The index that `fit` was given, as it takes it.
 
         Raises
         ------
         DiffusionError
-            If the state is not that of a Reranker.
+            If the state is not that of a Reranker, the solver cannot use the device, or `index`
+            is not of its collection.
         """
         with state.described():
-            ranker = cls(**restored_parameters(state.parameters))
+            arguments = restored_parameters(state.parameters)
+        if device != "cpu":
+            other = "transfer" in arguments
+            arguments["solver"] = on_device(arguments["solver"], device, any_transfer=other)
+        with state.described():
+            ranker = cls(**arguments)
             components = ranker._components()
-        parameters = stored_parameters(ranker.get_params(), components)
-        ranker._set(Fitted.from_state(state, components, parameters))
+            used = used_method(state.parameters)
+        if index is not None and not isinstance(used, Given):
+            raise DiffusionError(
+                f"index: {state.source} was not fitted with an index of yours, and needs none; "
+                "expected None"
+            )
+        parameters = stored_parameters(ranker.get_params(), components, used)
+        ranker._set(Fitted.from_state(state, components, parameters, index))
         return ranker
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = False,
+    device: str = "cpu",
+    index: object = None,
+) -> Reranker:
     """Open a saved index.
 
     The arrays are memory-mapped and only read when they are used, so loading takes the same time
@@ -565,6 +594,13 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     verify : bool, default False
         First read every file and compare its checksum with the manifest's. This detects a
         damaged copy. It does not detect tampering, because the checksums are part of the index.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where the solver computes: "cg" and "chebyshev" may do so on a GPU; the default, "auto",
+        then stands for one of these two. An index does not store the device, so that an index
+        fitted with a GPU can be used without one.
+    index : object, optional
+        The index that `Reranker.fit` was given, if it was given one, for the first stage of
+        `search`. Without it, `rerank` works.
 
     Returns
     -------
@@ -574,7 +610,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
     ------
     DiffusionError
         If there is no index, or it is truncated, altered, of another format or of a newer
-        version.
+        version. If the device is not present, or the solver cannot use it. If `index` is not an
+        index of its collection.
 
     Notes
     -----
@@ -596,4 +633,4 @@ def load(path: str | os.PathLike[str], *, verify: bool = False) -> Reranker:
         raise DiffusionError(
             f"{path}: an index of images by their regions; expected RegionalReranker.load"
         )
-    return Reranker.from_state(state)
+    return Reranker.from_state(state, device=device, index=index)

@@ -18,6 +18,7 @@ PACKAGES = ("diffusion", "features", "bench", "examples")
 FLOORS = (
     ("diffusion._version", "diffusion.errors", "diffusion.parameters", "diffusion.validation"),
     ("diffusion.kernels",),
+    ("diffusion.devices",),
     ("diffusion.storage",),
     ("diffusion.transfer", "diffusion.metrics"),
     ("diffusion.neighbors",),
@@ -100,7 +101,16 @@ def test_packages_side_by_side_do_not_know_each_other(one, other):
 def test_the_engine_imports_neither_features_nor_torch_nor_benchmarks():
     for name, path in modules("diffusion"):
         roots = {target.split(".")[0] for target in imported(name, path)}
-        assert not roots & {"features", "torch", "bench", "PIL"}, name
+        of_devices = {"torch"} if name.startswith("diffusion.devices.tensors") else set()
+        assert not roots & {"features", "torch", "bench", "PIL"} - of_devices, name
+
+
+def test_only_a_function_imports_what_needs_torch():
+    for name, path in modules("diffusion"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and "diffusion.devices.tensors" not in name:
+                targets = {node.module or "", *(alias.name for alias in node.names)}
+                assert not any("tensors" in target for target in targets), name
 
 
 def code_lines(source: str, function: ast.AST) -> int:

@@ -6,6 +6,8 @@ neighbours of a query into the query's observation y, the vector from which diff
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..errors import DiffusionError
 from ..validation import check_real
 from .base import Affinity, Observation, sparse_rows
@@ -48,7 +50,7 @@ def make_affinity(affinity: object, metric: str, gamma: object) -> Affinity:
     """
     gamma = check_real(gamma, "gamma", low=0.0, strict=True)
     if isinstance(affinity, Context):
-        return Context(affinity.scales, affinity.size)
+        return replace(affinity)
     if affinity == "context":
         return Context()
     if affinity == "cosine":

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+
+from ..kernels.matrix import SparseRows
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,15 @@ class Observation:
 
     Attributes
     ----------
-    y : csr_array, shape (m, n), float64
-        The weights from which diffusion starts.
-    J : csr_array, shape (m, n), float32, or None
+    y : SparseRows of float64
+        The weights from which diffusion starts, which are not 0.
+    J : SparseRows of float32, or None
         Similarity, in [0, 1], of each query's neighbourhood to that of each item. None if the
         affinity does not compute it.
     """
 
-    y: sparse.csr_array
-    J: sparse.csr_array | None = None
+    y: SparseRows
+    J: SparseRows | None = None
 
 
 class Affinity(ABC):
@@ -98,13 +99,11 @@ class Affinity(ABC):
         """
 
 
-def sparse_rows(
-    weights: NDArray[np.float64], ids: NDArray[np.int64], n_items: int
-) -> sparse.csr_array:
-    """Return the weights (m, c) of listed items as sparse rows (m, n_items).
+def sparse_rows(weights: NDArray[np.float64], ids: NDArray[np.int64]) -> SparseRows:
+    """Return the weights (m, c) of listed items as sparse rows.
 
-    Entries with id -1 are padding and are left out.
+    Entries with id -1 are padding; they and weights of 0 are left out.
     """
-    real = ids >= 0
-    indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-    return sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), n_items))
+    kept = (ids >= 0) & (weights != 0)
+    counts = np.count_nonzero(kept, axis=1)
+    return SparseRows(np.cumsum(counts) - counts, counts, ids[kept].astype(np.int32), weights[kept])

@@ -8,19 +8,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from tqdm import tqdm
 
+from ..devices import RUN_TIME, ContextLoops, check_device, context_on
 from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import encodings as blocks
-from ..kernels import threads
+from ..kernels import queries
 from ..kernels.context import Encodings, Holders, Sets
 from ..kernels.locality import locality_order
-from ..kernels.ranking import largest_positive_sparse
+from ..kernels.matrix import SparseRows, read_only
+from ..kernels.ranking import FirstStage
 from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Offsets, Promise
-from ..validation import check_integer, padding_last
-from .base import Affinity, Observation, sparse_rows
+from ..validation import check_integer
+from .base import Affinity, Observation
 
 # Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
@@ -55,6 +56,10 @@ class Context(Affinity):
         lists. A single scale gives the k-reciprocal encoding without its exponential weights.
     size : int >= 1, default 50
         Number of entries of an encoding.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where to encode and to compare the items of the collection; a GPU needs torch, the extra
+        `gpu`, and gives the same result. Queries are encoded on the CPU, and an index does not
+        store the device.
 
     Notes
     -----
@@ -78,6 +83,7 @@ class Context(Affinity):
 
     scales: tuple[int, ...] = (3, 6, 12, 24, 48)
     size: int = 50
+    device: str = field(default="cpu", metadata=RUN_TIME)
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
 
@@ -94,6 +100,7 @@ class Context(Affinity):
         if not scales or self.scales[-1] > 255:
             raise DiffusionError(f"scales: expected integers from 1 to 255, got {scales!r}")
         self.size = check_integer(self.size, "size", low=1)
+        check_device(self.device)
 
     @property
     def depth(self) -> int:
@@ -119,17 +126,22 @@ class Context(Affinity):
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         self._state, self._contents = {"ids": ids}, COMPUTED
+        on_device = context_on(self.device)
         order = locality_order(ids)
         levels = self._levels(order, scores, ids)
         self._state["levels"] = _packed(levels, len(self._cut))
         self._state["reach"] = np.take(scores, self._scales.ranks - 1, axis=1)
         del levels
         jaccard = np.empty((n, k), np.float32)
-        best = self._compare_items(order, jaccard, progress)
+        best = self._compare_items(on_device, order, jaccard, progress)
         return best, self._weigh(order, jaccard, best)
 
     def _compare_items(
-        self, order: NDArray[np.int32], jaccard: NDArray[np.float32], progress: bool
+        self,
+        on_device: ContextLoops,
+        order: NDArray[np.int32],
+        jaccard: NDArray[np.float32],
+        progress: bool,
     ) -> NDArray[np.int32]:
         """Encode all items, and list the most similar others of each, with their similarity J.
 
@@ -143,12 +155,14 @@ class Context(Affinity):
         parts = [order[start : start + _PART] for start in range(0, n, _PART)]
         form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
         with tqdm(total=3 * n, desc="context", bar_format=form, disable=not progress) as bar:
+            sets = self._sets
             for part in parts:
-                blocks.encode(part, part, self._sets, self._scales, encodings)
+                on_device.encode(part, part, sets, self._scales, encodings)
                 bar.update(len(part))
             self._state |= _inverted(order, encodings)
+            holders = self._holders
             for part in parts:
-                blocks.jaccard_lists(part, part, encodings, self._holders, encodings.ids, jaccard)
+                on_device.jaccard_lists(part, part, encodings, holders, encodings.ids, jaccard)
                 bar.update(2 * len(part))  # comparing takes twice the time of encoding
         best = encodings.ids
         del encodings
@@ -179,41 +193,23 @@ class Context(Affinity):
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
         """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
-        # Starting a core costs more than it saves if it gets only a few queries.
-        with threads.using_cores(max(1, min(threads.cores(), len(ids) // 16))):
-            J = self._compare(scores, ids)
-            return Observation(_largest(J, query_k), J)
-
-    def _compare(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> sparse.csr_array:
-        """Encode queries by their neighbours; return their similarity to every item."""
-        state, n = self._checked, len(self._checked["ids"])
-        own = np.ascontiguousarray(ids[:, : self.depth], np.int32)
-        scores = np.ascontiguousarray(scores[:, : self.depth])
-        self._contents.check_rows(np.unique(own[own >= 0]))
-        # An item without a list, such as a zero vector, has no neighbourhood to compare with.
-        alone = (own >= 0) & (state["ids"][own, 0] < 0)
-        if alone.any():
-            scores, own = padding_last(scores, np.where(alone, np.int32(-1), own))
-        levels = np.empty(own.shape, np.uint8)
-        loops.query_levels(state["reach"], self._scales.ranks, own, scores, levels)
-        encodings = self._empty_encodings(len(own))
-        loops.encode_queries(Sets(own, levels), self._sets, self._scales, encodings)
-        bounds = np.empty(len(own), np.int64)
-        loops.jaccard_bounds(encodings.ids, state["indptr"], n, bounds)
-        parts = [sparse.csr_array((0, n), dtype=np.float32)]  # stacked alone if there is no query
-        for part in _batches(bounds):
-            starts = np.concatenate([[0], np.cumsum(bounds[part])])
-            indices = np.empty(starts[-1], np.int32)
-            jaccard = np.empty(starts[-1], np.float32)
-            counts = np.empty(len(starts) - 1, np.int64)
+        first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
+        n, m = len(self._checked["ids"]), len(ids)
+        encodings = self._empty_encodings(m)
+        damaged = np.zeros(m, bool)
+        known = queries.Known(self._sets, read_only(self._state["reach"]))
+        queries.encode_queries(known, self._scales, first, encodings, damaged)
+        if damaged.any():
+            self._contents.check(by_rows=True)  # raises the error that says what is wrong
+        bounds, holders = np.empty(m, np.int64), self._holders
+        queries.jaccard_bounds(encodings.ids, holders.indptr, n, bounds)
+        width = min(query_k, max(1, int(bounds.max(initial=0))))
+        y, similar = SparseRows.of_width(m, width), []
+        for part in _batches(bounds) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
-            loops.jaccard_rows(these, self._holders, starts, counts, indices, jaccard)
-            kept = np.arange(starts[-1]) < np.repeat(starts[:-1] + counts, bounds[part])
-            indptr = np.concatenate([[0], np.cumsum(counts)])
-            parts.append(
-                sparse.csr_array((jaccard[kept], indices[kept], indptr), shape=(len(counts), n))
-            )
-        return sparse.csr_array(sparse.vstack(parts, format="csr"))
+            similar.append(SparseRows.of_at_most(bounds[part]))
+            queries.compare(these, holders, similar[-1], y.part(part), width)
+        return Observation(y, SparseRows.joined(similar))
 
     def lists(
         self, items: NDArray[np.int64] | slice
@@ -250,11 +246,12 @@ class Context(Affinity):
 
     @property
     def _sets(self) -> Sets:
-        return Sets(self._checked["ids"], self._checked["levels"])
+        return Sets(*(read_only(self._checked[name]) for name in Sets._fields))
 
     @property
     def _holders(self) -> Holders:
-        return Holders(*(self._checked[name] for name in ("indptr", "holders", "holders_high")))
+        names = ("indptr", "holders", "holders_high")
+        return Holders(*(read_only(self._checked[name]) for name in names))
 
     @property
     def _checked(self) -> dict[str, NDArray[Any]]:
@@ -365,12 +362,3 @@ def _batches(sizes: NDArray[np.int64]) -> list[slice]:
         cuts.append(max(end, cuts[-1] + 1))
         begin = int(ends[cuts[-1] - 1])
     return [slice(a, b) for a, b in pairwise(cuts)]
-
-
-def _largest(J: sparse.csr_array, k: int) -> sparse.csr_array:
-    """Keep the k largest entries of each row, resolving ties by ascending column."""
-    k = min(k, int(np.diff(J.indptr).max(initial=1)))
-    scores = np.empty((J.shape[0], k), np.float32)
-    ids = np.empty((J.shape[0], k), np.int64)
-    largest_positive_sparse(J.indptr, J.indices, J.data, scores, ids)
-    return sparse_rows(scores.astype(np.float64), ids, J.shape[1])

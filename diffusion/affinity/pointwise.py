@@ -73,7 +73,7 @@ class Pointwise(Affinity):
     ) -> Observation:
         """Make observations from the weights of the `query_k` best neighbours."""
         best = scores[:, :query_k], ids[:, :query_k]
-        return Observation(sparse_rows(self.observation(best[0]), best[1], self._n_items))
+        return Observation(sparse_rows(self.observation(best[0]), best[1]))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the array to store: the scale."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from .matrix import Matrix
 from .threads import CHUNK, chunks, parallel
+from .vectors import gather
 
 
 class Entries(NamedTuple):
@@ -35,45 +36,13 @@ def laplacian_block(
     indptr, indices, weights = matrix
     n, b = P.shape
     for chunk in range(start, stop):
-        total = np.zeros(b, np.float32)
+        total = np.empty((1, b), np.float32)
         dot = dots[chunk]
         dot[:] = 0
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            e, end = indptr[i], indptr[i + 1]
-            if b == 1:
-                # There are no columns to vectorise over. Four totals for four edges take their
-                # place.
-                t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-                while e + 4 <= end:
-                    t0 += weights[e] * P[np.uintp(indices[e]), 0]
-                    t1 += weights[e + 1] * P[np.uintp(indices[e + 1]), 0]
-                    t2 += weights[e + 2] * P[np.uintp(indices[e + 2]), 0]
-                    t3 += weights[e + 3] * P[np.uintp(indices[e + 3]), 0]
-                    e += 4
-                while e < end:
-                    t0 += weights[e] * P[np.uintp(indices[e]), 0]
-                    e += 1
-                q = P[i, 0] - alpha * ((t0 + t1) + (t2 + t3))
-                Q[i, 0] = q
-                dot[0] += np.float64(P[i, 0]) * q
-                continue
-            total[:] = 0
-            # Four edges per pass, so that the total is loaded and stored once for all four.
-            # Unsigned indices, for which numba omits the test for negative values.
-            while e + 4 <= end:
-                j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
-                j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])
-                w0, w1, w2, w3 = weights[e], weights[e + 1], weights[e + 2], weights[e + 3]
-                for c in range(b):
-                    total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
-                e += 4
-            while e < end:
-                j, w = np.uintp(indices[e]), weights[e]
-                for c in range(b):
-                    total[c] += w * P[j, c]
-                e += 1
+            gather(indices, weights, indptr[i], indptr[i + 1], P, total)
             for c in range(b):
-                q = P[i, c] - alpha * total[c]
+                q = P[i, c] - alpha * total[0, c]
                 Q[i, c] = q
                 dot[c] += np.float64(P[i, c]) * q
 
@@ -91,16 +60,13 @@ def residual_block(
     rows, columns, values = B
     n, b = X.shape
     for chunk in range(start, stop):
-        residual = np.zeros(b, np.float64)
+        total = np.empty((1, b), np.float64)
+        residual = total[0]
         square = squares[chunk]
         square[:] = 0
         t = np.searchsorted(rows, chunk * CHUNK)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            residual[:] = 0
-            for e in range(indptr[i], indptr[i + 1]):
-                j, w = np.uintp(indices[e]), np.float64(weights[e])
-                for c in range(b):
-                    residual[c] += w * X[j, c]
+            gather(indices, weights, indptr[i], indptr[i + 1], X, total)
             for c in range(b):
                 residual[c] = alpha * residual[c] - X[i, c]
             while t < rows.shape[0] and rows[t] == i:
@@ -165,22 +131,8 @@ def recurrence_block(
     indptr, indices, weights = matrix
     n, b = P.shape
     for chunk in range(start, stop):
-        total = np.empty(b, P.dtype)
+        total = np.empty((1, b), P.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            e, end = indptr[i], indptr[i + 1]
-            total[:] = 0
-            # As in laplacian_block: four edges per pass, unsigned indices.
-            while e + 4 <= end:
-                j0, j1 = np.uintp(indices[e]), np.uintp(indices[e + 1])
-                j2, j3 = np.uintp(indices[e + 2]), np.uintp(indices[e + 3])
-                w0, w1, w2, w3 = weights[e], weights[e + 1], weights[e + 2], weights[e + 3]
-                for c in range(b):
-                    total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
-                e += 4
-            while e < end:
-                j, w = np.uintp(indices[e]), weights[e]
-                for c in range(b):
-                    total[c] += w * P[j, c]
-                e += 1
+            gather(indices, weights, indptr[i], indptr[i + 1], P, total)
             for c in range(b):
-                Q[i, c] = scale * total[c] + shift * P[i, c] - Q[i, c]
+                Q[i, c] = scale * total[0, c] + shift * P[i, c] - Q[i, c]

@@ -9,6 +9,7 @@ import numpy as np
 from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .subgraph import add, clean, cut, grow, workspace
 from .threads import contracting
+from .vectors import gather
 
 # Number of columns solved together: float32 values in the widest vector register.
 LANES = 16
@@ -106,28 +107,12 @@ def _multiply(part: Matrix, count: int, alpha: float, block: Block) -> Any:
     indptr, cols, values = part
     P, Q = block.P, block.Q
     minus_alpha = np.float32(-alpha)
-    # Allocated here and not by the caller, so that the compiler knows that they share no memory
-    # with other arrays.
-    total = np.empty(LANES, np.float32)
+    total = np.empty((1, LANES), np.float32)
     sums = np.zeros(LANES, np.float64)
     for i in range(count):
-        e, end = indptr[i], indptr[i + 1]
-        total[:] = 0
-        # Four edges per pass, so that the total is loaded and stored once for all four.
-        while e + 4 <= end:
-            j0, j1 = np.uintp(cols[e]), np.uintp(cols[e + 1])
-            j2, j3 = np.uintp(cols[e + 2]), np.uintp(cols[e + 3])
-            w0, w1, w2, w3 = values[e], values[e + 1], values[e + 2], values[e + 3]
-            for c in range(LANES):
-                total[c] += w0 * P[j0, c] + w1 * P[j1, c] + w2 * P[j2, c] + w3 * P[j3, c]
-            e += 4
-        while e < end:
-            j, w = np.uintp(cols[e]), values[e]
-            for c in range(LANES):
-                total[c] += w * P[j, c]
-            e += 1
+        gather(cols, values, indptr[i], indptr[i + 1], P, total)
         for c in range(LANES):
-            q = P[i, c] + minus_alpha * total[c]
+            q = P[i, c] + minus_alpha * total[0, c]
             Q[i, c] = q
             sums[c] += P[i, c] * q
     return sums
@@ -155,14 +140,11 @@ def _true_residual(part: Matrix, count: int, width: int, alpha: float, block: Bl
     """
     indptr, cols, values = part
     X, R = block.X, block.R
-    total = np.empty(LANES, np.float64)
+    residual = np.empty((1, LANES), np.float64)
+    total = residual[0]
     sums = np.zeros(LANES, np.float64)
     for i in range(count):
-        total[:] = 0
-        for e in range(indptr[i], indptr[i + 1]):
-            j, v = np.uintp(cols[e]), np.float64(values[e])
-            for c in range(LANES):
-                total[c] += v * X[j, c]
+        gather(cols, values, indptr[i], indptr[i + 1], X, residual)
         for c in range(LANES):
             total[c] = alpha * total[c] - X[i, c]
         if i < width:
@@ -296,7 +278,6 @@ def combine(
                 x[p] += value * column[a]
                 out_work[row] += 1
         out.counts[row] = end - begin
-        out.ids[begin:end].sort()
         for t in range(begin, end):
             p = nodes.position[out.ids[t]]
             out.values[t] = x[p]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .threads import parallel, serial
+from .threads import parallel
 
 
 class Lists(NamedTuple):
@@ -55,23 +55,3 @@ def copy_without_self(
                 out_scores[i, a], out_ids[i, a] = row_scores[a], row_ids[a]
             else:
                 out_scores[i, a], out_ids[i, a] = -np.inf, -1
-
-
-@serial
-def sort_ascending(values: Any) -> None:
-    """Sort integers in place by Shell's method, with Knuth's gaps 1, 4, 13, 40, ...
-
-    np.sort takes a second to compile, and no less time to sort the few thousand ids of a row.
-    """
-    gap = 1
-    while gap < values.shape[0]:
-        gap = 3 * gap + 1
-    while gap > 0:
-        for a in range(gap, values.shape[0]):
-            value = values[a]
-            b = a
-            while b >= gap and values[b - gap] > value:
-                values[b] = values[b - gap]
-                b -= gap
-            values[b] = value
-        gap //= 3

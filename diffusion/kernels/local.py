@@ -7,12 +7,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
-from .support import FULL, LocalGraph, State, Workspace, grow, relax, touch
+from .support import (
+    EXHAUSTED,
+    FULL,
+    LocalGraph,
+    Rows,
+    State,
+    Touched,
+    Workspace,
+    grow,
+    push,
+    relax,
+    renew,
+    touch,
+)
 from .threads import contracting
 
-# A support that is too small affects the ranking more than too few sweeps. The residual outside the
-# support is therefore reduced to this fraction of the tolerance.
-_BESIDE = 1.0 / 3.0
+# The levels that the solution is worked down to: each is this fraction of the one before. Values
+# below the last one, relative to the largest of b, are not resolved.
+_FALL = 0.5
+_LOWEST = 1e-6
+
+# Weight of ω in the pushes: with ω itself, a growing support is overrun.
+_CAUTION = 0.8
+
+# Flow over an edge from the support to the outside, in units of √(1 - α): that of a long path is
+# 1 to √2, depending on the side from which it is seen; 2 is measured on neighbour graphs.
+_OUTFLOW = 2.0
 
 # Bounds decrease approximately as support^(-1 / _GROWTH).
 _GROWTH = 0.68
@@ -28,6 +49,7 @@ class Settings(NamedTuple):
 
     alpha: float
     tol: float
+    top: int
     certify: int
     max_work: int
 
@@ -39,6 +61,7 @@ class Answer(NamedTuple):
     bounds: Bounds
     certified: bool
     squares: float  # ||r||²
+    rested: bool  # whether the first goal, of `tol` and `top`, has been reached
 
 
 @contracting
@@ -53,22 +76,28 @@ def solve(
     """
     alpha = settings.alpha
     omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
+    _, T, R = work
     state = _begin(graph, work, places, values)
     scale = state.beside
+    rested = False
     if state.halt == 0:
-        state = _to_tolerance(graph, settings, omega, work, state, settings.tol * scale)
+        state, rested = _to_rest(graph, settings, omega, work, state)
     B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
     certified = False
-    if state.halt == 0 and settings.certify > 0:
-        state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
+    if state.halt == 0 and settings.certify == 0:
+        _finish(T, R, state, alpha, places.shape[0])
+        spent = state.work + R.start[state.rows]
+        done = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps, 0)
+        state = renew(T, R, done, alpha, T.x, T.right)
+        B = bounds(T, R, state, alpha)
     elif state.halt == 0:
-        B = bounds(work.touched, work.rows, state, alpha)
-    T = work.touched
+        state = renew(T, R, state, alpha, T.x, T.right)
+        state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
     squares = 0.0
     for t in range(state.touched):
         squares += T.residual[t] ** 2
         work.number[T.node[t]] = -1
-    return Answer(state, B, certified, squares)
+    return Answer(state, B, certified, squares, rested)
 
 
 @contracting
@@ -77,41 +106,120 @@ def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> Stat
     number, T, R = work
     if places.shape[0] > T.node.shape[0]:
         return State(0, 0, 0.0, 0.0, 0, 0, FULL)
-    scale = 0.0
     touched = 0
     for a in range(places.shape[0]):
-        place = places[a]
         if values[a] != 0:
-            number[place] = touched
-            touch(T, np.int64(touched), place, np.float64(graph.roots[place]), values[a])
-            scale = max(scale, abs(values[a]) / graph.roots[place])
+            number[places[a]] = touched
+            T.node[touched] = places[a]
+            T.piece[touched] = touched
             touched += 1
+    touch(T, graph.roots, 0, touched)
+    scale = 0.0
+    t = 0
+    for a in range(places.shape[0]):
+        if values[a] != 0:
+            T.right[t] = T.residual[t] = values[a]
+            scale = max(scale, abs(values[a]) / T.root[t])
+            t += 1
     R.start[0] = 0
     return State(touched, 0, 0.0, scale, 0, 0, 0)
 
 
 @contracting
-def _to_tolerance(
-    graph: LocalGraph,
-    settings: Settings,
-    omega: float,
-    work: Workspace,
-    state: State,
-    goal: float,
-) -> State:
-    """Grow the support and relax, until the scaled residual is at most `goal`."""
-    alpha, max_work, n = settings.alpha, settings.max_work, len(graph.order)
-    _, T, R = work
-    beside = _BESIDE * goal
-    while state.beside > beside or state.inside > goal:
-        before = state.work
-        state = grow(graph, work, state, alpha, omega, beside, n, max_work)
+def _to_rest(
+    graph: LocalGraph, settings: Settings, omega: float, work: Workspace, state: State
+) -> tuple[State, bool]:
+    """Push until the residual is small beside the values of the best items.
+
+    The k-th largest |x_i| / √d_i is not known before the end. The solution is therefore worked
+    down to decreasing levels, the residual to a fraction of each, until k values are above it.
+    """
+    alpha, tol, top, _, max_work = settings
+    T = work.touched
+    cautious = 1.0 + _CAUTION * (omega - 1.0)
+    share = tol * np.sqrt(1.0 - alpha)
+    lowest = _LOWEST * state.beside
+    level = state.beside
+    while level > lowest:
+        level *= _FALL
+        state = push(graph, work, state, alpha, cautious, share * level, max_work)
         if state.halt != 0:
             break
-        state = relax(T, R, state, alpha, omega, goal, max_work)
-        if state.work == before or state.work + 2 * R.start[state.rows] > max_work:
-            break
-    return state
+        above = 0
+        for t in range(state.touched):
+            if abs(T.x[t]) >= level * T.root[t]:
+                above += 1
+        if above >= min(top, state.touched):
+            return state, True
+    if state.halt == EXHAUSTED:
+        return State(state.touched, state.rows, 0.0, 0.0, state.work, state.sweeps, 0), False
+    return state, state.halt == 0
+
+
+@contracting
+def _finish(T: Touched, R: Rows, state: State, alpha: float, pieces: int) -> None:
+    """Add to x what the residual says about it: a step of relaxation, and a constant.
+
+    What pushes leave of the error, in units of √d_i, is almost the same at all nodes of a
+    connected piece S of the support: it is the part of the mass that has not been spread, or that
+    returns from outside. Its size c follows from the balance of that mass,
+
+        c ((1 - α) vol S + β √(1 - α) cut S) = Σ r_i √d_i,
+
+    where vol S is the sum of the degrees, cut S the weight of the edges that leave S, and the sum
+    is over S and its neighbours. On a whole component, with no such edges, c is exact.
+    """
+    parent = np.arange(pieces)
+    mass, loss = np.zeros((2, pieces), np.float64)
+    left = pieces
+    outflow = _OUTFLOW * np.sqrt(1.0 - alpha)
+    for t in range(state.touched):
+        T.chi[t] = T.root[t] if T.row[t] >= 0 else 0.0
+    for s in range(state.rows):
+        t = R.own[s]
+        begin, end = R.start[s], R.start[s + 1]
+        inner = 0.0
+        e = np.uintp(begin)
+        while e < np.uintp(end):
+            inner += R.weights[e] * T.chi[np.uintp(R.columns[e])]
+            e += np.uintp(1)
+        p = T.piece[t]
+        cut = T.root[t] * (T.root[t] - inner) if end > begin else 0.0
+        loss[p] += (1.0 - alpha) * T.root[t] ** 2 + outflow * cut
+        if left > 1:
+            for a in range(begin, end):
+                q = T.piece[R.columns[a]]
+                if q != p:
+                    left -= _join(parent, p, q)
+    for t in range(state.touched):
+        mass[T.piece[t]] += T.residual[t] * T.root[t] * (alpha if T.row[t] >= 0 else 1.0)
+        T.chi[t] = 0.0
+    for p in range(pieces):
+        whole = _find(parent, p)
+        if whole != p:
+            mass[whole] += mass[p]
+            loss[whole] += loss[p]
+    for s in range(state.rows):
+        t = R.own[s]
+        whole = _find(parent, T.piece[t])
+        c = mass[whole] / loss[whole] if loss[whole] > 0 else 0.0
+        T.x[t] += T.residual[t] + c * T.root[t]
+
+
+@contracting
+def _find(parent: Any, p: int) -> int:
+    """Return the number of the whole that a piece belongs to."""
+    while parent[p] != p:
+        p = parent[p]
+    return p
+
+
+@contracting
+def _join(parent: Any, p: int, q: int) -> int:
+    """Make two pieces parts of one whole; return whether they were not, as 0 or 1."""
+    a, b = _find(parent, p), _find(parent, q)
+    parent[max(a, b)] = min(a, b)
+    return 1 if a != b else 0
 
 
 @contracting
@@ -127,7 +235,7 @@ def _to_certificate(
 
     The system of each support is solved until the residual outside the support dominates.
     """
-    alpha, _, certify, max_work = settings
+    alpha, _, _, certify, max_work = settings
     n = len(graph.order)
     floor = 1.0 - alpha * (1.0 + ROW_SUM_SLACK)
     finest = 1e-15 * scale / (1.0 - alpha)
@@ -160,3 +268,16 @@ def _to_certificate(
         if state.halt != 0 or state.rows == rows:
             break
     return state, B, certified
+
+
+@contracting
+def take(order: Any, work: Workspace, rows: int, ids: Any, x: Any) -> float:
+    """Copy the solution from a workspace, with the user's ids; return the largest |x_i| / √d_i."""
+    _, T, R = work
+    largest = 0.0
+    for s in range(rows):
+        t = np.uintp(R.own[s])
+        ids[s] = order[T.node[t]]
+        x[s] = T.x[t]
+        largest = max(largest, abs(T.x[t]) / T.root[t])
+    return largest

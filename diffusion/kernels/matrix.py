@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 # The largest entry of W is 1, up to rounding.
 LARGEST_WEIGHT = 1 + 1e-3
@@ -48,23 +50,78 @@ class Observations(NamedTuple):
 
 
 class SparseRows(NamedTuple):
-    """Sparse rows under construction; the entries of row t are stored from `starts[t]` on."""
+    """Sparse rows: row t has `counts[t]` entries, stored from `starts[t]` on, in any order.
+
+    Rows may be stored with gaps between them, so that they can be written by several threads and
+    before their lengths are known.
+    """
 
     starts: Any  # (m,) int64
-    counts: Any  # (m,) int64, number of entries of each row
-    ids: Any  # int32, the user's ids
-    values: Any  # float32
+    counts: Any  # (m,) int64
+    ids: Any  # int32, the user's ids, different ones in a row
+    values: Any  # float32 or float64
 
     @classmethod
     def of_at_most(cls, entries: NDArray[np.int64]) -> SparseRows:
-        """Allocate rows of at most the given numbers of entries (m,)."""
-        starts = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])
+        """Allocate empty rows with room for the given numbers of entries (m,)."""
+        starts = np.zeros(len(entries) + 1, np.int64)
+        np.cumsum(entries, out=starts[1:])
         ids, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
         return cls(starts[:-1], np.zeros(len(entries), np.int64), ids, values)
 
-    def part(self, rows: slice) -> SparseRows:
+    @classmethod
+    def of_width(cls, m: int, width: int) -> SparseRows:
+        """Allocate m empty rows of observations, with room for `width` entries each."""
+        ids, values = np.empty(m * width, np.int32), np.empty(m * width, np.float64)
+        return cls(np.arange(m) * width, np.zeros(m, np.int64), ids, values)
+
+    @classmethod
+    def of_csr(cls, rows: sparse.csr_array) -> SparseRows:
+        """Return the rows of a CSR array."""
+        indptr = rows.indptr.astype(np.int64)
+        ids = rows.indices.astype(np.int32, copy=False)
+        return cls(indptr[:-1], np.diff(indptr), ids, rows.data)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SparseRows]) -> SparseRows:
+        """Return the rows of all parts, of which there is at least one, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        packed = [part.packed() for part in parts]
+        counts = np.concatenate([part.counts for part in parts])
+        ids = np.concatenate([ids for _, ids, _ in packed])
+        values = np.concatenate([values for *_, values in packed])
+        return cls(np.cumsum(counts) - counts, counts, ids, values)
+
+    def part(self, rows: slice | NDArray[np.int64]) -> SparseRows:
         """Return the given rows."""
         return self._replace(starts=self.starts[rows], counts=self.counts[rows])
+
+    def replaced(self, rows: NDArray[np.int64], dense: NDArray[Any]) -> SparseRows:
+        """Return these rows with some of them, given by their numbers, replaced by dense rows."""
+        parts = [self.part(slice(row, row + 1)) for row in range(len(self.counts))]
+        for row, values in zip(rows, dense, strict=True):
+            ids = np.flatnonzero(values).astype(np.int32)
+            one, count = np.zeros(1, np.int64), np.full(1, len(ids))
+            parts[row] = SparseRows(one, count, ids, values[ids])
+        return SparseRows.joined(parts)
+
+    def packed(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
+        """Return the rows without gaps: offsets (m + 1,), ids and values."""
+        indptr = np.zeros(len(self.counts) + 1, np.int64)
+        np.cumsum(self.counts, out=indptr[1:])
+        if indptr[-1] == len(self.ids) and np.array_equal(indptr[:-1], self.starts):
+            return indptr, self.ids, self.values
+        place = np.arange(indptr[-1]) + np.repeat(self.starts - indptr[:-1], self.counts)
+        return indptr, self.ids[place], self.values[place]
+
+    def csr(self, n: int) -> sparse.csr_array:
+        """Return a CSR array (m, n) with sorted indices."""
+        indptr, ids, values = self.packed()
+        rows = sparse.csr_array((values, ids, indptr), shape=(len(self.counts), n))
+        if not rows.has_sorted_indices:
+            rows = rows.sorted_indices()
+        return rows
 
 
 def read_only(array: Any) -> NDArray[Any]:

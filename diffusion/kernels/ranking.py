@@ -1,21 +1,30 @@
-"""Compiled loops of ranking."""
+"""Compiled loops of ranking: the fusion of scores, and the best items of each row."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .threads import parallel, serial
+from .matrix import SparseRows
+from .threads import borrowing, contracting, parallel, serial
+
+# Number of distinct first-stage scores whose range is the unit of a query's list.
+_PLACE = 12
+
+_LOWEST = np.finfo(np.float32).min
 
 
-@serial
+# --- the best items of a row ---------------------------------------------------------------------
+
+
+@borrowing
 def _before(value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
     """Return whether a ranks before b: it has a larger value, or an equal one and a smaller id."""
     return value_a > value_b or (value_a == value_b and id_a < id_b)
 
 
-@serial
+@borrowing
 def _sift_down(values: Any, ids: Any, size: int) -> None:
     """Restore a heap with the last-ranked entry at its root after the root was replaced."""
     root = 0
@@ -34,6 +43,30 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
         root = child
 
 
+@borrowing
+def begin_best(values: Any, ids: Any) -> None:
+    """Empty a list of the best entries: a heap, padded with -inf and -1."""
+    values[:] = -np.inf
+    ids[:] = -1
+
+
+@borrowing
+def offer(values: Any, ids: Any, value: Any, item: Any) -> None:
+    """Keep an entry if it ranks before the last of the best ones and is positive."""
+    if value > 0 and _before(value, item, values[0], ids[0]):
+        values[0], ids[0] = value, item
+        _sift_down(values, ids, values.shape[0])
+
+
+@borrowing
+def end_best(values: Any, ids: Any) -> None:
+    """Sort the best entries: by descending value, equal ones by ascending id."""
+    for size in range(values.shape[0] - 1, 0, -1):
+        values[0], values[size] = values[size], values[0]
+        ids[0], ids[size] = ids[size], ids[0]
+        _sift_down(values, ids, size)
+
+
 @parallel(lambda x, *_: len(x), grain=4)
 def largest_positive(start: int, stop: int, x: Any, out_values: Any, out_ids: Any) -> None:
     """Write the k largest positive entries of each row of x (m, n), in descending order.
@@ -42,57 +75,269 @@ def largest_positive(start: int, stop: int, x: Any, out_values: Any, out_ids: An
     -inf and -1.
     """
     n = x.shape[1]
-    k = out_ids.shape[1]
     for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
-        values[:] = -np.inf
-        ids[:] = -1
+        begin_best(values, ids)
         for i in range(n):
             # Ids ascend, so an equal value never displaces one that is already kept.
-            if x[row, i] > 0 and x[row, i] > values[0]:
-                values[0], ids[0] = x[row, i], i
-                _sift_down(values, ids, k)
-        # Heap sort: move the entry that ranks last to the end.
-        for size in range(k - 1, 0, -1):
-            values[0], values[size] = values[size], values[0]
-            ids[0], ids[size] = ids[size], ids[0]
-            _sift_down(values, ids, size)
+            if x[row, i] > values[0]:
+                offer(values, ids, x[row, i], i)
+        end_best(values, ids)
 
 
-@parallel(lambda indptr, *_: len(indptr) - 1, grain=16)
+@parallel(lambda x, *_: len(x.counts), grain=1)
 def largest_positive_sparse(
-    start: int, stop: int, indptr: Any, indices: Any, data: Any, out_values: Any, out_ids: Any
+    start: int, stop: int, x: SparseRows, out_values: Any, out_ids: Any
 ) -> None:
-    """Write what `largest_positive` does, for rows in CSR form with ascending indices."""
-    k = out_ids.shape[1]
+    """Write what `largest_positive` does, for sparse rows."""
     for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
-        values[:] = -np.inf
-        ids[:] = -1
-        for e in range(indptr[row], indptr[row + 1]):
-            if data[e] > 0 and data[e] > values[0]:
-                values[0], ids[0] = data[e], indices[e]
-                _sift_down(values, ids, k)
-        for size in range(k - 1, 0, -1):
-            values[0], values[size] = values[size], values[0]
-            ids[0], ids[size] = ids[size], ids[0]
-            _sift_down(values, ids, size)
+        begin_best(values, ids)
+        for e in range(x.starts[row], x.starts[row] + x.counts[row]):
+            if x.values[e] >= values[0]:
+                offer(values, ids, x.values[e], x.ids[e])
+        end_best(values, ids)
 
 
-@parallel(lambda indptr, *_: len(indptr) - 1, grain=32)
-def entries_sparse(
-    start: int, stop: int, indptr: Any, indices: Any, data: Any, ids: Any, out: Any
+# --- a few items of a row ------------------------------------------------------------------------
+
+
+class Few(NamedTuple):
+    """A hash table of a few items, with a value of each."""
+
+    keys: Any  # (slots,) int32, -1 where empty; a power of two, at least twice the items
+    values: Any  # (slots,)
+
+
+@serial
+def few(items: int, values: Any) -> Few:
+    """Make an empty table for that many items; `values` is an empty array of the type to use."""
+    slots = 16
+    while slots < 2 * items:
+        slots *= 2
+    keys = np.empty(slots, np.int32)
+    keys[:] = -1
+    return Few(keys, np.zeros(slots, values.dtype))
+
+
+@borrowing
+def slot_of(keys: Any, item: Any) -> int:
+    """Return the slot that holds an item, or the empty one in which it belongs."""
+    mask = np.uint32(keys.shape[0] - 1)
+    # Knuth's multiplicative hashing, in 32 bits.
+    slot = ((np.uint32(item) * np.uint32(2654435761)) >> np.uint32(7)) & mask
+    while keys[slot] >= 0 and keys[slot] != item:
+        slot = (slot + np.uint32(1)) & mask
+    return slot  # type: ignore[return-value]
+
+
+# --- fusion --------------------------------------------------------------------------------------
+
+
+class FirstStage(NamedTuple):
+    """The results of the first stage."""
+
+    scores: Any  # (m, c) float32, best first
+    ids: Any  # (m, c) int64, -1 padded at the end
+
+
+class Beside(NamedTuple):
+    """The evidence that is added to the diffused score: weight (J + e)."""
+
+    J: SparseRows
+    first: FirstStage
+    depth: int  # number of candidates of the first stage that have an e
+    weight: float
+
+
+@borrowing
+def first_stage_evidence(scores: Any, e: Any) -> None:
+    """Compute e of descending scores (c,), minus the e of the last; 0 where padded with -inf."""
+    size = 0
+    while size < scores.shape[0] and scores[size] > -np.inf:
+        size += 1
+    place = unit = 0  # the place among the distinct scores, and the score that ends the unit
+    for a in range(1, size):
+        place += scores[a] < scores[a - 1]
+        if place < _PLACE and scores[a] < scores[unit]:
+            unit = a
+    e[:] = 0
+    if size == 0:
+        return
+    best = np.float64(scores[0])
+    spread = best - scores[unit]
+    least = 1.0
+    for a in range(size):
+        e[a] = np.exp((scores[a] - best) / spread) if spread > 0 else 1.0
+        least = min(least, e[a])
+    for a in range(size):
+        e[a] -= least
+
+
+@contracting
+def _gather(beside: Beside, row: int) -> Few:
+    """Return the items with evidence beside the diffused score, and that evidence."""
+    J, first, depth, weight = beside
+    depth = min(depth, first.ids.shape[1])
+    table = few(J.counts[row] + depth, np.empty(0, np.float64))
+    keys, values = table
+    for t in range(J.starts[row], J.starts[row] + J.counts[row]):
+        slot = slot_of(keys, J.ids[t])
+        keys[slot] = J.ids[t]
+        values[slot] = J.values[t]
+    e = np.empty(depth, np.float64)
+    first_stage_evidence(first.scores[row, :depth], e)
+    for a in range(depth):
+        if first.ids[row, a] >= 0:
+            slot = slot_of(keys, first.ids[row, a])
+            keys[slot] = first.ids[row, a]
+            values[slot] += e[a]
+    for slot in range(values.shape[0]):
+        values[slot] *= weight
+    return table
+
+
+@parallel(lambda x, *_: len(x), grain=1)
+def fuse(start: int, stop: int, x: Any, weights: Any, beside: Beside) -> None:
+    """Replace each row of diffused scores x (m, n) by the fused score of each item.
+
+    f_j = sqrt(x'_j / max x') + weight (J_j + e_j), x' = weights max(x, 0); `weights` (n,) is the
+    diagonal of D^-1/2.
+    """
+    n = x.shape[1]
+    for row in range(start, stop):
+        largest = np.float32(0)
+        for i in range(n):
+            x[row, i] = max(x[row, i], np.float32(0)) * weights[i]
+            largest = max(largest, x[row, i])
+        if largest > 0:
+            for i in range(n):
+                x[row, i] = np.sqrt(x[row, i] / largest)
+        keys, values = _gather(beside, row)
+        for slot in range(keys.shape[0]):
+            if keys[slot] >= 0:
+                x[row, keys[slot]] += np.float32(values[slot])
+
+
+@parallel(lambda x, *_: len(x.counts), grain=1)
+def fuse_sparse(
+    start: int, stop: int, x: SparseRows, degrees: Any, beside: Beside, out: SparseRows
 ) -> None:
-    """Look up the entries of CSR rows (ascending indices) at `ids` (m, c); 0 where not stored."""
+    """Write what `fuse` computes, for sparse rows x, to `out`.
+
+    `degrees` (n,) are those of the items; they are taken as 1 where they are 0. A row of `out` has
+    room for all items of x and of `beside`.
+    """
+    for row in range(start, stop):
+        begin, count = x.starts[row], x.counts[row]
+        ids, fused = out.ids[out.starts[row] :], out.values[out.starts[row] :]
+        largest = np.float32(0)
+        for t in range(count):
+            item = x.ids[begin + t]
+            root = np.sqrt(degrees[item]) if degrees[item] > 0 else 1.0
+            ids[t] = item
+            fused[t] = max(x.values[begin + t], np.float32(0)) / root
+            largest = max(largest, fused[t])
+        if not largest > 0:
+            largest = np.float32(1)
+        keys, values = _gather(beside, row)
+        for t in range(count):
+            fused[t] = np.sqrt(fused[t] / largest)
+            slot = slot_of(keys, ids[t])
+            if keys[slot] >= 0:
+                fused[t] += np.float32(values[slot])
+                values[slot] = 0
+        for slot in range(keys.shape[0]):
+            if values[slot] > 0:
+                ids[count], fused[count] = keys[slot], values[slot]
+                count += 1
+        out.counts[row] = count
+
+
+# --- candidates of the first stage ---------------------------------------------------------------
+
+
+@serial
+def copy_ordered(scores: Any, ids: Any, n: int, distances: bool, out: Any) -> bool:
+    """Copy the scores (m, c) of lists that are in order, and say whether all of them are.
+
+    The ids of such a list are different ones in [0, n), and the padding, -1, is at its end. Its
+    scores are finite in float32, descend, and are 0 or less if they are negative distances. `out`
+    (m, c), float32, is padded with -inf.
+    """
+    most = np.float64(np.finfo(np.float32).max)
+    m, c = ids.shape
+    for row in range(m):
+        keys, _ = few(c, np.empty(0, np.int8))
+        last = np.float64(0.0) if distances else np.inf
+        size = 0
+        while size < c and ids[row, size] != -1:
+            item, score = ids[row, size], scores[row, size]
+            if not (0 <= item < n and -most <= score <= most and score <= last):
+                return False
+            slot = slot_of(keys, item)
+            if keys[slot] >= 0:
+                return False
+            keys[slot] = item
+            out[row, size] = last = score
+            size += 1
+        for a in range(size, c):
+            if ids[row, a] != -1:
+                return False
+            out[row, a] = -np.inf
+    return True
+
+
+@parallel(lambda x, ids, *_: len(ids), grain=4)
+def entries(start: int, stop: int, x: SparseRows, ids: Any, out: Any) -> None:
+    """Look up the entries of sparse rows at `ids` (m, c), -1 padded; 0 where not stored."""
     c = ids.shape[1]
     for row in range(start, stop):
-        begin, end = indptr[row], indptr[row + 1]
-        own = indices[begin:end]
+        keys, places = few(c, np.empty(0, np.int64))
         for a in range(c):
             out[row, a] = 0
-            t = np.searchsorted(own, ids[row, a])
-            if t < own.shape[0] and own[t] == ids[row, a]:
-                out[row, a] = data[begin + t]
+            if ids[row, a] >= 0:
+                slot = slot_of(keys, ids[row, a])
+                keys[slot], places[slot] = ids[row, a], a
+        for e in range(x.starts[row], x.starts[row] + x.counts[row]):
+            slot = slot_of(keys, x.ids[e])
+            if keys[slot] >= 0:
+                out[row, places[slot]] = x.values[e]
+
+
+@parallel(lambda first, *_: len(first.ids), grain=32)
+def append_unreached(
+    start: int, stop: int, first: FirstStage, out_scores: Any, out_ids: Any
+) -> None:
+    """Fill lists (m, k) of all reached items up with the other candidates of the first stage.
+
+    They keep their order. Their score is the first-stage score minus the query's best one.
+    """
+    k, c = out_ids.shape[1], first.ids.shape[1]
+    for row in range(start, stop):
+        filled = 0
+        while filled < k and out_ids[row, filled] >= 0:
+            filled += 1
+        if filled == k:
+            continue
+        keys, _ = few(filled, np.empty(0, np.int8))
+        for t in range(filled):
+            keys[slot_of(keys, out_ids[row, t])] = out_ids[row, t]
+        for a in range(c):
+            item = first.ids[row, a]
+            if item >= 0 and filled < k and keys[slot_of(keys, item)] < 0:
+                out_ids[row, filled] = item
+                out_scores[row, filled] = behind(first.scores[row, a], first.scores[row, 0])
+                filled += 1
+
+
+@borrowing
+def behind(score: Any, best: Any) -> Any:
+    """Return how far a first-stage score is behind the best one: 0 or less, and finite."""
+    return max(np.float32(score - best), np.float32(_LOWEST))
+
+
+# --- regions -------------------------------------------------------------------------------------
 
 
 @parallel(lambda x, *_: len(x), grain=4)

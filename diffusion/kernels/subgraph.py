@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .threads import contracting
@@ -305,12 +304,9 @@ def truncated(
         outcome.work[row] = iterations * work.indptr[count]
         out.counts[row] = count
         begin = out.starts[row]
-        ids = out.ids[begin : begin + count]
         for a in range(count):
-            ids[a] = nodes.order[work.nodes[a]]
-        ids.sort()
-        for a in range(count):
-            out.values[begin + a] = work.x[work.place[nodes.position[ids[a]]] - 1]
+            out.ids[begin + a] = nodes.order[work.nodes[a]]
+            out.values[begin + a] = work.x[a]
         clean(work, count)
 
 
@@ -329,21 +325,3 @@ def solve_part(matrix: Matrix, nodes: Any, b: Any, system: System) -> Any:
     part = cut(matrix, work, count, np.empty(0, np.int32), np.empty(0, np.float32))
     iterations, residual = conjugate_gradient(work, count, part, system)
     return work.x, iterations, residual, work.indptr[count]
-
-
-@contracting
-def _compress(rows: SparseRows, indptr: Any) -> None:
-    """Move the rows in place, so that they begin at `indptr`."""
-    for row in range(len(rows.counts)):
-        for t in range(rows.counts[row]):
-            rows.ids[indptr[row] + t] = rows.ids[rows.starts[row] + t]
-            rows.values[indptr[row] + t] = rows.values[rows.starts[row] + t]
-
-
-def compressed(rows: SparseRows, n: int) -> sparse.csr_array:
-    """Return the rows as a CSR array (m, n) that reuses their memory."""
-    indptr = np.zeros(len(rows.counts) + 1, np.int64)
-    np.cumsum(rows.counts, out=indptr[1:])
-    _compress(rows, indptr)
-    entries = rows.values[: indptr[-1]], rows.ids[: indptr[-1]], indptr
-    return sparse.csr_array(entries, shape=(len(rows.counts), n))

@@ -20,12 +20,13 @@ from .threads import contracting
 _SHARE = 0.1
 
 # A row is added only if the remaining work allows this many products with the support: sweeps,
-# and the computation of the residual.
+# and what `solve` does at its end.
 _RESERVE = 3
 
 
-# Why a solve has halted: the workspace has no room for the next row, or the row is not one of W.
-FULL, DAMAGED = 1, 2
+# Why a solve has halted: the workspace has no room for the next row, the row is not one of W, or
+# the work is exhausted.
+FULL, DAMAGED, EXHAUSTED = 1, 2, 3
 
 
 class LocalGraph(NamedTuple):
@@ -47,6 +48,7 @@ class Touched(NamedTuple):
     residual: Any  # float64, b - L x
     chi: Any  # float64, √d_i (1 - φ_i)
     row: Any  # int32, row in the support or -1
+    piece: Any  # int32, number of an observed node that the node was reached from
 
 
 class Rows(NamedTuple):
@@ -75,7 +77,7 @@ class State(NamedTuple):
     beside: float  # largest |r_i| / √d_i at the neighbours of the support
     work: int
     sweeps: int
-    halt: int  # 0, FULL or DAMAGED
+    halt: int  # 0, FULL, DAMAGED or EXHAUSTED
 
 
 def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Workspace:
@@ -84,9 +86,8 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
     `number` (n,) is -1 everywhere.
     """
     root, right, x, residual, chi = np.empty((5, nodes), np.float64)
-    touched = Touched(
-        np.empty(nodes, np.int32), root, right, x, residual, chi, np.empty(nodes, np.int32)
-    )
+    node, row, piece = np.empty((3, nodes), np.int32)
+    touched = Touched(node, root, right, x, residual, chi, row, piece)
     rows = Rows(
         np.empty(nodes, np.int32),
         np.empty(nodes + 1, np.int64),
@@ -97,15 +98,18 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
 
 
 @contracting
-def touch(T: Touched, t: int, place: int, root: float, right: float) -> None:
-    """Set the data of a node with touched number t, outside the support."""
-    T.node[t] = place
-    T.root[t] = root
-    T.right[t] = right
-    T.residual[t] = right
-    T.x[t] = 0.0
-    T.chi[t] = 0.0
-    T.row[t] = -1
+def touch(T: Touched, roots: Any, begin: int, end: int) -> None:
+    """Set the data of newly touched nodes, outside the support; their `node` and `piece` are set.
+
+    A range of them, since a call per node would count the references to each array.
+    """
+    for t in range(begin, end):
+        T.root[t] = roots[T.node[t]]
+        T.right[t] = 0.0
+        T.residual[t] = 0.0
+        T.x[t] = 0.0
+        T.chi[t] = 0.0
+        T.row[t] = -1
 
 
 @contracting
@@ -121,7 +125,7 @@ def _take_in(
     indptr, indices, weights = graph.matrix
     number, T, R = work
     touched, rows, n = state.touched, state.rows, number.shape[0]
-    halt = 0
+    halt, one = 0, np.uintp(1)
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
@@ -129,32 +133,98 @@ def _take_in(
         size = end - begin
         e = R.start[rows]
         if state.work + _RESERVE * (e + size) > max_work:
+            halt = EXHAUSTED
             break
         if touched + size > T.node.shape[0] or e + size > R.columns.shape[0]:
             halt = FULL
             break
         T.row[t] = rows
         R.own[rows] = t
-        for a in range(begin, end):
-            place = indices[a]
-            # Edges are checked here instead of all at once, since a solve reads so few of them.
-            if place < 0 or place >= n or not 0 <= weights[a] <= LARGEST_WEIGHT:
-                halt = DAMAGED
-                break
+        # Edges are checked here instead of all at once, since a solve reads so few of them.
+        # Indices are unsigned, so that none is checked for being negative.
+        f, u, end, wrong = np.uintp(e), np.uintp(begin), np.uintp(end), False
+        while u < end:
+            place, weight = indices[u], weights[u]
+            wrong |= (place < 0) | (place >= n) | (not 0 <= weight <= LARGEST_WEIGHT)
+            R.weights[f] = weight
+            f += one
+            u += one
+        if wrong:
+            halt = DAMAGED
+            break
+        f, u = np.uintp(e), np.uintp(begin)
+        while u < end:
+            place = np.uintp(indices[u])
             j = number[place]
             if j < 0:
                 j = touched
                 number[place] = j
-                touch(T, j, np.int64(place), np.float64(graph.roots[place]), 0.0)
+                T.node[j] = place
+                T.piece[j] = T.piece[t]
                 touched += 1
-            R.columns[e] = j
-            R.weights[e] = weights[a]
-            e += 1
-        if halt != 0:
-            break
+            R.columns[f] = j
+            f += one
+            u += one
         rows += 1
-        R.start[rows] = e
+        R.start[rows] = e + size
+    touch(T, graph.roots, state.touched, touched)
     return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, halt)
+
+
+@contracting
+def push(
+    graph: LocalGraph,
+    work: Workspace,
+    state: State,
+    alpha: float,
+    omega: float,
+    goal: float,
+    max_work: int,
+) -> State:
+    """Relax single nodes until every scaled residual is at most `goal` or the work is exhausted.
+
+    Touched nodes whose residual is above the goal are added to the support. Its rows are visited
+    in turn, and where the residual is above the goal, x_i += ω r_i; the residuals follow. Each
+    step decreases the energy of the error, so that the steps end.
+    """
+    T, R = work.touched, work.rows
+    x, r = T.x, T.residual
+    moved = True
+    while moved and state.halt == 0:
+        moved = False
+        state = _take_in(graph, work, state, goal, graph.order.shape[0], max_work)
+        if state.halt == FULL or state.halt == DAMAGED:
+            break
+        allowed = max_work - _RESERVE * R.start[state.rows]
+        spent: Any = state.work
+        for s in range(state.rows):
+            i = np.uintp(R.own[s])
+            if abs(r[i]) <= goal * T.root[i]:
+                continue
+            # Unsigned, so that no index is checked for being negative.
+            e, end = np.uintp(R.start[s]), np.uintp(R.start[s + 1])
+            if spent + np.int64(end - e) > allowed:
+                state = _halted(state, EXHAUSTED)
+                break
+            # An isolated node has nothing to be relaxed with.
+            change = omega * r[i] if end > e else r[i]
+            x[i] += change
+            r[i] -= change
+            flow = alpha * change
+            spent += np.int64(end - e)
+            while e < end:
+                r[np.uintp(R.columns[e])] += R.weights[e] * flow
+                e += np.uintp(1)
+            moved = True
+        state = State(state.touched, state.rows, goal, goal, spent, state.sweeps + 1, state.halt)
+    return state
+
+
+@contracting
+def _halted(state: State, halt: int) -> State:
+    return State(
+        state.touched, state.rows, state.inside, state.beside, state.work, state.sweeps, halt
+    )
 
 
 @contracting
@@ -162,17 +232,21 @@ def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, ri
     """Relax each row once: x_i += ω (b - L x)_i; return the largest |(b - L x)_i| / √d_i."""
     largest = 0.0
     for s in range(rows):
-        e, end = R.start[s], R.start[s + 1]
+        # Unsigned, so that no index is checked for being negative.
+        e, end, one = np.uintp(R.start[s]), np.uintp(R.start[s + 1]), np.uintp(1)
         t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-        while e + 4 <= end:
+        while e + np.uintp(4) <= end:
             t0 += R.weights[e] * x[np.uintp(R.columns[e])]
-            t1 += R.weights[e + 1] * x[np.uintp(R.columns[e + 1])]
-            t2 += R.weights[e + 2] * x[np.uintp(R.columns[e + 2])]
-            t3 += R.weights[e + 3] * x[np.uintp(R.columns[e + 3])]
-            e += 4
+            e += one
+            t1 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += one
+            t2 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += one
+            t3 += R.weights[e] * x[np.uintp(R.columns[e])]
+            e += one
         while e < end:
             t0 += R.weights[e] * x[np.uintp(R.columns[e])]
-            e += 1
+            e += one
         i = np.uintp(R.own[s])
         change = right[i] + alpha * ((t0 + t1) + (t2 + t3)) - x[i]
         x[i] += omega * change
@@ -181,7 +255,7 @@ def sweep(T: Touched, R: Rows, rows: int, alpha: float, omega: float, x: Any, ri
 
 
 @contracting
-def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
+def renew(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: Any) -> State:
     """Compute T.residual = right - L x at all touched nodes; it is 0 at all others."""
     r = T.residual
     for t in range(state.touched):
@@ -189,8 +263,10 @@ def _residual(T: Touched, R: Rows, state: State, alpha: float, x: Any, right: An
     for s in range(state.rows):
         flow = alpha * x[R.own[s]]
         if flow != 0:
-            for e in range(R.start[s], R.start[s + 1]):
+            e, end = np.uintp(R.start[s]), np.uintp(R.start[s + 1])
+            while e < end:
                 r[np.uintp(R.columns[e])] += R.weights[e] * flow
+                e += np.uintp(1)
     inside = beside = 0.0
     for t in range(state.touched):
         scaled = abs(r[t]) / T.root[t]
@@ -216,7 +292,7 @@ def relax(
             work += edges
             sweeps += 1
         swept = State(state.touched, state.rows, 0.0, 0.0, work, sweeps, 0)
-        state = _residual(T, R, swept, alpha, T.x, T.right)
+        state = renew(T, R, swept, alpha, T.x, T.right)
         work = state.work
         if state.inside <= goal:
             break
@@ -244,11 +320,13 @@ def grow(
         # Half the goal: with the goal itself, the last nodes would be added one by one.
         threshold = max(_SHARE * state.beside, 0.5 * goal)
         state = _take_in(graph, work, state, threshold, max_rows, max_work)
+        if state.halt == EXHAUSTED:
+            state = _halted(state, 0)
         if state.halt != 0 or state.rows == before:
             break
         # Relaxed less than later, as the support is still incomplete.
         sweep(T, R, state.rows, alpha, 0.5 * (1.0 + omega), T.x, T.right)
         spent = state.work + R.start[state.rows]
         swept = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps + 1, 0)
-        state = _residual(T, R, swept, alpha, T.x, T.right)
+        state = renew(T, R, swept, alpha, T.x, T.right)
     return state

@@ -135,6 +135,15 @@ def contracting(function: Any) -> Any:
     return _compiled(function, fastmath={"contract"})
 
 
+def inlined(function: Any) -> Any:
+    """Let numba put the loops of a function into those that call it.
+
+    A call of a compiled function counts the references to its arrays, which takes longer than a
+    short row of a matrix.
+    """
+    return numba.njit(inline="always")(function)
+
+
 def parallel(rows: Callable[..., int], grain: int) -> Callable[[Any], Any]:
     """Compile a loop and call it on parts of its range, on as many threads as `cores`.
 

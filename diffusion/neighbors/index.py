@@ -7,18 +7,22 @@ negative squared Euclidean distance.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..kernels.lists import copy_without_self
-from ..storage.contents import COMPUTED, Array, Between, Contents, finite
+from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Layout, Offsets, finite
+from ..storage.files import fingerprint
 from ..storage.rows import ListsCheckpoint
-from ..validation import as_vectors, center_of, check_integer
-from .methods import FaissMethod, Method, NNDescent, check_metric, make_method, search_all
+from . import cells
+from .auto import tuned
+from .cells import Cells
+from .methods import HNSW, IVF, Auto, Method, NNDescent, search_all
 from .progress import row_blocks
 
 Lists = tuple[NDArray[np.float32], NDArray[Any]]
@@ -30,113 +34,49 @@ _GATHER_VALUES = 1 << 24
 # whose squared distances fit float32.
 _LARGEST_UNIT, _LARGEST = 1 + 1e-3, 1e19
 
+# What is stored of the cells of an inverted file beside the vectors, which are sorted by cell. An
+# earlier version stored vectors in the order of their ids, and the cell of each.
+_STORED = ("ids", "offsets", "centroids", "groups")
+
 # The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
 
 
-class NeighborIndex:
-    """Vectors of a collection, prepared for nearest-neighbour search.
+class SearchIndex(ABC):
+    """What finds the vectors of a collection that are nearest to queries.
 
-    Parameters
+    Attributes
     ----------
-    vectors : ndarray, shape (n, d), float32
-        As `validation.as_vectors` returns them: unit rows for the cosine.
     metric : {"cosine", "inner_product", "euclidean"}
-        Similarity of vectors.
-    method : Exact, IVF, HNSW or NNDescent
-        Search method with its settings.
-    center : ndarray, shape (d,), optional
-        The vector that was subtracted from `vectors` and must be subtracted from queries. It is
-        used for `"euclidean"`: distances are computed as ||x||² + ||y||² - 2<x, y>, which is
-        inaccurate for vectors far from 0.
-    progress : bool, default False
-        Show progress bars on standard error.
-
-    Notes
-    -----
-    With IVF and HNSW the vectors are kept only inside the faiss index.
+    method : method of neighbour search
+        What an index stores of it.
+    size, dimension : int
+        Of the collection.
+    center : ndarray, shape (d,), or None
+        What queries are reduced by.
+    recall : float or None
+        Share of the true neighbours in lists, where it has been measured.
+    contents : Contents
+        The arrays that are checked before they are used.
     """
 
-    def __init__(
-        self,
-        vectors: NDArray[np.float32],
-        metric: str,
-        method: Method,
-        *,
-        center: NDArray[np.float64] | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.metric = metric
-        self.method = method
-        self.center = center
-        self.size, self.dimension = vectors.shape
-        self.vectors: NDArray[np.float32] | None = vectors
-        self.contents = COMPUTED
-        self._stored: dict[str, NDArray[Any]] = {}
-        if isinstance(method, FaissMethod):
-            self._faiss = method.build(vectors, metric, progress=progress)
-            self.vectors = None
+    metric: str
+    method: Any
+    size: int
+    dimension: int
+    center: NDArray[np.float64] | None = None
+    recall: float | None = None
+    contents: Contents = COMPUTED
 
-    @classmethod
-    def restore(
-        cls,
-        arrays: dict[str, NDArray[Any]],
-        metric: str,
-        method: Method,
-        shape: tuple[int, int],
-        source: str = "arrays",
-    ) -> NeighborIndex:
-        """Make an index from the arrays that `arrays` returned, checked on first use.
-
-        Parameters
-        ----------
-        arrays : dict of str to ndarray
-            They may be memory-mapped; other arrays are ignored.
-        metric : str
-            Similarity of vectors.
-        method : Exact, IVF, HNSW or NNDescent
-            Search method with its settings.
-        shape : tuple of int
-            Number of vectors and dimension.
-        source : str, default "arrays"
-            What errors call the state that the arrays belong to.
-
-        Raises
-        ------
-        KeyError, ValueError
-            If the arrays are missing, or do not have the expected types and shapes.
-        """
-        if "faiss" in arrays:
-            raise ValueError("an earlier version has built it; expected one that is built again")
-        largest = _LARGEST_UNIT if metric == "cosine" else _LARGEST
-        layout = {"vectors": Array(np.float32, shape, Between(-largest, largest))}
-        if "center" in arrays:
-            layout["center"] = Array(np.float64, shape[1:], finite(np.float64))
-        if isinstance(method, FaissMethod):
-            layout |= method.layout(arrays, *shape)
-        index = cls.__new__(cls)
-        index.metric, index.method = metric, method
-        index.size, index.dimension = shape
-        index.contents = Contents(arrays, layout, source)
-        index._stored = {name: arrays[name] for name in layout}
-        index.vectors = None if isinstance(method, FaissMethod) else arrays["vectors"]
-        index.center = arrays.get("center")
-        return index
-
+    @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to store: vectors, the structure over them, and the centre if any."""
-        if self._stored:
-            return self._stored
-        center = {} if self.center is None else {"center": self.center}
-        structure = {}
-        if isinstance(self.method, FaissMethod):
-            structure = self.method.arrays(self._faiss)
-        return {"vectors": self._own_vectors(), **structure, **center}
+        """Return the arrays to store."""
 
-    @cached_property
-    def _faiss(self) -> Any:
-        assert isinstance(self.method, FaissMethod)
-        return self.method.restored(self._stored, self._stored["vectors"], self.metric)
+    @abstractmethod
+    def _search_block(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Return similarities and ids (m, k), best first, padded with -1."""
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, progress: bool = False
@@ -207,6 +147,197 @@ class NeighborIndex:
             rows = rows[_tied(scores, ids, depth)]
         return best_scores, best_ids
 
+    def neighbors_of(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """List the k nearest other items of each item, as `NeighborIndex.neighbors` does.
+
+        Parameters
+        ----------
+        vectors : ndarray, shape (n, d), float32
+            Those of the collection, in the order of the ids.
+        k : int >= 1
+        progress : bool, default False
+        checkpoint : path-like, optional
+        """
+        width = min(k + 1, self.size)
+        scores, ids, kept = self._lists(vectors, k, checkpoint)
+        self._search_blocks(vectors, width, 0, (scores, ids), progress, kept)
+        return scores, ids
+
+    def _lists(
+        self, vectors: NDArray[np.float32], k: int, checkpoint: str | os.PathLike[str] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], ListsCheckpoint | None]:
+        """Return arrays for lists of k, and the checkpoint that they belong to."""
+        if checkpoint is None:
+            shape = self.size, k
+            return np.empty(shape, np.float32), np.empty(shape, np.int32), None
+        kept = ListsCheckpoint(checkpoint, vectors, f"{self.metric} {self._settings()}", k)
+        return np.asarray(kept.scores), np.asarray(kept.ids), kept
+
+    def _settings(self) -> str:
+        """Return a description of all that lists depend on beside the vectors and their length."""
+        return str(self.method)
+
+    def _search_blocks(
+        self,
+        queries: NDArray[np.float32],
+        width: int,
+        first: int,
+        out: Lists,
+        progress: bool,
+        checkpoint: ListsCheckpoint | None = None,
+    ) -> None:
+        """Search block by block; write lists without the item itself, which is first + row."""
+        begin = 0 if checkpoint is None else checkpoint.rows
+        label = f"{self.method.name} search"
+        for part in row_blocks(len(queries), label, show=progress, begin=begin):
+            found = self._search_block(queries[part], width)
+            copy_without_self(*found, first + part.start, out[0][part], out[1][part])
+            if checkpoint is not None:
+                checkpoint.done(part.stop)
+
+
+class NeighborIndex(SearchIndex):
+    """Vectors of a collection, prepared for nearest-neighbour search.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, d), float32
+        As `validation.as_vectors` returns them: unit rows for the cosine.
+    metric : {"cosine", "inner_product", "euclidean"}
+        Similarity of vectors.
+    method : Auto, Exact, IVF, HNSW or NNDescent
+        Search method with its settings. `Auto` is resolved: the attribute `method` is what it has
+        chosen.
+    k : int, default 50
+        Number of neighbours whose recall `Auto` measures.
+    center : ndarray, shape (d,), optional
+        The vector that was subtracted from `vectors` and must be subtracted from queries. It is
+        used for `"euclidean"`: distances are computed as ||x||² + ||y||² - 2<x, y>, which is
+        inaccurate for vectors far from 0.
+    progress : bool, default False
+        Show progress bars on standard error.
+
+    Notes
+    -----
+    With IVF the vectors are kept sorted by cell, with HNSW inside the faiss index.
+    """
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        metric: str,
+        method: Method,
+        *,
+        k: int = 50,
+        center: NDArray[np.float64] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.metric = metric
+        self.center = center
+        self.size, self.dimension = vectors.shape
+        self.vectors: NDArray[np.float32] | None = vectors
+        self._stored: dict[str, NDArray[Any]] = {}
+        partition = None
+        if isinstance(method, Auto):
+            method, partition, self.recall = tuned(vectors, metric, k, method, progress=progress)
+        elif isinstance(method, IVF):
+            partition = cells.partition(vectors, method.cells(self.size), progress=progress)
+        self.method = method
+        if partition is not None:
+            self._cells = partition.cells(vectors)
+            self.vectors = None
+        elif isinstance(method, HNSW):
+            self._faiss = method.build(vectors, metric, progress=progress)
+            self.vectors = None
+
+    @classmethod
+    def restore(
+        cls,
+        arrays: dict[str, NDArray[Any]],
+        metric: str,
+        method: Method,
+        shape: tuple[int, int],
+        source: str = "arrays",
+        recall: float | None = None,
+    ) -> NeighborIndex:
+        """Make an index from the arrays that `arrays` returned, checked on first use.
+
+        Parameters
+        ----------
+        arrays : dict of str to ndarray
+            They may be memory-mapped; other arrays are ignored.
+        metric : str
+            Similarity of vectors.
+        method : Exact, IVF, HNSW or NNDescent
+            Search method with its settings.
+        shape : tuple of int
+            Number of vectors and dimension.
+        source : str, default "arrays"
+            What errors call the state that the arrays belong to.
+        recall : float, optional
+            The recall that was measured when the index was made.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the arrays are missing, or do not have the expected types and shapes.
+        """
+        if isinstance(method, Auto):
+            raise ValueError("neighbors: expected the method that 'auto' has chosen")
+        if "faiss" in arrays:
+            raise ValueError("an earlier version has built it; expected one that is built again")
+        largest = _LARGEST_UNIT if metric == "cosine" else _LARGEST
+        layout = {"vectors": Array(np.float32, shape, Between(-largest, largest))}
+        if "center" in arrays:
+            layout["center"] = Array(np.float64, shape[1:], finite(np.float64))
+        if isinstance(method, IVF):
+            layout |= _layout_of_cells(arrays, *shape)
+        elif isinstance(method, HNSW):
+            layout |= method.layout(arrays, *shape)
+        index = cls.__new__(cls)
+        index.metric, index.method = metric, method
+        index.size, index.dimension = shape
+        index.recall = recall
+        index.contents = Contents(arrays, layout, source)
+        index._stored = {name: arrays[name] for name in layout}
+        index.vectors = None if isinstance(method, IVF | HNSW) else arrays["vectors"]
+        index.center = arrays.get("center")
+        return index
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays to store: vectors, the structure over them, and the centre if any."""
+        if self._stored:
+            return self._stored
+        center = {} if self.center is None else {"center": self.center}
+        if isinstance(self.method, IVF):
+            structure = {f"ivf_{name}": getattr(self._cells, name) for name in _STORED}
+            own = {"vectors": self._cells.vectors, **structure}
+        elif isinstance(self.method, HNSW):
+            own = {"vectors": self._own_vectors(), **self.method.arrays(self._faiss)}
+        else:
+            own = {"vectors": self._own_vectors()}
+        return {**own, **center}
+
+    @cached_property
+    def _faiss(self) -> Any:
+        assert isinstance(self.method, HNSW)
+        return self.method.restored(self._stored, self._stored["vectors"], self.metric)
+
+    @cached_property
+    def _cells(self) -> Cells:
+        stored = self._stored
+        if "ivf_cells" in stored:
+            parts = cells.regrouped(stored["ivf_cells"], stored["ivf_centroids"])
+            return parts.cells(stored["vectors"])
+        return Cells.of(stored["vectors"], *(stored[f"ivf_{name}"] for name in _STORED))
+
     def neighbors(
         self, k: int, *, progress: bool = False, checkpoint: str | os.PathLike[str] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -234,53 +365,50 @@ class NeighborIndex:
             Padded with -1.
         """
         self.contents.check()
-        width = min(k + 1, self.size)
+        if isinstance(self.method, IVF):
+            return self._search_cells(k, progress, checkpoint)
+        vectors, width = self._own_vectors(), min(k + 1, self.size)
         # For so few items nearest-neighbour descent has no advantage over exact search.
-        descend = isinstance(self.method, NNDescent) and self.size > 4 * width
-        vectors = self._own_vectors()
-        if checkpoint is not None and not descend:
-            kept = ListsCheckpoint(checkpoint, vectors, f"{self.metric} {self.method}", k)
-            scores, ids = np.asarray(kept.scores), np.asarray(kept.ids)
-            self._search_blocks(vectors, width, 0, (scores, ids), progress, kept)
-            return scores, ids
-        scores = np.empty((self.size, k), np.float32)
-        ids = np.empty((self.size, k), np.int32)
-        if descend:
-            self._descend(vectors, width, (scores, ids), progress)
-        else:
-            self._search_blocks(vectors, width, 0, (scores, ids), progress)
-        return scores, ids
+        if isinstance(self.method, NNDescent) and self.size > 4 * width:
+            out = np.empty((self.size, k), np.float32), np.empty((self.size, k), np.int32)
+            self._descend(vectors, width, out, progress)
+            return out
+        return self.neighbors_of(vectors, k, progress=progress, checkpoint=checkpoint)
 
     def _own_vectors(self) -> NDArray[np.float32]:
         if self.vectors is not None:
             return self.vectors
         return self._faiss.reconstruct_n(0, self.size)
 
-    def _search_blocks(
-        self,
-        queries: NDArray[np.float32],
-        width: int,
-        first: int,
-        out: Lists,
-        progress: bool,
-        checkpoint: ListsCheckpoint | None = None,
-    ) -> None:
-        """Search block by block; write lists without the item itself, which is first + row."""
-        begin = 0 if checkpoint is None else checkpoint.rows
-        label = f"{self.method.name} search"
-        for part in row_blocks(len(queries), label, show=progress, begin=begin):
-            found = self._search_block(queries[part], width)
-            copy_without_self(*found, first + part.start, out[0][part], out[1][part])
-            if checkpoint is not None:
-                checkpoint.done(part.stop)
+    def _search_cells(
+        self, k: int, progress: bool, checkpoint: str | os.PathLike[str] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """List the neighbours of the items of one cell after the other."""
+        assert isinstance(self.method, IVF)
+        scores, ids, kept = self._lists(self._cells.vectors, k, checkpoint)
+        begin = 0 if kept is None else kept.rows
+        for rows in row_blocks(
+            self.size, "ivf search", show=progress, begin=begin, size=cells.CHUNK
+        ):
+            self._cells.search_own(rows, self.method.nprobe, self.metric, scores, ids)
+            if kept is not None:
+                kept.done(rows.stop)
+        return scores, ids
+
+    def _settings(self) -> str:
+        # The vectors of cells are sorted; which is which is in the ids.
+        sorted_ = isinstance(self.method, IVF)
+        return f"{self.method} {fingerprint(self._cells.ids)}" if sorted_ else str(self.method)
 
     def _search_block(
         self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        if isinstance(self.method, IVF):
+            return self._cells.search(queries, k, self.method.nprobe, self.metric)
         if self.vectors is not None:
             scores, ids = search_all(self.vectors, queries, k, self.metric)
         else:
-            assert isinstance(self.method, FaissMethod)
+            assert isinstance(self.method, HNSW)
             self.method.set_effort(self._faiss, k)
             scores, ids = self._faiss.search(queries, k)
         if self.metric == "euclidean":
@@ -313,6 +441,20 @@ class NeighborIndex:
             )
 
 
+def _layout_of_cells(arrays: Arrays, n: int, d: int) -> Layout:
+    """Return what the arrays of an inverted file of n vectors (d,) must be."""
+    count = len(arrays["ivf_centroids"])
+    layout = {"ivf_centroids": Array(np.float32, (count, d), finite(np.float32))}
+    if "ivf_cells" in arrays:
+        return {**layout, "ivf_cells": Array(np.int64, (n,), Between(0, count - 1))}
+    return {
+        **layout,
+        "ivf_ids": Array(np.int32, (n,), Between(0, n - 1)),
+        "ivf_offsets": Array(np.int64, (count + 1,), Offsets("vectors")),
+        "ivf_groups": Array(np.int64, ("groups",), Offsets("ivf_centroids")),
+    }
+
+
 def _scores_of(
     own: NDArray[np.float32], others: NDArray[np.float32], metric: str
 ) -> NDArray[np.float32]:
@@ -326,56 +468,6 @@ def _scores_of(
 def _tied(scores: NDArray[np.float32], ids: NDArray[np.int64], depth: int) -> NDArray[np.bool_]:
     """Return whether entry `depth` of each list ties with the last, so that more may follow."""
     return (ids[:, -1] >= 0) & (scores[:, depth - 1] == scores[:, -1])
-
-
-def nearest_neighbors(
-    X: ArrayLike,
-    k: int,
-    *,
-    metric: str = "cosine",
-    method: str | Method = "exact",
-    progress: bool = False,
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """List the k nearest other items of each item, as `Reranker.fit_neighbors` takes them.
-
-    Parameters
-    ----------
-    X : array_like, shape (n, d)
-        Vectors with finite values. A zero vector has cosine 0 with every other.
-    k : int >= 1
-        Number of neighbours per item. Lists are padded with id -1 and score -inf where k >= n.
-    metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
-        Similarity of vectors.
-    method : {"exact", "ivf", "hnsw", "nndescent"} or object, default "exact"
-        Search method: a name, or an object with settings such as ``IVF(nprobe=32)``.
-    progress : bool, default False
-        Show progress bars on standard error.
-
-    Returns
-    -------
-    scores : ndarray, shape (n, k), float32
-        Cosine, inner product or negative squared distance, in descending order.
-    ids : ndarray, shape (n, k), int32
-        Equal scores are ordered by ascending id. An item is never in its own list; its exact
-        duplicates are.
-
-    Raises
-    ------
-    DiffusionError
-        If an argument is out of range or X holds NaN or infinity.
-
-    Examples
-    --------
-    >>> scores, ids = nearest_neighbors([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], k=1)
-    >>> ids.tolist()
-    [[1], [0], [1]]
-    """
-    k = check_integer(k, "k", low=1)
-    metric = check_metric(metric, method := make_method(method))
-    center = center_of(X, "X") if metric == "euclidean" else None
-    vectors = as_vectors(X, "X", metric=metric, center=center)
-    index = NeighborIndex(vectors, metric, method, center=center, progress=progress)
-    return index.neighbors(k, progress=progress)
 
 
 def without_items(

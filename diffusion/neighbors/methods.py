@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from ..errors import DiffusionError
-from ..storage.contents import Array, Arrays, Between, Layout, finite
-from ..validation import METRICS, check_choice, check_integer
+from ..storage.contents import Array, Arrays, Between, Layout
+from ..validation import METRICS, check_choice, check_integer, check_real
 from .progress import row_blocks
 
-# Vectors per cell of an inverted file below which faiss's k-means warns.
+# Vectors per cell of an inverted file, on average: fewer leave k-means nothing to average.
 _LEAST_PER_CELL = 39
 
 
@@ -33,55 +32,44 @@ class Exact:
     name: ClassVar[str] = "exact"
 
 
-class FaissMethod(ABC):
-    """A method that keeps the vectors in a faiss index.
+@dataclass(frozen=True)
+class Auto:
+    """Exact search while it is the faster, otherwise an inverted file tuned on a sample.
 
-    What is stored are the vectors and the arrays of the structure over them. faiss's own format is
-    not used: faiss follows whatever such a file says, to any address.
+    Which of the two is decided from the number of vectors and their dimension. The cells of the
+    inverted file come from k-means. The true neighbours of 512 sampled items then show how many
+    cells must be searched for the recall; the target must be exceeded by two standard errors of
+    the sample.
+
+    If exact search would take less time after all, it is used. If the recall would need
+    comparisons with more than 262,144 vectors per item, which happens with millions of vectors
+    that have no structure, as many cells are searched as that allows, and a warning states the
+    recall. The recall that was measured is stored with an index, and `diffusion info` prints it.
+
+    Parameters
+    ----------
+    recall : float in (0, 1), default 0.98
+        Mean share of the true k nearest neighbours in the lists.
     """
 
-    name: ClassVar[str]
+    recall: float = 0.98
 
-    @abstractmethod
-    def new_index(self, n: int, d: int, measure: int) -> Any:
-        """Return an empty faiss index for n vectors of dimension d and faiss's metric `measure`."""
+    name: ClassVar[str] = "auto"
 
-    @abstractmethod
-    def set_effort(self, index: Any, k: int) -> None:
-        """Apply the search settings to an index before a search for k neighbours."""
-
-    @abstractmethod
-    def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
-        """Return the arrays of the structure of an index, without the vectors."""
-
-    @abstractmethod
-    def layout(self, arrays: Arrays, n: int, d: int) -> Layout:
-        """Return what `arrays` must be, for n vectors of dimension d."""
-
-    @abstractmethod
-    def restored(self, arrays: Arrays, vectors: NDArray[np.float32], metric: str) -> Any:
-        """Return the faiss index of the vectors (n, d) that has this structure."""
-
-    def build(self, vectors: NDArray[np.float32], metric: str, *, progress: bool) -> Any:
-        """Return a faiss index that holds the vectors (n, d)."""
-        n, d = vectors.shape
-        index = self.new_index(n, d, _measure(metric))
-        if not index.is_trained:
-            index.train(vectors)
-        for block in row_blocks(n, f"{self.name} build", show=progress):
-            index.add(vectors[block])
-        return index
+    def __post_init__(self) -> None:
+        recall = check_real(self.recall, "recall", low=0.0, high=1.0, strict=True)
+        object.__setattr__(self, "recall", recall)
 
 
 @dataclass(frozen=True)
-class IVF(FaissMethod):
-    """Inverted file of faiss: k-means cells, of which the nearest `nprobe` are searched.
+class IVF:
+    """Inverted file: k-means cells, of which the `nprobe` nearest to a query are searched.
 
     Parameters
     ----------
     nlist : int >= 1, optional
-        Number of cells, 4 √n by default. It is reduced where needed to leave 39 vectors per cell,
-        the minimum that faiss recommends.
+        Number of cells, 4 √n by default. It is reduced where needed to leave 39 vectors per cell.
+        Cells with more than 16 times the average number of vectors are divided.
     nprobe : int >= 1, default 16
         Number of cells searched per query. Larger values are slower and more accurate.
     """
@@ -96,54 +84,18 @@ class IVF(FaissMethod):
             object.__setattr__(self, "nlist", check_integer(self.nlist, "nlist", low=1))
         object.__setattr__(self, "nprobe", check_integer(self.nprobe, "nprobe", low=1))
 
-    def new_index(self, n: int, d: int, measure: int) -> Any:
-        """Return an empty, untrained index."""
-        import faiss
-
+    def cells(self, n: int) -> int:
+        """Return the number of cells for n vectors."""
         nlist = self.nlist if self.nlist is not None else int(4 * n**0.5)
-        nlist = min(nlist, max(1, n // _LEAST_PER_CELL))
-        return faiss.IndexIVFFlat(faiss.IndexFlat(d, measure), d, nlist, measure)
-
-    def set_effort(self, index: Any, k: int) -> None:
-        """Set the number of cells searched per query."""
-        index.nprobe = self.nprobe
-
-    def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
-        """Return the centroids of the cells, and the cell of each vector."""
-        import faiss
-
-        cells = np.empty(index.ntotal, np.int64)
-        for cell in range(index.nlist):
-            size = index.invlists.list_size(cell)
-            if size:
-                cells[faiss.rev_swig_ptr(index.invlists.get_ids(cell), size)] = cell
-        centroids = index.quantizer.reconstruct_n(0, index.nlist)
-        return {"ivf_centroids": centroids, "ivf_cells": cells}
-
-    def layout(self, arrays: Arrays, n: int, d: int) -> Layout:
-        """Return what the two arrays must be."""
-        last = len(arrays["ivf_centroids"]) - 1
-        return {
-            "ivf_centroids": Array(np.float32, ("cells", d), finite(np.float32)),
-            "ivf_cells": Array(np.int64, (n,), Between(0, last)),
-        }
-
-    def restored(self, arrays: Arrays, vectors: NDArray[np.float32], metric: str) -> Any:
-        """Return an index with the vectors in their cells, in ascending order."""
-        import faiss
-
-        (nlist, d), measure = arrays["ivf_centroids"].shape, _measure(metric)
-        index = faiss.IndexIVFFlat(faiss.IndexFlat(d, measure), d, nlist, measure)
-        index.quantizer.add(arrays["ivf_centroids"])
-        index.is_trained = True
-        own, cells = faiss.swig_ptr(vectors), faiss.swig_ptr(arrays["ivf_cells"])
-        index.add_core(len(vectors), own, None, cells)
-        return index
+        return min(nlist, max(1, n // _LEAST_PER_CELL))
 
 
 @dataclass(frozen=True)
-class HNSW(FaissMethod):
+class HNSW:
     """Hierarchical navigable small-world graph of faiss.
+
+    What is stored are the vectors and the arrays of the graph. faiss's own format is not used:
+    faiss follows whatever such a file says, to any address.
 
     Parameters
     ----------
@@ -165,8 +117,15 @@ class HNSW(FaissMethod):
         for name, low in (("m", 2), ("ef_construction", 1), ("ef_search", 1)):
             object.__setattr__(self, name, check_integer(getattr(self, name), name, low=low))
 
-    def new_index(self, n: int, d: int, measure: int) -> Any:
-        """Return an empty index."""
+    def build(self, vectors: NDArray[np.float32], metric: str, *, progress: bool) -> Any:
+        """Return a faiss index that holds the vectors (n, d)."""
+        index = self.new_index(vectors.shape[1], _measure(metric))
+        for block in row_blocks(len(vectors), "hnsw build", show=progress):
+            index.add(vectors[block])
+        return index
+
+    def new_index(self, d: int, measure: int) -> Any:
+        """Return an empty faiss index for vectors of dimension d and faiss's metric `measure`."""
         import faiss
 
         index = faiss.IndexHNSWFlat(d, self.m, measure)
@@ -174,7 +133,7 @@ class HNSW(FaissMethod):
         return index
 
     def set_effort(self, index: Any, k: int) -> None:
-        """Set the number of candidates kept."""
+        """Set the number of candidates kept in a search for k neighbours."""
         # faiss allocates this many candidates, of which there are no more than vectors.
         index.hnsw.efSearch = min(max(self.ef_search, k), index.ntotal)
 
@@ -205,7 +164,7 @@ class HNSW(FaissMethod):
         import faiss
 
         n, d = vectors.shape
-        index = self.new_index(n, d, _measure(metric))
+        index = self.new_index(d, _measure(metric))
         index.storage.add(vectors)
         index.ntotal = n
         graph, levels = index.hnsw, arrays["hnsw_levels"]
@@ -243,7 +202,7 @@ class HNSW(FaissMethod):
         import faiss
 
         # The vector that is copied belongs to the index.
-        index = self.new_index(0, 1, faiss.METRIC_L2)
+        index = self.new_index(1, faiss.METRIC_L2)
         return faiss.vector_to_array(index.hnsw.cum_nneighbor_per_level)
 
 
@@ -347,8 +306,16 @@ def _threads_of_numba() -> Iterator[None]:
                 library.set_num_threads(threads)
 
 
-Method = Exact | IVF | HNSW | NNDescent
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Exact, IVF, HNSW, NNDescent)}
+@dataclass(frozen=True)
+class Given:
+    """The caller's own index, which is given beside the vectors and not stored."""
+
+    name: ClassVar[str] = "given"
+
+
+Method = Auto | Exact | IVF | HNSW | NNDescent | Given
+# Those that a parameter can name.
+METHODS: dict[str, type[Method]] = {m.name: m for m in (Auto, Exact, IVF, HNSW, NNDescent)}
 
 
 def make_method(method: object) -> Method:

@@ -10,14 +10,26 @@ from tqdm import tqdm
 BLOCK = 1024
 
 
-def row_blocks(n: int, description: str, *, show: bool, begin: int = 0) -> Iterator[slice]:
+def row_blocks(
+    n: int,
+    description: str,
+    *,
+    show: bool,
+    begin: int = 0,
+    size: int | None = None,
+    unit: str = "row",
+) -> Iterator[slice]:
     """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows.
 
-    A single block shows no bar, which could only jump from nothing to everything.
+    They have `size` rows, by default `BLOCK`. A single block shows no bar, which could only jump
+    from nothing to everything.
     """
-    hide = not show or n - begin <= BLOCK
-    with tqdm(total=n, initial=begin, desc=description, unit="row", disable=hide) as bar:
-        for start in range(begin, n, BLOCK):
-            stop = min(n, start + BLOCK)
-            yield slice(start, stop)
-            bar.update(stop - start)
+    size = size or BLOCK
+    blocks = (slice(start, min(n, start + size)) for start in range(begin, n, size))
+    if not show or n - begin <= size:  # even a bar that is not shown takes as long as a search
+        yield from blocks
+        return
+    with tqdm(total=n, initial=begin, desc=description, unit=unit) as bar:
+        for block in blocks:
+            yield block
+            bar.update(block.stop - block.start)

@@ -8,17 +8,16 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from ..affinity import Affinity, Context, Observation, sparse_rows
+from ..affinity import Affinity, Context, Observation
 from ..errors import DiffusionError
 from ..graph import Graph
+from ..kernels import ranking as kernels
+from ..kernels.matrix import SparseRows, read_only
+from ..kernels.ranking import FirstStage
 from ..validation import check_real
 
-# Number of distinct first-stage scores whose range is the unit of a query's list.
-_PLACE = 12
-
-Diffused: TypeAlias = NDArray[np.float32] | sparse.csr_array
+Diffused: TypeAlias = NDArray[np.float32] | SparseRows
 
 
 class Score(ABC):
@@ -46,7 +45,7 @@ class Score(ABC):
 
         Parameters
         ----------
-        x : ndarray or csr_array, shape (m, n), float32
+        x : ndarray, shape (m, n), float32, or SparseRows
             Diffused scores; may be overwritten.
         observation : Observation
             Observations of the m queries.
@@ -125,48 +124,15 @@ class Fusion(Score):
         graph: Graph,
     ) -> Diffused:
         """Return the fused score of every item."""
-        assert observation.J is not None
-        ids = ids[:, : self.depth]
-        first = sparse_rows(first_stage_evidence(scores[:, : self.depth]), ids, graph.n_nodes)
-        first.sort_indices()
-        beside = sparse.csr_array((observation.J + first) * self.weight).astype(np.float32)
-        weights = self.weights(graph)
+        J = observation.J
+        assert J is not None
+        beside = kernels.Beside(J, FirstStage(scores, ids), self.depth, float(self.weight))
         if isinstance(x, np.ndarray):
-            x *= weights
-            np.maximum(x, 0, out=x)
-            x /= _positive(x.max(axis=1, keepdims=True))
-            np.sqrt(x, out=x)
-            x[_rows(beside), beside.indices] += beside.data
+            kernels.fuse(x, self.weights(graph), beside)
             return x
-        values = np.maximum(x.data * weights[x.indices], 0)
-        highest = np.zeros(len(ids), np.float32)
-        np.maximum.at(highest, _rows(x), values)
-        values /= _positive(highest)[_rows(x)]
-        return sparse.csr_array((np.sqrt(values), x.indices, x.indptr), shape=x.shape) + beside
-
-
-def _positive(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(values > 0, values, np.float32(1))
-
-
-def _rows(x: sparse.csr_array) -> NDArray[np.int64]:
-    """Return the row of each stored entry."""
-    return np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-
-
-def first_stage_evidence(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return e of descending scores (m, c), padded with -inf, minus the e of the last candidate."""
-    real = np.isfinite(scores)
-    s = np.where(real, scores.astype(np.float64), 0)
-    fresh = np.zeros(scores.shape, bool)
-    fresh[:, 1:] = real[:, 1:] & (s[:, 1:] < s[:, :-1])
-    # The place among the distinct scores; the score at the twelfth place, or the last, is used.
-    place = np.cumsum(fresh, axis=1)
-    unit = np.argmax(np.where(real & (place < _PLACE), place, -1), axis=1)
-    spread = s[:, :1] - np.take_along_axis(s, unit[:, None], axis=1)
-    exponent = np.divide(s - s[:, :1], spread, out=np.zeros_like(s), where=spread > 0)
-    e = np.where(real, np.exp(exponent), 1)
-    return np.where(real, e - e.min(axis=1, keepdims=True), 0)
+        out = SparseRows.of_at_most(x.counts + J.counts + min(self.depth, ids.shape[1]))
+        kernels.fuse_sparse(x, read_only(graph.degrees), beside, out)
+        return out
 
 
 SCORES: dict[str, type[Score]] = {kind.name: kind for kind in (Fusion, Diffusion)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from ..errors import DiffusionError
-from ..kernels.ranking import entries_sparse, largest_positive, largest_positive_sparse
+from ..kernels import ranking as kernels
+from ..kernels.matrix import SparseRows
+from ..kernels.ranking import FirstStage
 
 _LOWEST = np.finfo(np.float32).min
 
@@ -19,7 +20,7 @@ def no_results(single: bool, k: int) -> tuple[NDArray[np.float32], NDArray[np.in
 
 
 def rank(
-    x: NDArray[np.float32] | sparse.csr_array,
+    x: NDArray[np.float32] | SparseRows,
     scores: NDArray[np.float32],
     ids: NDArray[np.int64],
     out_scores: NDArray[np.float32],
@@ -31,7 +32,7 @@ def rank(
 
     Parameters
     ----------
-    x : ndarray or csr_array, shape (m, n), float32
+    x : ndarray, shape (m, n), float32, or SparseRows
         Diffused or fused scores. Items with a score of 0 or less are not reached.
     scores : ndarray, shape (m, c), float32
         First-stage scores of the candidates, best first.
@@ -51,37 +52,43 @@ def rank(
         If a score is not finite: a solver has diverged, as it may with weights of a forged index
         that are in range but not those of a normalised graph.
     """
-    real = ids >= 0
-    if isinstance(x, np.ndarray):
-        diffused = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
-    else:
-        diffused = np.empty(ids.shape, np.float32)
-        entries_sparse(x.indptr, x.indices, x.data, ids, diffused)
-    reached = diffused > 0
-    best = np.where(real[:, :1], scores[:, :1], 0)
-    with np.errstate(over="ignore"):  # -inf is padding, the lowest score is finite
-        behind = np.where(real, np.maximum(scores - best, _LOWEST), np.float32(-np.inf))
+    first = FirstStage(scores, ids)
     if restrict:
-        merged = np.where(reached, diffused, behind)
-        width = min(ids.shape[1], out_ids.shape[1])
-        order = np.argsort(-merged, axis=1, kind="stable")[:, :width]
-        out_scores[:] = -np.inf
-        out_ids[:] = -1
-        out_scores[:, :width] = np.take_along_axis(merged, order, axis=1)
-        out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)
+        _rank_candidates(x, first, out_scores, out_ids)
     else:
         if isinstance(x, np.ndarray):
-            largest_positive(x, out_scores, out_ids)
+            kernels.largest_positive(x, out_scores, out_ids)
         else:
-            largest_positive_sparse(x.indptr, x.indices, x.data, out_scores, out_ids)
-        for row in np.flatnonzero(out_ids[:, -1] < 0):
-            rest = np.flatnonzero(real[row] & ~reached[row])
-            filled = int(np.count_nonzero(out_ids[row] >= 0))
-            rest = rest[: out_ids.shape[1] - filled]
-            out_scores[row, filled : filled + len(rest)] = behind[row, rest]
-            out_ids[row, filled : filled + len(rest)] = ids[row, rest]
+            kernels.largest_positive_sparse(x, out_scores, out_ids)
+        kernels.append_unreached(first, out_scores, out_ids)
     if not (out_scores < np.inf).all():
         raise DiffusionError(
             "graph: altered, the diffused scores are not finite; expected the weights of a "
             "normalised graph"
         )
+
+
+def _rank_candidates(
+    x: NDArray[np.float32] | SparseRows,
+    first: FirstStage,
+    out_scores: NDArray[np.float32],
+    out_ids: NDArray[np.int64],
+) -> None:
+    """Rank the candidates alone; equal scores keep their first-stage order."""
+    scores, ids = first
+    real = ids >= 0
+    if isinstance(x, np.ndarray):
+        merged = np.where(real, np.take_along_axis(x, np.where(real, ids, 0), axis=1), 0)
+    else:
+        merged = np.empty(ids.shape, np.float32)
+        kernels.entries(x, ids, merged)
+    best = np.where(real[:, :1], scores[:, :1], 0)
+    with np.errstate(over="ignore"):  # -inf is padding, the lowest score is finite
+        behind = np.where(real, np.maximum(scores - best, _LOWEST), np.float32(-np.inf))
+    merged = np.where(merged > 0, merged, behind)
+    width = min(ids.shape[1], out_ids.shape[1])
+    order = np.argsort(-merged, axis=1, kind="stable")[:, :width]
+    out_scores[:] = -np.inf
+    out_ids[:] = -1
+    out_scores[:, :width] = np.take_along_axis(merged, order, axis=1)
+    out_ids[:, :width] = np.take_along_axis(ids, order, axis=1)

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import sparse
 
 from ..errors import ConvergenceWarning, DiffusionError
 from ..graph.graph import Graph
-from ..kernels.matrix import Matrix, Nodes, Observations, read_only
+from ..kernels.matrix import Matrix, Nodes, Observations, SparseRows, read_only
 from ..storage.contents import COMPUTED, Arrays, Contents, Layout
 from ..transfer import RegularizedLaplacian, Transfer
 
@@ -40,6 +41,8 @@ class Report:
     observed : ndarray, shape (m,), int64
         Number of items with a weight in the observation. If it is 0, diffusion has nothing to
         start from: x is 0, and a ranking is that of the first stage.
+    solver : str
+        Name of the solver, which "auto" has chosen.
     """
 
     residual: NDArray[np.float64]
@@ -48,12 +51,24 @@ class Report:
     work: NDArray[np.int64]
     certified: NDArray[np.bool_]
     observed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
+    solver: str = field(default="", kw_only=True)
 
     @classmethod
     def concatenate(cls, reports: list[Report]) -> Report:
         """Concatenate the reports of several batches of observations."""
-        names = [f.name for f in fields(cls)]
-        return cls(**{n: np.concatenate([getattr(r, n) for r in reports]) for n in names})
+        if len(reports) == 1:
+            return reports[0]
+        names = [f.name for f in fields(cls) if f.name != "solver"]
+        joined = {n: np.concatenate([getattr(r, n) for r in reports]) for n in names}
+        solvers = dict.fromkeys(name for r in reports for name in r.solver.split(", "))
+        return cls(**joined, solver=", ".join(solvers))
+
+    def replaced(self, rows: NDArray[np.int64], report: Report) -> Report:
+        """Return this report with the values of some observations from another report."""
+        own = {f.name: getattr(self, f.name).copy() for f in fields(self) if f.name != "solver"}
+        for name, values in own.items():
+            values[rows] = getattr(report, name)
+        return type(self)(**own, solver=f"{self.solver}, {report.solver}")
 
     def warn(self, advice: str, stacklevel: int) -> None:
         """Issue a `ConvergenceWarning` if an observation has not converged."""
@@ -74,15 +89,23 @@ class Solution:
 
     Attributes
     ----------
-    x : ndarray or csr_array, shape (m, n), float32
+    values : ndarray, shape (m, n), float32, or SparseRows
         h(W) y for each observation y, with nodes in the user's order. Nodes that diffusion did
-        not reach have the score 0. Solvers whose solutions are sparse return a CSR array with
-        sorted indices.
+        not reach have the score 0.
     report : Report
+    n_nodes : int
     """
 
-    x: NDArray[np.float32] | sparse.csr_array
+    values: NDArray[np.float32] | SparseRows
     report: Report
+    n_nodes: int = 0
+
+    @cached_property
+    def x(self) -> NDArray[np.float32] | sparse.csr_array:
+        """The values as an array; sparse ones as a CSR array (m, n) with sorted indices."""
+        if isinstance(self.values, SparseRows):
+            return self.values.csr(self.n_nodes)
+        return self.values
 
 
 class Solver(ABC):
@@ -108,6 +131,13 @@ class Solver(ABC):
     #: Name of the setting that can end a solve before the tolerance is reached, None if none can.
     limit: ClassVar[str | None] = None
 
+    @property
+    def advice(self) -> str | None:
+        """What to do about an observation that has not converged, None if that cannot happen."""
+        if self.limit is None:
+            return None
+        return f"raise {type(self).__name__}'s {self.limit} or tol, or lower alpha"
+
     _graph: Graph
     _matrix: Matrix  # W, in storage order
     _nodes: Nodes
@@ -115,6 +145,7 @@ class Solver(ABC):
     _alpha: float  # set if the transfer function is the regularised Laplacian
     _arrays: dict[str, NDArray[Any]]
     _contents: Contents
+    _source: str  # what errors call the state that the arrays belong to
 
     def prepare(
         self,
@@ -154,6 +185,7 @@ class Solver(ABC):
         """
         graph.check()
         self._take(graph, transfer)
+        self._source = "arrays"
         self._arrays, self._contents = self._precompute(progress, checkpoint), COMPUTED
         self._attach()
         return self
@@ -193,6 +225,7 @@ class Solver(ABC):
             If an array is missing, or has another type or shape than it must.
         """
         self._take(graph, transfer)
+        self._source = source
         self._arrays, self._contents = arrays, Contents(arrays, self._layout(arrays), source)
         self._attach()
         return self
@@ -206,8 +239,9 @@ class Solver(ABC):
 
         Parameters
         ----------
-        observations : sparse array or array_like, shape (m, n) or (n,)
-            One observation per row, with nodes in the user's order.
+        observations : sparse array, array_like of shape (m, n) or (n,), or SparseRows
+            One observation per row, with nodes in the user's order. `SparseRows` are those of
+            `Affinity.observe`; they are not checked.
         candidates : ndarray, shape (m, c), int, optional
             Item ids returned by the first stage for each observation, best first, padded with -1.
             Solvers whose `shortlist` is 0 ignore them.
@@ -227,16 +261,25 @@ class Solver(ABC):
         ConvergenceWarning
             If the solver does not reach its tolerance for an observation.
         """
-        self.check()
-        y = as_observations(observations, self._graph.n_nodes)
+        n = self._graph.n_nodes
+        y = as_observations(observations, n)
         if candidates is not None:
-            candidates = as_candidates(candidates, *y.shape) if self.shortlist else None
+            candidates = as_candidates(candidates, len(y.counts), n) if self.shortlist else None
+        solution = self.apply(y, candidates)
+        if self.advice is not None:
+            solution.report.warn(self.advice, stacklevel=2)
+        return solution
+
+    def apply(self, y: SparseRows, candidates: NDArray[np.int64] | None = None) -> Solution:
+        """Do what `solve` does for valid arguments, without warnings.
+
+        Observations have neither duplicate entries nor zeros.
+        """
+        self.check()
         solution = self._solve(y, candidates)
-        if self.limit is not None:
-            advice = f"raise {type(self).__name__}'s {self.limit} or tol, or lower alpha"
-            solution.report.warn(advice, stacklevel=2)
-        y.eliminate_zeros()
-        return replace(solution, report=replace(solution.report, observed=np.diff(y.indptr)))
+        report = solution.report
+        report = replace(report, observed=y.counts, solver=report.solver or self.name)
+        return Solution(solution.values, report, self._graph.n_nodes)
 
     def check(self) -> None:
         """Check the arrays of the graph and of the solver if they were read from a file.
@@ -263,12 +306,13 @@ class Solver(ABC):
         """Set attributes from `_arrays`, which may be memory-mapped and are not to be read here."""
 
     @abstractmethod
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        """Solve for observations y (m, n), which are valid and have no duplicate entries."""
+    def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        """Solve for valid observations y, which have neither duplicate entries nor zeros."""
 
-    def _stored(self, y: sparse.csr_array) -> Observations:
+    def _stored(self, y: SparseRows) -> Observations:
         """Return observations in the form that kernels take."""
-        return Observations(y.indptr.astype(np.int64), self._graph.position[y.indices], y.data)
+        indptr, ids, values = y.packed()
+        return Observations(indptr, self._graph.position[ids], values)
 
     def _take(self, graph: Graph, transfer: Transfer) -> None:
         """Set the graph and the transfer function; raise if the latter cannot be applied."""
@@ -284,14 +328,16 @@ class Solver(ABC):
         self._nodes = Nodes(*map(read_only, (graph.order, graph.position, graph.degrees)))
 
 
-def as_observations(observations: Any, n: int) -> sparse.csr_array:
-    """Validate observations; return them as a CSR array (m, n), float64, without duplicates.
+def as_observations(observations: Any, n: int) -> SparseRows:
+    """Validate observations; return them as rows of float64, without duplicates and zeros.
 
     Raises
     ------
     DiffusionError
         If the shape is neither (m, n) nor (n,), or if a value is not finite.
     """
+    if isinstance(observations, SparseRows):
+        return observations
     try:
         if sparse.issparse(observations):
             y = sparse.csr_array(observations, dtype=np.float64, copy=True)
@@ -308,7 +354,8 @@ def as_observations(observations: Any, n: int) -> sparse.csr_array:
     if not np.isfinite(y.data).all():
         raise DiffusionError("observations: expected finite values, got NaN or infinity")
     y.sum_duplicates()
-    return y
+    y.eliminate_zeros()
+    return SparseRows.of_csr(y)
 
 
 def as_candidates(candidates: Any, m: int, n: int) -> NDArray[np.int64]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..kernels.blocks import (
-    Entries,
-    columns_to_rows,
-    direction_block,
-    laplacian_block,
-    residual_block,
-    step_block,
-)
-from ..kernels.threads import chunks
+from ..devices import RUN_TIME, Blocks, blocks_on, check_device
+from ..kernels.blocks import Entries
+from ..kernels.matrix import SparseRows
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 from .linalg.blocks import in_blocks, padded
@@ -36,19 +30,32 @@ class BlockCG(Solver):
     tol: float
     max_iter: int
     block_size: int
+    device: str = "cpu"
 
     limit: ClassVar[str | None] = "max_iter"
+
+    _blocks: Blocks
 
     def __post_init__(self) -> None:
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.max_iter, "max_iter", low=1)
         check_integer(self.block_size, "block_size", low=1)
+        check_device(self.device)
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _attach(self) -> None:
+        self._blocks = blocks_on(self.device, self._matrix, self._nodes)
+
+    def _solve(self, rows: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(rows.counts), self._graph.n_nodes
+        y = rows.csr(n)
         x = np.empty((m, n), np.float32)
         reports = in_blocks(
-            lambda part: self._solve_block(y[part], x[part]), m, self.block_size, n, _BYTES * n
+            lambda part: self._solve_block(y[part], x[part]),
+            m,
+            self._blocks.width(self.block_size),
+            n,
+            _BYTES * n,
+            concurrent=self._blocks.concurrent,
         )
         return Solution(x, Report.concatenate(reports))
 
@@ -69,7 +76,7 @@ class BlockCG(Solver):
         B, largest, norms = self._unit_columns(y, b)
         norm_b = (norms > 0).astype(np.float64)
         x, rho, iterations, corrections = self._iterate(B, norm_b)
-        columns_to_rows(x, self._nodes.position, (1.0 - self._alpha) * largest * norms, out)
+        self._blocks.rows(x, (1.0 - self._alpha) * largest * norms, out)
         residual = np.divide(np.sqrt(rho), norm_b, out=np.zeros(b), where=norm_b > 0)[:m]
         return Report(
             residual,
@@ -102,38 +109,33 @@ class BlockCG(Solver):
 
     def _iterate(
         self, B: Entries, norm_b: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], int]:
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.int64], int]:
         """Solve (I - α W) x = B for a block B whose columns have the norms `norm_b` (b,), 1 or 0.
 
-        Returns x (n, b), the squared norms of the true residuals, the number of iterations for
-        each column, and the number of multiplications per column spent on corrections.
+        Returns x (n, b) on the device, the squared norms of the true residuals, the number of
+        iterations for each column, and the number of multiplications per column spent on
+        corrections.
         """
-        matrix, n, b = self._matrix, self._graph.n_nodes, len(norm_b)
-        alpha = np.float32(self._alpha)
-        sums = np.empty((chunks(n), b), np.float64)
-        x = np.zeros((n, b), np.float64)
-        r = np.zeros((n, b), np.float32)
-        r[B.rows, B.columns] = B.values
-        q = np.empty_like(r)
+        blocks, alpha, b = self._blocks, self._alpha, len(norm_b)
+        B = blocks.entries(B)
+        x = blocks.zeros(b, np.float64)
+        r, p, q = (blocks.zeros(b) for _ in range(3))
+        blocks.add(1.0, B, r)
         rho = norm_b.copy()  # ||r||², by recurrence or from the true residual
         anchor = rho  # ||r||² when the true residual was last computed
         iterations = np.zeros(b, np.int64)
         frozen = norm_b == 0  # stopped, possibly to be resumed
         corrections = self._correct(x, r, ~frozen)
         if corrections:
-            residual_block(matrix, self._alpha, x, B, q, sums)
-            r, q = q, r
-            rho = anchor = sums.sum(axis=0)
+            rho = anchor = blocks.residual(alpha, x, B, r)
             frozen |= rho <= (self.tol * norm_b) ** 2
         done = frozen.copy()  # stopped permanently
-        p = r.copy()
+        blocks.direction(np.zeros(b), r, p)
         while not done.all():
             active = ~frozen
-            laplacian_block(matrix, alpha, p, q, sums)
-            curvature = sums.sum(axis=0)
+            curvature = blocks.laplacian(alpha, p, q)
             step = np.divide(rho, curvature, out=np.zeros(b), where=active & (curvature > 0))
-            step_block(step, x, r, p, q, sums)
-            rho_new = sums.sum(axis=0)
+            rho_new = blocks.step(step, x, r, p, q)
             iterations += active
             exhausted = iterations >= self.max_iter
             # The target is lowered slightly, for the true residual differs from the recurrence.
@@ -141,9 +143,7 @@ class BlockCG(Solver):
             restart = frozen
             if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
                 extra = self._correct(x, r, ~done)
-                residual_block(matrix, self._alpha, x, B, q, sums)
-                r, q = q, r
-                recurred, rho_new = rho_new, sums.sum(axis=0)
+                recurred, rho_new = rho_new, blocks.residual(alpha, x, B, r)
                 # If the recurrence has fallen far and the true residual has not, the precision of
                 # float32 is exhausted. If the two differ otherwise, the search direction is
                 # inaccurate and is restarted.
@@ -158,7 +158,7 @@ class BlockCG(Solver):
                     corrections += extra
                     restart = np.ones(b, bool)
             beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
-            direction_block(beta, r, p)
+            blocks.direction(beta, r, p)
             rho = rho_new
         return x, rho, iterations, corrections
 
@@ -190,7 +190,12 @@ class CG(BlockCG):
     block_size : int >= 1, default 32
         Number of observations solved together. A block takes 24 bytes of working memory per node
         and observation. As many blocks are solved concurrently as there are cores, within a
-        total of 1 GiB.
+        total of 1 GiB. A GPU takes wider blocks, one at a time.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where to compute; a GPU needs torch, the extra `gpu`. It holds 16 bytes per stored weight
+        of the graph, and up to 2 GiB for a block, or more if 32 columns take more: 32 bytes per
+        node and observation. Sums are computed in another order, so that the last digits differ.
+        An index does not store the device; see `diffusion.load`.
 
     Notes
     -----
@@ -218,5 +223,6 @@ class CG(BlockCG):
     tol: float = 1e-6
     max_iter: int = 200
     block_size: int = 32
+    device: str = field(default="cpu", metadata=RUN_TIME)
 
     name: ClassVar[str] = "cg"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..kernels.blocks import columns_to_rows, recurrence_block
+from ..devices import RUN_TIME, blocks_on, check_device
+from ..kernels.blocks import Entries
+from ..kernels.matrix import SparseRows
 from ..transfer import chebyshev_coefficients
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
@@ -43,7 +45,9 @@ class Chebyshev(Solver):
     block_size : int >= 1, default 32
         Number of observations solved together. A block takes 16 bytes of working memory per node
         and observation, or 8 bytes in float32. As many blocks are solved concurrently as there
-        are cores, within a total of 1 GiB.
+        are cores, within a total of 1 GiB. A GPU takes wider blocks, one at a time.
+    device : {"cpu", "cuda", "cuda:N"}, default "cpu"
+        Where to compute, as for `CG`.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class Chebyshev(Solver):
 
     tol: float = 1e-6
     block_size: int = 32
+    device: str = field(default="cpu", metadata=RUN_TIME)
 
     name: ClassVar[str] = "chebyshev"
     any_transfer: ClassVar[bool] = True
@@ -78,20 +83,24 @@ class Chebyshev(Solver):
     def __post_init__(self) -> None:
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.block_size, "block_size", low=1)
+        check_device(self.device)
 
     def _attach(self) -> None:
         self._coefficients = chebyshev_coefficients(self._transfer, self.tol)
+        self._blocks = blocks_on(self.device, self._matrix, self._nodes)
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _solve(self, rows: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(rows.counts), self._graph.n_nodes
+        y = rows.csr(n)
         x = np.empty((m, n), np.float32)
         kind = np.float32 if self.tol > _FLOAT32_TOL else np.float64
         in_blocks(
             lambda part: self._solve_block(y[part], x[part], kind),
             m,
-            self.block_size,
+            self._blocks.width(self.block_size),
             n,
             2 * np.dtype(kind).itemsize * n,
+            concurrent=self._blocks.concurrent,
         )
         degree = len(self._coefficients) - 1
         report = Report(
@@ -105,13 +114,13 @@ class Chebyshev(Solver):
 
     def _solve_block(self, y: sparse.csr_array, out: NDArray[np.float32], kind: Any) -> None:
         """Solve for the rows of y (m, n) together; write the solutions to `out` (m, n)."""
-        m, n = y.shape
-        entry = y.tocoo()
-        where = (self._graph.position[entry.col], entry.row)
-        P, Q = (np.zeros((n, padded(m)), kind) for _ in range(2))
+        m, entry, blocks = y.shape[0], y.tocoo(), self._blocks
+        rows = self._graph.position[entry.col].astype(np.int64)
+        B = blocks.entries(Entries(rows, entry.row.astype(np.int64), entry.data))
+        P, Q = (blocks.zeros(padded(m), kind) for _ in range(2))
         for s in range(len(self._coefficients) - 1, -1, -1):
             if s < len(self._coefficients) - 1:
-                recurrence_block(self._matrix, kind(2 if s else 1), kind(0), P, Q)
-            Q[where] += (self._coefficients[s] * entry.data).astype(kind)
+                blocks.recurrence(2 if s else 1, P, Q)
+            blocks.add(float(self._coefficients[s]), B, Q)
             P, Q = Q, P
-        columns_to_rows(P, self._nodes.position, np.ones(m), out)
+        blocks.rows(P, np.ones(m), out)

@@ -12,14 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from tqdm import tqdm
 
 from ..errors import ConvergenceWarning
 from ..kernels import columns as kernels
 from ..kernels import threads
 from ..kernels.matrix import SparseRows, System, read_only
-from ..kernels.subgraph import compressed
 from ..storage.contents import Array, Arrays, Between, Layout, finite
 from ..storage.rows import RowsCheckpoint
 from ..validation import check_integer, check_real
@@ -180,10 +178,10 @@ class Columns(Solver):
             *(read_only(self._arrays[name]) for name in kernels.Columns._fields)
         )
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(y.counts), self._graph.n_nodes
         stored = self._stored(y)
-        self._contents.check_rows(np.unique(stored.nodes))
+        self._contents.check_rows(stored.nodes)
         counts = np.diff(stored.indptr)
         out = SparseRows.of_at_most(np.minimum(counts * self._columns.ids.shape[1], n))
         work = np.zeros(m, np.int64)
@@ -208,4 +206,4 @@ class Columns(Solver):
         report = Report(
             residual, np.zeros(m, np.int64), residual <= self.tol, work, np.zeros(m, bool)
         )
-        return Solution(compressed(out, n), report)
+        return Solution(out, report)

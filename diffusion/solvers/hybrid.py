@@ -125,6 +125,7 @@ class Hybrid(BlockCG):
         }
 
     def _attach(self) -> None:
+        super()._attach()
         self._known: sparse.csr_array | None = None
         self.eigenvalues_ = self._arrays["eigenvalues"]
         self.residuals_ = self._arrays["residuals"]

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from ..errors import DiffusionError
 from ..graph.graph import Graph
+from ..kernels.matrix import SparseRows
 from ..storage.contents import Array, Arrays, Between, Layout, Offsets, finite
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations
@@ -229,8 +230,9 @@ class Spectral(Solver):
 
     # --- online ----------------------------------------------------------------------------------
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _solve(self, rows: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(rows.counts), self._graph.n_nodes
+        y = rows.csr(n)
         a = self._arrays
         small = sparse.csr_array(
             (a["small_values"], a["small_indices"], a["small_indptr"]), shape=(n, n)
@@ -308,7 +310,7 @@ class Spectral(Solver):
         DiffusionError
             If the transfer function is negative at an eigenvalue.
         """
-        y = as_observations(observations, self._graph.n_nodes)
+        y = as_observations(observations, self._graph.n_nodes).csr(self._graph.n_nodes)
         columns = [np.empty((y.shape[0], 0))]
         for part, at_one, roots in self._roots():
             means, spectrum = part.analyse(part.select(y))

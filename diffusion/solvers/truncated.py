@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from ..kernels import subgraph as kernels
 from ..kernels import threads
@@ -82,8 +81,8 @@ class Truncated(Solver):
         check_real(self.tol, "tol", low=0.0, strict=True)
         check_integer(self.max_iter, "max_iter", low=1)
 
-    def _solve(self, y: sparse.csr_array, candidates: NDArray[np.int64] | None) -> Solution:
-        m, n = y.shape
+    def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
+        m, n = len(y.counts), self._graph.n_nodes
         listed = np.empty((m, 0), np.int64) if candidates is None else candidates[:, : self.size]
         listed = np.ascontiguousarray(listed)
         grown = min(self.size, n) if candidates is None else 0
@@ -110,4 +109,4 @@ class Truncated(Solver):
 
         threads.side_by_side(solve, parts(m, _BATCH_QUERIES))
         report = Report(residual, iterations, residual <= self.tol, work, np.zeros(m, bool))
-        return Solution(kernels.compressed(out, n), report)
+        return Solution(out, report)

@@ -250,8 +250,9 @@ class Contents:
 
     def check_rows(self, rows: NDArray[Any]) -> None:
         """Check rows, given by their numbers, of the arrays that are checked by rows."""
-        if True in self._done:
+        if True in self._done or not self._layout:
             return
+        rows = np.unique(rows)
         for name, (_, _, promise, by_rows) in self._layout.items():
             array = self._arrays[name]
             if not by_rows or not array.size:

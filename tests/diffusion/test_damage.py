@@ -132,7 +132,9 @@ FORGED = [
     *(("sparse", "solver_basis_indptr", change) for change in (first(1), middle(-9), last(10**9))),
     *(("sparse", "solver_basis_indices", change) for change in (first(-1), last(3))),
     ("sparse", "solver_shapes", first(39)),
-    *(("ivf", "ivf_cells", change) for change in (first(-1), last(3))),
+    *(("ivf", "ivf_ids", change) for change in (first(-1), last(83))),
+    *(("ivf", "ivf_offsets", change) for change in (first(1), middle(99), last(-1))),
+    *(("ivf", "ivf_groups", change) for change in (first(-1), last(99))),
     ("ivf", "ivf_centroids", first(NAN)),
     ("ivf", "vectors", first(NAN)),
     *(("hnsw", "hnsw_levels", change) for change in (first(0), last(99))),
@@ -264,7 +266,11 @@ def test_forged_sizes_are_found(saved, index, name, value):
         {"score": {"name": "fusion", "weight": "heavy"}},
         {"neighbors": {"name": "hnsw", "m": 2**30}},
         {"neighbors": {"name": "ivf", "nprobe": 0}},
+        {"neighbors": {"name": "auto", "recall": 0.98}},
         {"neighbors": []},
+        {"neighbors_from": {"name": "given"}},
+        {"recall": 1.5},
+        {"recall": "high"},
     ],
     ids=repr,
 )
@@ -317,12 +323,12 @@ def test_huge_settings_take_no_memory(saved, index, kind, changed):
 
 def test_an_index_of_the_format_of_faiss_is_refused(index):
     path = index("ivf")
-    file = array_file(path, "ivf_cells")
+    file = array_file(path, "ivf_ids")
     shutil.copy(file, file.with_name("faiss.npy"))
 
     def change(manifest):
-        entry = dict(manifest["arrays"]["ivf_cells"])
-        entry["file"] = entry["file"].replace("ivf_cells", "faiss")
+        entry = dict(manifest["arrays"]["ivf_ids"])
+        entry["file"] = entry["file"].replace("ivf_ids", "faiss")
         manifest["arrays"]["faiss"] = entry
 
     change_manifest(path, change)

@@ -33,7 +33,13 @@ def parts(total: int, width: int) -> list[slice]:
 
 
 def in_blocks(
-    function: Callable[[slice], Result], columns: int, width: int, nodes: int, column_bytes: int = 0
+    function: Callable[[slice], Result],
+    columns: int,
+    width: int,
+    nodes: int,
+    column_bytes: int = 0,
+    *,
+    concurrent: bool = True,
 ) -> list[Result]:
     """Apply a function that calls parallel kernels to blocks of columns.
 
@@ -52,6 +58,8 @@ def in_blocks(
         Number of rows of a block.
     column_bytes : int, default 0
         Memory that the function allocates for each column of a block.
+    concurrent : bool, default True
+        Whether several blocks may be worked on at the same time.
 
     Returns
     -------
@@ -61,7 +69,7 @@ def in_blocks(
     blocks = parts(columns, width) or [slice(0, 0)]
     cores = threads.cores()
     affordable = max(1, _WORK_BYTES // max(1, column_bytes * width))
-    workers = min(cores, len(blocks), affordable)
+    workers = min(cores, len(blocks), affordable) if concurrent else 1
     shared = cores // workers if nodes >= SHARED_NODES else 1
 
     def run(block: slice) -> Result:

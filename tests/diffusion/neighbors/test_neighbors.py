@@ -224,7 +224,7 @@ def test_fit_removes_its_checkpoint_and_nothing_else(rng, tmp_path):
         ({"X": [[1.0, 1], [1e30, 1]], "metric": "euclidean"}, "X: expected norms .* row 1"),
         ({"k": 0}, "k: expected an integer of at least 1, got 0"),
         ({"metric": "hamming"}, "metric: expected one of 'cosine', 'inner_product', 'euclidean'"),
-        ({"method": "magic"}, "neighbors: expected one of 'exact'"),
+        ({"method": "magic"}, "neighbors: expected one of 'auto', 'exact'"),
         (
             {"method": "nndescent", "metric": "inner_product"},
             "metric: .* not support 'inner_product'",

@@ -6,7 +6,8 @@ from scipy import sparse
 
 import diffusion
 from diffusion import Context, DiffusionError, Fusion, Reranker
-from diffusion.scoring.fusion import first_stage_evidence
+from diffusion.kernels.matrix import SparseRows
+from diffusion.kernels.ranking import first_stage_evidence
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def dense_scores(ranker, Q, X, *, depth=100, weight=0.5, alpha=0.99, query_k=10)
     np.put_along_axis(S, order, first, axis=1)
     depth_of_query = ranker.fitted().affinity.depth
     first, near = first[:, :depth_of_query], order[:, :depth_of_query]
-    J = ranker.fitted().affinity.observe(first, near, 1).J.toarray()
+    J = ranker.fitted().affinity.observe(first, near, 1).J.csr(len(X)).toarray()
     fused = np.zeros(S.shape)
     d = np.where(graph.degrees > 0, graph.degrees, 1)
     for q in range(len(Q)):
@@ -105,13 +106,17 @@ def test_scale_and_offset_of_the_first_stage_do_not_matter(parts):
 
 
 def test_first_stage_by_hand():
-    e = first_stage_evidence(np.array([[3.0, 2.0, 2.0, 1.0], [5.0, 5.0, 5.0, -np.inf]], np.float32))
+    first = np.array([[3.0, 2.0, 2.0, 1.0], [5.0, 5.0, 5.0, -np.inf]], np.float32)
+    e = np.empty(first.shape)
+    for scores, out in zip(first, e, strict=True):
+        first_stage_evidence(scores, out)
     units = np.exp([0, -0.5, -0.5, -1]) - np.exp(-1)
     np.testing.assert_allclose(e, [units, [0, 0, 0, 0]], atol=1e-12)
     # Thirteen different scores: the twelfth, not the last, is one unit below the first.
     steps = -np.arange(13.0)
     expected = np.exp(steps / 11) - np.exp(-12 / 11)
-    np.testing.assert_allclose(first_stage_evidence(steps[None].astype(np.float32))[0], expected)
+    first_stage_evidence(steps.astype(np.float32), e := np.empty(13))
+    np.testing.assert_allclose(e, expected)
 
 
 @pytest.mark.parametrize("solver", ["columns", "truncated", "local"])
@@ -125,11 +130,12 @@ def test_sparse_answers_are_fused_as_dense_ones(parts, solver):
     assert overlap > 0.8
     x = sparse.csr_array(np.array([[0.0, 4.0, 1.0], [0.0, 0.0, 0.0]], np.float32))
     graph = Reranker(affinity="cosine").fit(np.eye(3)).graph_  # no edges: D^-1/2 is 1
-    seen = diffusion.affinity.Observation(x, sparse.csr_array(np.eye(3)[:2].astype(np.float32)))
+    J = SparseRows.of_csr(sparse.csr_array(np.eye(3)[:2].astype(np.float32)))
+    seen = diffusion.affinity.Observation(SparseRows.of_csr(x), J)
     first = np.array([[0.9, 0.5], [0.9, -np.inf]], np.float32), np.array([[0, 2], [1, -1]])
-    for form in (x, x.toarray()):
+    for form in (SparseRows.of_csr(x), x.toarray()):
         fused = Fusion().combine(form, seen, *first, graph)
-        fused = fused if isinstance(fused, np.ndarray) else fused.toarray()
+        fused = fused if isinstance(fused, np.ndarray) else fused.csr(3).toarray()
         e = 0.5 * (1 - np.exp(-1))
         np.testing.assert_allclose(fused, [[0.5 + e, 1, 0.5], [0, 0.5, 0]], rtol=1e-6)
 
@@ -148,7 +154,7 @@ def test_the_score_alone_can_be_diffusion(parts):
     scores, ids = ranker.search(Q[:3], 5)
     W = ranker.graph_.W.toarray().astype(np.float64)
     J = ranker.fitted().affinity.observe(*ranker.fitted().index.search(unit(Q[:3]), 48), 10)
-    x = np.linalg.solve(np.eye(len(X)) - 0.99 * W, 0.01 * J.y.toarray().T).T
+    x = np.linalg.solve(np.eye(len(X)) - 0.99 * W, 0.01 * J.y.csr(len(X)).toarray().T).T
     np.testing.assert_allclose(scores, np.take_along_axis(x, ids, axis=1), rtol=1e-4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from tests.support.oracles import (
 
 # Settings with which each solver is exact, on graphs of at most 166 nodes.
 EXACT = {
+    "auto": diffusion.solvers.Auto(tol=1e-9),
     "cg": diffusion.CG(tol=1e-9, max_iter=1000),
     "spectral": diffusion.Spectral(rank=166),
     "hybrid": diffusion.Hybrid(rank=10, tol=1e-9, max_iter=1000),
@@ -42,8 +44,14 @@ EXACT = {
     "truncated": diffusion.Truncated(size=166, tol=1e-9, max_iter=1000),
     "local": diffusion.Local(tol=1e-9, certify=0),
 }
+# The same, computed by torch, on the CPU as it would be on a GPU.
+ON_TORCH = {
+    f"{name} on torch": dataclasses.replace(EXACT[name], device="torch:cpu")
+    for name in ("cg", "chebyshev")
+}
+CONTRACT = EXACT | ON_TORCH
 # Settings beside these that take another way to the same answer.
-VARIANTS = EXACT | {
+VARIANTS = CONTRACT | {
     "cg in small blocks": diffusion.CG(tol=1e-9, max_iter=1000, block_size=3),
     "spectral without dense blocks": diffusion.Spectral(rank=24, dense_nodes=0),
     "spectral per component": diffusion.Spectral(rank=24, dense_nodes=3, per_component=True),
@@ -57,20 +65,29 @@ VARIANTS = EXACT | {
 # Settings that end a solve before its tolerance is reached, where a solver has such.
 HURRIED = {
     "cg": diffusion.CG(max_iter=3),
+    "cg on torch": diffusion.CG(max_iter=3, device="torch:cpu"),
     "hybrid": diffusion.Hybrid(rank=0, max_iter=3),
     "truncated": diffusion.Truncated(max_iter=3),
     "local": diffusion.Local(max_work=500),
 }
-every = pytest.mark.parametrize("name", list(SOLVERS))
+every = pytest.mark.parametrize("name", list(CONTRACT))
 
 
 def test_every_solver_is_tested_here():
     assert set(EXACT) == set(SOLVERS)
-    assert set(HURRIED) == {name for name, kind in SOLVERS.items() if kind.limit is not None}
+    assert set(HURRIED) == {name for name, kind in CONTRACT.items() if kind.limit is not None}
+    with_device = [name for name, kind in SOLVERS.items() if "device" in signature(kind).parameters]
+    assert list(ON_TORCH) == [f"{name} on torch" for name in with_device]
 
 
 def prepared(solver, graph, transfer=RegularizedLaplacian(), **options):  # noqa: B008
     return dataclasses.replace(solver).prepare(graph, transfer, **options)
+
+
+def with_defaults(name):
+    """The solver with default settings, on the same device."""
+    kind = type(CONTRACT[name])
+    return kind(device=CONTRACT[name].device) if name in ON_TORCH else kind()
 
 
 def rows(x):
@@ -89,7 +106,10 @@ def check_form(solution, m, n):
         assert isinstance(x, np.ndarray)
     kinds = {"residual": "f", "iterations": "i", "converged": "b", "work": "i", "certified": "b"}
     kinds["observed"] = "i"
+    assert set(report.solver.split(", ")) <= set(SOLVERS)
     for field in dataclasses.fields(Report):
+        if field.name == "solver":
+            continue
         value = getattr(report, field.name)
         assert value.shape == (m,), field.name
         assert value.dtype.kind == kinds[field.name], field.name
@@ -130,7 +150,7 @@ def test_exact_settings_equal_a_dense_solve(solver, lists, alpha, other, m, sign
 @every
 def test_zero_observations_and_isolated_nodes(name):
     y = [[0, 0, 0], [0, 0, 2.0], [1.0, 0, 0], [0, 0, -2.0]]
-    solution = prepared(EXACT[name], chain_and_isolated(), RegularizedLaplacian(0.75)).solve(y)
+    solution = prepared(CONTRACT[name], chain_and_isolated(), RegularizedLaplacian(0.75)).solve(y)
     x = rows(solution.x)
     assert not x[0].any()
     np.testing.assert_allclose(x[1], [0, 0, 0.5], rtol=2e-6)  # (1 - α) y
@@ -146,7 +166,7 @@ def test_zero_observations_and_isolated_nodes(name):
 def test_a_graph_without_edges(name):
     graph = Graph.from_neighbors(np.full((5, 2), -1, np.int32), np.zeros((5, 2), np.float32))
     y = np.array([[0, 0, 0, 0, 0], [0, 3.0, 0, 0, 0]])
-    solution = prepared(SOLVERS[name](), graph, RegularizedLaplacian(0.75)).solve(y)
+    solution = prepared(with_defaults(name), graph, RegularizedLaplacian(0.75)).solve(y)
     np.testing.assert_allclose(rows(solution.x), 0.25 * y, rtol=1e-5)
     assert solution.report.converged.all()
 
@@ -155,8 +175,8 @@ def test_a_graph_without_edges(name):
 def test_names_of_the_nodes_do_not_matter(name):
     A = mixed_adjacency()
     names = np.random.default_rng(7).permutation(len(A))
-    solver = prepared(EXACT[name], symmetric_graph(A))
-    renamed = prepared(EXACT[name], symmetric_graph(A[np.ix_(names, names)]))
+    solver = prepared(CONTRACT[name], symmetric_graph(A))
+    renamed = prepared(CONTRACT[name], symmetric_graph(A[np.ix_(names, names)]))
     y = random_observations(symmetric_graph(A), 7)
     x, other = rows(solver.solve(y).x), rows(renamed.solve(y[:, names]).x)
     np.testing.assert_allclose(other, x[:, names], rtol=1e-4, atol=3e-6)
@@ -165,7 +185,7 @@ def test_names_of_the_nodes_do_not_matter(name):
 @every
 def test_observations_together_are_each_by_itself(name):
     graph = mixed_graph()
-    solver = prepared(EXACT[name], graph)
+    solver = prepared(CONTRACT[name], graph)
     y = random_observations(graph, 35)
     solution = solver.solve(y)
     assert (solution.report.work > 0).all()
@@ -176,21 +196,21 @@ def test_observations_together_are_each_by_itself(name):
 
 @every
 def test_no_observation(name):
-    solver = prepared(EXACT[name], chain_and_isolated())
+    solver = prepared(CONTRACT[name], chain_and_isolated())
     check_form(solver.solve(sparse.csr_array((0, 3))), 0, 3)
     check_form(solver.solve(np.zeros((0, 3)), candidates=np.zeros((0, 2), int)), 0, 3)
 
 
 @every
 def test_the_report_counts_what_is_observed(name):
-    solver = prepared(EXACT[name], chain_and_isolated())
+    solver = prepared(CONTRACT[name], chain_and_isolated())
     y = sparse.csr_array(([1.0, 2.0, 0.0, 3.0], [0, 2, 1, 2], [0, 2, 4, 4]), (3, 3))
     assert solver.solve(y).report.observed.tolist() == [2, 1, 0]
 
 
 @every
 def test_any_kind_of_array_is_observed_and_left_as_it_was(name):
-    solver = prepared(EXACT[name], chain_and_isolated())
+    solver = prepared(CONTRACT[name], chain_and_isolated())
     y = np.array([[1, 0, 2], [0, 3, 0]])
     expected = rows(solver.solve(y).x)
     twice = sparse.coo_array((np.full(6, 0.5), ([0] * 4 + [1] * 2, [0, 0, 2, 2, 1, 1])), (2, 3))
@@ -207,11 +227,11 @@ def test_any_kind_of_array_is_observed_and_left_as_it_was(name):
 @every
 def test_restored_from_files_it_answers_the_same(tmp_path, name):
     graph = mixed_graph()
-    solver = prepared(EXACT[name], graph)
+    solver = prepared(CONTRACT[name], graph)
     for key, array in solver.arrays().items():
         np.save(tmp_path / f"{key}.npy", array)
     mapped = {path.stem: np.load(path, mmap_mode="r") for path in tmp_path.iterdir()}
-    restored = dataclasses.replace(EXACT[name]).restore(graph, RegularizedLaplacian(), mapped)
+    restored = dataclasses.replace(CONTRACT[name]).restore(graph, RegularizedLaplacian(), mapped)
     y = random_observations(graph, 9)
     expected, solution = solver.solve(y), restored.solve(y)
     np.testing.assert_array_equal(rows(solution.x), rows(expected.x))
@@ -221,10 +241,10 @@ def test_restored_from_files_it_answers_the_same(tmp_path, name):
 @every
 def test_progress_and_checkpoint_change_nothing(tmp_path, capsys, name):
     graph = mixed_graph()
-    expected = prepared(EXACT[name], graph).arrays()
+    expected = prepared(CONTRACT[name], graph).arrays()
     assert capsys.readouterr() == ("", "")
     for _ in range(2):
-        solver = prepared(EXACT[name], graph, progress=True, checkpoint=tmp_path / "part")
+        solver = prepared(CONTRACT[name], graph, progress=True, checkpoint=tmp_path / "part")
         assert not capsys.readouterr().out
         assert set(solver.arrays()) == set(expected)
         for key, array in solver.arrays().items():
@@ -251,33 +271,34 @@ def test_progress_and_checkpoint_change_nothing(tmp_path, capsys, name):
     ids=["columns", "length", "sparse", "cube", "ragged", "text", "none", "nan", "infinity"],
 )
 def test_bad_observations(name, observations, message):
-    solver = prepared(EXACT[name], chain_and_isolated())
+    solver = prepared(CONTRACT[name], chain_and_isolated())
     with pytest.raises(diffusion.DiffusionError, match=message):
         solver.solve(observations)
 
 
 @every
 def test_a_setting_of_the_wrong_kind(name):
-    own = dataclasses.fields(SOLVERS[name])
+    own = dataclasses.fields(CONTRACT[name])
     assert own
     for setting in own:
         with pytest.raises(diffusion.DiffusionError, match=f"^{setting.name}: expected"):
-            SOLVERS[name](**{setting.name: object()})
+            type(CONTRACT[name])(**{setting.name: object()})
 
 
 @every
 @pytest.mark.parametrize("transfer", [*TRANSFERS[1:], np.exp], ids=lambda h: type(h).__name__)
 def test_a_transfer_function_is_applied_or_refused(vectors, name, transfer):
     graph = Reranker(k=10).fit(vectors).graph_
-    if not SOLVERS[name].any_transfer:
-        with pytest.raises(diffusion.DiffusionError, match=f"transfer: solver '{name}'"):
-            prepared(EXACT[name], graph, transfer)
-        with pytest.raises(diffusion.DiffusionError, match=f"transfer: solver '{name}'"):
-            dataclasses.replace(EXACT[name]).restore(graph, transfer, {})
+    if not CONTRACT[name].any_transfer:
+        refused = f"transfer: solver '{CONTRACT[name].name}'"
+        with pytest.raises(diffusion.DiffusionError, match=refused):
+            prepared(CONTRACT[name], graph, transfer)
+        with pytest.raises(diffusion.DiffusionError, match=refused):
+            dataclasses.replace(CONTRACT[name]).restore(graph, transfer, {})
     elif transfer is not np.exp:
         y = np.eye(120)[:5]
         expected = dense_function(graph.W.toarray(), transfer, y)
-        x = rows(prepared(EXACT[name], graph, transfer).solve(y).x)
+        x = rows(prepared(CONTRACT[name], graph, transfer).solve(y).x)
         np.testing.assert_allclose(x, expected, atol=3e-5 * np.abs(expected).max())
 
 
@@ -288,7 +309,7 @@ def test_a_transfer_function_is_applied_or_refused(vectors, name, transfer):
 def test_warns_and_reports_when_it_has_not_converged(vectors, name):
     graph = Reranker(k=10).fit(vectors).graph_
     solver = prepared(HURRIED[name], graph)
-    limit, kind = SOLVERS[name].limit, SOLVERS[name].__name__
+    limit, kind = CONTRACT[name].limit, type(CONTRACT[name]).__name__
     message = f"3 of 3 observations have not converged .* raise {kind}'s {limit} or tol"
     with pytest.warns(diffusion.ConvergenceWarning, match=message) as caught:
         solution = solver.solve(np.eye(len(vectors))[:3])
@@ -304,7 +325,7 @@ def test_warns_and_reports_when_it_has_not_converged(vectors, name):
 def test_an_iterative_solver_reports_its_true_residual(name):
     graph = mixed_graph()
     y = random_observations(graph, 7, 1)
-    solution = prepared(dataclasses.replace(EXACT[name], tol=1e-4), graph).solve(y)
+    solution = prepared(dataclasses.replace(CONTRACT[name], tol=1e-4), graph).solve(y)
     x, b = rows(solution.x).astype(float), 0.01 * y
     Lx = x - 0.99 * x @ graph.W.toarray()
     residual = np.linalg.norm(b - Lx, axis=1) / np.linalg.norm(b, axis=1)
@@ -319,19 +340,20 @@ def test_an_iterative_solver_reports_its_true_residual(name):
 
 @every
 def test_search_save_and_load(vectors, tmp_path, name):
-    ranker = Reranker(k=10, solver=EXACT[name]).fit(vectors)
+    ranker = Reranker(k=10, solver=CONTRACT[name]).fit(vectors)
     expected = ranker.search(vectors[:40] + 0.1, k=120)
     exact = Reranker(k=10, solver=EXACT["cg"]).fit(vectors).search(vectors[:40] + 0.1, k=120)
     same = (expected[1][:, :10] == exact[1][:, :10]).mean()
     assert same > 0.98  # all but near ties
     ranker.save(tmp_path / "index")
-    loaded = diffusion.load(tmp_path / "index", verify=True)
+    device = CONTRACT[name].device if name in ON_TORCH else "cpu"
+    loaded = diffusion.load(tmp_path / "index", verify=True, device=device)
     assert loaded.get_params() == ranker.get_params()
     for mine, theirs in zip(loaded.search(vectors[:40] + 0.1, k=120), expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
-@every
+@pytest.mark.parametrize("name", list(SOLVERS))
 def test_the_name_alone_will_do(vectors, tmp_path, name):
     ranker = Reranker(k=10, solver=name).fit(vectors)
     _, ids = ranker.search(vectors[[0, 50, 100]], k=30)
@@ -342,9 +364,9 @@ def test_the_name_alone_will_do(vectors, tmp_path, name):
 
 @every
 def test_one_item_and_isolated_items(name):
-    ranker = Reranker(affinity="cosine", solver=EXACT[name]).fit([[1.0, 2.0]])
+    ranker = Reranker(affinity="cosine", solver=CONTRACT[name]).fit([[1.0, 2.0]])
     np.testing.assert_allclose(ranker.search([1.0, 2.0], k=2)[0][0], 0.01, rtol=1e-5)
-    ranker = Reranker(affinity="cosine", k=1, solver=EXACT[name]).fit(
+    ranker = Reranker(affinity="cosine", k=1, solver=CONTRACT[name]).fit(
         [[1, 0, 0], [1, 0.1, 0], [0, 0, 1.0]]
     )
     scores, ids = ranker.search([0.1, 0.1, 1.0], k=3)

@@ -11,7 +11,14 @@ import diffusion
 from diffusion.graph.graph import Graph
 from diffusion.solvers.local import Local, LocalReport
 from diffusion.transfer import RegularizedLaplacian
-from tests.support.graphs import ALPHAS, chain_and_isolated, lists_of, star
+from tests.support.graphs import (
+    ALPHAS,
+    chain_and_isolated,
+    lists_of,
+    random_block,
+    star,
+    symmetric_graph,
+)
 from tests.support.oracles import dense_diffusion, neighbor_lists
 
 pytestmark = pytest.mark.filterwarnings("ignore::diffusion.errors.ConvergenceWarning")
@@ -94,6 +101,80 @@ def test_report_is_true(lists, alpha, seed, tol, certify, signed, max_work):
     assert solution.report.converged[1]
     if certify == 0:
         assert not solution.report.certified.any()
+
+
+def curved(n, seed=0):
+    """Unit vectors on a closed manifold of three dimensions, of uneven density."""
+    rng = np.random.default_rng(seed)
+    u = np.where(rng.random((n, 1)) < 0.5, rng.standard_normal((n, 3)), 6.28 * rng.random((n, 3)))
+    angle = u @ rng.integers(-2, 3, (3, 16)) + 6.28 * rng.random(16)
+    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / 4
+
+
+def graph_with(affinity, X, k=30):
+    scores, ids = diffusion.nearest_neighbors(X, k)
+    if affinity == "unweighted":
+        scores, affinity = np.ones_like(scores), "cosine"
+    return diffusion.Reranker(k=k, affinity=affinity).fit_neighbors(scores, ids).graph_
+
+
+def shared(x, exact, k=100):
+    """Return the share of the best k of x that are among the best k of the exact solution."""
+    best = np.argsort(-x, axis=1, kind="stable")[:, :k]
+    lowest = -np.sort(-exact, axis=1)[:, k - 1 : k]  # equal values are equally right
+    return (np.take_along_axis(exact, best, axis=1) >= lowest * (1 - 1e-6)).mean()
+
+
+@pytest.fixture(scope="module", params=["unweighted", "cosine", "context"])
+def curved_graph(request):
+    return graph_with(request.param, curved(1000))
+
+
+@pytest.mark.parametrize("observed", [1, 10])
+@pytest.mark.parametrize(("alpha", "least"), [(0.9, 0.99), (0.99, 0.99), (0.999, 0.985)])
+def test_the_best_hundred_are_right(curved_graph, alpha, least, observed):
+    """However few nodes are observed: the order by x, and by x / √d as the fusion has it."""
+    X, n = curved(1000), 1000
+    y = np.zeros((100, n))
+    for row, center in enumerate(np.random.default_rng(1).choice(n, 100, replace=False)):
+        y[row, np.argsort(-(X @ X[center]))[:observed]] = np.linspace(1, 0.5, observed)
+    solution = Local(certify=0).prepare(curved_graph, RegularizedLaplacian(alpha)).solve(y)
+    assert solution.report.converged.all()
+    x, exact = solution.x.toarray(), dense_diffusion(curved_graph.W.toarray(), y, alpha)
+    scale = roots(curved_graph)
+    assert shared(x, exact) >= least
+    assert shared(x / scale, exact / scale) >= least
+
+
+def test_each_part_of_a_support_has_its_own_constant():
+    """What has not been spread yet in a large component is not added to a small one."""
+    _, near = diffusion.nearest_neighbors(curved(1000), 15)
+    directed = np.zeros((1000, 1000))
+    np.put_along_axis(directed, near, 1.0, axis=1)
+    A = np.zeros((1030, 1030))
+    A[:1000, :1000], A[1000:, 1000:] = np.minimum(directed, directed.T), random_block(30, 1)
+    graph = symmetric_graph(A)
+    y = np.zeros(1030)
+    y[[3, 1005]] = 1.0, 0.01
+    x = Local(certify=0).prepare(graph, RegularizedLaplacian(0.99)).solve(y).x.toarray()[0]
+    exact = dense_diffusion(graph.W.toarray(), y, 0.99)[0]
+    for part in (slice(1000), slice(1000, 1030)):
+        np.testing.assert_allclose(x[part].sum(), exact[part].sum(), rtol=0.005)
+
+
+def test_the_work_before_does_not_show(curved_graph):
+    """A used workspace, even one that overflowed, gives the answers of a fresh one."""
+    y = np.eye(1000)[[5, 300, 5, 17, 5]]
+    y[1, :500] = 1
+    for certify in (0, 3):
+        used = Local(certify=certify, threads=1).prepare(curved_graph, RegularizedLaplacian(0.99))
+        solution = used.solve(y)
+        for row in range(len(y)):
+            fresh = Local(certify=certify).prepare(curved_graph, RegularizedLaplacian(0.99))
+            alone = fresh.solve(y[row])
+            assert (alone.x != solution.x[[row]]).nnz == 0
+            assert alone.report.bound[0] == solution.report.bound[row]
+            assert alone.report.work[0] == solution.report.work[row]
 
 
 @given(neighbor_lists(max_n=40), ALPHAS, st.integers(0, 999))
@@ -186,6 +267,7 @@ def test_warns_where_the_budget_ends_first():
     ("arguments", "message"),
     [
         ({"tol": 0}, "tol: expected a number in"),
+        ({"top": 0}, "top: expected an integer of at least 1"),
         ({"certify": -1}, "certify: expected an integer of at least 0"),
         ({"max_work": 0}, "max_work: expected an integer of at least 1"),
         ({"threads": 0}, "threads: expected an integer of at least 1"),

@@ -1,0 +1,1 @@
+"""The benchmark of a GPU: many queries on a large graph."""

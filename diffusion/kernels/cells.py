@@ -1,0 +1,331 @@
+"""Loops over the cells of an inverted file: k-means, and the search of cells by matrix products."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .threads import contracting, parallel, serial
+
+# Rows and columns of a block of products, which stays in the cache of a core.
+_ROWS, _COLUMNS = 256, 512
+
+# Products compared at a time with the worst score of a list, and partial sums of a score.
+_CHUNK, _LANES = 32, 16
+
+
+class Level(NamedTuple):
+    """Vectors sorted by cell."""
+
+    vectors: Any  # (n, d) float32
+    ids: Any  # (n,) int32: what each vector is called in results
+    offsets: Any  # (cells + 1,) int64: where the vectors of each cell begin
+
+
+class Asked(NamedTuple):
+    """Queries, those with near cells next to each other."""
+
+    vectors: Any  # (m, d) float32
+    own: Any  # (m,) int32: the id that is left out of the results of each, or -1
+    rows: Any  # (m,) int32: the row of the output that each is written to
+    cells: Any  # (m, p) int32: the cells to search, padded with -1
+    blocks: Any  # (b + 1,) int64: where the blocks begin that are searched together
+
+
+# --- lists kept as heaps --------------------------------------------------------------------------
+
+
+@serial
+def _sift_down(scores: Any, ids: Any, place: int, size: int) -> None:
+    """Move an entry of a heap down to its place.
+
+    The root has the lowest score, and of equal scores the largest id.
+    """
+    s, i = scores[place], ids[place]
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        other = child + 1
+        if other < size and (
+            scores[other] < scores[child]
+            or (scores[other] == scores[child] and ids[other] > ids[child])
+        ):
+            child = other
+        if scores[child] > s or (scores[child] == s and ids[child] <= i):
+            break
+        scores[place], ids[place] = scores[child], ids[child]
+        place = child
+    scores[place], ids[place] = s, i
+
+
+@serial
+def _sort(scores: Any, ids: Any) -> None:
+    """Sort a list by descending score, equal scores by ascending id."""
+    size = scores.shape[0]
+    for root in range(size // 2 - 1, -1, -1):
+        _sift_down(scores, ids, root, size)
+    for last in range(size - 1, 0, -1):
+        scores[0], scores[last] = scores[last], scores[0]
+        ids[0], ids[last] = ids[last], ids[0]
+        _sift_down(scores, ids, 0, last)
+
+
+@contracting
+def _keep_best(
+    products: Any, bias: Any, first: int, ids: Any, own: int, scores: Any, places: Any
+) -> None:
+    """Enter the products of a query into its heap, except that of the item itself.
+
+    The vectors are at the places `first` on. Scores are products less `bias`.
+    """
+    size, k = products.shape[0], scores.shape[0]
+    worst = scores[0]
+    for begin in range(0, size, _CHUNK):
+        end = min(size, begin + _CHUNK)
+        if end - begin == _CHUNK:
+            # Counting has no branches, so that it is compiled to vector instructions.
+            some = np.int32(0)
+            for a in range(begin, begin + _CHUNK):
+                some += np.int32(products[a] - bias[a] > worst)
+            if some == 0:
+                continue
+        for a in range(begin, end):
+            s = products[a] - bias[a]
+            if s > worst and ids[first + a] != own:
+                scores[0], places[0] = s, first + a
+                _sift_down(scores, places, 0, k)
+                worst = scores[0]
+
+
+# --- searching ------------------------------------------------------------------------------------
+
+
+@contracting
+def _half_squares(vectors: Any, out: Any) -> None:
+    """Compute half the squared norms of vectors."""
+    for a in range(vectors.shape[0]):
+        total = np.float32(0)
+        for t in range(vectors.shape[1]):
+            total += vectors[a, t] * vectors[a, t]
+        out[a] = np.float32(0.5) * total
+
+
+@contracting
+def _exact_score(a: Any, b: Any, euclidean: bool, lanes: Any) -> Any:
+    """Return the inner product or the negative squared distance of two vectors.
+
+    The order of summation depends on the dimension alone, so that a pair has the same score
+    whatever block it was found in.
+    """
+    d = a.shape[0]
+    lanes[:] = 0
+    whole = d - d % _LANES
+    if euclidean:
+        for begin in range(0, whole, _LANES):
+            for t in range(_LANES):
+                difference = a[begin + t] - b[begin + t]
+                lanes[t] -= difference * difference
+        for t in range(whole, d):
+            lanes[t - whole] -= (a[t] - b[t]) * (a[t] - b[t])
+    else:
+        for begin in range(0, whole, _LANES):
+            for t in range(_LANES):
+                lanes[t] += a[begin + t] * b[begin + t]
+        for t in range(whole, d):
+            lanes[t - whole] += a[t] * b[t]
+    total = np.float32(0)
+    for t in range(_LANES):
+        total += lanes[t]
+    return total
+
+
+@serial
+def _by_cell(cells: Any, count: Any, listed: Any, first: Any, asking: Any) -> int:
+    """List the cells that a block of queries asks for, and for each cell the queries.
+
+    `count`, a number for each cell, is 0 before and after. The queries of cell listed[x] are
+    asking[first[x] : first[x + 1]]. Returns the number of cells.
+    """
+    m, p = cells.shape
+    found = 0
+    for a in range(m):
+        for e in range(p):
+            c = cells[a, e]
+            if c >= 0:
+                if count[c] == 0:
+                    listed[found] = c
+                    found += 1
+                count[c] += 1
+    total = 0
+    for x in range(found):
+        c = listed[x]
+        first[x] = total
+        total += count[c]
+        count[c] = first[x]
+    first[found] = total
+    for a in range(m):
+        for e in range(p):
+            c = cells[a, e]
+            if c >= 0:
+                asking[count[c]] = a
+                count[c] += 1
+    for x in range(found):
+        count[listed[x]] = 0
+    return found
+
+
+@contracting
+def _search_cell(
+    queries: Any,
+    own: Any,
+    asking: Any,
+    level: Any,
+    cell: int,
+    euclidean: bool,
+    gathered: Any,
+    bias: Any,
+    products: Any,
+    scores: Any,
+    places: Any,
+) -> None:
+    """Compare some queries of a block with the vectors of a cell."""
+    d = queries.shape[1]
+    for r in range(0, asking.shape[0], _ROWS):
+        rows = min(_ROWS, asking.shape[0] - r)
+        for a in range(rows):
+            q = asking[r + a]
+            for t in range(d):
+                gathered[a, t] = queries[q, t]
+        for begin in range(level.offsets[cell], level.offsets[cell + 1], _COLUMNS):
+            end = min(level.offsets[cell + 1], begin + _COLUMNS)
+            vectors = level.vectors[begin:end]
+            if euclidean:
+                _half_squares(vectors, bias)
+            block = products[: rows * (end - begin)].reshape(rows, end - begin)
+            np.dot(gathered[:rows], vectors.T, block)
+            for a in range(rows):
+                q = asking[r + a]
+                _keep_best(block[a], bias, begin, level.ids, own[q], scores[q], places[q])
+
+
+@parallel(lambda asked, *_: len(asked.blocks) - 1, grain=1)
+def search_cells(
+    start: int,
+    stop: int,
+    asked: Any,
+    level: Any,
+    by_distance: bool,
+    highest: float,
+    out_scores: Any,
+    out_ids: Any,
+) -> None:
+    """List the k best vectors of the cells that each query asks for.
+
+    Scores are inner products, or with `by_distance` negative squared distances, and at most
+    `highest`; those of the listed vectors are computed in a fixed order of summation. Lists are
+    padded with -inf and -1.
+    """
+    d, p, k = asked.vectors.shape[1], asked.cells.shape[1], out_scores.shape[1]
+    most = 0
+    for b in range(start, stop):
+        most = max(most, asked.blocks[b + 1] - asked.blocks[b])
+    rows = min(most, _ROWS)
+    gathered = np.empty((rows, d), np.float32)
+    products = np.empty(rows * _COLUMNS, np.float32)
+    bias = np.zeros(_COLUMNS, np.float32)
+    lanes = np.empty(_LANES, np.float32)
+    count = np.zeros(level.offsets.shape[0] - 1, np.int64)
+    listed, asking = np.empty(most * p, np.int32), np.empty(most * p, np.int32)
+    first = np.empty(most * p + 1, np.int64)
+    scores, places = np.empty((most, k), np.float32), np.empty((most, k), np.int32)
+    for b in range(start, stop):
+        part = slice(asked.blocks[b], asked.blocks[b + 1])
+        queries, own = asked.vectors[part], asked.own[part]
+        scores[:] = -np.inf
+        places[:] = -1
+        found = _by_cell(asked.cells[part], count, listed, first, asking)
+        for x in range(found):
+            _search_cell(
+                queries,
+                own,
+                asking[first[x] : first[x + 1]],
+                level,
+                listed[x],
+                by_distance,
+                gathered,
+                bias,
+                products,
+                scores,
+                places,
+            )
+        for a in range(queries.shape[0]):
+            for e in range(k):
+                place = places[a, e]
+                if place >= 0:
+                    score = _exact_score(queries[a], level.vectors[place], by_distance, lanes)
+                    scores[a, e] = min(score, np.float32(highest))
+                    places[a, e] = level.ids[place]
+            _sort(scores[a], places[a])
+            row = asked.rows[part.start + a]
+            for e in range(k):
+                out_scores[row, e], out_ids[row, e] = scores[a, e], places[a, e]
+
+
+# --- k-means --------------------------------------------------------------------------------------
+
+
+@parallel(lambda points, offsets, *_: len(offsets) - 1, grain=1)
+def k_means(
+    start: int,
+    stop: int,
+    points: Any,
+    offsets: Any,
+    centroids: Any,
+    centroid_offsets: Any,
+    iterations: int,
+) -> None:
+    """Improve centroids by Lloyd's iterations, for each of several groups of points.
+
+    Group g has the points offsets[g] to offsets[g + 1], and the centroids likewise. A centroid
+    that no point is nearest to moves to a point.
+    """
+    products = np.empty(0, np.float32)
+    for g in range(start, stop):
+        own = points[offsets[g] : offsets[g + 1]]
+        means = centroids[centroid_offsets[g] : centroid_offsets[g + 1]]
+        count = means.shape[0]
+        if count == 0:
+            continue
+        if products.shape[0] < _ROWS * count:
+            products = np.empty(_ROWS * count, np.float32)
+        bias, sums = np.empty(count, np.float32), np.empty(means.shape, np.float32)
+        sizes = np.empty(count, np.int64)
+        for _ in range(iterations):
+            _half_squares(means, bias)
+            sums[:] = 0
+            sizes[:] = 0
+            for begin in range(0, own.shape[0], _ROWS):
+                block = own[begin : min(own.shape[0], begin + _ROWS)]
+                near = products[: block.shape[0] * count].reshape(block.shape[0], count)
+                np.dot(block, means.T, near)
+                for a in range(block.shape[0]):
+                    c = _nearest(near[a], bias)
+                    sizes[c] += 1
+                    for t in range(own.shape[1]):
+                        sums[c, t] += block[a, t]
+            for c in range(count):
+                for t in range(own.shape[1]):
+                    if sizes[c] > 0:
+                        means[c, t] = sums[c, t] / np.float32(sizes[c])
+                    else:
+                        means[c, t] = own[c * own.shape[0] // count, t]
+
+
+@serial
+def _nearest(products: Any, bias: Any) -> int:
+    best, nearest = np.float32(-np.inf), 0
+    for c in range(products.shape[0]):
+        score = products[c] - bias[c]
+        if score > best:
+            best, nearest = score, c
+    return nearest

@@ -1,0 +1,253 @@
+"""Compiled loops of the contextual affinity for queries: their encodings and similarities.
+
+Sums over items are kept by local number (see `locality`) in memory that one thread uses for all of
+its queries, so that the cost of a query depends on what it reads alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .context import (
+    Encodings,
+    Holders,
+    Scales,
+    Sets,
+    holder_of,
+    insert_largest,
+    jaccard_of,
+    level_of,
+    scale_weights,
+    write_encoding,
+)
+from .locality import Numbers, forget, longer, new_numbers, number, with_room
+from .matrix import SparseRows
+from .ranking import FirstStage, begin_best, end_best, offer
+from .threads import borrowing, parallel
+
+_MOST = np.finfo(np.float32).max
+
+
+class Known(NamedTuple):
+    """What is known of the collection."""
+
+    sets: Sets
+    reach: Any  # (n, scales) float32: the scores of each list at the places of the scales
+
+
+@borrowing
+def _damaged(known: Known, item: int) -> bool:
+    """Return whether a list is not one of a collection of this size."""
+    n, k = known.sets.ids.shape
+    for a in range(k):
+        if not -1 <= known.sets.ids[item, a] < n:
+            return True
+    # Counted, because not every comparison with NaN is one that can be turned around.
+    possible = 0
+    for s in range(known.reach.shape[1]):
+        possible += known.reach[item, s] <= _MOST
+    return possible < known.reach.shape[1]
+
+
+@borrowing
+def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, ids: Any, levels: Any) -> int:
+    """Write the neighbours of a query that have lists, and their levels (see `Sets`).
+
+    A query is ranked as if it alone were added to the collection: its rank in the list of j is
+    1 + the number of entries with a higher score, and at most scales[s] if its score is at least
+    reach[j, s], the score of the entry at that place. Returns the number of neighbours, or -1 if
+    a list is damaged.
+    """
+    count = own = 0
+    last = np.float32(0)
+    for a in range(ids.shape[0]):
+        j, score = first.ids[q, a], first.scores[q, a]
+        if j < 0:
+            break
+        if _damaged(known, j):
+            return -1
+        # An item without a list, such as a zero vector, has no neighbourhood to compare with.
+        if known.sets.ids[j, 0] < 0:
+            continue
+        if count == 0 or score != last:
+            own, last = count + 1, score
+        s = 0
+        while s < len(scales) and (own > scales[s] or score < known.reach[j, s]):
+            s += 1
+        ids[count], levels[count] = j, s
+        count += 1
+    return count
+
+
+class Weights(NamedTuple):
+    """Memory for the weights of the elements of a set, by level."""
+
+    sizes: Any  # (scales + 1,) int64
+    weight: Any  # (scales + 1,) int64
+
+
+@borrowing
+def _weigh(levels: Any, ids: Any, itself: int, into: Weights, spread: Any, mean: Any) -> None:
+    """Compute the weights of the sets of one item, the member `mean[0]` of `mean[1]`."""
+    sizes, weight = into
+    n_scales, k = spread.shape[0], ids.shape[0]
+    sizes[:] = 0
+    for a in range(k):
+        sizes[min(level_of(levels, a, k), n_scales)] += 1
+    sizes[0] += itself >= 0
+    for s in range(1, n_scales):
+        sizes[s] += sizes[s - 1]
+    scale_weights(sizes, spread, mean[0], mean[1], weight)
+
+
+@borrowing
+def _add(slots: Any, items: Any, sums: Any, count: int, item: Any, value: Any) -> int:
+    """Add a value to the sum of an item; return the number of items."""
+    x = number(slots, items, count, item)
+    if x == count:
+        sums[x] = 0
+        count += 1
+    sums[x] += value
+    return count
+
+
+@borrowing
+def _sum_sets(
+    names: Numbers, sums: Any, own: Any, sets: Sets, into: Weights, spread: Any, members: int
+) -> int:
+    """Sum the weighted sets of a query and of its nearest neighbours; return the number of sums.
+
+    `own` are the ids and the levels of the query's neighbours. A query is not a member of its own
+    sets, unlike an item.
+    """
+    slots, items = names
+    weight, n_scales = into.weight, spread.shape[0]
+    count = 0
+    for place in range(members):
+        p = -1 if place == 0 else np.int64(own[0][place - 1])
+        ids, levels = own
+        if place > 0:
+            ids, levels = sets.ids[p], sets.levels[p]
+        _weigh(levels, ids, p, into, spread, (place, members))
+        if p >= 0 and weight[0] > 0:
+            count = _add(slots, items, sums, count, p, weight[0])
+        k = ids.shape[0]
+        for a in range(k):
+            w = weight[min(level_of(levels, a, k), n_scales)]
+            if w > 0:
+                count = _add(slots, items, sums, count, ids[a], w)
+    return count
+
+
+@parallel(lambda known, scales, first, *_: len(first.ids), grain=4)
+def encode_queries(
+    start: int,
+    stop: int,
+    known: Known,
+    scales: Scales,
+    first: FirstStage,
+    out: Encodings,
+    damaged: Any,
+) -> None:
+    """Encode queries by their neighbours; `damaged` (m,) says where a list was found to be."""
+    k, size = known.sets.ids.shape[1], out.ids.shape[1]
+    depth = min(scales.ranks[-1], first.ids.shape[1])
+    # At most one level per byte, so that a list of levels is as long as its list of ids.
+    ids, levels = np.empty(depth, np.int32), np.empty(depth, np.uint8)
+    room = depth + scales.spread[-1] * (k + 1)
+    names, sums = new_numbers(room), np.empty(room, np.int64)
+    n_scales = len(scales.ranks)
+    into = Weights(np.empty(n_scales + 1, np.int64), np.empty(n_scales + 1, np.int64))
+    best = np.empty(size, np.int64)
+    for q in range(start, stop):
+        neighbours = _neighbours(known, scales.ranks, first, q, ids, levels)
+        damaged[q] = neighbours < 0
+        neighbours = max(0, neighbours)
+        own = ids[:neighbours], levels[:neighbours]
+        members = min(neighbours + 1, max(1, scales.spread[-1]))
+        count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
+        filled = 0
+        for x in range(count):
+            filled = insert_largest(filled, names.ids[x], sums[x], out.ids[q], best)
+        write_encoding(best, filled, out.ids[q], out.values[q])
+        forget(names, count)
+
+
+# --- Jaccard similarity --------------------------------------------------------------------------
+
+
+@borrowing
+def _entries(ids: Any, indptr: Any) -> int:
+    """Return the total length of the inverted lists of an encoding's entries."""
+    total = 0
+    for l in ids:  # noqa: E741
+        if l >= 0:
+            total += max(0, indptr[l + 1] - indptr[l])
+    return total
+
+
+@parallel(lambda encoding_ids, *_: len(encoding_ids), grain=512)
+def jaccard_bounds(start: int, stop: int, encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
+    """Compute an upper bound on the number of items that share an entry with each encoding."""
+    for q in range(start, stop):
+        out[q] = min(n, _entries(encoding_ids[q], indptr))
+
+
+@borrowing
+def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Holders) -> int:
+    """Sum min(V_l, V_jl) over the entries l of an encoding, for every item j that shares one.
+
+    Returns the number of these items.
+    """
+    slots, items = names
+    indptr, low, high = holders
+    count = 0
+    for a in range(ids.shape[0]):
+        l = ids[a]  # noqa: E741
+        if l < 0:
+            continue
+        own = np.int64(values[a])
+        for e in range(indptr[l], indptr[l + 1]):
+            item, theirs = holder_of(low, high, e)
+            count = _add(slots, items, sums, count, item, min(own, theirs))
+    return count
+
+
+@parallel(lambda encodings, *_: len(encodings.ids), grain=2)
+def compare(
+    start: int,
+    stop: int,
+    encodings: Encodings,
+    holders: Holders,
+    J: SparseRows,
+    y: SparseRows,
+    width: int,
+) -> None:
+    """Compute the Jaccard similarity of encodings to all items that share an entry with them.
+
+    The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
+    largest similarities, in descending order.
+    """
+    n = len(holders.indptr) - 1
+    best, ids = np.empty(width, np.float32), np.empty(width, np.int32)
+    names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
+    for q in range(start, stop):
+        room = min(n, _entries(encodings.ids[q], holders.indptr))
+        names, sums = with_room(names, 0, room), longer(sums, room)
+        count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
+        begin_best(best, ids)
+        for x in range(count):
+            item, similarity = names.ids[x], np.float32(jaccard_of(sums[x]))
+            J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
+            if similarity >= best[0]:
+                offer(best, ids, similarity, item)
+        J.counts[q] = count
+        forget(names, count)
+        end_best(best, ids)
+        size = 0
+        while size < width and ids[size] >= 0:
+            y.ids[y.starts[q] + size], y.values[y.starts[q] + size] = ids[size], best[size]
+            size += 1
+        y.counts[q] = size

@@ -1,0 +1,155 @@
+"""The choice between exact search and an inverted file, and the settings of the latter."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from .cells import Partition, nearest_others, partition
+from .methods import IVF, Auto, Exact
+
+# Seconds of one core for the comparison of two vectors by exact search, at dimension 0 and for each
+# dimension; for what an item takes with cells; and for what takes the same time for any number of
+# items. `bench speed` compares both methods.
+_PAIR, _PAIR_DIMENSION = 3e-9, 14e-12
+_ITEM, _ITEM_DIMENSION, _ONCE = 30e-6, 0.11e-6, 0.25
+
+# An approximation must save at least half of the time.
+_PAYS = 2.0
+
+# The comparison with a vector of a cell takes this many times as long as one of exact search,
+# because the matrices are smaller.
+_SMALLER = 2.5
+
+# Items whose true neighbours show the recall of the settings.
+_SAMPLE = 1024
+
+# Scores that differ by less than this, relative to the largest, may tie.
+_TIE = 1e-5
+
+# Standard errors by which the recall on the sample must exceed the target.
+_MARGIN = 2.0
+
+# The most vectors that an item is compared with where the target would need more.
+_MOST_COMPARED = 1 << 18
+
+
+def exact_is_better(n: int, d: int) -> bool:
+    """Return whether the lists of n vectors (d,) are found exactly in little more time.
+
+    The times are those of one core, so that the choice does not depend on the number of cores.
+    """
+    exact = n**2 * (_PAIR + d * _PAIR_DIMENSION)
+    cells = _ONCE + n * (_ITEM + d * _ITEM_DIMENSION)
+    return exact <= _PAYS * cells
+
+
+def tuned(
+    vectors: NDArray[np.float32], metric: str, k: int, auto: Auto, *, progress: bool
+) -> tuple[Exact | IVF, Partition | None, float]:
+    """Choose the method for vectors, and measure its recall.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, d), float32
+    metric : str
+    k : int
+        Number of neighbours whose recall counts.
+    auto : Auto
+    progress : bool
+
+    Returns
+    -------
+    method : Exact or IVF
+    partition : Partition or None
+        The cells of the inverted file.
+    recall : float
+        The mean share of the true k nearest neighbours in the lists of a sample of items, 1.0 for
+        exact search.
+
+    Warns
+    -----
+    UserWarning
+        If the recall is lower than the target, because the target would need comparisons with more
+        than 2^18 vectors per item.
+    """
+    n, d = vectors.shape
+    if exact_is_better(n, d):
+        return Exact(), None, 1.0
+    count = IVF().cells(n)
+    parts = partition(vectors, count, progress=progress)
+    sample = np.sort(np.random.default_rng(1).choice(n, min(_SAMPLE, n), replace=False))
+    places = _true_cells(vectors, sample, metric, k, parts, progress)
+    probes = 32
+    while True:
+        recall, enough, compared = _curve(vectors[sample], metric, parts, places, probes)
+        reached = np.flatnonzero(enough >= auto.recall)
+        most = min(_MOST_COMPARED, n / _SMALLER)
+        if len(reached) or compared[-1] > most or probes >= len(parts.centroids):
+            break
+        probes *= 2
+    chosen = int(reached[0]) if len(reached) else len(compared) - 1
+    if compared[chosen] > n / _SMALLER or (not len(reached) and n <= _MOST_COMPARED):
+        return Exact(), None, 1.0
+    if compared[chosen] > _MOST_COMPARED:
+        chosen = max(0, int(np.searchsorted(compared, _MOST_COMPARED)) - 1)
+        warnings.warn(
+            f"neighbors: the recall at {k} is {recall[chosen]:.3f}, measured on {len(sample)} "
+            f"items, which is less than {auto.recall}; the vectors have too little structure for "
+            "an approximate search. Exact(), or IVF with a larger nprobe, finds more",
+            stacklevel=2,
+        )
+    method = IVF(nlist=count, nprobe=chosen + 1)
+    if progress:
+        tqdm.write(f"{method}: recall at {k} {recall[chosen]:.3f}", file=sys.stderr)
+    return method, parts, float(recall[chosen])
+
+
+def _true_cells(
+    vectors: NDArray[np.float32],
+    sample: NDArray[np.int64],
+    metric: str,
+    k: int,
+    parts: Partition,
+    progress: bool,
+) -> list[NDArray[np.int32]]:
+    """Return the cells of the true neighbours of each item of a sample, by exact search.
+
+    Neighbours that tie with the best that is left out are not among them: any of these would do.
+    """
+    cell_of = np.empty(len(vectors), np.int32)
+    cell_of[parts.order] = np.repeat(
+        np.arange(len(parts.centroids), dtype=np.int32), np.diff(parts.offsets)
+    )
+    scores, ids = nearest_others(vectors, sample, metric, k + 1, progress)
+    size = np.abs(scores).max(axis=1, where=ids >= 0, initial=0)
+    clear = np.abs(scores[:, :-1] - scores[:, -1:]) > _TIE * size[:, None]
+    return [cell_of[found[:-1][sure]] for found, sure in zip(ids, clear, strict=True)]
+
+
+def _curve(
+    queries: NDArray[np.float32],
+    metric: str,
+    parts: Partition,
+    places: list[NDArray[np.int32]],
+    probes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return, for 1 to `probes` cells, the recall, its lower bound and the vectors compared."""
+    near = parts.probe(queries, probes, metric)
+    rank = np.full(len(parts.centroids), near.shape[1])
+    found = np.ones((len(queries), near.shape[1]))
+    for row, cells in enumerate(places):
+        listed = near[row][near[row] >= 0]
+        rank[listed] = np.arange(len(listed))
+        if len(cells):
+            hits = np.bincount(rank[cells], minlength=near.shape[1] + 1)[:-1]
+            found[row] = np.cumsum(hits) / len(cells)
+        rank[listed] = near.shape[1]
+    recall = found.mean(axis=0)
+    error = found.std(axis=0) / len(found) ** 0.5
+    sizes = np.where(near >= 0, np.diff(parts.offsets)[near], 0)
+    return recall, recall - _MARGIN * error, np.cumsum(sizes.mean(axis=0))

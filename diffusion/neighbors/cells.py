@@ -1,0 +1,373 @@
+"""The inverted file: k-means cells of vectors, and the search of the cells nearest to queries.
+
+Three levels of the same kind are searched one after the other: groups of centroids, centroids, and
+vectors, each sorted by the cell that it belongs to. Queries that ask for the same cells are
+compared with them together, by matrix products.
+
+Source: Jégou, Douze, Schmid. Product Quantization for Nearest Neighbor Search. TPAMI 2011 (the
+inverted file); Johnson, Douze, Jégou. Billion-Scale Similarity Search with GPUs. 2017.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from ..kernels.cells import Asked, Level, k_means, search_cells
+from ..kernels.matrix import read_only
+from .progress import row_blocks
+
+# Queries searched together, and in one call of the compiled loop.
+BLOCK = 1024
+CHUNK = 32 * BLOCK
+
+# Vectors that a sample is compared with in one call, and items of it that are searched together.
+_SLAB, _FEW = 1 << 20, 256
+
+# Vectors per cell that k-means is given, and its iterations.
+_PER_CELL, _ITERATIONS = 48, 8
+
+# Parts of the sample that k-means divides in one call of the compiled loop.
+_TOGETHER = 32
+
+# Groups of centroids that are searched for the cell of a vector.
+_GROUPS_ASSIGNED = 4
+
+# A cell has at most this many times the average number of vectors; a larger one is divided.
+_UNEVEN = 16
+
+
+class Cells(NamedTuple):
+    """Vectors of a collection in k-means cells.
+
+    Attributes
+    ----------
+    vectors : ndarray, shape (n, d), float32
+        Sorted by cell.
+    ids : ndarray, shape (n,), int32
+        The id of each of these rows.
+    offsets : ndarray, shape (cells + 1,), int64
+        The first row of each cell.
+    centroids : ndarray, shape (cells, d), float32
+        Sorted by group.
+    groups : ndarray, shape (groups + 1,), int64
+        The first centroid of each group.
+    means : ndarray, shape (groups, d), float32
+    """
+
+    vectors: NDArray[np.float32]
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    centroids: NDArray[np.float32]
+    groups: NDArray[np.int64]
+    means: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        vectors: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        centroids: NDArray[np.float32],
+        groups: NDArray[np.int64],
+    ) -> Cells:
+        """Return cells from what is stored of them."""
+        means = _means(centroids, groups)
+        return cls(*map(read_only, (vectors, ids, offsets, centroids, groups, means)))
+
+    def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
+        """Return the cells (m, count) with the nearest centroids, nearest first, padded with -1."""
+        return _nearest_cells(self.centroids, self.groups, self.means, queries, count, metric)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, probes: int, metric: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Find the k nearest vectors of each query in the `probes` cells nearest to it."""
+        scores = np.empty((len(queries), k), np.float32)
+        ids = np.empty((len(queries), k), np.int32)
+        for start in range(0, len(queries), CHUNK):
+            part = slice(start, start + CHUNK)
+            cells = self.probe(queries[part], probes, metric)
+            by_cell = np.argsort(cells[:, 0], kind="stable").astype(np.int32)
+            nobody = np.full(len(by_cell), -1, np.int32)
+            asked = _asked(queries[part][by_cell], nobody, by_cell, cells[by_cell])
+            _search(asked, self._level(), metric, scores[part], ids[part])
+        return scores, ids
+
+    def search_own(self, rows: slice, probes: int, metric: str, scores: Any, ids: Any) -> None:
+        """List the nearest other vectors of some rows, and write them where their ids say.
+
+        Parameters
+        ----------
+        rows : slice
+            At most `CHUNK` rows of `vectors`.
+        probes : int
+        metric : str
+        scores, ids : ndarray, shape (n, k), float32 and int32
+        """
+        queries, own = self.vectors[rows], self.ids[rows]
+        asked = _asked(queries, own, own, self.probe(queries, probes, metric))
+        _search(asked, self._level(), metric, scores, ids)
+
+    def _level(self) -> Level:
+        return Level(self.vectors, self.ids, self.offsets)
+
+
+class Partition(NamedTuple):
+    """The cells of vectors that are not sorted by cell yet; the attributes are those of `Cells`."""
+
+    order: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    centroids: NDArray[np.float32]
+    groups: NDArray[np.int64]
+
+    def cells(self, vectors: NDArray[np.float32]) -> Cells:
+        """Return the vectors, which are copied, in their cells."""
+        return Cells.of(vectors[self.order], *self)
+
+    def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
+        """Return the cells (m, count) with the nearest centroids, as `Cells.probe` does."""
+        means = _means(self.centroids, self.groups)
+        return _nearest_cells(self.centroids, self.groups, means, queries, count, metric)
+
+
+def partition(vectors: NDArray[np.float32], count: int, *, progress: bool) -> Partition:
+    """Divide vectors into about `count` cells by k-means on a sample, at two levels."""
+    trained = _train(vectors, count, progress)
+    centroids, groups = _sorted_by(_group_of(trained), trained)
+    means = _means(centroids, groups)
+    cells = np.empty(len(vectors), np.int32)
+    for part in row_blocks(len(vectors), "ivf build", show=progress, size=CHUNK):
+        near = _nearest_cells(
+            centroids, groups, means, vectors[part], 1, "euclidean", _GROUPS_ASSIGNED
+        )
+        cells[part] = near[:, 0]
+    return divided(cells, centroids, groups)
+
+
+def divided(
+    cells: NDArray[np.integer], centroids: NDArray[np.float32], groups: NDArray[np.int64]
+) -> Partition:
+    """Return the partition with the given cell of each vector; very large cells are divided.
+
+    Otherwise, the time of a search would be quadratic in the number of identical vectors. The parts
+    of a cell have the same centroid.
+    """
+    order = np.argsort(cells, kind="stable").astype(np.int32)
+    sizes = np.bincount(cells, minlength=len(centroids))
+    limit = _UNEVEN * max(1, -(-len(cells) // len(centroids)))
+    parts = np.maximum(1, -(-sizes // limit))
+    cell = np.repeat(np.arange(len(centroids)), parts)
+    number = np.arange(len(cell)) - np.repeat(np.cumsum(parts) - parts, parts)
+    begin = np.repeat(np.cumsum(sizes) - sizes, parts) + number * limit
+    offsets = np.append(begin, len(cells)).astype(np.int64)
+    first = np.append(0, np.cumsum(parts))
+    return Partition(order, offsets, centroids[cell], first[groups].astype(np.int64))
+
+
+def regrouped(cells: NDArray[np.integer], centroids: NDArray[np.float32]) -> Partition:
+    """Return the partition of vectors whose cells are known, with the centroids in any order."""
+    group = _group_of(centroids)
+    order = np.argsort(group, kind="stable")
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order))
+    return divided(number[cells], *_sorted_by(group, centroids))
+
+
+def nearest_others(
+    vectors: NDArray[np.float32], sample: NDArray[np.integer], metric: str, k: int, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """List the k nearest other vectors of some, by comparing these with all.
+
+    Returns scores and ids (m, k), padded with -inf and -1. faiss is several times slower for so few
+    queries.
+    """
+    m = len(sample)
+    queries, own, rows = vectors[sample], sample.astype(np.int32), np.arange(m, dtype=np.int32)
+    blocks = np.append(np.arange(0, m, _FEW), m)
+    asked = Asked(*map(read_only, (queries, own, rows, np.zeros((m, 1), np.int32), blocks)))
+    scores, ids = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int32)
+    for part in row_blocks(len(vectors), "ivf tuning", show=progress, size=_SLAB):
+        numbers = np.arange(part.start, part.stop, dtype=np.int32)
+        whole = np.array([0, len(numbers)])
+        near, found = np.empty_like(scores), np.empty_like(ids)
+        level = Level(*map(read_only, (vectors[part], numbers, whole)))
+        _search(asked, level, metric, near, found)
+        near, found = np.append(scores, near, axis=1), np.append(ids, found, axis=1)
+        best = np.argsort(-near, axis=1, kind="stable")[:, :k]
+        scores, ids = np.take_along_axis(near, best, 1), np.take_along_axis(found, best, 1)
+    return scores, ids
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[np.float32]:
+    """Return centroids (count, d): k-means of a sample, and then of each of its √count parts."""
+    n = len(vectors)
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(n, min(n, _PER_CELL * count), replace=False))
+    sample = vectors[chosen]
+    rng.shuffle(sample)
+    top = sample[: max(1, int(count**0.5))].copy()
+    few = sample[: 256 * len(top)]
+    whole = np.array([0, len(few)])
+    with _one_blas_thread():
+        k_means(few, whole, top, np.array([0, len(top)]), _ITERATIONS)
+    group = _nearest_of(sample, top)
+    sizes = np.bincount(group, minlength=len(top))
+    sample = sample[np.argsort(group, kind="stable")]
+    ends = np.append(0, np.cumsum(sizes))
+    shares = ends * count // len(sample)
+    # Each group starts from its first points, which are in random order.
+    member = np.repeat(ends[:-1] - shares[:-1], np.diff(shares)) + np.arange(count)
+    centroids = sample[member]
+    for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER):
+        own = slice(part.start, part.stop + 1)
+        with _one_blas_thread():
+            k_means(sample, ends[own], centroids, shares[own], _ITERATIONS)
+    return centroids
+
+
+def _sorted_by(
+    group: NDArray[np.integer], centroids: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return centroids sorted by their group, and where the groups begin; none is empty."""
+    sizes = np.bincount(group)
+    groups = np.append(0, np.cumsum(sizes[sizes > 0])).astype(np.int64)
+    return centroids[np.argsort(group, kind="stable")], groups
+
+
+def _group_of(centroids: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return the group of each centroid, from k-means of the centroids."""
+    count = len(centroids)
+    points = np.random.default_rng(0).permutation(centroids)
+    means = points[: max(1, int(count**0.5))].copy()
+    with _one_blas_thread():
+        k_means(points, np.array([0, count]), means, np.array([0, len(means)]), _ITERATIONS)
+    return _nearest_of(centroids, means)
+
+
+def _means(centroids: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the mean of the centroids of each group."""
+    sizes = np.diff(groups)
+    sums = np.zeros((len(sizes), centroids.shape[1]))
+    np.add.at(sums, np.repeat(np.arange(len(sizes)), sizes), centroids)
+    return (sums / np.maximum(1, sizes)[:, None]).astype(np.float32)
+
+
+# --- searching ------------------------------------------------------------------------------------
+
+
+def _nearest_of(points: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return the number of the nearest mean of each point."""
+    out = [
+        _nearest_in_all(points[start : start + CHUNK], means, 1, by_distance=True)[:, 0]
+        for start in range(0, len(points), CHUNK)
+    ]
+    return np.concatenate(out)
+
+
+def _nearest_in_all(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], count: int, *, by_distance: bool
+) -> NDArray[np.int32]:
+    """Return the numbers (m, count) of the vectors nearest to each query, all being compared."""
+    m = len(queries)
+    rows, nobody = np.arange(m, dtype=np.int32), np.full(m, -1, np.int32)
+    asked = _asked(queries, nobody, rows, np.zeros((m, 1), np.int32))
+    numbers = np.arange(len(vectors), dtype=np.int32)
+    level = Level(*map(read_only, (vectors, numbers, np.array([0, len(vectors)]))))
+    out = np.empty((m, count), np.float32), np.empty((m, count), np.int32)
+    _search(asked, level, "euclidean" if by_distance else "inner_product", *out)
+    return out[1]
+
+
+def _nearest_cells(
+    centroids: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    means: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    count: int,
+    metric: str,
+    searched: int | None = None,
+) -> NDArray[np.int32]:
+    """Return the numbers (m, count) of the centroids nearest to each query, in the nearest groups.
+
+    Distances order them, also for the cosine; for the inner product, products do.
+    """
+    count = min(count, len(centroids))
+    if searched is None:
+        # Enough groups to contain the cells several times over.
+        searched = 12 + 4 * count * len(means) // len(centroids)
+    searched = min(searched, len(means))
+    by_distance = metric != "inner_product"
+    near = _nearest_in_all(queries, means, searched, by_distance=by_distance)
+    order = np.argsort(near[:, 0], kind="stable").astype(np.int32)
+    nobody = np.full(len(order), -1, np.int32)
+    asked = _asked(queries[order], nobody, order, near[order])
+    numbers = np.arange(len(centroids), dtype=np.int32)
+    level = Level(*map(read_only, (centroids, numbers, groups)))
+    out = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int32)
+    _search(asked, level, "euclidean" if by_distance else metric, *out)
+    return out[1]
+
+
+def _asked(queries: Any, own: Any, rows: Any, cells: Any) -> Asked:
+    # Few queries are divided so that each core has some; results do not depend on its number.
+    size = min(BLOCK, max(1, len(queries) // 16))
+    blocks = np.append(np.arange(0, len(queries), size), len(queries))
+    return Asked(*map(read_only, (queries, own, rows, cells, blocks)))
+
+
+def _search(asked: Asked, level: Level, metric: str, scores: Any, ids: Any) -> None:
+    highest = 1.0 if metric == "cosine" else np.inf
+    with _one_blas_thread():
+        search_cells(asked, level, metric == "euclidean", highest, scores, ids)
+
+
+# --- BLAS -----------------------------------------------------------------------------------------
+
+
+class _Limited:
+    """The number of searches that run, and the threads that BLAS had before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running = 0
+        self.before: list[tuple[Any, int]] = []
+
+
+_limited = _Limited()
+
+
+@cache
+def _blas() -> list[Any]:
+    import scipy.linalg.cython_blas  # noqa: F401 (what compiled loops call is loaded before)
+
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let BLAS use one thread for each thread of ours; several threads may be in here at once."""
+    with _limited.lock:
+        if not _limited.running:
+            _limited.before = [(library, library.num_threads) for library in _blas()]
+            for library, _ in _limited.before:
+                library.set_num_threads(1)
+        _limited.running += 1
+    try:
+        yield
+    finally:
+        with _limited.lock:
+            _limited.running -= 1
+            if not _limited.running:
+                for library, threads in _limited.before:
+                    library.set_num_threads(threads)
