@@ -130,8 +130,8 @@ class Reranker(Reporting, Parameters):
 
     Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
     bytes per item; with the contextual affinity, another 494 bytes per item. Building takes at
-    most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, 2,000
-    bytes per item.
+    most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, at most
+    1,300 bytes per item.
 
     Zero vectors have no direction. With the metrics "cosine" and "inner_product", they have
     similarity 0 with everything and become isolated nodes, which are in no neighbour list. A query
@@ -329,7 +329,7 @@ class Reranker(Reporting, Parameters):
         used = method if index is None else index.method
         parameters = stored_parameters(self.get_params(), components, used)
         edges = affinity.edges(scores, ids, progress=self.progress)
-        graph = Graph.from_neighbors(*edges, progress=self.progress)
+        graph = Graph.from_neighbors(*edges, overwrite=True, progress=self.progress)
         of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
         solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=of_solver)
         self._set(Fitted(parameters, affinity, score, solver, graph, index))

@@ -37,7 +37,7 @@ def run(*, long: bool = False, sizes: Sizes = DEFAULT) -> list[Table]:
     jobs: list[Callable[[], Table]] = [
         partial(cold_start.measure, sizes.cold),
         partial(construction.memory_and_loading, sizes.lattices),
-        partial(context.growth, sizes.context_lattices),
+        partial(context.growth, sizes.context_lattices, sizes.context_nodes),
         partial(columns.measure, *sizes.columns),
         partial(spectral.measure, *sizes.spectral),
         partial(local.measure, sizes.local_nodes, sizes.local_queries, sizes.exact_queries),

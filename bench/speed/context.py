@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from diffusion.graph import Graph
 from ..data.collections import lattice_lists
 from ..measure import PeakMemory, seconds_of, timed
 from ..table import Table
+from .problems import manifold_lists
 
 
 def construction(
@@ -29,7 +31,7 @@ def construction(
 
     def build() -> None:
         affinity = Context()
-        made[:] = affinity, Graph.from_neighbors(*affinity.edges(scores, ids))
+        made[:] = affinity, Graph.from_neighbors(*affinity.edges(scores, ids), overwrite=True)
 
     build_seconds = seconds_of(build)
     affinity, graph = made
@@ -55,20 +57,50 @@ def construction(
     )
 
 
-def growth(sides: Sequence[int]) -> Table:
-    """Measure time and memory of `Context.edges` on the neighbour lists of growing lattices."""
+def growth(sides: Sequence[int], sizes: Sequence[int]) -> Table:
+    """Measure time and memory of the build on growing lattices and growing manifolds."""
     table = Table(
-        "**Contextual affinity, growth**, neighbour lists of a lattice",
-        ("items", "seconds", "µs/item", "peak beyond lists, bytes/item", "kept, bytes/item"),
+        "**Contextual affinity, growth**: time and memory of the build after the neighbour search",
+        (
+            "collection",
+            "items",
+            "search, µs/item",
+            "context, µs/item",
+            "of all cores, µs/item",
+            "graph, µs/item",
+            "peak beyond lists, bytes/item",
+            "kept, bytes/item",
+        ),
+        notes=[
+            "search: an inverted file, of the manifolds only; lattices have their lists given. of "
+            "all cores: processor time of the context. kept: for the context, without the graph."
+        ],
     )
     for side in sides:
         scores, wide = lattice_lists(side)
-        ids = wide.astype(np.int32)
-        n = len(ids)
-        affinity = Context()
-        with PeakMemory() as memory:
-            edges, seconds = timed(partial(affinity.edges, scores, ids))
-        kept = sum(array.nbytes for array in affinity.arrays().values())
-        table.rows.append([f"{n:,}", seconds, 1e6 * seconds / n, memory.peak / n, kept / n])
-        del edges, affinity, scores, ids, wide
+        table.rows.append(["lattice", *_build(scores, wide.astype(np.int32), None)])
+    for n in sizes:
+        lists, search = timed(partial(manifold_lists, n, max(64, 2 * int(n**0.5))))
+        table.rows.append(["manifold", *_build(*lists, search)])
+        del lists
     return table
+
+
+def _build(scores: NDArray[np.float32], ids: NDArray[np.int32], search: float | None) -> list[Any]:
+    """Return the cells of a row: the items, and the costs of each."""
+    n = len(ids)
+    affinity = Context()
+    with PeakMemory() as memory:
+        start = time.process_time()
+        edges, context = timed(partial(affinity.edges, scores, ids))
+        busy = time.process_time() - start
+        _, seconds = timed(partial(Graph.from_neighbors, *edges, overwrite=True))
+    kept = sum(array.nbytes for array in affinity.arrays().values())
+    times = [1e6 * each / n for each in (context, busy, seconds)]
+    return [
+        f"{n:,}",
+        None if search is None else 1e6 * search / n,
+        *times,
+        memory.peak / n,
+        kept / n,
+    ]

@@ -34,6 +34,8 @@ class Sizes:
     lattices, context_lattices : tuple of int
         Sides of the cubic lattices for memory and loading, and for the growth of the contextual
         affinity: 22 gives 10,648 nodes, 100 gives 1,000,000.
+    context_nodes : tuple of int
+        Nodes of the manifolds for the growth of the contextual affinity.
     copied, multiplied : int
         Values copied, and rows of the square matrix multiplied, to measure the machine.
     columns : tuple of int
@@ -54,6 +56,7 @@ class Sizes:
     warm: int = 30
     lattices: tuple[int, ...] = (22, 100)
     context_lattices: tuple[int, ...] = (22, 46, 100)
+    context_nodes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     copied: int = 1 << 26
     multiplied: int = 4096
     columns: tuple[int, int, int] = (20_000, 1000, 120)

@@ -59,7 +59,7 @@ class Affinity(ABC):
         ids : ndarray, shape (n, w), int32
             The nodes that each node is joined to, padded with -1.
         weights : ndarray, shape (n, w), float32
-            Weights >= 0, 0 where padded.
+            Weights >= 0, 0 where padded; a new array, which the caller may overwrite.
         """
 
     @abstractmethod

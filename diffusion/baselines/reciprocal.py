@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from ..kernels.graph import mutual_ranks
 from ..kernels.lists import Lists, Rows
 from ..kernels.ranking import largest_positive
-from ..kernels.reciprocal import expanded_rows, expanded_sizes, shared_weight
+from ..kernels.reciprocal import expanded_rows, expanded_sizes, mutual_ranks, shared_weight
 from ..neighbors import Method, NeighborIndex, check_metric, make_method
 from ..validation import as_vectors, check_integer, check_real
 

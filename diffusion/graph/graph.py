@@ -24,6 +24,7 @@ from ..kernels.graph import (
     normalized_rows,
 )
 from ..kernels.lists import Rows
+from ..kernels.locality import locality_order
 from ..kernels.matrix import LARGEST_WEIGHT
 from ..storage.contents import (
     COMPUTED,
@@ -98,7 +99,12 @@ class Graph:
 
     @classmethod
     def from_neighbors(
-        cls, ids: NDArray[np.int32], weights: NDArray[np.float32], *, progress: bool = False
+        cls,
+        ids: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        *,
+        overwrite: bool = False,
+        progress: bool = False,
     ) -> Graph:
         """Build the graph from neighbour lists.
 
@@ -109,6 +115,8 @@ class Graph:
             Padded with -1. They are not checked here; `Reranker.fit_neighbors` checks them.
         weights : ndarray, shape (n, k), float32
             Weights of the neighbours, finite and >= 0. A weight of 0 makes no edge.
+        overwrite : bool, default False
+            Replace the weights by those of the edges, instead of copying them.
         progress : bool, default False
             Show a progress bar on standard error.
 
@@ -118,39 +126,40 @@ class Graph:
 
         Notes
         -----
-        Construction takes 4 n k bytes for the reciprocal weights and 8 bytes per entry of W, at
-        most 12 n k bytes in all, in addition to the lists.
+        Construction takes 8 bytes per entry of W, at most 8 n k bytes in all, in addition to the
+        lists; without `overwrite`, 4 n k bytes more.
         """
         n = len(ids)
-        with tqdm(total=4, desc="graph", unit="step", disable=not progress) as bar:
-            mutual = np.zeros(ids.shape, np.float32)
+        edges = weights if overwrite else weights.copy()
+        form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+        with tqdm(total=100, desc="graph", bar_format=form, disable=not progress) as bar:
             degrees = np.empty(n, np.float64)
             counts = np.empty(n, np.int32)
-            mutual_weights(ids, weights, mutual)
-            degrees_and_counts(mutual, degrees, counts)
-            bar.update()
+            mutual_weights(locality_order(ids), ids, edges)
+            degrees_and_counts(edges, degrees, counts)
+            bar.update(30)
 
             starts = np.argsort(counts, kind="stable")
-            order, found = cuthill_mckee(ids, mutual, counts, starts)
+            order, found = cuthill_mckee(ids, edges, counts, starts)
             order = order[::-1].copy()
             position = np.empty(n, np.int32)
             position[order] = np.arange(n, dtype=np.int32)
-            bar.update()
+            bar.update(15)
 
             indptr = np.zeros(n + 1, np.int64)
             np.cumsum(counts[order], out=indptr[1:])
             indices = np.empty(indptr[-1], np.int32)
             values = np.empty(indptr[-1], np.float32)
             rows = Rows(indptr, indices, values)
-            normalized_rows(ids, mutual, degrees, order, position, rows)
-            bar.update()
+            normalized_rows(ids, edges, degrees, order, position, rows)
+            bar.update(50)
 
             sizes = np.bincount(found)
             by_size = np.argsort(-sizes, kind="stable")
             label = np.empty(len(sizes), np.int32)
             label[by_size] = np.arange(len(sizes), dtype=np.int32)
             components = label[found]
-            bar.update()
+            bar.update(5)
         return cls(
             indptr=indptr,
             indices=indices,

@@ -269,19 +269,52 @@ def _sum_overlaps(lists: Any, values: Any, decoded: Decoded, sums: Sums) -> int:
 
 
 @borrowing
+def _find_lists(entries: Any, which: Any, lists: Numbers, read: int) -> int:
+    """Write the local numbers of an encoding's entries; return the new number of lists."""
+    slots, ids = lists
+    for a in range(which.shape[0]):
+        which[a] = -1
+        if entries[a] >= 0:
+            which[a] = number(slots, ids, read, entries[a])
+            read += which[a] == read
+    return read
+
+
+@borrowing
+def _length(entries: Any, indptr: Any) -> int:
+    """Return the total length of the inverted lists of some entries."""
+    total = 0
+    for entry in entries:
+        total += indptr[entry + 1] - indptr[entry]
+    return total
+
+
+@serial
+def _more_decoded(decoded: Decoded, lists: int, entries: int) -> Decoded:
+    begin, numbers, values = decoded
+    return Decoded(longer(begin, lists + 1), longer(numbers, entries), longer(values, entries))
+
+
+@borrowing
 def _decode(
-    entry: int, at: int, holders: Holders, into: Decoded, names: Numbers, count: int
+    entries: Any, first: int, holders: Holders, into: Decoded, names: Numbers, count: int
 ) -> int:
-    """Assign numbers to the items of an inverted list, which all tables must have room for."""
+    """Assign numbers to the items of inverted lists, which all tables must have room for.
+
+    The lists are those of `entries`, and are written as the lists `first` and so on of `into`.
+    """
     slots, ids = names
     indptr, items, high = holders
-    _, numbers, values = into
-    for e in range(indptr[entry], indptr[entry + 1]):
-        item, value = holder_of(items, high, e)
-        x = number(slots, ids, count, item)
-        count += x == count
-        numbers[at], values[at] = x, value
-        at += 1
+    begin, numbers, values = into
+    at = begin[first]
+    for l in range(entries.shape[0]):  # noqa: E741
+        for e in range(indptr[entries[l]], indptr[entries[l] + 1]):
+            item, value = holder_of(items, high, e)
+            x = number(slots, ids, count, item)
+            count += x == count
+            numbers[at], values[at] = x, value
+            at += 1
+        begin[first + l + 1] = at
     return count
 
 
@@ -314,7 +347,6 @@ def jaccard_lists(
     columns are written.
     """
     k, size = out_scores.shape[1], encodings.values.shape[1]
-    indptr = holders.indptr
     which = np.empty((_BLOCK, size), np.int32)
     decoded = Decoded(np.zeros(1, np.int64), np.empty(1, np.int32), np.empty(1, np.int64))
     names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
@@ -322,31 +354,17 @@ def jaccard_lists(
     best = np.empty(k, np.int64)
     first = start
     while first < stop:
-        count = read = total = 0
+        count = read = 0
         last = first
-        while last < min(stop, first + _BLOCK) and total <= _ENTRIES:
-            ids = encodings.ids[places[last]]
+        while last < min(stop, first + _BLOCK) and decoded.begin[read] <= _ENTRIES:
+            before = read
             lists = with_room(lists, read, read + size)
-            list_slots, list_ids = lists
-            begin = longer(decoded.begin, read + size + 1)
-            for a in range(size):
-                which[last - first, a] = -1
-                if ids[a] >= 0:
-                    l = number(list_slots, list_ids, read, ids[a])  # noqa: E741
-                    which[last - first, a] = l
-                    if l == read:
-                        length = indptr[ids[a] + 1] - indptr[ids[a]]
-                        names = with_room(names, count, count + length)
-                        decoded = Decoded(
-                            begin,
-                            longer(decoded.numbers, total + length),
-                            longer(decoded.values, total + length),
-                        )
-                        count = _decode(ids[a], total, holders, decoded, names, count)
-                        begin[read] = total
-                        total += length
-                        read += 1
-                        begin[read] = total
+            read = _find_lists(encodings.ids[places[last]], which[last - first], lists, read)
+            entries = lists.ids[before:read]
+            length = _length(entries, holders.indptr)
+            names = with_room(names, count, count + length)
+            decoded = _more_decoded(decoded, read, decoded.begin[before] + length)
+            count = _decode(entries, before, holders, decoded, names, count)
             last += 1
         sums = _sums(sums, count)
         for p in range(first, last):

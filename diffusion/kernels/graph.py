@@ -10,15 +10,16 @@ from .lists import Rows
 from .threads import parallel, serial
 
 
-@parallel(lambda ids, *_: len(ids), grain=64)
-def mutual_weights(start: int, stop: int, ids: Any, weights: Any, mutual: Any) -> None:
-    """Compute reciprocal edge weights: mutual[i, a] = min(w_i(j), w_j(i)) with j = ids[i, a].
+@parallel(lambda order, *_: len(order), grain=64)
+def mutual_weights(start: int, stop: int, order: Any, ids: Any, weights: Any) -> None:
+    """Replace weights (n, k) by those of reciprocal edges, negated: -min(w_i(j), w_j(i)).
 
-    The weight is 0 if j does not list i. `mutual` (n, k) float32 must be filled with 0 by the
-    caller.
+    Here j = ids[i, a]. A weight stays as it is, not negative, if j does not list i or gives it a
+    weight of 0. Nodes are visited in the given order.
     """
     k = ids.shape[1]
-    for i in range(start, stop):
+    for p in range(start, stop):
+        i = order[p]
         for a in range(k):
             j, w = ids[i, a], weights[i, a]
             # Only the node with the smaller id looks the pair up, and it writes both entries:
@@ -27,41 +28,28 @@ def mutual_weights(start: int, stop: int, ids: Any, weights: Any, mutual: Any) -
                 for b in range(k):
                     if ids[j, b] == i:
                         edge = min(w, weights[j, b])
-                        mutual[i, a] = edge
-                        mutual[j, b] = edge
+                        weights[i, a] = -edge
+                        weights[j, b] = -edge
                         break
 
 
-@parallel(lambda mutual, *_: len(mutual), grain=1024)
-def degrees_and_counts(start: int, stop: int, mutual: Any, degrees: Any, counts: Any) -> None:
-    """Compute the row sums of `mutual` (n, k) in float64, and the number of edges per node."""
+@parallel(lambda weights, *_: len(weights), grain=1024)
+def degrees_and_counts(start: int, stop: int, weights: Any, degrees: Any, counts: Any) -> None:
+    """Give reciprocal weights their sign again, and set all others to 0.
+
+    `weights` (n, k) are those that `mutual_weights` leaves. Also computes their row sums in
+    float64, and the number of edges per node.
+    """
     for i in range(start, stop):
         degree = 0.0
         count = 0
-        for a in range(mutual.shape[1]):
-            degree += mutual[i, a]
-            count += mutual[i, a] > 0
+        for a in range(weights.shape[1]):
+            edge = max(-weights[i, a], np.float32(0))
+            weights[i, a] = edge
+            degree += edge
+            count += edge > 0
         degrees[i] = degree
         counts[i] = count
-
-
-@parallel(lambda ids, *_: len(ids), grain=64)
-def mutual_ranks(start: int, stop: int, ids: Any, ranks: Any, out: Any) -> None:
-    """Compute mutual ranks: out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a].
-
-    Here b is the place of i in the list of j (i = ids[j, b]). The entry is 0 if j does not list i.
-    """
-    k = ids.shape[1]
-    for i in range(start, stop):
-        for a in range(k):
-            out[i, a] = 0
-            j = ids[i, a]
-            if j < 0:
-                continue
-            for b in range(k):
-                if ids[j, b] == i:
-                    out[i, a] = max(ranks[i, a], ranks[j, b])
-                    break
 
 
 @serial

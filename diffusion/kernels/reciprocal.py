@@ -1,4 +1,4 @@
-"""Compiled loops of k-reciprocal re-ranking: expansion of the sets, and the Jaccard sum.
+"""Compiled loops of k-reciprocal re-ranking: mutual ranks, expanded sets and the Jaccard sum.
 
 The lists do not hold the item itself. The rank of an entry is its place in the list, from 1.
 """
@@ -11,6 +11,25 @@ import numpy as np
 
 from .lists import Lists, Rows
 from .threads import parallel, serial
+
+
+@parallel(lambda ids, *_: len(ids), grain=64)
+def mutual_ranks(start: int, stop: int, ids: Any, ranks: Any, out: Any) -> None:
+    """Compute mutual ranks: out[i, a] = max(ranks[i, a], ranks[j, b]) with j = ids[i, a].
+
+    Here b is the place of i in the list of j (i = ids[j, b]). The entry is 0 if j does not list i.
+    """
+    k = ids.shape[1]
+    for i in range(start, stop):
+        for a in range(k):
+            out[i, a] = 0
+            j = ids[i, a]
+            if j < 0:
+                continue
+            for b in range(k):
+                if ids[j, b] == i:
+                    out[i, a] = max(ranks[i, a], ranks[j, b])
+                    break
 
 
 @serial

@@ -15,6 +15,7 @@ def test_speed_prints_every_table(capsys):
         warm=8,
         lattices=(7, 8),
         context_lattices=(7, 8),
+        context_nodes=(2000,),
         copied=1000,
         multiplied=32,
         columns=(2000, 50, 4),
@@ -38,6 +39,8 @@ def test_speed_prints_every_table(capsys):
     # Both eigensolvers reach their tolerance; scipy's is stopped in the long comparison.
     assert all(row[3] <= 1e-2 for row in tables[7].rows)
     assert tables[9].rows[0][0].endswith("stopped")
+    assert [row[0] for row in tables[5].rows] == ["lattice", "lattice", "manifold"]
+    assert all(0 < row[7] <= 500 for row in tables[5].rows)
     items, lists, peak, build, index, load, query = zip(*tables[4].rows, strict=True)
     assert items == ("343", "512")
     assert min(lists + build + index + load + query) > 0

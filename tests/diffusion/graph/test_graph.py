@@ -75,6 +75,24 @@ def test_worked_by_hand():
     assert repr(graph) == "Graph(4 nodes, 2 edges, 2 components, 1 isolated nodes)"
 
 
+def test_weights_are_overwritten_only_if_allowed(rng):
+    ids = np.argsort(rng.random((300, 300)), axis=1)[:, :40].astype(np.int32)
+    ids[ids == np.arange(300)[:, None]] = -1
+    weights = (rng.random(ids.shape) * (rng.random(ids.shape) < 0.9)).astype(np.float32)
+    given = weights.copy()
+    one = Graph.from_neighbors(ids, weights)
+    np.testing.assert_array_equal(weights, given)
+    other = Graph.from_neighbors(ids, weights, overwrite=True)
+    for name in ("indptr", "indices", "weights", "order", "degrees"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    A = np.zeros((300, 300), np.float32)
+    rows = np.repeat(np.arange(300), 40)
+    A[rows[ids.ravel() >= 0], ids[ids >= 0]] = given[ids >= 0]
+    A = np.minimum(A, A.T)
+    np.testing.assert_allclose(one.degrees, A.sum(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(one.W.toarray() > 0, A > 0)
+
+
 def test_dtypes_and_memory():
     ids = np.array([[1], [0]], np.int32)
     graph = Graph.from_neighbors(ids, np.ones((2, 1), np.float32))
