@@ -86,6 +86,27 @@ def manifold(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:
     return X
 
 
+def descriptors(n: int, d: int = 128, clusters: int = 1000, seed: int = 0) -> NDArray[np.float32]:
+    """Generate unit vectors like descriptors of photos: objects of scenes, with a falling spectrum.
+
+    Each item is the sum of a scene, of an object (n / 50 of them) and of noise, whose variances
+    fall with the dimension. Scenes have very different numbers of items (Zipf's law). Their
+    neighbours are harder to find than those on a manifold of three dimensions.
+    """
+    rng = np.random.default_rng(seed)
+    spectrum = (np.arange(1, d + 1) ** -0.6).astype(np.float32)
+    scenes = spectrum * rng.standard_normal((clusters, d), np.float32)
+    objects = 0.7 * spectrum * rng.standard_normal((max(1, n // 50), d), np.float32)
+    objects += scenes[rng.zipf(1.3, len(objects)) % clusters]
+    X = np.empty((n, d), np.float32)
+    for start in range(0, n, 1 << 16):
+        part = slice(start, min(n, start + (1 << 16)))
+        X[part] = objects[rng.integers(len(objects), size=part.stop - part.start)]
+        X[part] += 0.6 * spectrum * rng.standard_normal(X[part].shape, np.float32)
+        X[part] /= np.linalg.norm(X[part], axis=1, keepdims=True)
+    return X
+
+
 def lattice_lists(
     side: int, k: int = 50, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

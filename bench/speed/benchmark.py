@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import diffusion
 from diffusion.kernels.threads import cores
-from diffusion.neighbors import Exact, NeighborIndex
+from diffusion.neighbors import IVF, Exact, NeighborIndex
 
 from ..data.collections import lattice_lists, manifold
 from ..measure import seconds_of
@@ -41,6 +41,7 @@ def run(*, long: bool = False, sizes: Sizes = DEFAULT) -> list[Table]:
         partial(columns.measure, *sizes.columns),
         partial(spectral.measure, *sizes.spectral),
         partial(local.measure, sizes.local_nodes, sizes.local_queries, sizes.exact_queries),
+        partial(construction.neighbour_lists, *sizes.lists),
     ]
     if long:
         jobs.append(partial(spectral.measure, *sizes.spectral_long, limit=sizes.limit))
@@ -70,7 +71,8 @@ def warm_up(side: int) -> None:
     for affinity in ("context", "cosine"):
         ranker = diffusion.Reranker(k=K, affinity=affinity).fit_neighbors(scores, ids)
         ranker.rerank(scores[:33], ids[:33])
-    NeighborIndex(manifold(2000), "cosine", Exact()).neighbors(K)
+    for method in (Exact(), IVF()):
+        NeighborIndex(manifold(2000), "cosine", method).neighbors(K)
 
 
 def machine_limits(copied: int, multiplied: int) -> dict[str, float]:

@@ -29,6 +29,8 @@ class Sizes:
         Solvers of the new processes whose first answers are timed.
     nodes, dimension, queries : int
         Of the collection for graph construction, contextual affinity and conjugate gradient.
+    lists : tuple of int
+        Nodes, dimension and scenes of the collections whose neighbour lists are approximated.
     warm : int
         Side of the cubic lattice on which the kernels are compiled.
     lattices, context_lattices : tuple of int
@@ -53,6 +55,7 @@ class Sizes:
     nodes: int = 100_000
     dimension: int = 128
     queries: int = 64
+    lists: tuple[int, int, int] = (100_000, 128, 2000)
     warm: int = 30
     lattices: tuple[int, ...] = (22, 100)
     context_lattices: tuple[int, ...] = (22, 46, 100)

@@ -101,20 +101,16 @@ class Cells(NamedTuple):
             _search(asked, self._level(), metric, scores[part], ids[part])
         return scores, ids
 
-    def search_own(self, rows: slice, probes: int, metric: str, scores: Any, ids: Any) -> None:
-        """List the nearest other vectors of some rows, and write them where their ids say.
-
-        Parameters
-        ----------
-        rows : slice
-            At most `CHUNK` rows of `vectors`.
-        probes : int
-        metric : str
-        scores, ids : ndarray, shape (n, k), float32 and int32
-        """
+    def search_own(
+        self, rows: slice, k: int, probes: int, metric: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """List the k nearest other vectors of some rows of `vectors`, at most `CHUNK`."""
         queries, own = self.vectors[rows], self.ids[rows]
-        asked = _asked(queries, own, own, self.probe(queries, probes, metric))
+        numbers = np.arange(len(own), dtype=np.int32)
+        asked = _asked(queries, own, numbers, self.probe(queries, probes, metric))
+        scores, ids = np.empty((len(own), k), np.float32), np.empty((len(own), k), np.int32)
         _search(asked, self._level(), metric, scores, ids)
+        return scores, ids
 
     def _level(self) -> Level:
         return Level(self.vectors, self.ids, self.offsets)

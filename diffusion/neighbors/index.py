@@ -385,15 +385,23 @@ class NeighborIndex(SearchIndex):
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """List the neighbours of the items of one cell after the other."""
         assert isinstance(self.method, IVF)
+        own = self._cells.ids
         scores, ids, kept = self._lists(self._cells.vectors, k, checkpoint)
-        begin = 0 if kept is None else kept.rows
-        for rows in row_blocks(
-            self.size, "ivf search", show=progress, begin=begin, size=cells.CHUNK
-        ):
-            self._cells.search_own(rows, self.method.nprobe, self.metric, scores, ids)
-            if kept is not None:
+        begin, size = 0 if kept is None else kept.rows, cells.CHUNK
+        for rows in row_blocks(self.size, "ivf search", show=progress, begin=begin, size=size):
+            found = self._cells.search_own(rows, k, self.method.nprobe, self.metric)
+            if kept is None:
+                scores[own[rows]], ids[own[rows]] = found
+            else:
+                # In the order in which they are found: other rows are on too many pages.
+                scores[rows], ids[rows] = found
                 kept.done(rows.stop)
-        return scores, ids
+        if kept is None:
+            return scores, ids
+        in_order = np.empty_like(scores), np.empty_like(ids)
+        for rows in row_blocks(self.size, "ivf search", show=False, size=size):
+            in_order[0][own[rows]], in_order[1][own[rows]] = scores[rows], ids[rows]
+        return in_order
 
     def _settings(self) -> str:
         # The vectors of cells are sorted; which is which is in the ids.

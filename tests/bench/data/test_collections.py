@@ -19,6 +19,17 @@ def test_manifold_is_connected_and_repeatable():
     assert sizes[0] >= 0.99 * len(X)
 
 
+def test_descriptors_are_unit_vectors_of_objects():
+    X = datasets.descriptors(3000, 32, 50)
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-5)
+    assert (datasets.descriptors(3000, 32, 50) == X).all()
+    nearest = diffusion.nearest_neighbors(X, 10)[0].mean()
+    rng = np.random.default_rng(0)
+    spectrum = np.linalg.norm(X, axis=0) / len(X) ** 0.5
+    noise = spectrum * rng.standard_normal(X.shape)
+    assert nearest > diffusion.nearest_neighbors(noise, 10)[0].mean() + 0.1
+
+
 def test_lattice_lists_are_reciprocal_and_sorted():
     scores, ids = datasets.lattice_lists(8, 50)
     assert ids.shape == (512, 50)

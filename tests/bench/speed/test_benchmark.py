@@ -12,6 +12,7 @@ def test_speed_prints_every_table(capsys):
         nodes=2000,
         dimension=8,
         queries=16,
+        lists=(2000, 8, 20),
         warm=8,
         lattices=(7, 8),
         context_lattices=(7, 8),
@@ -31,16 +32,28 @@ def test_speed_prints_every_table(capsys):
     assert [table.title.split("**")[1] for table in tables] == [
         "Graph construction", "Contextual affinity", "Conjugate gradient",
         "First answer of a new process", "Memory and loading", "Contextual affinity, growth",
-        "Columns, offline", "Spectral, offline", "Local solver", "Spectral, offline",
+        "Columns, offline", "Spectral, offline", "Local solver", "Neighbour lists",
+        "Spectral, offline",
     ]  # fmt: skip
     assert all(str(table) in printed for table in tables)
     worst = {row[0]: row[3] for row in tables[2].rows}
     assert worst["CG, blocks of 32"] <= 1e-6
     # Both eigensolvers reach their tolerance; scipy's is stopped in the long comparison.
     assert all(row[3] <= 1e-2 for row in tables[7].rows)
-    assert tables[9].rows[0][0].endswith("stopped")
     assert [row[0] for row in tables[5].rows] == ["lattice", "lattice", "manifold"]
     assert all(0 < row[7] <= 500 for row in tables[5].rows)
+    assert tables[10].rows[0][0].endswith("stopped")
+    methods, _, _, recalls = zip(*tables[9].rows, strict=True)
+    assert [name.split(":")[0] for name in methods] == [
+        "manifold",
+        "ivf",
+        "auto",
+        "clusters",
+        "ivf",
+        "auto",
+    ]
+    assert min(recalls) > 0.5
+    assert recalls[2] == recalls[5] == 1  # exact, for so few
     items, lists, peak, build, index, load, query = zip(*tables[4].rows, strict=True)
     assert items == ("343", "512")
     assert min(lists + build + index + load + query) > 0
