@@ -112,7 +112,7 @@ def products(graph: Graph, device: str, columns: tuple[int, ...], copy: float) -
     rows = []
     for b in columns:
         P, Q = blocks.zeros(b), blocks.zeros(b)
-        blocks.direction(np.zeros(b), Q, P)
+        P += 1
 
         def product() -> Any:
             return blocks.laplacian(ALPHA, P, Q)  # noqa: B023

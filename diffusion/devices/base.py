@@ -51,14 +51,18 @@ class Blocks(ABC):
         """
 
     @abstractmethod
-    def step(
-        self, step: NDArray[np.float64], X: Any, R: Any, P: Any, Q: Any
-    ) -> NDArray[np.float64]:
-        """Compute X += step P in float64 and R -= step Q; return ||R||² of each column."""
+    def step(self, step: NDArray[np.float64], R: Any, Q: Any) -> NDArray[np.float64]:
+        """Compute R -= step Q; return ||R||² of each column."""
 
     @abstractmethod
-    def direction(self, beta: NDArray[np.float64], R: Any, P: Any) -> None:
-        """Compute P = R + β P."""
+    def advance(self, step: NDArray[np.float64], X: Any, P: Any) -> None:
+        """Compute X += step P in float64."""
+
+    @abstractmethod
+    def direction(
+        self, step: NDArray[np.float64], beta: NDArray[np.float64], X: Any, R: Any, P: Any
+    ) -> None:
+        """Compute X += step P in float64, and then P = R + β P, so that P is read once."""
 
     @abstractmethod
     def recurrence(self, scale: float, P: Any, Q: Any) -> None:

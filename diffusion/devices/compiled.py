@@ -59,17 +59,21 @@ class CompiledBlocks(Blocks):
         loops.residual_block(self._matrix, alpha, X, B, R, sums)
         return sums.sum(axis=0)
 
-    def step(
-        self, step: NDArray[np.float64], X: Any, R: Any, P: Any, Q: Any
-    ) -> NDArray[np.float64]:
-        """Make a step along P."""
-        sums = self._sums(P)
-        loops.step_block(step, X, R, P, Q, sums)
+    def step(self, step: NDArray[np.float64], R: Any, Q: Any) -> NDArray[np.float64]:
+        """Subtract what a step does to the residual."""
+        sums = self._sums(R)
+        loops.step_block(step, R, Q, sums)
         return sums.sum(axis=0)
 
-    def direction(self, beta: NDArray[np.float64], R: Any, P: Any) -> None:
-        """Update the direction P."""
-        loops.direction_block(beta, R, P)
+    def advance(self, step: NDArray[np.float64], X: Any, P: Any) -> None:
+        """Make a step along P."""
+        loops.advance_block(step, X, P)
+
+    def direction(
+        self, step: NDArray[np.float64], beta: NDArray[np.float64], X: Any, R: Any, P: Any
+    ) -> None:
+        """Make a step along P and turn it."""
+        loops.direction_block(step, beta, X, R, P)
 
     def recurrence(self, scale: float, P: Any, Q: Any) -> None:
         """Make a step of a Chebyshev recurrence."""

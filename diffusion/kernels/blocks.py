@@ -16,6 +16,11 @@ from .matrix import Matrix
 from .threads import CHUNK, chunks, parallel
 from .vectors import gather
 
+# A value is replaced by 0 if it is smaller than this multiple of the smallest normal number. At the
+# front of a diffusion, values are as small as the hops are many, and arithmetic on subnormal
+# numbers takes a hundred times as long.
+_NORMAL = 2.0**26
+
 
 class Entries(NamedTuple):
     """The entries of a sparse block: values[t] at (rows[t], columns[t]), rows ascending."""
@@ -77,33 +82,43 @@ def residual_block(
                 square[c] += residual[c] * residual[c]
 
 
-@parallel(lambda step, X, R, P, Q, squares: len(squares), grain=8)
-def step_block(
-    start: int, stop: int, step: Any, X: Any, R: Any, P: Any, Q: Any, squares: Any
-) -> None:
-    """Compute X += step P in float64 and R -= step Q in float32, column by column.
+@parallel(lambda step, R, Q, squares: len(squares), grain=8)
+def step_block(start: int, stop: int, step: Any, R: Any, Q: Any, squares: Any) -> None:
+    """Compute R -= step Q in float32, column by column.
 
     `squares[chunk, c]` receives the sum of R[:, c]² over the chunk.
     """
-    n, b = P.shape
+    n, b = R.shape
     for chunk in range(start, stop):
         square = squares[chunk]
         square[:] = 0
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for c in range(b):
-                X[i, c] += step[c] * P[i, c]
                 r = np.float32(R[i, c] - step[c] * Q[i, c])
                 R[i, c] = r
                 square[c] += np.float64(r) * r
 
 
-@parallel(lambda beta, R, P: len(P), grain=4096)
-def direction_block(start: int, stop: int, beta: Any, R: Any, P: Any) -> None:
-    """Compute P = R + β P, column by column."""
+@parallel(lambda step, X, P: len(P), grain=4096)
+def advance_block(start: int, stop: int, step: Any, X: Any, P: Any) -> None:
+    """Compute X += step P in float64, column by column."""
     b = P.shape[1]
     for i in range(start, stop):
         for c in range(b):
-            P[i, c] = R[i, c] + beta[c] * P[i, c]
+            X[i, c] += step[c] * P[i, c]
+
+
+@parallel(lambda step, beta, X, R, P: len(P), grain=4096)
+def direction_block(start: int, stop: int, step: Any, beta: Any, X: Any, R: Any, P: Any) -> None:
+    """Compute X += step P in float64 and then P = R + β P in float32, column by column."""
+    b = P.shape[1]
+    least = np.finfo(P.dtype).tiny * _NORMAL
+    for i in range(start, stop):
+        for c in range(b):
+            p = np.float64(P[i, c])
+            X[i, c] += step[c] * p
+            turned = R[i, c] + beta[c] * p
+            P[i, c] = turned if abs(turned) >= least else 0.0
 
 
 @parallel(lambda X, *_: chunks(len(X)), grain=8)
@@ -130,9 +145,12 @@ def recurrence_block(
     """
     indptr, indices, weights = matrix
     n, b = P.shape
+    least = P.dtype.type(np.finfo(P.dtype).tiny * _NORMAL)
+    zero = P.dtype.type(0)
     for chunk in range(start, stop):
         total = np.empty((1, b), P.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             gather(indices, weights, indptr[i], indptr[i + 1], P, total)
             for c in range(b):
-                Q[i, c] = scale * total[0, c] + shift * P[i, c] - Q[i, c]
+                q = scale * total[0, c] + shift * P[i, c] - Q[i, c]
+                Q[i, c] = q if abs(q) >= least else zero

@@ -130,18 +130,20 @@ class BlockCG(Solver):
             rho = anchor = blocks.residual(alpha, x, B, r)
             frozen |= rho <= (self.tol * norm_b) ** 2
         done = frozen.copy()  # stopped permanently
-        blocks.direction(np.zeros(b), r, p)
+        blocks.direction(np.zeros(b), np.zeros(b), x, r, p)
         while not done.all():
             active = ~frozen
             curvature = blocks.laplacian(alpha, p, q)
             step = np.divide(rho, curvature, out=np.zeros(b), where=active & (curvature > 0))
-            rho_new = blocks.step(step, x, r, p, q)
+            rho_new = blocks.step(step, r, q)
             iterations += active
             exhausted = iterations >= self.max_iter
             # The target is lowered slightly, for the true residual differs from the recurrence.
             frozen |= exhausted | (rho_new <= (0.9 * self.tol * norm_b) ** 2)
             restart = frozen
             if frozen.all() or (active & (rho_new <= _TRUSTED_DROP**2 * anchor)).any():
+                blocks.advance(step, x, p)
+                step = np.zeros(b)
                 extra = self._correct(x, r, ~done)
                 recurred, rho_new = rho_new, blocks.residual(alpha, x, B, r)
                 # If the recurrence has fallen far and the true residual has not, the precision of
@@ -158,7 +160,7 @@ class BlockCG(Solver):
                     corrections += extra
                     restart = np.ones(b, bool)
             beta = np.divide(rho_new, rho, out=np.zeros(b), where=~restart & (rho > 0))
-            blocks.direction(beta, r, p)
+            blocks.direction(step, beta, x, r, p)
             rho = rho_new
         return x, rho, iterations, corrections
 

@@ -74,23 +74,27 @@ class TensorBlocks(Blocks):
         return _values(residual.square_().sum(0))
 
     def step(
+        self, step: NDArray[np.float64], R: torch.Tensor, Q: torch.Tensor
+    ) -> NDArray[np.float64]:
+        """Subtract what a step does to the residual."""
+        R.addcmul_(Q, self._rounded(step), value=-1)
+        return _values(R.square().sum(0, dtype=torch.float64))
+
+    def advance(self, step: NDArray[np.float64], X: torch.Tensor, P: torch.Tensor) -> None:
+        """Make a step along P."""
+        X += P * self._rounded(step).double()
+
+    def direction(
         self,
         step: NDArray[np.float64],
+        beta: NDArray[np.float64],
         X: torch.Tensor,
         R: torch.Tensor,
         P: torch.Tensor,
-        Q: torch.Tensor,
-    ) -> NDArray[np.float64]:
-        """Make a step along P."""
-        # Rounded once for both, so that R remains the residual of X.
-        scale = self._send(step.astype(np.float32))
-        X += P * scale.double()
-        R.addcmul_(Q, scale, value=-1)
-        return _values(R.square().sum(0, dtype=torch.float64))
-
-    def direction(self, beta: NDArray[np.float64], R: torch.Tensor, P: torch.Tensor) -> None:
-        """Update the direction P."""
-        P.mul_(self._send(beta.astype(np.float32))).add_(R)
+    ) -> None:
+        """Make a step along P and turn it."""
+        self.advance(step, X, P)
+        P.mul_(self._rounded(beta)).add_(R)
 
     def recurrence(self, scale: float, P: torch.Tensor, Q: torch.Tensor) -> None:
         """Make a step of a Chebyshev recurrence."""
@@ -127,6 +131,10 @@ class TensorBlocks(Blocks):
             with _sending:
                 self._sent.setdefault(name, tensor)
         return self._sent[name]
+
+    def _rounded(self, values: NDArray[np.float64]) -> torch.Tensor:
+        # A step is rounded in the same way for X and for R, so that R remains the residual of X.
+        return self._send(values.astype(np.float32))
 
     def _send(self, array: NDArray[Any]) -> torch.Tensor:
         # `torch.tensor` copies; `from_numpy` warns about arrays that are read-only.
