@@ -86,6 +86,10 @@ class Context(Affinity):
     device: str = field(default="cpu", metadata=RUN_TIME)
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
+    # The state in the form that queries are compared with.
+    _opened: tuple[queries.Known, loops.Scales, Holders] | None = field(
+        init=False, repr=False, compare=False, default=None
+    )
 
     name: ClassVar[str] = "context"
 
@@ -125,7 +129,7 @@ class Context(Affinity):
         """
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
-        self._state, self._contents = {"ids": ids}, COMPUTED
+        self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
         on_device = context_on(self.device)
         order = locality_order(ids)
         levels = self._levels(order, scores, ids)
@@ -194,14 +198,16 @@ class Context(Affinity):
     ) -> Observation:
         """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
-        n, m = len(self._checked["ids"]), len(ids)
-        encodings = self._empty_encodings(m)
-        damaged = np.zeros(m, bool)
-        known = queries.Known(self._sets, read_only(self._state["reach"]))
-        queries.encode_queries(known, self._scales, first, encodings, damaged)
+        if self._opened is None:
+            known = queries.Known(self._sets, read_only(self._state["reach"]))
+            self._opened = known, self._scales, self._holders
+        known, scales, holders = self._opened
+        n, m = len(known.reach), len(ids)
+        encodings, damaged = self._empty_encodings(m), np.zeros(m, bool)
+        queries.encode_queries(known, scales, first, encodings, damaged)
         if damaged.any():
             self._contents.check(by_rows=True)  # raises the error that says what is wrong
-        bounds, holders = np.empty(m, np.int64), self._holders
+        bounds = np.empty(m, np.int64)
         queries.jaccard_bounds(encodings.ids, holders.indptr, n, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y, similar = SparseRows.of_width(m, width), []
@@ -266,7 +272,7 @@ class Context(Affinity):
         """Restore the state from stored arrays; their content is checked on first use."""
         if not arrays["ids"].size:
             raise ValueError("ids: no list has an entry")
-        self._state = {"ids": arrays["ids"]}
+        self._state, self._opened = {"ids": arrays["ids"]}, None
         if "mutual" in arrays:
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
         layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
