@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import Context, DiffusionError
+from diffusion.devices import context_on
 from diffusion.kernels import encodings as blocks
 from diffusion.kernels.context import Encodings
 from diffusion.kernels.locality import locality_order
@@ -286,7 +287,7 @@ def test_other_numbers_of_the_items_give_the_same_similarities(seed, n, coarse):
         affinity.edges(s, i)
         similarities.append(affinity.observe(s, i, 1).J.csr(n).toarray())
         jaccard = np.empty((n, affinity.depth), np.float32)
-        affinity._compare_items(locality_order(i), jaccard, False)
+        affinity._compare_items(context_on("cpu"), locality_order(i), jaccard, False)
         lists.append(jaccard)
     np.testing.assert_array_equal(similarities[1][np.ix_(renamed, renamed)], similarities[0])
     np.testing.assert_array_equal(lists[1][renamed], lists[0])
