@@ -20,7 +20,16 @@ from diffusion.neighbors import Exact, NeighborIndex
 from ..data.collections import lattice_lists, manifold
 from ..measure import seconds_of
 from ..table import Table, show
-from . import cold_start, columns, conjugate_gradient, construction, context, local, spectral
+from . import (
+    cold_start,
+    columns,
+    conjugate_gradient,
+    construction,
+    context,
+    local,
+    spectral,
+    whole_call,
+)
 from .problems import K, Sizes
 
 DEFAULT = Sizes()
@@ -41,6 +50,7 @@ def run(*, long: bool = False, sizes: Sizes = DEFAULT) -> list[Table]:
         partial(columns.measure, *sizes.columns),
         partial(spectral.measure, *sizes.spectral),
         partial(local.measure, sizes.local_nodes, sizes.local_queries, sizes.exact_queries),
+        partial(whole_call.measure, sizes.whole_nodes, sizes.whole_queries),
     ]
     if long:
         jobs.append(partial(spectral.measure, *sizes.spectral_long, limit=sizes.limit))

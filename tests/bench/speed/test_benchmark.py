@@ -24,20 +24,29 @@ def test_speed_prints_every_table(capsys):
         local_nodes=(2000,),
         local_queries=5,
         exact_queries=3,
+        whole_nodes=(2000,),
+        whole_queries=4,
     )
     tables = benchmark.run(long=True, sizes=sizes)
     printed = capsys.readouterr().out
     assert [table.title.split("**")[1] for table in tables] == [
         "Graph construction", "Contextual affinity", "Conjugate gradient",
         "First answer of a new process", "Memory and loading", "Contextual affinity, growth",
-        "Columns, offline", "Spectral, offline", "Local solver", "Spectral, offline",
+        "Columns, offline", "Spectral, offline", "Local solver", "Whole call",
+        "Spectral, offline",
     ]  # fmt: skip
     assert all(str(table) in printed for table in tables)
     worst = {row[0]: row[3] for row in tables[2].rows}
     assert worst["CG, blocks of 32"] <= 1e-6
     # Both eigensolvers reach their tolerance; scipy's is stopped in the long comparison.
     assert all(row[3] <= 1e-2 for row in tables[7].rows)
-    assert tables[9].rows[0][0].endswith("stopped")
+    assert tables[10].rows[0][0].endswith("stopped")
+    agreement = [row[5] for row in tables[8].rows if row[5] is not None]
+    assert len(agreement) == 10
+    assert min(agreement) >= 97
+    calls = {row[1]: row[4] for row in tables[9].rows}
+    assert calls["Reranker().rerank"] == 1
+    assert len(calls) == 10
     items, lists, peak, build, index, load, query = zip(*tables[4].rows, strict=True)
     assert items == ("343", "512")
     assert min(lists + build + index + load + query) > 0
