@@ -20,7 +20,17 @@ from diffusion.neighbors import IVF, Exact, NeighborIndex
 from ..data.collections import lattice_lists, manifold
 from ..measure import seconds_of
 from ..table import Table, show
-from . import cold_start, columns, conjugate_gradient, construction, context, local, spectral
+from . import (
+    cold_start,
+    columns,
+    conjugate_gradient,
+    construction,
+    context,
+    crossings,
+    local,
+    spectral,
+    whole_call,
+)
 from .problems import K, Sizes
 
 DEFAULT = Sizes()
@@ -41,6 +51,8 @@ def run(*, long: bool = False, sizes: Sizes = DEFAULT) -> list[Table]:
         partial(columns.measure, *sizes.columns),
         partial(spectral.measure, *sizes.spectral),
         partial(local.measure, sizes.local_nodes, sizes.local_queries, sizes.exact_queries),
+        partial(whole_call.measure, sizes.whole_nodes, sizes.whole_queries),
+        partial(crossings.measure, sizes.crossing_nodes, sizes.crossing_counts),
         partial(construction.neighbour_lists, *sizes.lists),
     ]
     if long:

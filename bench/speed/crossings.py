@@ -13,7 +13,7 @@ from diffusion.solvers.auto import choose
 
 from ..measure import seconds_of
 from ..table import Table
-from .problems import ALPHA, K, manifold_lists, observations
+from .problems import ALPHA, K, cells, manifold_lists, observations
 
 # Conjugate gradient on more entries than these takes seconds and is left out.
 _MOST = 10_000_000
@@ -31,7 +31,7 @@ def measure(sizes: Sequence[int], counts: Sequence[int]) -> Table:
     )
     transfer = RegularizedLaplacian(ALPHA)
     for n in sizes:
-        scores, ids = manifold_lists(n, max(64, 2 * int(n**0.5)))
+        scores, ids = manifold_lists(n, cells(n))
         graph = diffusion.Reranker(k=K).fit_neighbors(scores, ids).graph_
         entries = len(graph.indices)
         solvers: dict[str, Solver] = {"local": Local(certify=0)}

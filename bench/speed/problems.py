@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +50,14 @@ class Sizes:
     local_nodes : tuple of int
     local_queries, exact_queries : int
         Queries timed with the local solver, and those compared with exact answers.
+    whole_nodes : tuple of int
+    whole_queries : int
+        Items and queries of the whole calls.
+    crossing_nodes, crossing_counts : tuple of int
+        Nodes and numbers of observations for the choice of the solver.
     """
 
-    cold: tuple[str, ...] = ("cg", "local")
+    cold: tuple[str, ...] = ("auto", "cg")
     nodes: int = 100_000
     dimension: int = 128
     queries: int = 64
@@ -69,10 +75,23 @@ class Sizes:
     local_nodes: tuple[int, ...] = (10_000, 1_000_000)
     local_queries: int = 60
     exact_queries: int = 10
+    whole_nodes: tuple[int, ...] = (10_000, 1_000_000)
+    whole_queries: int = 30
+    crossing_nodes: tuple[int, ...] = (500, 1000, 2000, 10_000, 100_000)
+    crossing_counts: tuple[int, ...] = (1, 16, 64)
 
 
+def cells(n: int) -> int:
+    """Return the number of cells of an inverted file of n items."""
+    return max(64, 2 * int(n**0.5))
+
+
+@lru_cache(maxsize=2)
 def manifold_lists(n: int, nlist: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the neighbour lists of the points of a manifold, by an inverted file."""
+    """Return the neighbour lists of the points of a manifold, by an inverted file.
+
+    Those of the last two calls are kept.
+    """
     method = IVF(nlist=nlist, nprobe=12)
     scores, ids = diffusion.nearest_neighbors(manifold(n, DIMENSION), K, method=method)
     return scores, ids
@@ -85,7 +104,7 @@ def graph_of(scores: NDArray[np.float32], ids: NDArray[np.int32]) -> Graph:
 
 def observed_graph(n: int, queries: int) -> tuple[Graph, sparse.csr_array]:
     """Return the graph of a manifold, and observations of ten nodes each."""
-    scores, ids = manifold_lists(n, max(64, 2 * int(n**0.5)))
+    scores, ids = manifold_lists(n, cells(n))
     chosen = np.random.default_rng(1).choice(n, queries, replace=False)
     return graph_of(scores, ids), observations(scores[chosen, :10], ids[chosen, :10], n)
 

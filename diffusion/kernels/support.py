@@ -203,15 +203,16 @@ def push(
                 continue
             # Unsigned, so that no index is checked for being negative.
             e, end = np.uintp(R.start[s]), np.uintp(R.start[s + 1])
-            if spent + np.int64(end - e) > allowed:
+            size = R.start[s + 1] - R.start[s]
+            if spent + size > allowed:
                 state = _halted(state, EXHAUSTED)
                 break
             # An isolated node has nothing to be relaxed with.
-            change = omega * r[i] if end > e else r[i]
+            change = omega * r[i] if size > 0 else r[i]
             x[i] += change
             r[i] -= change
             flow = alpha * change
-            spent += np.int64(end - e)
+            spent += size
             while e < end:
                 r[np.uintp(R.columns[e])] += R.weights[e] * flow
                 e += np.uintp(1)
