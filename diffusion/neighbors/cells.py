@@ -11,6 +11,7 @@ inverted file); Johnson, Douze, Jégou. Billion-Scale Similarity Search with GPU
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -341,6 +342,16 @@ class _Limited:
 
 
 _limited = _Limited()
+
+
+def _after_fork() -> None:
+    """Forget the searches of other threads, which a fork does not copy, and a lock they held."""
+    global _limited
+    _limited = _Limited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
