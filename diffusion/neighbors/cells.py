@@ -226,7 +226,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     # Each group starts from its first points, which are in random order.
     member = np.repeat(ends[:-1] - shares[:-1], np.diff(shares)) + np.arange(count)
     centroids = sample[member]
-    for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER):
+    for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER, unit="group"):
         own = slice(part.start, part.stop + 1)
         with _one_blas_thread():
             k_means(sample, ends[own], centroids, shares[own], _ITERATIONS)
