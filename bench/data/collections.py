@@ -86,7 +86,7 @@ def manifold(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:
     return X
 
 
-def descriptors(n: int, d: int = 128, clusters: int = 1000, seed: int = 0) -> NDArray[np.float32]:
+def descriptors(n: int, d: int = 128, scenes: int = 2000, seed: int = 0) -> NDArray[np.float32]:
     """Generate unit vectors like descriptors of photos: objects of scenes, with a falling spectrum.
 
     Each item is the sum of a scene, of an object (n / 50 of them) and of noise, whose variances
@@ -95,9 +95,9 @@ def descriptors(n: int, d: int = 128, clusters: int = 1000, seed: int = 0) -> ND
     """
     rng = np.random.default_rng(seed)
     spectrum = (np.arange(1, d + 1) ** -0.6).astype(np.float32)
-    scenes = spectrum * rng.standard_normal((clusters, d), np.float32)
+    centers = spectrum * rng.standard_normal((scenes, d), np.float32)
     objects = 0.7 * spectrum * rng.standard_normal((max(1, n // 50), d), np.float32)
-    objects += scenes[rng.zipf(1.3, len(objects)) % clusters]
+    objects += centers[rng.zipf(1.3, len(objects)) % scenes]
     X = np.empty((n, d), np.float32)
     for start in range(0, n, 1 << 16):
         part = slice(start, min(n, start + (1 << 16)))

@@ -14,7 +14,7 @@ import diffusion
 from diffusion import IVF, Auto, Exact
 from diffusion.affinity import PowerAffinity
 from diffusion.graph import Graph
-from diffusion.neighbors import NeighborIndex
+from diffusion.neighbors import Method, NeighborIndex
 
 from ..data.collections import descriptors, lattice_lists, manifold
 from ..measure import PeakMemory, bytes_of_arrays, seconds_of, timed
@@ -53,48 +53,39 @@ def measure(
     return graph, table
 
 
-def searches(
-    vectors: NDArray[np.float32], exact: NDArray[np.int32], search: float, table: Table
-) -> None:
-    """Add rows for the approximate neighbour lists of vectors: time, and share of the exact ones.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, d)
-        Unit vectors.
-    exact : ndarray, shape (n, k)
-        The ids of the exact lists.
-    search : float
-        Seconds that these took.
-    table : Table
-        Of the columns that `neighbour_lists` gives it.
-    """
-    chosen = np.random.default_rng(0).permutation(len(vectors))[:2000]
-    for asked in (IVF(), Auto()):
-        index, build = timed(partial(NeighborIndex, vectors, "cosine", asked, k=exact.shape[1]))
-        (_, ids), listing = timed(partial(index.neighbors, exact.shape[1]))
-        seconds = build + listing
-        found = zip(ids[chosen], exact[chosen], strict=True)
-        recall = np.mean([len(set(one) & set(other)) / len(other) for one, other in found])
-        table.rows.append([f"{asked.name}: {index.method}", seconds, seconds / search, recall])
-
-
-def neighbour_lists(n: int, dimension: int, clusters: int) -> Table:
-    """Time exact and approximate neighbour lists of a manifold and of clusters."""
+def neighbour_lists(n: int, dimension: int, scenes: int) -> Table:
+    """Time exact and approximate neighbour lists of a manifold and of scenes."""
     table = Table(
         f"**Neighbour lists**, n = {n:,}, d = {dimension}, k = {K}",
         ("method", "seconds", "times exact", "recall"),
         notes=["recall: share of the exact neighbours of 2,000 items."],
     )
+    chosen = np.random.default_rng(0).permutation(n)[:2000]
     for name, vectors in (
         ("manifold", manifold(n, dimension)),
-        ("clusters", descriptors(n, dimension, clusters)),
+        ("scenes", descriptors(n, dimension, scenes)),
     ):
-        index = NeighborIndex(vectors, "cosine", Exact())
-        (_, ids), seconds = timed(partial(index.neighbors, K))
-        table.rows.append([f"{name}: exact", seconds, 1.0, 1.0])
-        searches(vectors, ids, seconds, table)
+        _, exact, search = _timed_lists(vectors, Exact())
+        table.rows.append([f"{name}: exact", search, 1.0, 1.0])
+        for method in (IVF(), Auto()):
+            used, ids, seconds = _timed_lists(vectors, method)
+            pairs = zip(ids[chosen], exact[chosen], strict=True)
+            recall = np.mean([len(set(one) & set(other)) / len(other) for one, other in pairs])
+            table.rows.append([f"{method.name}: {used}", seconds, seconds / search, recall])
     return table
+
+
+def _timed_lists(
+    vectors: NDArray[np.float32], method: Method
+) -> tuple[Method, NDArray[np.int32], float]:
+    """Return the method that was used, the ids of the lists, and the seconds that all took."""
+
+    def lists() -> tuple[Method, NDArray[np.int32]]:
+        index = NeighborIndex(vectors, "cosine", method, k=K)
+        return index.method, index.neighbors(K)[1]
+
+    (used, ids), seconds = timed(lists)
+    return used, ids, seconds
 
 
 def memory_and_loading(sides: Sequence[int]) -> Table:

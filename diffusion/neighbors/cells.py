@@ -11,6 +11,7 @@ inverted file); Johnson, Douze, Jégou. Billion-Scale Similarity Search with GPU
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -225,7 +226,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     # Each group starts from its first points, which are in random order.
     member = np.repeat(ends[:-1] - shares[:-1], np.diff(shares)) + np.arange(count)
     centroids = sample[member]
-    for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER):
+    for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER, unit="group"):
         own = slice(part.start, part.stop + 1)
         with _one_blas_thread():
             k_means(sample, ends[own], centroids, shares[own], _ITERATIONS)
@@ -341,6 +342,16 @@ class _Limited:
 
 
 _limited = _Limited()
+
+
+def _after_fork() -> None:
+    """Forget the searches of other threads, which a fork does not copy, and a lock they held."""
+    global _limited
+    _limited = _Limited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache

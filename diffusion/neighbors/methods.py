@@ -72,6 +72,14 @@ class IVF:
         Cells with more than 16 times the average number of vectors are divided.
     nprobe : int >= 1, default 16
         Number of cells searched per query. Larger values are slower and more accurate.
+
+    Notes
+    -----
+    The lists of a collection are found cell by cell, with matrix products of the items that search
+    a cell and the vectors in it. While it searches, the BLAS libraries of the process use one
+    thread, because the loop around them uses all cores.
+
+    Memory: the vectors, which are copied once while the cells are made, and 4 bytes per vector.
     """
 
     nlist: int | None = None

@@ -19,7 +19,7 @@ def row_blocks(
     size: int | None = None,
     unit: str = "row",
 ) -> Iterator[slice]:
-    """Yield slices that cover the rows from `begin` to n, and show a bar that counts rows.
+    """Yield slices that cover the rows from `begin` to n, and show a bar that counts them.
 
     They have `size` rows, by default `BLOCK`. A single block shows no bar, which could only jump
     from nothing to everything.

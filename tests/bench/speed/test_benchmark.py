@@ -26,7 +26,7 @@ def test_speed_prints_every_table(capsys):
         local_nodes=(2000,),
         local_queries=5,
         exact_queries=3,
-        crossing_nodes=(2000,),
+        crossing_nodes=(1000,),
         crossing_counts=(1, 16),
         whole_nodes=(2000,),
         whole_queries=4,
@@ -60,7 +60,7 @@ def test_speed_prints_every_table(capsys):
     assert chosen == ["local", "cg"]
     methods, _, _, recalls = zip(*rows["Neighbour lists"], strict=True)
     assert [name.split(":")[0] for name in methods] == [
-        "manifold", "ivf", "auto", "clusters", "ivf", "auto",
+        "manifold", "ivf", "auto", "scenes", "ivf", "auto",
     ]  # fmt: skip
     assert min(recalls) > 0.5
     assert recalls[2] == recalls[5] == 1  # exact, for so few

@@ -161,3 +161,4 @@ def test_progress_of_every_phase(rng, monkeypatch, capsys):
     for phase in ("ivf k-means", "ivf build", "ivf tuning", "ivf search", "recall at 5"):
         assert phase in shown
     assert "row/s" in shown
+    assert "group/s" in shown
