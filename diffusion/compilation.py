@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from .errors import ConvergenceWarning
+from .neighbors import IVF
 from .reranker import Reranker
 from .solvers import make_solver
 
@@ -28,7 +29,8 @@ def warm_up(*solvers: str) -> None:
     ----------
     *solvers : str
         Names of the solvers to compile: "cg", "spectral", "hybrid", "columns", "truncated",
-        "local" or "chebyshev". By default, the solver of ``Reranker()`` and "local".
+        "local" or "chebyshev". By default, those that "auto", the default of ``Reranker()``,
+        chooses from for the regularised Laplacian.
 
     Raises
     ------
@@ -40,16 +42,17 @@ def warm_up(*solvers: str) -> None:
     >>> import diffusion
     >>> diffusion.warm_up("cg")
     """
-    names = solvers or (str(Reranker().solver), "local")
+    names = solvers or ("truncated", "local", "cg")
     for name in names:
         make_solver(name)
     angle = np.linspace(0, 3, _ITEMS)
     X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for affinity in ("context", "cosine"):
+        # Cells are what "auto" finds neighbours with in large collections.
+        for affinity, neighbors in (("context", "exact"), ("cosine", IVF(nlist=2))):
             for name in names:
-                ranker = Reranker(k=3, affinity=affinity, solver=name).fit(X)
+                ranker = Reranker(k=3, affinity=affinity, solver=name, neighbors=neighbors).fit(X)
                 # One query and several: blocks of both widths are compiled.
                 ranker.search(X[0], k=3)
                 ranker.rerank(*ranker.search(X, k=3))

@@ -21,7 +21,7 @@ class Told(logging.Handler):
 
 told = []
 logging.getLogger("diffusion").addHandler(Told())
-diffusion.warm_up("cg")
+diffusion.warm_up()
 from numba.core import event
 
 class Compiled(event.Listener):
@@ -34,8 +34,8 @@ class Compiled(event.Listener):
 compiled = []
 event.register("numba:compile", Compiled())
 X = np.random.default_rng(0).standard_normal((300, 6))
-for affinity in ("context", "cosine"):
-    ranker = diffusion.Reranker(affinity=affinity).fit(X)
+for settings in ({}, {"affinity": "cosine"}, {"neighbors": diffusion.IVF(nlist=4)}):
+    ranker = diffusion.Reranker(**settings).fit(X)
     ranker.search(X[0])
     ranker.rerank(*ranker.search(X[:40]))
     ranker.save(sys.argv[1])
