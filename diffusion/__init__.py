@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .baselines.r_match import r_match
     from .compilation import warm_up
     from .graph import Graph
-    from .neighbors import HNSW, IVF, Auto, Exact, NNDescent, nearest_neighbors
+    from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
     from .regional import RegionalReranker
     from .reranker import Reranker, load
     from .scoring import Fusion, degree, katz
@@ -47,7 +47,6 @@ __all__ = [
     "CG",
     "HNSW",
     "IVF",
-    "Auto",
     "Chebyshev",
     "Columns",
     "Context",
@@ -87,7 +86,6 @@ _HOMES = {
     "CG": "solvers",
     "HNSW": "neighbors",
     "IVF": "neighbors",
-    "Auto": "neighbors",
     "Chebyshev": "solvers",
     "Columns": "solvers",
     "Context": "affinity",

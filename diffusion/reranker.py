@@ -100,7 +100,8 @@ class Reranker(Reporting, Parameters):
         How neighbours are found: a name or an object of `diffusion.neighbors`, such as
         ``IVF(nprobe=32)``. It is used both for the graph and for the first stage of `search`.
         "auto" is exact for collections up to tens of thousands of vectors; for larger ones, it is
-        an inverted file with a recall of 0.98 at `k`, which is measured (`Auto`).
+        an inverted file with a recall of 0.98 at `k`, which is measured
+        (`diffusion.neighbors.Auto`).
     progress : bool, default False
         Show progress bars on standard error.
 
