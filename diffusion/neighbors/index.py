@@ -30,6 +30,9 @@ Lists = tuple[NDArray[np.float32], NDArray[Any]]
 # Gathered vectors held at a time, in values: 64 MiB of float32.
 _GATHER_VALUES = 1 << 24
 
+# Entries of the lists of queries searched together.
+_LISTED_VALUES = 1 << 23
+
 # The largest magnitude of a value of a vector: of a unit vector, up to rounding, and of any vector
 # whose squared distances fit float32.
 _LARGEST_UNIT, _LARGEST = 1 + 1e-3, 1e19
@@ -195,8 +198,11 @@ class SearchIndex(ABC):
     ) -> None:
         """Search block by block; write lists without the item itself, which is first + row."""
         begin = 0 if checkpoint is None else checkpoint.rows
-        label = f"{self.method.name} search"
-        for part in row_blocks(len(queries), label, show=progress, begin=begin):
+        label, size = f"{self.method.name} search", None
+        if isinstance(self.method, IVF):
+            # Many queries share cells.
+            size = max(cells.BLOCK, min(cells.CHUNK, _LISTED_VALUES // width))
+        for part in row_blocks(len(queries), label, show=progress, begin=begin, size=size):
             found = self._search_block(queries[part], width)
             copy_without_self(*found, first + part.start, out[0][part], out[1][part])
             if checkpoint is not None:
