@@ -159,8 +159,9 @@ def run(
     -------
     dict
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
-        `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
-        `iterations` and `residual`, the largest over the queries; `query`, the number of the query
+        `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`: its `name`,
+        `name`, and the largest `iterations` and `residual` of the queries; `query`, the number of the
+        query
         that the page shows; `index` and `report`, paths; `objects`, the result of
         `features.demo.objects.run`.
 
@@ -186,8 +187,8 @@ def run(
     graph = _said_of_graph(**figures["graph"])
     output(f"Graph of the CNN descriptors of the gallery: {graph}.")
     output(
-        "Conjugate gradient: at most {iterations} iterations per query, largest relative residual "
-        "{residual:.1e}.".format(**figures["solver"])
+        "The solver was {name!r}: at most {iterations} iterations per query, largest relative "
+        "residual {residual:.1e}.".format(**figures["solver"])
     )
     gain = learned.precision["diffusion"] - learned.precision["cosine"]
     example = _example(int(np.argmax(gain)), learned, gallery, queries)
@@ -358,6 +359,7 @@ def _figures(ranker: diffusion.Reranker) -> dict[str, Any]:
             "isolated": graph.n_isolated,
         },
         "solver": {
+            "name": solved.solver,
             "iterations": int(solved.iterations.max()),
             "residual": float(solved.residual.max()),
         },
