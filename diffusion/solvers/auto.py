@@ -62,7 +62,9 @@ class Auto(Solver):
     Notes
     -----
     `report.solver` names the solver that was used, two of them as "local, cg". The other entries
-    of the report are as these solvers define them.
+    of the report are as these solvers define them. On a small graph, an observation may be solved
+    by another solver alone than together with others, so that items with nearly equal scores
+    change places.
 
     Memory: that of `Local`; that of the other solvers while they solve.
 

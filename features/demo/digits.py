@@ -159,9 +159,9 @@ def run(
     -------
     dict
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
-        `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`: its
-        `name`, and the largest `iterations` and `residual` of the queries; `query`, the number of
-        the query that the page shows; `index` and `report`, paths; `objects`, the result of
+        `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
+        its `name`, and the largest `iterations` and `residual` of the queries; `query`, the number
+        of the query that the page shows; `index` and `report`, paths; `objects`, the result of
         `features.demo.objects.run`.
 
     Raises
