@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import diffusion
-from diffusion import IVF, Auto, Exact
+from diffusion import IVF, Exact
 from diffusion.affinity import PowerAffinity
 from diffusion.graph import Graph
-from diffusion.neighbors import Method, NeighborIndex
+from diffusion.neighbors import Auto, Method, NeighborIndex
 
 from ..data.collections import descriptors, lattice_lists, manifold
 from ..measure import PeakMemory, bytes_of_arrays, seconds_of, timed

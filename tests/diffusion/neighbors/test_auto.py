@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import diffusion
-from diffusion import IVF, Auto, Exact, nearest_neighbors
-from diffusion.neighbors import NeighborIndex, auto
+from diffusion import IVF, Exact, nearest_neighbors
+from diffusion.neighbors import Auto, NeighborIndex, auto
 from diffusion.validation import METRICS, as_vectors
 from tests.support.oracles import similarity
 
