@@ -18,7 +18,7 @@ _ITEMS = 24
 def warm_up(*solvers: str) -> None:
     """Compile the loops that a first fit, search and re-ranking would compile.
 
-    Loops are compiled when they are first used, which takes about ten seconds, and are kept in a
+    Loops are compiled when they are first used, which takes about twenty seconds, and are kept in a
     cache on disk: beside the package's source files if that directory is writable, otherwise in
     the user's cache directory, or in the directory that the environment variable NUMBA_CACHE_DIR
     names. Later processes of the same machine type load them. Call this function when a container

@@ -72,9 +72,9 @@ class Reranker(Reporting, Parameters):
         similarity of neighbourhoods and the first-stage score. The default is the fusion for the
         contextual affinity and x for the others.
     solver : str or solver object, default "auto"
-        How x is computed. "auto" takes the fastest solver for the size of the graph and the number
-        of queries; its best hundred items are those of an exact solution to 99 %, and
-        `report_.solver` names the solver that was used. Others are "cg", "spectral", "hybrid",
+        How x is computed. "auto" takes the fastest solver for the size of the graph; its best
+        hundred items are those of an exact solution to 99 %, and `report_.solver` names the solver
+        that was used. Others are "cg", "spectral", "hybrid",
         "columns", "truncated", "local" and "chebyshev", or an object with settings, such as
         ``CG(tol=1e-6, max_iter=200)``. Exact solvers: "cg" (any size), "hybrid" (fewer
         iterations, with a basis computed offline), "chebyshev" (any transfer function).

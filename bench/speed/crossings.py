@@ -49,7 +49,7 @@ def measure(sizes: Sequence[int], counts: Sequence[int]) -> Table:
             for name, solver in solvers.items():
                 solver.solve(y)
                 times[name] = 1000 * seconds_of(lambda: solver.solve(y), 5) / count  # noqa: B023
-            chosen = choose(entries, count)
+            chosen = choose(entries)
             table.rows.append(
                 [
                     f"{n:,}",

@@ -70,34 +70,70 @@ def solve(
 ) -> Answer:
     """Solve (I - α W) x = b for one sparse b, with b[places] = values in storage order.
 
-    `work.number` is -1 everywhere before and after the call. If `state.halt` is FULL
-    in the result, the workspace is too small, and the caller calls again with a larger one; if it
-    is DAMAGED, an edge is not one of W.
+    `settings.certify` is ignored; see `solve_certified`. `work.number` is -1 everywhere before and
+    after the call. If `state.halt` is FULL in the result, the workspace is too small, and the
+    caller calls again with a larger one; if it is DAMAGED, an edge is not one of W.
     """
     alpha = settings.alpha
-    omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
     _, T, R = work
-    state = _begin(graph, work, places, values)
-    scale = state.beside
-    rested = False
-    if state.halt == 0:
-        state, rested = _to_rest(graph, settings, omega, work, state)
+    state, rested, _ = _rest(graph, settings, work, places, values)
     B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
-    certified = False
-    if state.halt == 0 and settings.certify == 0:
+    if state.halt == 0:
         _finish(T, R, state, alpha, places.shape[0])
         spent = state.work + R.start[state.rows]
         done = State(state.touched, state.rows, 0.0, 0.0, spent, state.sweeps, 0)
         state = renew(T, R, done, alpha, T.x, T.right)
         B = bounds(T, R, state, alpha)
-    elif state.halt == 0:
-        state = renew(T, R, state, alpha, T.x, T.right)
+    return Answer(state, B, False, _leave(work, state), rested)
+
+
+@contracting
+def solve_certified(
+    graph: LocalGraph, settings: Settings, work: Workspace, places: Any, values: Any
+) -> Answer:
+    """Do what `solve` does, until the best `settings.certify` items are certified.
+
+    A function of its own, as it takes as long to compile as all others together.
+    """
+    _, T, R = work
+    state, rested, scale = _rest(graph, settings, work, places, values)
+    B = Bounds(0.0, 0.0, 0.0, 0.0, 0.0)
+    certified = False
+    if state.halt == 0:
+        state = renew(T, R, state, settings.alpha, T.x, T.right)
+        omega = _relaxation(settings.alpha)
         state, B, certified = _to_certificate(graph, settings, omega, work, state, scale)
+    return Answer(state, B, certified, _leave(work, state), rested)
+
+
+@contracting
+def _relaxation(alpha: float) -> float:
+    """Return the ω of successive over-relaxation."""
+    return 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
+
+
+@contracting
+def _rest(
+    graph: LocalGraph, settings: Settings, work: Workspace, places: Any, values: Any
+) -> tuple[State, bool, float]:
+    """Solve to the first goal; return whether it is reached, and the scale of b."""
+    state = _begin(graph, work, places, values)
+    scale = state.beside
+    if state.halt != 0:
+        return state, False, scale
+    state, rested = _to_rest(graph, settings, _relaxation(settings.alpha), work, state)
+    return state, rested, scale
+
+
+@contracting
+def _leave(work: Workspace, state: State) -> float:
+    """Clean the workspace; return ||r||²."""
+    number, T, _ = work
     squares = 0.0
     for t in range(state.touched):
         squares += T.residual[t] ** 2
-        work.number[T.node[t]] = -1
-    return Answer(state, B, certified, squares, rested)
+        number[T.node[t]] = -1
+    return squares
 
 
 @contracting

@@ -141,5 +141,8 @@ def longer(array: Any, length: int) -> Any:
     if length <= array.shape[0]:
         return array
     larger = np.empty((max(length, 2 * array.shape[0]), *array.shape[1:]), array.dtype)
-    larger[: array.shape[0]] = array
+    # By a loop over all values: assigning a part of an array takes a second to compile.
+    values, copied = array.reshape(-1), larger.reshape(-1)
+    for a in range(values.shape[0]):
+        copied[a] = values[a]
     return larger

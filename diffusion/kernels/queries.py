@@ -231,7 +231,7 @@ def compare(
     largest similarities, in descending order.
     """
     n = len(holders.indptr) - 1
-    best, ids = np.empty(width, np.float32), np.empty(width, np.int32)
+    best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
     for q in range(start, stop):
         room = min(n, _entries(encodings.ids[q], holders.indptr))
@@ -239,7 +239,7 @@ def compare(
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
         begin_best(best, ids)
         for x in range(count):
-            item, similarity = names.ids[x], np.float32(jaccard_of(sums[x]))
+            item, similarity = np.int64(names.ids[x]), np.float32(jaccard_of(sums[x]))
             J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
             if similarity >= best[0]:
                 offer(best, ids, similarity, item)

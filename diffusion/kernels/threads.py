@@ -105,7 +105,7 @@ def _announce(folder: str | None) -> None:
         return
     _announced.set()
     _logger.warning(
-        "diffusion-rerank: compiling loops for this machine, which takes about ten seconds; %s",
+        "diffusion-rerank: compiling loops for this machine, which takes about twenty seconds; %s",
         "no directory for the result is writable, so that every process compiles again; "
         "NUMBA_CACHE_DIR may name one"
         if folder is None

@@ -206,12 +206,13 @@ class Local(Solver):
             work = empty_workspace(np.full(self._graph.n_nodes, -1, np.int32), *_ROOM)
         certify = min(self.certify, self._graph.n_nodes)
         settings = kernels.Settings(self._alpha, float(self.tol), self.top, certify, self.max_work)
-        answer = kernels.solve(graph, settings, work, places, values)
+        solve = kernels.solve_certified if certify else kernels.solve
+        answer = solve(graph, settings, work, places, values)
         while answer.state.halt == FULL:
             # Begun again: later observations find the larger workspace.
             room = len(work.touched.node), len(work.rows.columns)
             work = empty_workspace(work.number, *(_MORE * size for size in room))
-            answer = kernels.solve(graph, settings, work, places, values)
+            answer = solve(graph, settings, work, places, values)
         state, limits, certified, squares, rested = answer
         if state.halt == DAMAGED:
             self._idle.append(work)

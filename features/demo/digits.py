@@ -160,8 +160,8 @@ def run(
     dict
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
         `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
-        its `name`, and the largest `iterations` and `residual` of the queries; `query`, the number
-        of the query that the page shows; `index` and `report`, paths; `objects`, the result of
+        its `name`, and its `work`, in multiplications per query; `query`, the number of the query
+        that the page shows; `index` and `report`, paths; `objects`, the result of
         `features.demo.objects.run`.
 
     Raises
@@ -186,8 +186,9 @@ def run(
     graph = _said_of_graph(**figures["graph"])
     output(f"Graph of the CNN descriptors of the gallery: {graph}.")
     output(
-        "The solver was {name!r}: at most {iterations} iterations per query, largest relative "
-        "residual {residual:.1e}.".format(**figures["solver"])
+        "The solver was {name!r}: {work:,} multiplications by an edge weight per query.".format(
+            **figures["solver"]
+        )
     )
     gain = learned.precision["diffusion"] - learned.precision["cosine"]
     example = _example(int(np.argmax(gain)), learned, gallery, queries)
@@ -348,7 +349,7 @@ def _save_and_check(ranker: diffusion.Reranker, query: Vectors, path: Path) -> N
 
 
 def _figures(ranker: diffusion.Reranker) -> dict[str, Any]:
-    """Return the figures of a ranker's graph, and the largest of its last search's solver."""
+    """Return the figures of a ranker's graph, and of the solver in its last search."""
     graph, solved = ranker.graph_, ranker.report_
     return {
         "graph": {
@@ -359,8 +360,7 @@ def _figures(ranker: diffusion.Reranker) -> dict[str, Any]:
         },
         "solver": {
             "name": solved.solver,
-            "iterations": int(solved.iterations.max()),
-            "residual": float(solved.residual.max()),
+            "work": round(float(solved.work.mean())),
         },
     }
 

@@ -57,7 +57,7 @@ def test_speed_prints_every_table(capsys):
     assert calls["Reranker().rerank"] == 1
     assert len(calls) == 10
     chosen = [row[6] for row in rows["Choice of the solver"]]
-    assert chosen == ["local", "cg"]
+    assert chosen == ["local", "local"]
     methods, _, _, recalls = zip(*rows["Neighbour lists"], strict=True)
     assert [name.split(":")[0] for name in methods] == [
         "manifold", "ivf", "auto", "scenes", "ivf", "auto",
