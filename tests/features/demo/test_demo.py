@@ -120,6 +120,7 @@ def test_what_is_said_agrees_with_what_is_returned(outcome):
     assert f"{solver['work']:,} multiplications" in said
     # Less than twenty iterations of conjugate gradient.
     assert 0 < solver["work"] < 20 * 2 * result["graph"]["edges"]
+    assert result["report"] in said
 
 
 def test_index_is_of_the_gallery_alone_and_loads(outcome):
