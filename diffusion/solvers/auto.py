@@ -22,6 +22,9 @@ from .truncated import Truncated
 # Conjugate gradient takes about half of them.
 _PRODUCTS = 40
 
+# The most that `Local` takes, about two seconds.
+_MOST = 2**31 - 1
+
 # Entries of W up to which a component is solved whole, in less than a millisecond.
 _SMALL = 10_000
 
@@ -105,7 +108,7 @@ class Auto(Solver):
         if not isinstance(transfer, RegularizedLaplacian):
             self._solvers: dict[str, Solver] = {"chebyshev": self.for_many(any_transfer=True)}
         else:
-            work = max(1, _PRODUCTS * len(graph.indices))
+            work = min(max(1, _PRODUCTS * len(graph.indices)), _MOST)
             self._solvers = {
                 "truncated": Truncated(graph.n_nodes, max_iter=_MAX_ITER, **self._settings()),
                 "cg": self.for_many(any_transfer=False),

@@ -120,6 +120,12 @@ def test_a_neighbourhood_that_grows_too_far_is_left_to_conjugate_gradient(collec
     assert agreement(best(rows(solution)), best(rows(expected))) >= 0.99
 
 
+def test_the_work_of_a_graph_of_any_size_is_accepted(monkeypatch):
+    monkeypatch.setattr(module, "_PRODUCTS", 10**12)
+    graph = mixed_graph()
+    assert Auto().prepare(graph, RegularizedLaplacian(ALPHA)).solve(np.eye(166)[0])
+
+
 def test_another_transfer_function_is_applied_by_chebyshev(vectors):
     graph = Reranker(k=10).fit(vectors).graph_
     y = np.eye(len(vectors))[:3]
