@@ -101,7 +101,7 @@ def memory_and_loading(sides: Sequence[int]) -> Table:
             "load, ms",
             "first query, ms",
         ),
-        notes=["load: median of 15. first query: just after loading, to a residual of 1e-6."],
+        notes=["load: median of 15. first query: just after loading."],
     )
     for side in sides:
         scores, ids = lattice_lists(side, K)
