@@ -212,12 +212,14 @@ class Fitted:
         out_ids = np.empty((nq, k), np.int64)
         # A multiple of 32, the width of the solvers' blocks.
         batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32))
+        # Of candidates that are only re-ordered, all are ranked.
+        solver = self.solver.for_depth(max(k, ids.shape[1]) if restrict else k)
         reports = []
         parts = row_blocks(nq, "diffuse", show=progress, size=batch, unit="query")
         for part in parts if nq else [slice(0, 0)]:  # no query has a report, too
             first = scores[part], ids[part]
             observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
-            solution = self.solver.solve(observation.y, candidates=ids[part])
+            solution = solver.solve(observation.y, candidates=ids[part])
             fused = self.score.combine(solution.values, observation, *first, self.graph)
             rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
             reports.append(solution.report)

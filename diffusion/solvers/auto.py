@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -55,8 +56,9 @@ class Auto(Solver):
     For the regularised Laplacian, an observation is solved on a neighbourhood of it by
     ``Local(certify=0)``, in a time that does not grow with the graph. On a small graph, its whole
     component is solved by `Truncated`. Both agree with ``CG(tol=1e-6)`` on 99 % of the best
-    hundred items. If the neighbourhood of an observation grows so far that conjugate gradient
-    takes less time, it is solved by `CG`. Other transfer functions are applied by `Chebyshev`.
+    hundred items, or of as many as a ranking has if these are more. If the neighbourhood of an
+    observation grows so far that conjugate gradient takes less time, it is solved by `CG`. Other
+    transfer functions are applied by `Chebyshev`.
 
     Parameters
     ----------
@@ -91,6 +93,15 @@ class Auto(Solver):
     def __post_init__(self) -> None:
         if self.tol is not None:
             check_real(self.tol, "tol", low=0.0, strict=True)
+
+    def for_depth(self, depth: int) -> Solver:
+        """Return a solver that is as accurate as a ranking of that many items needs."""
+        solvers = {name: solver.for_depth(depth) for name, solver in self._solvers.items()}
+        if solvers == self._solvers:
+            return self
+        deeper = copy.copy(self)
+        deeper._solvers = solvers
+        return deeper
 
     def check(self) -> None:
         """Check nothing: the solvers that are used check what they read."""

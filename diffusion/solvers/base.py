@@ -281,6 +281,14 @@ class Solver(ABC):
         report = replace(report, observed=y.counts, solver=report.solver or self.name)
         return Solution(solution.values, report, self._graph.n_nodes)
 
+    def for_depth(self, depth: int) -> Solver:
+        """Return a prepared solver for rankings of that many items: this one, or a copy.
+
+        A solver whose accuracy follows the items that are ranked returns a copy that shares its
+        arrays and its memory.
+        """
+        return self
+
     def check(self) -> None:
         """Check the arrays of the graph and of the solver if they were read from a file.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,7 +87,8 @@ class Local(Solver):
         Accuracy of the first goal: max |r_i| / √d_i is at most `tol` √(1 - α) times the `top`-th
         largest |x_i| / √d_i. Values below 10^-6 max |b_i| / √d_i are not resolved.
     top : int >= 1, default 100
-        Number of best items whose order is to be at rest: those that are shown or fused.
+        Number of best items whose order is to be at rest. A `Reranker` raises it to the length of
+        the lists that it is asked for.
     certify : int >= 0, default 10
         Number of best items to certify; 0 for none.
     max_work : int >= 1, default 100_000_000
@@ -170,6 +172,14 @@ class Local(Solver):
     def _attach(self) -> None:
         self._idle: list[Workspace] = []  # list.append and pop are atomic
         self._local: LocalGraph | None = None
+
+    def for_depth(self, depth: int) -> Solver:
+        """Return a solver whose `top` is at least `depth`."""
+        if depth <= self.top:
+            return self
+        deeper = copy.copy(self)
+        deeper.top = depth
+        return deeper
 
     def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
         if self._local is None:

@@ -49,7 +49,9 @@ def best(x, k=100):
 
 
 def agreement(ours, theirs):
-    return np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(ours, theirs, strict=True)])
+    """The mean share of the items of one list that are in the other; lists may be padded."""
+    pairs = [(a, b[b >= 0]) for a, b in zip(ours, theirs, strict=True)]
+    return np.mean([np.isin(b, a).mean() for a, b in pairs])
 
 
 def rows(solution):
@@ -105,6 +107,20 @@ def _lists(ranker):
 
 def _unit(Q):
     return (Q / np.linalg.norm(Q, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_longer_lists_are_as_accurate(collection):
+    ranker, Q = collection
+    other = Reranker(k=20, solver=CG(tol=1e-8))
+    other.fit_neighbors(*_lists(ranker))
+    hits = ranker.fitted().index.search(_unit(Q), 100)
+    for restrict in (False, True):
+        for k in (100, 700):
+            ids = ranker.rerank(*hits, k, restrict_to_candidates=restrict)[1]
+            expected = other.rerank(*hits, k, restrict_to_candidates=restrict)[1]
+            assert agreement(ids, expected) >= 0.99
+    np.testing.assert_array_equal(ranker.rerank(*hits, 10)[1], ranker.rerank(*hits, 100)[1][:, :10])
+    assert ranker.solver_.for_depth(100) is ranker.solver_
 
 
 def test_a_neighbourhood_that_grows_too_far_is_left_to_conjugate_gradient(collection, monkeypatch):
