@@ -37,7 +37,7 @@ def choose(entries: int) -> str:
     """Return the name of the fastest solver for the regularised Laplacian.
 
     The number of observations does not enter: measured on two cores, conjugate gradient on blocks
-    of 64 observations takes 0.8 times the time of `Local` on 500 nodes, and more time from 2,000
+    of 64 observations takes 0.7 to 0.8 times the time of `Local` on 500 nodes, and more from 2,000
     nodes on. An observation is thus answered alike alone and among others. ``python -m bench
     speed`` prints the times.
 
