@@ -55,8 +55,8 @@ def make_solver(solver: object) -> Solver:
 def on_device(solver: object, device: str, *, any_transfer: bool) -> Solver:
     """Return a new, unprepared solver that computes on a device.
 
-    `Auto` is replaced by the solver that it has for many observations; `any_transfer` says
-    whether the transfer function is another one than the regularised Laplacian.
+    `Auto` is replaced by the solver of blocks that it falls back on; `any_transfer` says whether
+    the transfer function is another one than the regularised Laplacian.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def on_device(solver: object, device: str, *, any_transfer: bool) -> Solver:
     """
     made = make_solver(solver)
     if isinstance(made, Auto):
-        made = made.for_many(any_transfer=any_transfer)
+        made = made.fallback(any_transfer=any_transfer)
     able = [kind for kind in SOLVERS.values() if "device" in inspect.signature(kind).parameters]
     if type(made) not in able:
         names = " and ".join(repr(kind.name) for kind in able)

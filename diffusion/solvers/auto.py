@@ -117,19 +117,19 @@ class Auto(Solver):
         """Set up the solvers to choose from; only `Local` has arrays of its own."""
         graph, transfer = self._graph, self._transfer
         if not isinstance(transfer, RegularizedLaplacian):
-            self._solvers: dict[str, Solver] = {"chebyshev": self.for_many(any_transfer=True)}
+            self._solvers: dict[str, Solver] = {"chebyshev": self.fallback(any_transfer=True)}
         else:
             work = min(max(1, _PRODUCTS * len(graph.indices)), _MOST)
             self._solvers = {
                 "truncated": Truncated(graph.n_nodes, max_iter=_MAX_ITER, **self._settings()),
-                "cg": self.for_many(any_transfer=False),
+                "cg": self.fallback(any_transfer=False),
                 "local": Local(certify=0, max_work=work, **self._settings()),
             }
         for name, solver in self._solvers.items():
             solver.restore(graph, transfer, self._arrays if name == "local" else {}, self._source)
 
-    def for_many(self, *, any_transfer: bool) -> CG | Chebyshev:
-        """Return a solver with the settings for many observations, not prepared."""
+    def fallback(self, *, any_transfer: bool) -> CG | Chebyshev:
+        """Return the solver of blocks for what `Local` does not solve, not prepared."""
         if any_transfer:
             return Chebyshev(**self._settings())
         return CG(max_iter=_MAX_ITER, **self._settings(tol=1e-4))
