@@ -16,7 +16,13 @@ PACKAGES = ("diffusion", "features", "bench", "examples")
 # From the lowest floor up. A module imports from its own floor and from those below; what is on
 # one floor is one package, or modules that may know each other.
 FLOORS = (
-    ("diffusion._version", "diffusion.errors", "diffusion.parameters", "diffusion.validation"),
+    (
+        "diffusion._version",
+        "diffusion.change",
+        "diffusion.errors",
+        "diffusion.parameters",
+        "diffusion.validation",
+    ),
     ("diffusion.kernels",),
     ("diffusion.devices",),
     ("diffusion.storage",),
