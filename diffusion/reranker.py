@@ -384,8 +384,8 @@ class Reranker(Reporting, Parameters):
         Notes
         -----
         Other threads may search meanwhile: they get the answers of the collection as it was, until
-        the update is complete. Updates by several threads take turns. While one runs, the collection
-        takes memory twice, apart from what the two states share.
+        the update is complete. Updates by several threads take turns. While one runs, the
+        collection takes memory twice, apart from what the two states share.
 
         The result equals that of a fit up to equal scores, and up to rounding where the scores of
         the affinity are used themselves. With an approximate method, new items enter the lists of

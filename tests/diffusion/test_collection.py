@@ -1,4 +1,4 @@
-"""A collection that lives: after any sequence of changes, it is what a fit of its items would be."""
+"""After any sequence of changes, a collection is what a fit of its items would be."""
 
 from __future__ import annotations
 

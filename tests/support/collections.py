@@ -62,8 +62,8 @@ def assert_same(
 def assert_same_answers(one: Any, other: Any, atol: float) -> None:
     """Compare lists of scores by id; items whose scores are close may be in another order."""
     for scores, ids, expected, names in zip(*one, *other, strict=True):
-        found = {item: score for item, score in zip(ids.tolist(), scores, strict=True)}
-        wanted = {item: score for item, score in zip(names.tolist(), expected, strict=True)}
+        found = dict(zip(ids.tolist(), scores, strict=True))
+        wanted = dict(zip(names.tolist(), expected, strict=True))
         assert found.keys() == wanted.keys()
         np.testing.assert_allclose(
             [found[item] for item in wanted], list(wanted.values()), atol=atol
