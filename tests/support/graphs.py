@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from diffusion.change import Change
 from diffusion.graph.graph import Graph
 from diffusion.transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
 
@@ -89,3 +90,28 @@ def chain_and_isolated():
     """Two nodes joined, W = [[0, 1], [1, 0]], and a third by itself."""
     ids = np.array([[1], [0], [-1]], np.int32)
     return Graph.from_neighbors(ids, np.array([[1], [1], [0]], np.float32))
+
+
+def touched_rows(before, after, change):
+    """The nodes of `after` whose rows of W are not those of `before`, renumbered."""
+    kept = np.flatnonzero(change.source >= 0)
+    expected = np.zeros((change.after, change.after))
+    source = change.source[kept]
+    expected[np.ix_(kept, kept)] = before.W.toarray()[np.ix_(source, source)]
+    lost = np.zeros(change.after, bool)  # whose neighbours were removed
+    lost[kept] = before.W.toarray()[np.ix_(source, change.removed)].any(axis=1)
+    return lost | (after.W.toarray() != expected).any(axis=1) | (change.source < 0)
+
+
+def updates(A, seed=0, count=9):
+    """Graphs with one change each: (before, after, change, touched).
+
+    `count` of the nodes of the adjacency A are removed, or were added.
+    """
+    n = len(A)
+    removal = Change.removal(n, np.random.default_rng(seed).choice(n, count, replace=False))
+    part, whole = symmetric_graph(A[np.ix_(removal.source, removal.source)]), symmetric_graph(A)
+    names = np.concatenate([removal.source, removal.removed])
+    renamed, addition = symmetric_graph(A[np.ix_(names, names)]), Change.addition(n - count, count)
+    for before, after, change in ((whole, part, removal), (part, renamed, addition)):
+        yield before, after, change, touched_rows(before, after, change)
