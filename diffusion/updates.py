@@ -83,7 +83,13 @@ def _changed(
         parameters = {**parameters, "neighbors": settings_of(index.method)}
     lists = fitted.affinity.neighbor_lists()
     if lists is None:
-        lists = _listed_again(fitted, progress=progress)
+        # An earlier version has not kept them: lists of another length are computed again.
+        if index is None:
+            raise DiffusionError(
+                "remove: this index, of an earlier version, holds neither vectors nor neighbour "
+                "lists; expected one that is built again"
+            )
+        lists = np.empty((change.before, 0), np.float32), np.empty((change.before, 0), np.int32)
     length = fitted.affinity.depth_of(parameters["k"])
     scores, ids, dirty = changed_lists(index, *lists, change, length, progress=progress)
     affinity, edges = fitted.affinity.changed(scores, ids, dirty, change, progress=progress)
@@ -92,16 +98,3 @@ def _changed(
     return replace(
         fitted, parameters=parameters, affinity=affinity, solver=solver, graph=graph, index=index
     )
-
-
-def _listed_again(
-    fitted: Fitted, *, progress: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the neighbour lists of a collection whose index does not contain them."""
-    index = fitted.index
-    if index is None:
-        raise DiffusionError(
-            "remove: this index, of an earlier version, holds neither vectors nor the scores of "
-            "its neighbour lists; expected one that is built again"
-        )
-    raise NotImplementedError
