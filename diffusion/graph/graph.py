@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
+from ..affinity.base import Edges
+from ..change import Change
 from ..kernels.graph import (
     cuthill_mckee,
     degrees_and_counts,
@@ -171,6 +173,34 @@ class Graph:
             n_components=len(sizes),
             n_isolated=int(np.count_nonzero(counts == 0)),
         )
+
+    def changed(
+        self, change: Change, edges: Edges, *, progress: bool = False
+    ) -> tuple[Graph, NDArray[np.bool_]]:
+        """Return the graph of a changed collection.
+
+        Its W equals that of `from_neighbors` for the edges of all nodes.
+
+        Parameters
+        ----------
+        change : Change
+        edges : Edges
+            The edges of the nodes whose edges have changed, other than by the new rows of moved
+            nodes. An edge is among those of both its nodes.
+        progress : bool, default False
+            Show a progress bar on standard error.
+
+        Returns
+        -------
+        graph : Graph
+            A new one; this one is left as it is.
+        touched : ndarray, shape (after,), bool
+            The rows of W whose columns or values have changed, other than by the new rows of moved
+            nodes. Those of added nodes have.
+        """
+        ids, weights, _ = edges
+        graph = self.from_neighbors(ids, weights, overwrite=True, progress=progress)
+        return graph, np.ones(change.after, bool)
 
     def check(self) -> None:
         """Check the arrays of a graph that was read from a file, its edges included.

@@ -77,8 +77,8 @@ def holder_of(holders: Any, high: Any, e: int) -> Any:
 def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> None:
     """Rank the entries of lists: 1 + the number of entries in the row with a higher score.
 
-    `ids` (n, k) is padded with -1 at the end; the first k columns of `scores` descend. `out`
-    (n, k), uint8, is 0 where padded.
+    `ids` (n, k) is padded with -1 at the end; `scores` (n, k), or overlaps, descend. `out` (n, k),
+    uint8, is 0 where padded.
     """
     k = ids.shape[1]
     for i in range(start, stop):
@@ -182,3 +182,14 @@ def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
 def jaccard_of(overlap: int) -> float:
     """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))
+
+
+@parallel(lambda overlaps, *_: len(overlaps), grain=256)
+def contextual_weights(
+    start: int, stop: int, overlaps: Any, levels: Any, share: Any, out: Any
+) -> None:
+    """Compute the weights (m, k), float32, of similar items: J² times the share of their level."""
+    for i in range(start, stop):
+        for a in range(overlaps.shape[1]):
+            jaccard = np.float32(jaccard_of(overlaps[i, a]))
+            out[i, a] = jaccard * jaccard * share[levels[i, a]]

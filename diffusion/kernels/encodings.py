@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .context import (
+    UNIT,
     Encodings,
     Holders,
     Scales,
     Sets,
     holder_of,
     insert_largest,
-    jaccard_of,
     level_of,
     scale_weights,
     write_encoding,
@@ -319,13 +319,13 @@ def _decode(
 
 
 @borrowing
-def _write_similarities(sums: Any, filled: int, out_ids: Any, out_scores: Any) -> None:
-    """Turn the largest overlaps of an item into its row of similarities."""
-    for a in range(out_scores.shape[0]):
+def _write_overlaps(sums: Any, filled: int, out_ids: Any, out_overlaps: Any) -> None:
+    """Write the row of an item from its largest overlaps."""
+    for a in range(out_overlaps.shape[0]):
         if a < filled:
-            out_scores[a] = jaccard_of(sums[a])
+            out_overlaps[a] = min(sums[a], UNIT)
         else:
-            out_ids[a], out_scores[a] = -1, -np.inf
+            out_ids[a], out_overlaps[a] = -1, 0
 
 
 @parallel(lambda items, *_: len(items), grain=_BLOCK)
@@ -337,16 +337,17 @@ def jaccard_lists(
     encodings: Encodings,
     holders: Holders,
     out_ids: Any,
-    out_scores: Any,
+    out_overlaps: Any,
 ) -> None:
     """List the k others with the highest Jaccard similarity to items[p], for every p.
 
-    Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_scores`
-    (m, k) receives the list, in descending order of score, ties by ascending id, padded with -1
-    and -inf. `out_ids` may be `encodings.ids`: a row is read before it is written. Only its first k
-    columns are written.
+    Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_overlaps`
+    (m, k), uint16, receives the list, in descending order of overlap, ties by ascending id, padded
+    with -1 and 0. `jaccard_of` turns an overlap into a similarity; one above UNIT, by rounding, is
+    written as UNIT, for both give the similarity 1. `out_ids` may be `encodings.ids`: a row is read
+    before it is written. Only its first k columns are written.
     """
-    k, size = out_scores.shape[1], encodings.values.shape[1]
+    k, size = out_overlaps.shape[1], encodings.values.shape[1]
     which = np.empty((_BLOCK, size), np.int32)
     decoded = Decoded(np.zeros(1, np.int64), np.empty(1, np.int32), np.empty(1, np.int64))
     names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
@@ -374,7 +375,7 @@ def jaccard_lists(
             if itself >= 0:
                 sums.values[itself] = 0
             filled = _take_largest(sums, touched, names.ids, out_ids[row, :k], best)
-            _write_similarities(best, filled, out_ids[row, :k], out_scores[row])
+            _write_overlaps(best, filled, out_ids[row, :k], out_overlaps[row])
         forget(names, count)
         forget(lists, read)
         first = last
