@@ -64,6 +64,10 @@ class Affinity(ABC):
         """Number of neighbours used for the observation of a query; 0 stands for `query_k`."""
         return 0
 
+    def depth_of(self, k: int) -> int:
+        """Return how many neighbours of lists of k are used, in a collection that has as many."""
+        return k
+
     @abstractmethod
     def edges(
         self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False

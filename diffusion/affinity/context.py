@@ -116,6 +116,10 @@ class Context(Affinity):
         """Number of neighbours used for the observation of a query."""
         return self._cut[-1]
 
+    def depth_of(self, k: int) -> int:
+        """Return the number of neighbours up to the largest scale."""
+        return min(k, self.scales[-1])
+
     @property
     def _cut(self) -> tuple[int, ...]:
         """The scales, cut to the length of the lists."""
