@@ -26,7 +26,7 @@ FLOORS = (
     ("diffusion.kernels",),
     ("diffusion.devices",),
     ("diffusion.storage",),
-    ("diffusion.transfer", "diffusion.metrics"),
+    ("diffusion.ids", "diffusion.transfer", "diffusion.metrics"),
     ("diffusion.neighbors",),
     ("diffusion.affinity",),
     ("diffusion.graph",),
