@@ -131,8 +131,8 @@ class Reranker(Reporting, Parameters):
     the transformed vectors, but has no verb that passes queries on to `search`; they are
     transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
 
-    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
-    bytes per item; with the contextual affinity, another 494 bytes per item. Building takes at
+    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 36
+    bytes per item; with the contextual affinity, another 502 bytes per item. Building takes at
     most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, at most
     1,300 bytes per item.
 

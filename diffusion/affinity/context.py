@@ -19,7 +19,17 @@ from ..kernels.context import Encodings, Holders, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import FirstStage
-from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Offsets, Promise
+from ..storage.contents import (
+    COMPUTED,
+    Array,
+    Arrays,
+    Between,
+    Contents,
+    Places,
+    Promise,
+    Stops,
+    with_rows,
+)
 from ..validation import check_integer
 from .base import Affinity, Lists, Observation, lists_layout
 
@@ -68,7 +78,7 @@ class Context(Affinity):
     all items and queries is 0. Encodings are stored in units of 1/65535.
 
     Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
-    and 5 `size` + 8 bytes for the encodings, up to 2^24 items: 494 bytes per item in all with the
+    and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
     default settings, in addition to the graph. Of the scores of the lists, a search reads those
     at the places of the scales, which is all that the rank of a query depends on. Another 10 k
     bytes per item, 480 with the default settings, are read by updates of the collection alone: all
@@ -220,13 +230,13 @@ class Context(Affinity):
             known = queries.Known(self._sets, read_only(self._state["reach"]))
             self._opened = known, self._scales, self._holders
         known, scales, holders = self._opened
-        n, m = len(known.reach), len(ids)
+        m = len(ids)
         encodings, damaged = self._empty_encodings(m), np.zeros(m, bool)
         queries.encode_queries(known, scales, first, encodings, damaged)
         if damaged.any():
             self._contents.check(by_rows=True)  # raises the error that says what is wrong
         bounds = np.empty(m, np.int64)
-        queries.jaccard_bounds(encodings.ids, holders.indptr, n, bounds)
+        queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y, similar = SparseRows.of_width(m, width), []
         for part in _batches(bounds) or [slice(0, 0)]:
@@ -274,7 +284,7 @@ class Context(Affinity):
 
     @property
     def _holders(self) -> Holders:
-        names = ("indptr", "holders", "holders_high")
+        names = ("starts", "stops", "holders", "holders_high")
         return Holders(*(read_only(self._checked[name]) for name in names))
 
     @property
@@ -293,6 +303,7 @@ class Context(Affinity):
         self._state, self._opened = {"ids": arrays["ids"]}, None
         if "mutual" in arrays:
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
+        arrays = with_rows(arrays)
         layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
         self._contents = Contents(arrays, layout, source)
         self._state = {name: arrays[name] for name in layout}
@@ -307,9 +318,9 @@ class _Holders(Promise):
 
     n: int
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether all items are in range."""
-        high = arrays["holders_high"][start : start + len(block)].astype(np.int64)
+        high = arrays["holders_high"][places].astype(np.int64)
         return bool(((high << 16) | (block >> 16)).max() < self.n)
 
     def __str__(self) -> str:
@@ -327,8 +338,9 @@ def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
         "ids": Array(np.int32, (n, k), Between(-1, n - 1), by_rows=True),
         "levels": Array(np.uint8, (n, _level_bytes(k, scales))),
         "reach": Array(np.float32, (n, scales), Between(-np.inf, most), by_rows=True),
-        "indptr": Array(np.int64, (n + 1,), Offsets("holders")),
-        "holders": Array(np.uint32, ("entries",), _Holders(n)),
+        "starts": Array(np.int64, (n,), Between(0, np.inf)),
+        "stops": Array(np.int64, (n,), Stops("starts", "holders")),
+        "holders": Array(np.uint32, ("entries",), _Holders(n), rows=("starts", "stops")),
         "holders_high": Array(_high_type(n), ("entries",)),
     }
 
@@ -387,10 +399,10 @@ def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArr
     """Turn encodings (n, size) into inverted lists: for each entry, the items that have it."""
     n = len(order)
     filled = int(np.count_nonzero(encodings.values))
-    indptr = np.zeros(n + 1, np.int64)
+    starts, stops = np.empty(n, np.int64), np.zeros(n, np.int64)
     holders, high = np.empty(filled, np.uint32), np.empty(filled, _high_type(n))
-    blocks.invert(order, encodings, Holders(indptr, holders, high))
-    return {"indptr": indptr, "holders": holders, "holders_high": high}
+    blocks.invert(order, encodings, Holders(starts, stops, holders, high))
+    return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
 
 
 def _batches(sizes: NDArray[np.int64]) -> list[slice]:

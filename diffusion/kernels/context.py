@@ -47,11 +47,12 @@ class Sets(NamedTuple):
 class Holders(NamedTuple):
     """Inverted lists: for each entry l, the items whose encoding has it, and its value there.
 
-    The lists are one after the other; that of l is at indptr[l] to indptr[l + 1]. `holder_of`
-    takes an element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
+    The list of l is at starts[l] to stops[l]; there may be gaps between lists. `holder_of` takes an
+    element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
     """
 
-    indptr: Any  # (n + 1,) int64
+    starts: Any  # (n,) int64
+    stops: Any  # (n,) int64
     holders: Any  # (entries,) uint32: the lower 16 bits of the item, then the value
     high: Any  # (entries,) uint8 or uint16: the other bits of the item
 

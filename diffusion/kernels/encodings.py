@@ -207,29 +207,28 @@ def encode(
 
 @borrowing
 def invert(order: Any, encodings: Encodings, out: Holders) -> None:
-    """Turn encodings (n, size) into inverted lists, whose items are in the given order.
+    """Turn encodings (n, size) into inverted lists without gaps, with items in the given order.
 
-    The length of `out.indptr` is n + 1; its values are 0.
+    `out.stops` is 0 everywhere.
     """
     entries, values = encodings
     n, size = values.shape
-    indptr, holders, high = out
+    starts, stops, holders, high = out
     for i in range(n):
         for a in range(size):
             if entries[i, a] >= 0:
-                indptr[entries[i, a] + 1] += 1
+                stops[entries[i, a]] += 1
+    total = 0
     for i in range(n):
-        indptr[i + 1] += indptr[i]
+        starts[i], total = total, total + stops[i]
+        stops[i] = starts[i]
     for i in order:
         for a in range(size):
             l = entries[i, a]  # noqa: E741
             if l >= 0:
-                holders[indptr[l]] = ((i & 0xFFFF) << 16) | values[i, a]
-                high[indptr[l]] = i >> 16
-                indptr[l] += 1  # now the end of what is filled; in the end, of the list
-    for i in range(n, 0, -1):
-        indptr[i] = indptr[i - 1]
-    indptr[0] = 0
+                holders[stops[l]] = ((i & 0xFFFF) << 16) | values[i, a]
+                high[stops[l]] = i >> 16
+                stops[l] += 1  # the end of what is filled; in the end, of the list
 
 
 # --- Jaccard similarity --------------------------------------------------------------------------
@@ -281,11 +280,11 @@ def _find_lists(entries: Any, which: Any, lists: Numbers, read: int) -> int:
 
 
 @borrowing
-def _length(entries: Any, indptr: Any) -> int:
+def _length(entries: Any, starts: Any, stops: Any) -> int:
     """Return the total length of the inverted lists of some entries."""
     total = 0
     for entry in entries:
-        total += indptr[entry + 1] - indptr[entry]
+        total += stops[entry] - starts[entry]
     return total
 
 
@@ -304,11 +303,11 @@ def _decode(
     The lists are those of `entries`, and are written as the lists `first` and so on of `into`.
     """
     slots, ids = names
-    indptr, items, high = holders
+    starts, stops, items, high = holders
     begin, numbers, values = into
     at = begin[first]
     for l in range(entries.shape[0]):  # noqa: E741
-        for e in range(indptr[entries[l]], indptr[entries[l] + 1]):
+        for e in range(starts[entries[l]], stops[entries[l]]):
             item, value = holder_of(items, high, e)
             x = number(slots, ids, count, item)
             count += x == count
@@ -362,7 +361,7 @@ def jaccard_lists(
             lists = with_room(lists, read, read + size)
             read = _find_lists(encodings.ids[places[last]], which[last - first], lists, read)
             entries = lists.ids[before:read]
-            length = _length(entries, holders.indptr)
+            length = _length(entries, holders.starts, holders.stops)
             names = with_room(names, count, count + length)
             decoded = _more_decoded(decoded, read, decoded.begin[before] + length)
             count = _decode(entries, before, holders, decoded, names, count)

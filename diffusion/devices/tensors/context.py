@@ -74,7 +74,7 @@ class TensorContext:
         ids = self._send(encodings.ids[places, :size]).long()
         values = self._send(encodings.values[places].astype(np.int32))
         place = ids.clamp(min=0)
-        lengths = (rows.indptr[place + 1] - rows.indptr[place]) * (ids >= 0)
+        lengths = (rows.stops[place] - rows.starts[place]) * (ids >= 0)
         owners = self._send(items).long()
         for column in range(k):
             out_ids[places, column], out_overlaps[places, column] = -1, 0
@@ -157,10 +157,10 @@ def _overlaps(
 
     Returns rows, items and sums, in ascending order of rows and then of items.
     """
-    n, size = len(holders.indptr) - 1, ids.shape[1]
+    n, size = len(holders.starts), ids.shape[1]
     lengths = lengths.flatten()
     entry = torch.repeat_interleave(lengths)
-    begin = holders.indptr[ids.flatten().clamp(min=0)] - (lengths.cumsum(0) - lengths)
+    begin = holders.starts[ids.flatten().clamp(min=0)] - (lengths.cumsum(0) - lengths)
     at = begin[entry] + torch.arange(len(entry), device=ids.device)
     # As `kernels.context.holder_of` takes an element apart.
     low, high = holders.holders[at], holders.high[at].int()
