@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
+from .explanation import Explanation, FirstStage, as_row, explain
 from .fitted import (
     Components,
     Fitted,
@@ -568,6 +569,89 @@ class Reranker(Reporting, Parameters):
         return self._diffuse(
             fitted, lists, observed, k, restrict=restrict_to_candidates, single=hits.single
         )
+
+    def explain(
+        self,
+        q: ArrayLike | None = None,
+        id: Any = None,
+        *,
+        hits: tuple[ArrayLike, ArrayLike] | None = None,
+        k: int = 100,
+        n_chains: int = 3,
+    ) -> Explanation:
+        """Explain why an item stands where it does in the ranking of a query.
+
+        Parameters
+        ----------
+        q : array_like, shape (d,), optional
+            The query, as `search` takes it.
+        id : int
+            The item.
+        hits : tuple of array_like, shape (m,), optional
+            First-stage scores and ids of the query, as `rerank` takes them, in place of `q`.
+        k : int >= 1, default 100
+            Length of the ranking. A solver whose accuracy follows the length of a ranking, as that
+            of "auto" does, solves deeper for an item that is further down.
+        n_chains : int >= 1, default 3
+            Number of chains.
+
+        Returns
+        -------
+        Explanation
+            Its rank and score in the first stage and after diffusion, the shares that diffusion,
+            neighbourhood and first stage have in its score, the strongest chains of neighbours from
+            the query to it, and the flow through each of its neighbours. It can be printed, and
+            `as_dict` returns it as values that JSON has.
+
+        Raises
+        ------
+        DiffusionError
+            If the item is not in the collection, or `q` or `hits` are not of one query. In the
+            cases in which `search` and `rerank` raise it.
+
+        Notes
+        -----
+        The regularised Laplacian sums over all walks from the observation y of the query,
+        ``x = (1 - α) Σ_t (αW)^t y``. A chain i_0, ..., i_t is one of them; its strength is its term
+        of this sum, ``y_{i_0} Π αW``. The strongest chains are found by Dijkstra's algorithm for
+        the costs -log(αW) and, at the beginning, -log y. Each of them takes another last step to
+        the item. They are chains of the solver's x: each of their nodes has x > 0. One chain
+        carries a small share of x, because there are very many walks.
+
+        The flow is the equation that x satisfies, ``x_j = (1 - α) y_j + α Σ_i W_ji x_i``, term by
+        term. An approximate solver satisfies it up to `remainder`.
+
+        Other transfer functions than the regularised Laplacian have chains by the product of y and
+        W, without α, and neither shares of chains nor a flow: their walks have another factor for
+        each number of steps.
+
+        An explanation takes the time of a search. It takes longer for an item far down: the first
+        stage and, with some solvers, diffusion are repeated for longer lists until the item is
+        found.
+
+        Examples
+        --------
+        >>> import numpy as np, diffusion
+        >>> angle = np.linspace(0, np.pi, 60)
+        >>> X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        >>> ranker = diffusion.Reranker(k=4, query_k=2).fit(X)
+        >>> explanation = ranker.explain(X[0], 9)
+        >>> explanation.rank, explanation.chains[0].ids[-1]
+        (10, 9)
+        """
+        fitted = self.fitted()
+        check_integer(k, "k", low=1)
+        check_integer(n_chains, "n_chains", low=1)
+        # The only place where ids become rows, and rows ids.
+        row, ids_of = as_row(id, fitted.graph.n_nodes), list
+        query_k = int(self.query_k)
+        if q is not None and hits is None:
+            first = FirstStage.of_query(fitted, q, k, query_k)
+        elif q is None and hits is not None:
+            first = FirstStage.of_hits(fitted, hits, query_k)
+        else:
+            raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
+        return explain(fitted, row, first, k=k, query_k=query_k, n_chains=n_chains, ids_of=ids_of)
 
     def _diffuse(
         self,

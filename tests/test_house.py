@@ -36,8 +36,15 @@ FLOORS = (
     (
         "diffusion.index_state",
         "diffusion.fitted",
+    (
+        "diffusion.index_state",
+        "diffusion.explanation",
+        "diffusion.fitted",
         "diffusion.reporting",
         "diffusion.updates",
+        "diffusion.reranker",
+        "diffusion.regional",
+    ),
         "diffusion.reranker",
         "diffusion.regional",
     ),
