@@ -8,13 +8,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import storage
+from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
 from .fitted import (
     Components,
     Fitted,
-    Reporting,
     Results,
     first_stage_of,
     restored_parameters,
@@ -29,6 +28,7 @@ from .neighbors.index import without_items
 from .neighbors.lists import indexed, listed
 from .neighbors.methods import Given
 from .parameters import Parameters
+from .reporting import Reporting, Turns
 from .scoring.fusion import Fusion, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard
@@ -340,6 +340,12 @@ class Reranker(Reporting, Parameters):
         return self
 
     def _set(self, fitted: Fitted) -> None:
+        self._take(fitted)
+        self._begin_reports()
+        self._turns = Turns()
+
+    def _take(self, fitted: Fitted) -> None:
+        """Replace the state: searches that run at the time go on with the one that they began."""
         self._fitted = fitted
         self.graph_ = fitted.graph
         self.n_items_ = fitted.graph.n_nodes
@@ -347,7 +353,84 @@ class Reranker(Reporting, Parameters):
         self.__dict__.pop("n_features_in_", None)
         if fitted.index is not None:
             self.n_features_in_ = fitted.index.dimension
-        self._begin_reports()
+
+    # --- a collection that changes ---------------------------------------------------------------
+
+    def add(self, X: ArrayLike, ids: ArrayLike | None = None) -> Self:
+        """Add items to the collection.
+
+        Afterwards, neighbour lists, graph and rankings are those of a fit of all items. Only what
+        the new items change is computed.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, d) or (d,)
+            Vectors of the new items, as `fit` takes them.
+        ids : array_like, shape (m,), int or str, optional
+            Their ids, of the same kind as those of the collection and none of them in use. They are
+            required if `fit` was given ids. Otherwise, items are numbered on from the largest id.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described, or the Reranker holds no vectors (it was fitted from
+            neighbour lists alone) or an index of the caller's. Nothing is changed then.
+
+        Notes
+        -----
+        Other threads may search meanwhile: they get the answers of the collection as it was, until
+        the update is complete. Updates by several threads take turns. While one runs, the
+        collection takes memory twice, apart from what the two states share.
+
+        The result equals that of a fit up to equal scores, and up to rounding where the scores of
+        the affinity are used themselves. With an approximate method, new items enter the lists of
+        those that the method compares them with, and the cells of an inverted file stay where they
+        are until the collection has doubled.
+
+        The time grows with the number of items whose neighbourhoods change, and not with that of
+        others, apart from copying the arrays.
+        """
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            self._take(updates.added(self.fitted(), X, ids, progress=self.progress))
+        return self
+
+    def remove(self, ids: ArrayLike) -> Self:
+        """Remove items from the collection.
+
+        Afterwards, neighbour lists, graph and rankings are those of a fit of the other items. Items
+        that listed a removed one are searched for another neighbour; only what changes thereby is
+        computed. No other item changes its id.
+
+        Parameters
+        ----------
+        ids : array_like, shape (m,), or one id
+            Ids of items of the collection, each once. At least one item has to be left.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If an id is unknown or repeated, or no item would be left. Nothing is changed then.
+
+        Notes
+        -----
+        What is said of `add` holds for `remove` as well. A Reranker that was fitted from neighbour
+        lists alone has no vectors to search: its lists become shorter.
+        """
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            self._take(updates.removed(self.fitted(), ids, progress=self.progress))
+        return self
 
     def fitted(self) -> Fitted:
         """Return the result of the fit, for the other modules of this package.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..change import Change
 from ..errors import DiffusionError
 from ..validation import as_lists
 from .index import SearchIndex
@@ -57,6 +58,20 @@ class GivenIndex(SearchIndex):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return nothing: the index is not stored."""
         return {}
+
+    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Raise an error: the vectors are not stored."""
+        raise _unchangeable()
+
+    def changed(
+        self,
+        change: Change,
+        vectors: NDArray[np.float32] | None = None,
+        *,
+        progress: bool = False,
+    ) -> SearchIndex:
+        """Raise an error: only the caller can change the index."""
+        raise _unchangeable()
 
     def check_scores(self, vectors: NDArray[np.float32]) -> None:
         """Check that the index is of these vectors, from the lists of some of them.
@@ -198,6 +213,13 @@ def _is_of_faiss(index: object) -> bool:
     """Return whether an object is of a class of faiss, without importing it."""
     modules = {kind.__module__.split(".")[0] for kind in type(index).__mro__}
     return "faiss" in sys.modules and any(name in ("faiss", "swigfaiss") for name in modules)
+
+
+def _unchangeable() -> DiffusionError:
+    return _error(
+        "an index of your own is not changed; expected fit(X, index=...) with the index and the "
+        "vectors after the change"
+    )
 
 
 def _error(message: str) -> DiffusionError:

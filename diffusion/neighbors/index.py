@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..change import Change
 from ..kernels.lists import copy_without_self
 from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Layout, Offsets, finite
 from ..storage.files import fingerprint
@@ -149,6 +150,34 @@ class SearchIndex(ABC):
             best_scores[rows], best_ids[rows] = scores[:, :depth], ids[:, :depth]
             rows = rows[_tied(scores, ids, depth)]
         return best_scores, best_ids
+
+    @abstractmethod
+    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the vectors (m, d) of some items."""
+
+    @abstractmethod
+    def changed(
+        self,
+        change: Change,
+        vectors: NDArray[np.float32] | None = None,
+        *,
+        progress: bool = False,
+    ) -> SearchIndex:
+        """Return an index of the collection after a change; this one stays as it is.
+
+        Parameters
+        ----------
+        change : Change
+        vectors : ndarray, shape (added, d), float32, optional
+            Those of the added items, as `validation.as_vectors` returns them with the `center` of
+            this index.
+        progress : bool, default False
+
+        Raises
+        ------
+        DiffusionError
+            If it is an index of the caller.
+        """
 
     def neighbors_of(
         self,
@@ -380,6 +409,31 @@ class NeighborIndex(SearchIndex):
             self._descend(vectors, width, out, progress)
             return out
         return self.neighbors_of(vectors, k, progress=progress, checkpoint=checkpoint)
+
+    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the vectors (m, d) of some items."""
+        self.contents.check()
+        if isinstance(self.method, IVF):
+            place = np.empty(self.size, np.int32)
+            place[self._cells.ids] = np.arange(self.size, dtype=np.int32)
+            return self._cells.vectors[place[rows]]
+        return self._own_vectors()[rows]
+
+    def changed(
+        self,
+        change: Change,
+        vectors: NDArray[np.float32] | None = None,
+        *,
+        progress: bool = False,
+    ) -> NeighborIndex:
+        """Return an index of the collection after a change, as `SearchIndex.changed` does."""
+        before = self.vectors_of(np.arange(self.size))
+        after = change.rows_of(before, vectors)
+        index = NeighborIndex(
+            after, self.metric, self.method, center=self.center, progress=progress
+        )
+        index.recall = self.recall
+        return index
 
     def _own_vectors(self) -> NDArray[np.float32]:
         if self.vectors is not None:
