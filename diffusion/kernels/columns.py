@@ -8,7 +8,7 @@ import numpy as np
 
 from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .subgraph import add, clean, cut, grow, workspace
-from .threads import contracting
+from .threads import contracting, parallel
 from .vectors import gather
 
 # Number of columns solved together: float32 values in the widest vector register.
@@ -43,15 +43,15 @@ class Block(NamedTuple):
 
 
 @contracting
-def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
-    """Partition the nodes into groups of at most `widest` nodes that are close together.
+def groups(matrix: Matrix, alpha: float, widest: int, wanted: Any) -> Any:
+    """Partition the `wanted` nodes (n,) into groups of at most `widest` nodes that are close.
 
-    Returns the nodes ordered by group (n,), and the start of each group (n_groups + 1,).
+    Returns the nodes ordered by group, and the start of each group (n_groups + 1,).
     """
     n = len(matrix.starts)
     near = min(n, _NEAR * widest)
     work = workspace(np.zeros(n, np.int32), near)
-    grouped = np.zeros(n, np.bool_)
+    grouped = ~wanted
     sequence = np.empty(n, np.int32)
     begins = np.empty(n + 1, np.int64)
     end = number = 0
@@ -71,8 +71,41 @@ def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
                 sequence[end] = node
                 end += 1
         clean(work, count)
-    begins[number] = n
-    return sequence, begins[: number + 1]
+    begins[number] = end
+    return sequence[:end], begins[: number + 1]
+
+
+@parallel(lambda old, before, after, touched, out, stale: len(before), 256)
+def carry(
+    start: int,
+    stop: int,
+    old: Columns,
+    before: Any,
+    after: Any,
+    touched: Any,
+    out: Columns,
+    stale: Any,
+) -> None:
+    """Copy columns to the graph after a change, and mark those that it has made `stale` (n,).
+
+    `before` (n,) holds the former position of each node, -1 if it is new, and `after` the new
+    position of each former node, -1 if it was removed. A column is stale if it has an entry at a
+    node that was removed or is `touched` (n,).
+    """
+    keep = out.ids.shape[1]
+    for p in range(start, stop):
+        q = before[p]
+        stale[p] = q < 0
+        end = 0
+        while not stale[p] and end < min(keep, old.ids.shape[1]) and old.ids[q, end] >= 0:
+            place = after[old.ids[q, end]]
+            stale[p] = place < 0 or touched[place]
+            out.ids[p, end] = place
+            out.values[p, end] = old.values[q, end]
+            end += 1
+        out.ids[p, end:] = -1
+        out.values[p, end:] = 0
+        out.residuals[p] = 0.0 if q < 0 else old.residuals[q]
 
 
 @contracting

@@ -360,6 +360,23 @@ class Solver(ABC):
         """Do the offline work for the graph that is set, from that of the graph before a change."""
         return self._precompute(progress, None)
 
+    def _positions(
+        self, old: Solver, change: Change
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return how the storage order follows a change, -1 for a node that is on one side only.
+
+        Returns
+        -------
+        before : ndarray, shape (after,), int32
+            Where the node that is stored at a position was stored before.
+        after : ndarray, shape (before,), int32
+            Where the node that was stored at a position is stored now.
+        """
+        source, target = change.source[self._nodes.order], change.target[old._nodes.order]
+        before = np.where(source < 0, np.int32(-1), old._nodes.position[source])
+        after = np.where(target < 0, np.int32(-1), self._nodes.position[target])
+        return before, after
+
     def _attach(self) -> None:  # noqa: B027
         """Set attributes from `_arrays`, which may be memory-mapped and are not to be read here."""
 
