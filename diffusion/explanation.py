@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -199,20 +198,6 @@ def _in_words(chain: Chain) -> str:
     return text if chain.share is None else f"{text}: {100 * chain.share:.3g} % of x"
 
 
-def as_row(id: object, n: int) -> int:
-    """Return the row of an item, given by its id.
-
-    Raises
-    ------
-    DiffusionError
-        If there is no such item among the n.
-    """
-    row = int(id) if isinstance(id, Integral) and not isinstance(id, bool) else -1
-    if 0 <= row < n:
-        return row
-    raise DiffusionError(f"id: expected the id of an item, an integer in [0, {n}), got {id!r:.40}")
-
-
 # --- how an explanation is computed ---------------------------------------------------------------
 
 
@@ -256,7 +241,7 @@ class FirstStage(NamedTuple):
         if not (isinstance(hits, tuple | list) and len(hits) == 2):
             raise DiffusionError(f"hits: expected a pair of scores and ids, got {hits!r:.40}")
         metric, depth = fitted.parameters["metric"], fitted.depth(query_k)
-        scores, ids, _ = first_stage_of(*hits, fitted.graph.n_nodes, metric)
+        scores, ids, _, _ = first_stage_of(*hits, fitted.items, metric)
         _check_single((scores, ids), "hits")
         return cls((scores, ids), (scores[:, :depth], ids[:, :depth]))
 

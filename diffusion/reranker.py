@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
-from .explanation import Explanation, FirstStage, as_row, explain
+from .explanation import Explanation, FirstStage, explain
 from .fitted import (
     Components,
     Fitted,
@@ -642,8 +642,11 @@ class Reranker(Reporting, Parameters):
         fitted = self.fitted()
         check_integer(k, "k", low=1)
         check_integer(n_chains, "n_chains", low=1)
-        # The only place where ids become rows, and rows ids.
-        row, ids_of = as_row(id, fitted.graph.n_nodes), list
+        row = fitted.items.row_of(id, "id")
+
+        def ids_of(rows: list[int]) -> list[Hashable]:
+            return fitted.items.of_rows(np.array(rows, np.int64)).tolist()
+
         query_k = int(self.query_k)
         if q is not None and hits is None:
             first = FirstStage.of_query(fitted, q, k, query_k)

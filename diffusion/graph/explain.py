@@ -41,7 +41,7 @@ def neighbors_of(graph: Graph, node: int) -> tuple[NDArray[np.int32], NDArray[np
     """Return the neighbours of a node, in the user's order of rows, and the weights W."""
     graph.check()
     place = graph.position[node]
-    row = slice(graph.indptr[place], graph.indptr[place + 1])
+    row = slice(graph.starts[place], graph.stops[place])
     return graph.order[graph.indices[row]], graph.weights[row]
 
 
@@ -88,7 +88,7 @@ def strongest_paths(
     before = np.empty(graph.n_nodes, np.int32)
     target = int(graph.position[node])
     count = kernels.cheapest_paths(
-        *map(read_only, (graph.indptr[:-1], graph.indptr[1:], graph.indices, graph.weights)),
+        *map(read_only, graph.matrix),
         float(alpha),
         inside,
         sources,
@@ -111,5 +111,5 @@ def strongest_paths(
 
 def _weight(graph: Graph, place: int, other: int) -> float:
     """Return the weight of the edge between two nodes, given by their places in storage order."""
-    row = slice(graph.indptr[place], graph.indptr[place + 1])
+    row = slice(graph.starts[place], graph.stops[place])
     return float(graph.weights[row][graph.indices[row] == other][0])
