@@ -12,7 +12,7 @@ from .affinity import Affinity, Context
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .ids import ItemIds
-from .index_state import IndexState, graph_arrays, graph_of
+from .index_state import IndexState, graph_arrays, graph_of, graph_rows
 from .kernels import ranking as kernels
 from .neighbors import METHODS, Method, NeighborIndex, SearchIndex
 from .neighbors.given import GivenIndex
@@ -216,7 +216,13 @@ class Fitted:
             **{_IDS + name: array for name, array in self.items.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
-        return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
+        parameters = {**self.parameters, "query_k": query_k, **recall}
+        rows = (
+            graph_rows(),
+            *(() if index is None else index.rows),
+            *(family.with_prefix(_AFFINITY) for family in self.affinity.rows),
+        )
+        return IndexState(parameters, sizes, arrays, rows=rows)
 
     @classmethod
     def from_state(

@@ -27,6 +27,7 @@ from ..storage.contents import (
     Contents,
     Places,
     Promise,
+    Ragged,
     Stops,
     with_rows,
 )
@@ -107,6 +108,7 @@ class Context(Affinity):
     )
 
     name: ClassVar[str] = "context"
+    rows: ClassVar[tuple[Ragged, ...]] = (Ragged("starts", "stops", ("holders", "holders_high")),)
 
     def __post_init__(self) -> None:
         try:
