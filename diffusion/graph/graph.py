@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ from ..kernels.graph import (
 )
 from ..kernels.lists import Rows
 from ..kernels.locality import locality_order
-from ..kernels.matrix import LARGEST_WEIGHT
+from ..kernels.matrix import LARGEST_WEIGHT, read_only
+from ..kernels.updates import NewEdges, Stored, label_components, write_columns, write_rows
 from ..storage.contents import (
     COMPUTED,
     Array,
@@ -156,11 +158,7 @@ class Graph:
             normalized_rows(ids, edges, degrees, order, position, rows)
             bar.update(50)
 
-            sizes = np.bincount(found)
-            by_size = np.argsort(-sizes, kind="stable")
-            label = np.empty(len(sizes), np.int32)
-            label[by_size] = np.arange(len(sizes), dtype=np.int32)
-            components = label[found]
+            components = _by_size(found)
             bar.update(5)
         return cls(
             indptr=indptr,
@@ -170,7 +168,7 @@ class Graph:
             position=position,
             degrees=degrees,
             components=components,
-            n_components=len(sizes),
+            n_components=int(components.max(initial=-1)) + 1,
             n_isolated=int(np.count_nonzero(counts == 0)),
         )
 
@@ -198,9 +196,78 @@ class Graph:
             The rows of W whose columns or values have changed, other than by the new rows of moved
             nodes. Those of added nodes have.
         """
-        ids, weights, _ = edges
-        graph = self.from_neighbors(ids, weights, overwrite=True, progress=progress)
-        return graph, np.ones(change.after, bool)
+        ids, weights, rows = edges
+        if rows is None:
+            graph = self.from_neighbors(ids, weights, overwrite=True, progress=progress)
+            return graph, np.ones(change.after, bool)
+        self.check()
+        n, m = change.after, len(rows)
+        own, counts = np.empty(m, np.float64), np.empty(m, np.int32)
+        np.negative(weights, out=weights)  # the form of reciprocal edges that the loop takes
+        degrees_and_counts(weights, own, counts)
+        degrees = change.rows_of(self.degrees)
+        degrees[rows] = own
+        slots = np.full(n, -1, np.int32)
+        slots[rows] = np.arange(m)
+
+        order = self._changed_order(change, ids, weights, rows)
+        position = np.empty(n, np.int32)
+        position[order] = np.arange(n, dtype=np.int32)
+        source, target = change.source[order], change.target[self.order]
+        places = np.where(source >= 0, self.position[source], np.int32(-1))
+        moved = np.where(target >= 0, position[target], np.int32(-1))
+        lengths = np.where(places >= 0, np.diff(self.indptr)[places], 0)
+        lengths[position[rows]] = counts
+        indptr = np.zeros(n + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+
+        old = Stored(*map(read_only, _rows(self.indptr, self.indices, self.weights)))
+        indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+        stored = Stored(*_rows(indptr, indices, values))
+        nodes = NewEdges(ids, weights, slots, position, degrees)
+        touched = np.zeros(n, bool)
+        write_rows(order, places, moved, nodes, old, stored, touched)
+        write_columns(rows, nodes, stored, touched)
+        components = _by_size(label_components(stored))
+        graph = Graph(
+            indptr=indptr,
+            indices=indices,
+            weights=values,
+            order=order,
+            position=position,
+            degrees=degrees,
+            components=components[position],
+            n_components=int(components.max(initial=-1)) + 1,
+            n_isolated=int(np.count_nonzero(lengths == 0)),
+        )
+        return graph, touched
+
+    def _changed_order(
+        self,
+        change: Change,
+        ids: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        rows: NDArray[np.int64],
+    ) -> NDArray[np.int32]:
+        """Return the storage order of a changed graph.
+
+        Old nodes keep their order. An added node that is joined more to old nodes than to added
+        ones follows the old one with the largest weight; the others come last.
+        """
+        added, target = change.added, change.target[self.order]
+        kept = target >= 0
+        at = np.searchsorted(rows, added)
+        ids, weights = ids[at], weights[at]
+        source = np.where(ids >= 0, change.source[ids], np.int32(-1))
+        to_old = np.where(source >= 0, weights, 0)
+        nearest = np.take_along_axis(source, to_old.argmax(axis=1)[:, None], axis=1)[:, 0]
+        beside = 2 * to_old.sum(axis=1) > weights.sum(axis=1)
+        behind = np.where(beside, np.cumsum(kept)[self.position[nearest]], np.count_nonzero(kept))
+        own = np.full(change.after + 1, -1, np.int32)  # the last is that of -1
+        own[added] = np.arange(len(added))
+        clusters = locality_order(np.where(weights > 0, own[ids], np.int32(-1)))
+        by_place = clusters[np.argsort(behind[clusters], kind="stable")]
+        return np.insert(target[kept], behind[by_place], added[by_place])
 
     def check(self) -> None:
         """Check the arrays of a graph that was read from a file, its edges included.
@@ -244,3 +311,18 @@ class Graph:
             f"Graph({self.n_nodes} nodes, {self.n_edges} edges, {self.n_components} components, "
             f"{self.n_isolated} isolated nodes)"
         )
+
+
+def _rows(
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], weights: NDArray[np.float32]
+) -> tuple[NDArray[Any], ...]:
+    """Return where the rows of a matrix in CSR form begin and end, and their entries."""
+    return indptr[:-1], indptr[1:], indices, weights
+
+
+def _by_size(found: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the labels of components, numbered by descending size."""
+    sizes = np.bincount(found)
+    label = np.empty(len(sizes), np.int32)
+    label[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes), dtype=np.int32)
+    return label[found]
