@@ -478,7 +478,8 @@ class NeighborIndex(SearchIndex):
         """
         self.contents.check()
         if isinstance(self.method, IVF):
-            return every_item(self._cells.vectors, self._cells.ids, len(rows))
+            held = self._cells.packed()
+            return every_item(held.vectors, held.ids, len(rows))
         vectors = self._own_vectors()
         if not isinstance(self.method, HNSW):
             return every_item(vectors, np.arange(self.size, dtype=np.int32), len(rows))
@@ -489,9 +490,9 @@ class NeighborIndex(SearchIndex):
         """Return the vectors (m, d) of some items."""
         self.contents.check()
         if isinstance(self.method, IVF):
-            place = np.empty(self.size, np.int32)
-            place[self._cells.ids] = np.arange(self.size, dtype=np.int32)
-            return self._cells.vectors[place[rows]]
+            held, place = self._cells.packed(), np.empty(self.size, np.int32)
+            place[held.ids] = np.arange(self.size, dtype=np.int32)
+            return held.vectors[place[rows]]
         return self._own_vectors()[rows]
 
     def changed(
