@@ -78,10 +78,14 @@ def test_images_find_themselves_by_name(index, capsys):
     X, files = out.vectors, out.files
     white = features.load_whitening("w.npz").apply(X[files.index("b/04.png")][None])
     scores, ids = ranker.search(white[0], 3)
-    assert [files[i] for i in ids] == [line[3] for line in lines[:3]]
+    assert ids.tolist() == [line[3] for line in lines[:3]]
     np.testing.assert_allclose([float(line[2]) for line in lines[:3]], scores, rtol=1e-3)
     assert cli.main(["search", "index", *queries, "-o", "r.npz", "-q"]) == 0
-    assert np.load("r.npz")["ids"].shape == (2, 100)
+    with np.load("r.npz") as found:
+        assert found["names"][:, :3].tolist() == [
+            [line[3] for line in lines[i : i + 3]] for i in (0, 3)
+        ]
+        assert found["names"].shape == found["scores"].shape == (2, 100)
 
 
 def test_a_name_that_the_output_cannot_show_does_not_end_the_list(index):
