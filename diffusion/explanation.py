@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,6 @@ from .kernels.matrix import SparseRows
 from .scoring.fusion import Shares, value_of
 from .solvers import Solver
 from .transfer import RegularizedLaplacian
-
-IdsOf: TypeAlias = Callable[[list[int]], list[Hashable]]
 
 # The factor by which lists and solves that do not reach an item are made longer.
 _MORE = 8
@@ -264,20 +262,19 @@ class Explainer:
     k : int >= 1
         Length of the ranking, which is made longer for an item that is not in it.
     query_k : int >= 1
-    ids_of : callable
-        Returns the ids of items, given by their rows.
     """
 
-    def __init__(
-        self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int, ids_of: IdsOf
-    ) -> None:
-        self._fitted, self._first, self._k, self._ids_of = fitted, first, k, ids_of
+    def __init__(self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int) -> None:
+        self._fitted, self._first, self._k = fitted, first, k
         self._wide = first.lists
         self._answers: dict[int, _Answer] = {}
         self._observation = fitted.affinity.observe(*first.observed, query_k)
         transfer = fitted.parameters["transfer"]
         known = transfer is not None and transfer["name"] == RegularizedLaplacian.name
         self._alpha: float | None = float(transfer["alpha"]) if known else None
+
+    def _ids_of(self, rows: Any) -> list[Hashable]:
+        return self._fitted.items.of_rows(np.asarray(rows, np.int64)).tolist()
 
     def explain(self, row: int, n_chains: int) -> Explanation:
         """Explain the place of an item."""
@@ -361,7 +358,7 @@ class Explainer:
         values[known] = x.values[place[known]]
         amounts = self._alpha * weights.astype(float) * values
         order = np.argsort(-amounts, kind="stable")
-        ids = self._ids_of(neighbors[order].tolist())
+        ids = self._ids_of(neighbors[order])
         parts = zip(ids, weights[order].tolist(), amounts[order].tolist(), strict=True)
         own = (1.0 - self._alpha) * value_of(self._observation.y, row)
         return own, tuple(Flow(*part) for part in parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
 from typing import Any, Self
 
 import numpy as np
@@ -644,10 +643,6 @@ class Reranker(Reporting, Parameters):
         check_integer(k, "k", low=1)
         check_integer(n_chains, "n_chains", low=1)
         row = fitted.items.row_of(id, "id")
-
-        def ids_of(rows: list[int]) -> list[Hashable]:
-            return fitted.items.of_rows(np.array(rows, np.int64)).tolist()
-
         query_k = int(self.query_k)
         if q is not None and hits is None:
             first = FirstStage.of_query(fitted, q, k, query_k)
@@ -655,7 +650,7 @@ class Reranker(Reporting, Parameters):
             first = FirstStage.of_hits(fitted, hits, query_k)
         else:
             raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
-        explainer = Explainer(fitted, first, k=k, query_k=query_k, ids_of=ids_of)
+        explainer = Explainer(fitted, first, k=k, query_k=query_k)
         return explainer.explain(row, n_chains)
 
     def _diffuse(
