@@ -138,19 +138,15 @@ class Explanation:
         return asdict(self) | {"shares": self.shares._asdict()}
 
     def __repr__(self) -> str:
-        moved = f"rank {_rank(self.first_rank)} -> {_rank(self.rank)}"
+        first, rank = (r if r is not None else "none" for r in (self.first_rank, self.rank))
+        moved = f"rank {first} -> {rank}"
         return f"Explanation({self.id!r}, {moved}, {len(self.chains)} chains)"
 
     def __str__(self) -> str:
-        first = _rank(self.first_rank)
-        if self.first_score is not None:
-            first += f" with {self.first_score:.4g}"
-        after = _rank(self.rank)
-        if self.score is not None:
-            after += f" with {self.score:.4g}"
         lines = [
             f"Item {self.id}, of {self.n_items}.",
-            f"First stage: rank {first}. After diffusion: rank {after}.",
+            f"First stage: {_place(self.first_rank, self.first_score)} "
+            f"After diffusion: {_place(self.rank, self.score)}",
             self._of_score(),
         ]
         if self.chains:
@@ -171,7 +167,7 @@ class Explanation:
         if any(self.shares):
             return f"Score: {parts}. Diffusion does not reach it: {why}."
         if self.rank is None:
-            return f"Diffusion does not reach it: {why}. The first stage does not list it."
+            return f"Diffusion does not reach it: {why}."
         return f"Diffusion does not reach it: {why}. It follows by its first-stage score."
 
     def _parts(self) -> list[str]:
@@ -186,8 +182,8 @@ class Explanation:
         return [f"{share:6.2f} %  {name}" for name, share in shares if abs(share) >= 0.005]
 
 
-def _rank(rank: int | None) -> str:
-    return "none" if rank is None else str(rank)
+def _place(rank: int | None, score: float | None) -> str:
+    return "not listed." if rank is None else f"rank {rank} with {score:.4g}."
 
 
 def _in_words(chain: Chain) -> str:
@@ -331,7 +327,8 @@ class Explainer:
             answer = self._answer(depth)
             rank = _rank_of(row, answer.scores, listed)
             least = n if rank is None else rank
-            if least <= depth or answer.solver.for_depth(least) is answer.solver:
+            enough = least <= depth or depth >= n
+            if enough or answer.solver.for_depth(least) is answer.solver:
                 return answer, rank, max(depth, least)
             depth = min(n, _MORE * depth)
 
