@@ -479,7 +479,8 @@ def _completed(
     Returns None if fewer than half of the pairs are, or too many of those given are not leading.
     """
     norms = _norms(start)
-    given = start[:, norms > 0.5] / norms[norms > 0.5].astype(np.float32)
+    used = norms > 0.5
+    given: Float32 = np.asarray(start[:, used] / norms[used], np.float32)
     piece.deflate(given)
     values, residuals = piece.quotients(given)
     settled = residuals <= _SETTLED * tol
