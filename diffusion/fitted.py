@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from .affinity import Affinity, Context
 from .errors import DiffusionError
 from .graph.graph import Graph
+from .ids import ItemIds
 from .index_state import IndexState, graph_arrays, graph_of
 from .kernels import ranking as kernels
 from .neighbors import METHODS, Method, NeighborIndex, SearchIndex
@@ -32,7 +33,7 @@ _BATCH_VALUES = 1 << 26
 _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
-_AFFINITY, _SOLVER = "affinity_", "solver_"
+_AFFINITY, _SOLVER, _IDS = "affinity_", "solver_", "ids_"
 
 
 class Components(NamedTuple):
@@ -61,6 +62,8 @@ class Fitted:
     graph : Graph
     index : SearchIndex or None
         None for a Reranker that was fitted from neighbour lists alone.
+    items : ItemIds
+        The ids by which users name the items.
     """
 
     parameters: dict[str, Any]
@@ -69,6 +72,7 @@ class Fitted:
     solver: Solver
     graph: Graph
     index: SearchIndex | None
+    items: ItemIds
 
     def searched(self, Q: ArrayLike) -> tuple[SearchIndex, NDArray[np.float32]]:
         """Return the index to search, and queries (nq, d) or (d,) converted to its space.
@@ -209,6 +213,7 @@ class Fitted:
             **({} if index is None else index.arrays()),
             **{_AFFINITY + name: array for name, array in self.affinity.arrays().items()},
             **{_SOLVER + name: array for name, array in self.solver.arrays().items()},
+            **{_IDS + name: array for name, array in self.items.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
         return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
@@ -239,43 +244,78 @@ class Fitted:
                     )
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
-        return cls(parameters, affinity, score, solver, graph, index)
+            source = f"{state.source}: {_IDS[:-1]}"
+            items = ItemIds.restored(state.with_prefix(_IDS), n, source)
+        return cls(parameters, affinity, score, solver, graph, index, items)
 
 
 # --- first-stage results -------------------------------------------------------------------------
 
 
-def first_stage_of(
-    scores0: ArrayLike, ids0: ArrayLike, n: int, metric: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64], bool]:
-    """Check the first-stage results of `Reranker.rerank`, and say whether they are of one query.
+class Hits(NamedTuple):
+    """The checked first-stage results of `Reranker.rerank`.
 
-    Returns
-    -------
+    Attributes
+    ----------
     scores : ndarray, shape (nq, m), float32
         In descending order, padded with -inf at the end.
-    ids : ndarray, shape (nq, m), int64
-        Padded with -1.
+    codes : ndarray, shape (nq, m), int64
+        The items as the codes of a `Coded`, padded with -1.
+    unknown : ndarray, shape (u,)
+        The ids of items that are not of the collection.
     single : bool
+        Whether they are of one query.
+    """
+
+    scores: NDArray[np.float32]
+    codes: NDArray[np.int64]
+    unknown: NDArray[Any]
+    single: bool
+
+
+def first_stage_of(scores0: ArrayLike, ids0: Any, items: ItemIds, metric: str) -> Hits:
+    """Check the first-stage results of `Reranker.rerank`, and return them as rows.
 
     Raises
     ------
     DiffusionError
         If they are not as `Reranker.rerank` describes them.
     """
-    scores, ids = scores0, ids0
-    if isinstance(scores, np.ndarray) and isinstance(ids, np.ndarray):
-        alike = scores.shape == ids.shape and ids.ndim in (1, 2) and ids.shape[-1] > 0
-        if alike and scores.dtype.kind == "f" and ids.dtype.kind in "iu":
-            out = np.empty((1, *ids.shape)[-2:], np.float32)
-            given = np.ascontiguousarray(scores.reshape(out.shape), np.float64)
-            kept = np.ascontiguousarray(ids.reshape(out.shape), np.int64)
-            if kernels.copy_ordered(given, kept, n, metric == "euclidean", out):
-                return out, kept, ids.ndim == 1
-    # Lists in another form, to be put in order, or with an error to be described.
-    names = ("scores0", "ids0")
-    out, kept, single = as_hits(scores0, ids0, n, names=names, metric=metric)
-    return *padding_last(out, kept.astype(np.int64, copy=False)), single
+    unknown = np.empty(0, np.int64)
+    hits = _in_order(scores0, ids0, items.size, metric) if items.plain else None
+    if hits is None:
+        codes, unknown = items.coded(ids0, "ids0")
+        n = items.size + len(unknown)
+        hits = _in_order(scores0, codes, n, metric)
+    if hits is None:
+        # Lists in another form, to be put in order, or with an error to be described.
+        out, kept, single = as_hits(
+            scores0,
+            codes,
+            n,
+            names=("scores0", "ids0"),
+            metric=metric,
+            show=lambda code: items.shown(code, unknown),
+        )
+        hits = *padding_last(out, kept.astype(np.int64, copy=False)), single
+    return Hits(hits[0], hits[1], unknown, hits[2])
+
+
+def _in_order(
+    scores: Any, ids: Any, n: int, metric: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64], bool] | None:
+    """Return lists that are in order, and whether they are of one query; None for others."""
+    if not (isinstance(scores, np.ndarray) and isinstance(ids, np.ndarray)):
+        return None
+    alike = scores.shape == ids.shape and ids.ndim in (1, 2) and ids.shape[-1] > 0
+    if not (alike and scores.dtype.kind == "f" and ids.dtype.kind in "iu"):
+        return None
+    out = np.empty((1, *ids.shape)[-2:], np.float32)
+    given = np.ascontiguousarray(scores.reshape(out.shape), np.float64)
+    kept = np.ascontiguousarray(ids.reshape(out.shape), np.int64)
+    if not kernels.copy_ordered(given, kept, n, metric == "euclidean", out):
+        return None
+    return out, kept, ids.ndim == 1
 
 
 # --- parameters as JSON values -------------------------------------------------------------------

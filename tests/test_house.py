@@ -26,7 +26,7 @@ FLOORS = (
     ("diffusion.kernels",),
     ("diffusion.devices",),
     ("diffusion.storage",),
-    ("diffusion.transfer", "diffusion.metrics"),
+    ("diffusion.ids", "diffusion.transfer", "diffusion.metrics"),
     ("diffusion.neighbors",),
     ("diffusion.affinity",),
     ("diffusion.graph",),
@@ -35,6 +35,7 @@ FLOORS = (
     ("diffusion.baselines",),
     (
         "diffusion.index_state",
+        "diffusion.explanation",
         "diffusion.fitted",
         "diffusion.reporting",
         "diffusion.updates",

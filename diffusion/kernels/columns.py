@@ -48,7 +48,7 @@ def groups(matrix: Matrix, alpha: float, widest: int, wanted: Any) -> Any:
 
     Returns the nodes ordered by group, and the start of each group (n_groups + 1,).
     """
-    n = len(matrix.indptr) - 1
+    n = len(matrix.starts)
     near = min(n, _NEAR * widest)
     work = workspace(np.zeros(n, np.int32), near)
     grouped = ~wanted
@@ -137,13 +137,13 @@ def _keep_largest(
 @contracting
 def _multiply(part: Matrix, count: int, alpha: float, block: Block) -> Any:
     """Compute Q = (I - α W_T) P; return Σ P[:, c] Q[:, c] for each column c."""
-    indptr, cols, values = part
+    starts, stops, cols, values = part
     P, Q = block.P, block.Q
     minus_alpha = np.float32(-alpha)
     total = np.empty((1, LANES), np.float32)
     sums = np.zeros(LANES, np.float64)
     for i in range(count):
-        gather(cols, values, indptr[i], indptr[i + 1], P, total)
+        gather(cols, values, starts[i], stops[i], P, total)
         for c in range(LANES):
             q = P[i, c] + minus_alpha * total[0, c]
             Q[i, c] = q
@@ -171,13 +171,13 @@ def _true_residual(part: Matrix, count: int, width: int, alpha: float, block: Bl
 
     Returns Σ R[:, c]² for each column c, before R is rounded to float32.
     """
-    indptr, cols, values = part
+    starts, stops, cols, values = part
     X, R = block.X, block.R
     residual = np.empty((1, LANES), np.float64)
     total = residual[0]
     sums = np.zeros(LANES, np.float64)
     for i in range(count):
-        gather(cols, values, indptr[i], indptr[i + 1], X, residual)
+        gather(cols, values, starts[i], stops[i], X, residual)
         for c in range(LANES):
             total[c] = alpha * total[c] - X[i, c]
         if i < width:
@@ -252,7 +252,7 @@ def columns(
     Group t is `sequence[begins[t] : begins[t + 1]]`. Its nodes share a part of `size` nodes, which
     is grown from all of them. The entries with the largest value / √degree are stored in `out`.
     """
-    work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), size)
+    work = workspace(np.zeros(len(matrix.starts), np.int32), size)
     cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
     R, P, Q = np.empty((3, size, LANES), np.float32)
     block = Block(np.empty((size, LANES), np.float64), R, P, Q)

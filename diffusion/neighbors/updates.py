@@ -51,7 +51,7 @@ def changed_lists(
         vectors = index.vectors_of(np.arange(index.size))
         zero = np.full(index.size, False)
         if index.metric != "euclidean":
-            zero = ~vectors.any(axis=1)
+            zero = np.logical_not(vectors.any(axis=1))
         k = min(k, max(1, index.size - 1))
         lists = without_items(*index.neighbors_of(vectors, k, progress=progress), zero)
     if lists[1].shape != same.shape:

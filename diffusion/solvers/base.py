@@ -399,7 +399,7 @@ class Solver(ABC):
                 f"{transfer!r}; solvers 'spectral' and 'chebyshev' apply any function"
             )
         self._graph, self._transfer = graph, transfer
-        self._matrix = Matrix(*map(read_only, (graph.indptr, graph.indices, graph.weights)))
+        self._matrix = Matrix(*map(read_only, graph.matrix))
         self._nodes = Nodes(*map(read_only, (graph.order, graph.position, graph.degrees)))
 
 

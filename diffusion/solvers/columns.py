@@ -129,7 +129,7 @@ class Columns(Solver):
             kept = None
             arrays = {name: np.empty((n, width), kind) for name, (kind, width) in layout.items()}
         else:
-            inputs = (graph.order, graph.indptr, graph.indices, graph.weights)
+            inputs = (graph.order, *graph.matrix)
             kept = RowsCheckpoint(checkpoint, inputs, f"{self._alpha} {self!r}", layout)
             arrays = kept.arrays
         ids, values = np.asarray(arrays["ids"]), np.asarray(arrays["scores"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -39,6 +41,32 @@ def lists_of(A):
 def symmetric_graph(A):
     """The graph whose adjacency is A."""
     return Graph.from_neighbors(*lists_of(A))
+
+
+def scattered(starts, stops, *data, seed=0):
+    """The same rows in another order and with gaps between them, which hold wrong values."""
+    rng = np.random.default_rng(seed)
+    counts, gaps = stops - starts, rng.integers(0, 4, len(starts) + 1)
+    order = rng.permutation(len(starts))
+    begin = np.empty(len(starts), np.int64)
+    begin[order] = np.cumsum(counts[order]) - counts[order] + np.cumsum(gaps[:-1])
+    total = int(counts.sum() + gaps.sum())
+    moved = [np.full((total, *array.shape[1:]), _wrong(array.dtype), array.dtype) for array in data]
+    for row in range(len(starts)):
+        place = slice(begin[row], begin[row] + counts[row])
+        for array, out in zip(data, moved, strict=True):
+            out[place] = array[starts[row] : stops[row]]
+    return begin, begin + counts, *moved
+
+
+def _wrong(dtype):
+    return np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+
+
+def with_gaps(graph, seed=0):
+    """The same graph, its rows scattered."""
+    names = ("starts", "stops", "indices", "weights")
+    return replace(graph, **dict(zip(names, scattered(*graph.matrix, seed=seed), strict=True)))
 
 
 def ring(n):

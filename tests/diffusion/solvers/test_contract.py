@@ -26,6 +26,7 @@ from tests.support.graphs import (
     random_observations,
     symmetric_graph,
     updates,
+    with_gaps,
 )
 from tests.support.oracles import (
     dense_diffusion,
@@ -124,11 +125,18 @@ def check_form(solution, m, n):
 @pytest.mark.parametrize("solver", VARIANTS.values(), ids=list(VARIANTS))
 @settings(max_examples=30)  # for each of the variants
 @given(
-    neighbor_lists(), ALPHAS, st.sampled_from([None, *TRANSFERS]), st.integers(1, 40), st.booleans()
+    neighbor_lists(),
+    ALPHAS,
+    st.sampled_from([None, *TRANSFERS]),
+    st.integers(1, 40),
+    st.booleans(),
+    st.booleans(),
 )
-def test_exact_settings_equal_a_dense_solve(solver, lists, alpha, other, m, signed):
+def test_exact_settings_equal_a_dense_solve(solver, lists, alpha, other, m, signed, gaps):
     graph = Graph.from_neighbors(*lists)
     n, W = graph.n_nodes, graph.W.toarray()
+    if gaps:
+        graph = with_gaps(graph, m)
     transfer = RegularizedLaplacian(alpha)
     if solver.any_transfer:
         # The largest eigenvalue is 1 but for W's rounding, which 1 / (1 - α) magnifies.
