@@ -309,7 +309,7 @@ def carried(
     """
     out = np.zeros((len(place), rank), np.float32)
     kept = np.flatnonzero(place >= 0)
-    out[kept] = rows(place[kept])
+    out[kept] = rows(place[kept].astype(np.int64))
     return out
 
 
