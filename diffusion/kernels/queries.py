@@ -152,7 +152,7 @@ def encode_queries(
     damaged: Any,
 ) -> None:
     """Encode queries by their neighbours; `damaged` (m,) says where a list was found to be."""
-    k, size = known.sets.ids.shape[1], out.ids.shape[1]
+    k, size, ages = known.sets.ids.shape[1], out.ids.shape[1], known.sets.ages
     depth = min(scales.ranks[-1], first.ids.shape[1])
     # At most one level per byte, so that a list of levels is as long as its list of ids.
     ids, levels = np.empty(depth, np.int32), np.empty(depth, np.uint8)
@@ -170,7 +170,7 @@ def encode_queries(
         count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
         filled = 0
         for x in range(count):
-            filled = insert_largest(filled, names.ids[x], sums[x], out.ids[q], best)
+            filled = insert_largest(ages, filled, names.ids[x], sums[x], out.ids[q], best)
         write_encoding(best, filled, out.ids[q], out.values[q])
         forget(names, count)
 

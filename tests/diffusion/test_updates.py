@@ -242,6 +242,6 @@ def test_updates_of_several_threads_take_turns():
         thread.join()
     assert sorted(ranker.ids_.tolist()) == [*range(30), *range(100, 112)]
     model = Collection(**SETTINGS)
-    model.add(list(range(30)), made(30))
-    model.add(list(range(100, 112)), X)
+    every = np.concatenate([made(30), np.zeros((70, 5)), X])
+    model.add(ranker.ids_.tolist(), every[ranker.ids_])  # in the order of their turns
     assert_same(ranker, model.fitted())
