@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
-from .explanation import Explanation, FirstStage, explain
+from .explanation import Explainer, Explanation, FirstStage
 from .fitted import (
     Components,
     Fitted,
@@ -655,7 +655,8 @@ class Reranker(Reporting, Parameters):
             first = FirstStage.of_hits(fitted, hits, query_k)
         else:
             raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
-        return explain(fitted, row, first, k=k, query_k=query_k, n_chains=n_chains, ids_of=ids_of)
+        explainer = Explainer(fitted, first, k=k, query_k=query_k, ids_of=ids_of)
+        return explainer.explain(row, n_chains)
 
     def _diffuse(
         self,

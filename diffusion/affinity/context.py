@@ -407,7 +407,7 @@ class Context(Affinity):
         for part in _batches(bounds) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
             similar.append(SparseRows.of_at_most(bounds[part]))
-            queries.compare(these, holders, similar[-1], y.part(part), width)
+            queries.compare(these, holders, known.sets.ages, similar[-1], y.part(part), width)
         return Observation(y, SparseRows.joined(similar))
 
     def lists(

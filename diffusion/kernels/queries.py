@@ -223,6 +223,7 @@ def compare(
     stop: int,
     encodings: Encodings,
     holders: Holders,
+    ages: Any,
     J: SparseRows,
     y: SparseRows,
     width: int,
@@ -230,7 +231,7 @@ def compare(
     """Compute the Jaccard similarity of encodings to all items that share an entry with them.
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
-    largest similarities, in descending order.
+    largest similarities, in descending order, ties by `ages`.
     """
     n = len(holders.starts)
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
@@ -244,10 +245,10 @@ def compare(
             item, similarity = np.int64(names.ids[x]), np.float32(jaccard_of(sums[x]))
             J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
             if similarity >= best[0]:
-                offer(best, ids, similarity, item)
+                offer(ages, best, ids, similarity, item)
         J.counts[q] = count
         forget(names, count)
-        end_best(best, ids)
+        end_best(ages, best, ids)
         size = 0
         while size < width and ids[size] >= 0:
             y.ids[y.starts[q] + size], y.values[y.starts[q] + size] = ids[size], best[size]

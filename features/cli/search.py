@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusion.cli import command
 from diffusion.cli.parameters import add_parameters, reranker_of
@@ -25,6 +25,9 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
+    from diffusion import Reranker
+    from diffusion.index_state import IndexState
+
     from ..description.descriptors import Descriptors
 
 
@@ -57,6 +60,17 @@ def add_verbs(verbs: command.Verbs) -> None:
         "--output",
         metavar="FILE",
         help="write results to an .npz file or a TREC run instead of printing names",
+    )
+    search.add_argument(
+        "--page",
+        metavar="FILE.html",
+        help="write a page of the results before and after diffusion, with the chains of photos",
+    )
+    search.add_argument(
+        "--photos",
+        dest="root",
+        metavar="FOLDER",
+        help="the folder of the photos that were indexed, for --page",
     )
     add_stored_network(search)
     search.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
@@ -109,13 +123,39 @@ def _search(options: argparse.Namespace) -> None:
     from ..index.photos import describe_queries, write_names
 
     check_output("-o", options.output)
+    check_output("--page", options.page)
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
     queries = describe_queries(
         state, options.photos, weights=options.weights, allow_download=options.allow_download
     )
+    if options.page is not None:
+        _write_page(options, state, ranker, queries)
     scores, ids = ranker.search(queries, options.k)
     if options.output is None:
         write_names(sys.stdout, state, options.photos, scores, ids)
     else:
         runs.write_results(options.output, scores, ids)
+
+
+def _write_page(
+    options: argparse.Namespace, state: IndexState, ranker: Reranker, queries: Any
+) -> None:
+    from ..index.page import write_search_page
+    from ..index.photos import image_names
+
+    if options.root is None or not os.path.isdir(options.root):
+        raise DiffusionError(
+            f"--photos: expected the folder of the photos that were indexed, got {options.root!r}"
+        )
+    missing = write_search_page(
+        options.page,
+        ranker,
+        options.photos,
+        queries,
+        image_names(state).__getitem__,
+        lambda name: os.path.join(options.root, name),
+        options.k,
+    )
+    if missing:
+        command.say("features", f"{len(missing)} photos cannot be read, such as {missing[0]}")

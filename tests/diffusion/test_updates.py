@@ -85,7 +85,7 @@ def test_nothing_added_and_nothing_removed_is_nothing_changed(ranker):
 
 
 def test_row_numbers_stay_with_their_items():
-    """Without own ids, an item keeps the number that it has, and new ones get the next."""
+    """Without own ids, an item keeps its number, which no other ever gets."""
     X = made(30)
     ranker = diffusion.Reranker(**SETTINGS).fit(X)
     ranker.remove([3, 29, 10])
@@ -93,8 +93,8 @@ def test_row_numbers_stay_with_their_items():
     for item in (0, 4, 28):
         assert ranker.search(X[item], 1)[1].tolist() == [item]
     ranker.add(X[[3, 10]])
-    assert sorted(ranker.ids_.tolist())[-2:] == [29, 30]
-    assert ranker.search(X[10], 1)[1].tolist() == [30]
+    assert sorted(ranker.ids_.tolist())[-2:] == [30, 31]
+    assert ranker.search(X[10], 1)[1].tolist() == [31]
 
 
 def test_one_vector_and_one_id():
