@@ -238,7 +238,7 @@ class FirstStage(NamedTuple):
         if not (isinstance(hits, tuple | list) and len(hits) == 2):
             raise DiffusionError(f"hits: expected a pair of scores and ids, got {hits!r:.40}")
         metric, depth = fitted.parameters["metric"], fitted.depth(query_k)
-        scores, ids, _, _ = first_stage_of(*hits, fitted.items, metric)
+        scores, ids = first_stage_of(*hits, fitted.items, metric).known
         _check_single((scores, ids), "hits")
         return cls((scores, ids), (scores[:, :depth], ids[:, :depth]))
 
