@@ -14,7 +14,7 @@ from .distances import similarities
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .ids import ItemIds
-from .index_state import IndexState, graph_arrays, graph_of
+from .index_state import IndexState, graph_arrays, graph_of, graph_rows
 from .kernels import ranking as kernels
 from .kernels.matrix import SparseRows
 from .kernels.ranking import EVERYTHING
@@ -299,7 +299,13 @@ class Fitted:
             **{_IDS + name: array for name, array in self.items.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
-        return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
+        parameters = {**self.parameters, "query_k": query_k, **recall}
+        rows = (
+            graph_rows(),
+            *(() if index is None else index.rows),
+            *(family.with_prefix(_AFFINITY) for family in self.affinity.rows),
+        )
+        return IndexState(parameters, sizes, arrays, rows=rows)
 
     @classmethod
     def from_state(

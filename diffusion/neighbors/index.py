@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from ..storage.contents import (
     Contents,
     Layout,
     Offsets,
+    Ragged,
     Stops,
     finite,
     with_rows,
@@ -87,6 +88,8 @@ class SearchIndex(ABC):
     center: NDArray[np.float64] | None = None
     recall: float | None = None
     contents: Contents = COMPUTED
+    #: Which of the arrays that are stored hold rows of any length, if they are stored.
+    rows: ClassVar[tuple[Ragged, ...]] = ()
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -331,6 +334,8 @@ class NeighborIndex(SearchIndex):
     -----
     With IVF the vectors are kept sorted by cell, with HNSW inside the faiss index.
     """
+
+    rows = (Ragged("ivf_starts", "ivf_stops", ("vectors", "ivf_ids")),)
 
     def __init__(
         self,
