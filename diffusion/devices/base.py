@@ -83,6 +83,7 @@ class ContextLoops(Protocol):
         sets: Sets,
         scales: Scales,
         out: Encodings,
+        tied: NDArray[np.uint8],
     ) -> None:
         """Encode items; see `kernels.encodings.encode`."""
 

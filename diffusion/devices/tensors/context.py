@@ -37,7 +37,13 @@ class TensorContext:
         self._sent: dict[int, tuple[Any, torch.Tensor]] = {}
 
     def encode(
-        self, items: NDArray[Any], places: NDArray[Any], sets: Sets, scales: Scales, out: Encodings
+        self,
+        items: NDArray[Any],
+        places: NDArray[Any],
+        sets: Sets,
+        scales: Scales,
+        out: Encodings,
+        tied: NDArray[np.uint8],
     ) -> None:
         """Encode items; the arguments are those of `kernels.encodings.encode`."""
         n, k = sets.ids.shape
@@ -48,7 +54,11 @@ class TensorContext:
         for start in range(0, len(items), size):
             part = slice(start, start + size)
             keys, weights = _memberships(self._send(items[part]).long(), ids, levels, spread)
-            best, sums = _largest_sums(keys, weights, n, width)
+            best, sums = _largest_sums(keys, weights, n, width + 1)
+            after = sums[:, width:].sum(1)  # the largest one that is left out, if any
+            best, sums = best[:, :width], sums[:, :width]
+            equal = (after > 0) & (after == sums[:, -1])
+            tied[places[part]] = equal.cpu().numpy()
             # A quotient of two tensors: of a number and a tensor, torch rounds the reciprocal too.
             unit = torch.tensor(UNIT, dtype=torch.float64, device=self._device)
             scale = unit / sums.sum(1, keepdim=True).double()
@@ -82,10 +92,10 @@ class TensorContext:
             row, other, overlap = _overlaps(
                 owners[part], ids[part], values[part], lengths[part], rows
             )
-            at, row, other, overlap = _nearest(row, other, overlap, k)
+            at, row, other, overlap = _nearest(row, other, overlap.clamp(max=UNIT), k)
             where = places[row.cpu().numpy() + part.start], at.cpu().numpy()
             out_ids[where] = other.cpu().numpy()
-            out_overlaps[where] = overlap.clamp(max=UNIT).cpu().numpy()
+            out_overlaps[where] = overlap.cpu().numpy()
 
     def _send(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.tensor(array, device=self._device)
