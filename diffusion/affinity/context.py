@@ -284,6 +284,8 @@ class Context(Affinity):
         again[rows[known]] = np.any(now[:, :near] != listed[:, :near], axis=1)
         updates.reads_changed(read_only(ids), near, sets, again)
 
+        if not len(change.moved):
+            return again
         again[change.moved] = True
         holding, may_hold = np.zeros(change.after, bool), np.zeros(change.after, bool)
         holding[change.moved] = True
@@ -309,10 +311,12 @@ class Context(Affinity):
         n, k = self._state["ids"].shape
         now = updates.Listed(np.empty((n, k), np.int32), np.empty((n, k), np.uint16))
         before = updates.Listed(*map(read_only, old._similar))
-        offers = self._offers(before, again, items, encodings, change.source, now)
-        done = np.empty(n, np.uint8)
-        updates.merge_offers(done, change.source, again, gone, offers, before, now)
-        others = self._near_each_other(np.flatnonzero(done == updates.INCOMPLETE))
+        least, found = np.empty(n, np.int64), np.empty(n, np.uint8)
+        updates.least_taken(change.source, again, before, least)
+        offers = self._offers(items, encodings, least, now)
+        both = change.source, change.target
+        updates.merge_offers(found, both, again, gone, offers, before, now)
+        others = self._near_each_other(np.flatnonzero(found == updates.INCOMPLETE))
         encodings = self._encoded(others, self._basis["tied"])
         similar, overlaps = now.ids[others], now.overlaps[others]
         places = np.arange(len(others))
@@ -320,8 +324,8 @@ class Context(Affinity):
         now.ids[others], now.overlaps[others] = similar, overlaps
         self._basis |= {"similar": now.ids, "overlaps": now.overlaps}
         bar.update()
-        differs = again | (done != updates.COPIED)
-        rows = np.flatnonzero(differs & (change.source >= 0))
+        differs = again | (found != updates.SAME)
+        rows = np.flatnonzero(differs & (found != updates.CHANGED) & (change.source >= 0))
         source = change.source[rows]
         differs[rows] = np.any(now.ids[rows] != mapped(before.ids[source], change), axis=1)
         differs[rows] |= np.any(now.overlaps[rows] != before.overlaps[source], axis=1)
@@ -329,16 +333,14 @@ class Context(Affinity):
 
     def _offers(
         self,
-        before: updates.Listed,
-        again: NDArray[np.bool_],
         items: NDArray[np.int32],
         encodings: Encodings,
-        source: NDArray[np.int32],
+        least: NDArray[np.int64],
         out: updates.Listed,
     ) -> Any:
-        """List what is most similar to items, and return what they offer to others by receiver."""
+        """List what is most similar to items, and return what others take of it by receiver."""
         bounds = np.empty(len(items), np.int64)
-        n, holders = len(again), self._holders
+        n, holders = len(least), self._holders
         queries.jaccard_bounds(encodings.ids, holders.indptr, n, bounds)
         parts = []
         for part in _batches(bounds, _OFFERED) or [slice(0, 0)]:
@@ -348,7 +350,7 @@ class Context(Affinity):
             overlaps = np.empty(similar.shape, np.uint16)
             ids, values = np.empty(room, np.int32), np.empty(room, np.uint16)
             starts, counts = np.cumsum(bounds[part]) - bounds[part], np.empty(m, np.int64)
-            offers = blocks.Offers(source, again, *before, starts, counts, ids, values)
+            offers = blocks.Offers(least, starts, counts, ids, values)
             blocks.jaccard_offers(items[part], these, holders, similar, overlaps, offers)
             out.ids[items[part]], out.overlaps[items[part]] = similar, overlaps
             _, ids, values = SparseRows(starts, counts, ids, values).packed()

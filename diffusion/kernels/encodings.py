@@ -446,10 +446,7 @@ def jaccard_lists(
 class Offers(NamedTuple):
     """Overlaps of items with others that may list them."""
 
-    source: Any  # (n,) int32: the row of each of the others in the lists that it has
-    left_out: Any  # (n,) bool: items to which nothing is offered
-    listed: Any  # (rows, k) int32: the lists
-    overlaps: Any  # (rows, k) uint16
+    least: Any  # (n,) int64: the `offer_key` that another one takes at least
     starts: Any  # (m,) int64: where what each item offers begins
     counts: Any  # (m,) int64
     ids: Any  # int32: to whom
@@ -457,21 +454,22 @@ class Offers(NamedTuple):
 
 
 @borrowing
+def offer_key(overlap: int, item: int) -> Any:
+    """Return a number by which entries are ordered: by overlap, ties by descending item."""
+    return (np.int64(overlap) << 32) - np.int64(item)
+
+
+@borrowing
 def _offer(p: int, item: int, touched: int, block: _Block, offers: Offers) -> None:
-    """Offer an item to all that share an entry with it and do not have k better ones."""
+    """Offer an item to all that share an entry with it and take it."""
     total, numbers, _ = block.sums
-    last = offers.listed.shape[1] - 1
     end = offers.starts[p]
     for t in range(touched):
         j = block.names.ids[numbers[t]]
         value = min(total[numbers[t]], UNIT)
-        if value > 0 and not offers.left_out[j]:
-            row = offers.source[j]
-            least = np.int64(offers.overlaps[row, last])
-            worst = offers.listed[row, last]
-            if worst < 0 or value > least or (value == least and item <= worst):
-                offers.ids[end], offers.values[end] = j, value
-                end += 1
+        if value > 0 and offer_key(value, item) >= offers.least[j]:
+            offers.ids[end], offers.values[end] = j, value
+            end += 1
     offers.counts[p] = end - offers.starts[p]
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .context import Encodings, holder_of, insert_largest
+from .encodings import offer_key
 from .graph import insert_column, normalized
 from .threads import borrowing, parallel, serial
 
@@ -219,16 +220,48 @@ class Listed(NamedTuple):
     overlaps: Any  # (n, k) uint16
 
 
-# What `merge_offers` has done with a list.
-COPIED, MERGED, INCOMPLETE = 0, 1, 2
+# What `merge_offers` has found a list to be.
+SAME, CHANGED, INCOMPLETE = 0, 1, 2
+
+# More than any `offer_key`.
+_NOTHING = 1 << 60
 
 
-@parallel(lambda done, *_: len(done), grain=512)
+@parallel(lambda source, *_: len(source), grain=1024)
+def least_taken(start: int, stop: int, source: Any, left_out: Any, old: Listed, out: Any) -> None:
+    """Compute the least `offer_key` (n,) that the list of each item takes.
+
+    The list of item j is row source[j]. A full one takes what is at least its last entry; items
+    that are left out take nothing.
+    """
+    last = old.ids.shape[1] - 1
+    for j in range(start, stop):
+        if left_out[j]:
+            out[j] = _NOTHING
+        elif old.ids[source[j], last] < 0:
+            out[j] = 0
+        else:
+            out[j] = offer_key(old.overlaps[source[j], last], old.ids[source[j], last])
+
+
+@borrowing
+def _same_list(row: int, j: int, target: Any, old: Listed, out: Listed) -> bool:
+    """Return whether a list is an old one, with the new rows of its items."""
+    for a in range(old.ids.shape[1]):
+        i = old.ids[row, a]
+        if out.ids[j, a] != (-1 if i < 0 else target[i]):
+            return False
+        if out.overlaps[j, a] != old.overlaps[row, a]:
+            return False
+    return True
+
+
+@parallel(lambda found, *_: len(found), grain=512)
 def merge_offers(
     start: int,
     stop: int,
-    done: Any,
-    source: Any,
+    found: Any,
+    change: Any,
     left_out: Any,
     gone: Any,
     offers: Any,
@@ -237,14 +270,16 @@ def merge_offers(
 ) -> None:
     """Copy the lists that items have, without entries that are gone, and with what is offered.
 
-    `offers` are those that `by_receiver` returns, each better than the last entry of a full list. A
-    list that was full and is not any more is incomplete: what is left out of it is not known. The
-    rows of items that are left out are not written.
+    `offers` are those that `by_receiver` returns, which the lists take, and `change` the old row of
+    each item and the new one of each old row. A list that was full and is not any more is
+    incomplete: what else belongs there is not known. The rows of items that are left out are not
+    written.
     """
     indptr, givers, values = offers
+    source, target = change
     k = old.ids.shape[1]
     for j in range(start, stop):
-        done[j] = COPIED
+        found[j] = SAME
         if left_out[j]:
             continue
         row, ids, overlaps = source[j], out.ids[j], out.overlaps[j]
@@ -255,14 +290,15 @@ def merge_offers(
             if i >= 0 and not gone[i]:
                 ids[filled], overlaps[filled] = i, old.overlaps[row, a]
                 filled += 1
-        if filled < had or indptr[j] < indptr[j + 1]:
-            done[j] = MERGED
+        same = filled == had and indptr[j] == indptr[j + 1]
         for e in range(indptr[j], indptr[j + 1]):
             filled = insert_largest(filled, givers[e], values[e], ids, overlaps)
-        if had == k and filled < k:
-            done[j] = INCOMPLETE
         for a in range(filled, k):
             ids[a], overlaps[a] = -1, 0
+        if had == k and filled < k:
+            found[j] = INCOMPLETE
+        elif not same and not _same_list(row, j, target, old, out):
+            found[j] = CHANGED
 
 
 # --- the graph -----------------------------------------------------------------------------------
@@ -342,7 +378,8 @@ def write_rows(
         else:
             t = out.starts[p]
             for e in range(old.starts[q], old.stops[q]):
-                out.indices[t], out.weights[t] = moved[old.indices[e]], old.weights[e]
+                # No row but those with new edges has a removed column, except in a forged index.
+                out.indices[t], out.weights[t] = max(0, moved[old.indices[e]]), old.weights[e]
                 t += 1
 
 
