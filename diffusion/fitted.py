@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from .affinity import Affinity, Context
 from .errors import DiffusionError
 from .graph.graph import Graph
+from .ids import ItemIds
 from .index_state import IndexState, graph_arrays, graph_of
 from .kernels import ranking as kernels
 from .neighbors import METHODS, Method, NeighborIndex, SearchIndex
@@ -33,50 +33,7 @@ _BATCH_VALUES = 1 << 26
 _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
-_AFFINITY, _SOLVER = "affinity_", "solver_"
-
-
-class _OfThread(threading.local):
-    """A value of each thread. A copy, or what is unpickled, has that of the thread it is made in.
-
-    Attributes
-    ----------
-    report : Report or None
-    """
-
-    report: Report | None = None
-
-    def __reduce__(self) -> Any:
-        return type(self), (), dict(self.__dict__)
-
-
-class Reporting:
-    """A fitted object with the report of each thread's last search."""
-
-    _reports: _OfThread
-
-    @property
-    def report_(self) -> Report:
-        """Residual, iterations, convergence and so on of the last search of the calling thread.
-
-        Raises
-        ------
-        AttributeError
-            If this thread has not searched since the fit.
-        """
-        reports: _OfThread | None = self.__dict__.get("_reports")
-        if reports is None or reports.report is None:
-            raise AttributeError(
-                f"report_: this thread has not searched with this {type(self).__name__} yet"
-            )
-        return reports.report
-
-    def _begin_reports(self) -> None:
-        """Forget all reports, as a fit does."""
-        self._reports = _OfThread()
-
-    def _keep_report(self, report: Report) -> None:
-        self._reports.report = report
+_AFFINITY, _SOLVER, _IDS = "affinity_", "solver_", "ids_"
 
 
 class Components(NamedTuple):
@@ -105,6 +62,8 @@ class Fitted:
     graph : Graph
     index : SearchIndex or None
         None for a Reranker that was fitted from neighbour lists alone.
+    items : ItemIds
+        The ids by which users name the items.
     """
 
     parameters: dict[str, Any]
@@ -113,6 +72,7 @@ class Fitted:
     solver: Solver
     graph: Graph
     index: SearchIndex | None
+    items: ItemIds
 
     def searched(self, Q: ArrayLike) -> tuple[SearchIndex, NDArray[np.float32]]:
         """Return the index to search, and queries (nq, d) or (d,) converted to its space.
@@ -253,6 +213,7 @@ class Fitted:
             **({} if index is None else index.arrays()),
             **{_AFFINITY + name: array for name, array in self.affinity.arrays().items()},
             **{_SOLVER + name: array for name, array in self.solver.arrays().items()},
+            **{_IDS + name: array for name, array in self.items.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
         return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
@@ -283,43 +244,78 @@ class Fitted:
                     )
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
-        return cls(parameters, affinity, score, solver, graph, index)
+            source = f"{state.source}: {_IDS[:-1]}"
+            items = ItemIds.restored(state.with_prefix(_IDS), n, source)
+        return cls(parameters, affinity, score, solver, graph, index, items)
 
 
 # --- first-stage results -------------------------------------------------------------------------
 
 
-def first_stage_of(
-    scores0: ArrayLike, ids0: ArrayLike, n: int, metric: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64], bool]:
-    """Check the first-stage results of `Reranker.rerank`, and say whether they are of one query.
+class Hits(NamedTuple):
+    """The checked first-stage results of `Reranker.rerank`.
 
-    Returns
-    -------
+    Attributes
+    ----------
     scores : ndarray, shape (nq, m), float32
         In descending order, padded with -inf at the end.
-    ids : ndarray, shape (nq, m), int64
-        Padded with -1.
+    codes : ndarray, shape (nq, m), int64
+        The items as the codes of a `Coded`, padded with -1.
+    unknown : ndarray, shape (u,)
+        The ids of items that are not of the collection.
     single : bool
+        Whether they are of one query.
+    """
+
+    scores: NDArray[np.float32]
+    codes: NDArray[np.int64]
+    unknown: NDArray[Any]
+    single: bool
+
+
+def first_stage_of(scores0: ArrayLike, ids0: Any, items: ItemIds, metric: str) -> Hits:
+    """Check the first-stage results of `Reranker.rerank`, and return them as rows.
 
     Raises
     ------
     DiffusionError
         If they are not as `Reranker.rerank` describes them.
     """
-    scores, ids = scores0, ids0
-    if isinstance(scores, np.ndarray) and isinstance(ids, np.ndarray):
-        alike = scores.shape == ids.shape and ids.ndim in (1, 2) and ids.shape[-1] > 0
-        if alike and scores.dtype.kind == "f" and ids.dtype.kind in "iu":
-            out = np.empty((1, *ids.shape)[-2:], np.float32)
-            given = np.ascontiguousarray(scores.reshape(out.shape), np.float64)
-            kept = np.ascontiguousarray(ids.reshape(out.shape), np.int64)
-            if kernels.copy_ordered(given, kept, n, metric == "euclidean", out):
-                return out, kept, ids.ndim == 1
-    # Lists in another form, to be put in order, or with an error to be described.
-    names = ("scores0", "ids0")
-    out, kept, single = as_hits(scores0, ids0, n, names=names, metric=metric)
-    return *padding_last(out, kept.astype(np.int64, copy=False)), single
+    unknown = np.empty(0, np.int64)
+    hits = _in_order(scores0, ids0, items.size, metric) if items.plain else None
+    if hits is None:
+        codes, unknown = items.coded(ids0, "ids0")
+        n = items.size + len(unknown)
+        hits = _in_order(scores0, codes, n, metric)
+    if hits is None:
+        # Lists in another form, to be put in order, or with an error to be described.
+        out, kept, single = as_hits(
+            scores0,
+            codes,
+            n,
+            names=("scores0", "ids0"),
+            metric=metric,
+            show=lambda code: items.shown(code, unknown),
+        )
+        hits = *padding_last(out, kept.astype(np.int64, copy=False)), single
+    return Hits(hits[0], hits[1], unknown, hits[2])
+
+
+def _in_order(
+    scores: Any, ids: Any, n: int, metric: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64], bool] | None:
+    """Return lists that are in order, and whether they are of one query; None for others."""
+    if not (isinstance(scores, np.ndarray) and isinstance(ids, np.ndarray)):
+        return None
+    alike = scores.shape == ids.shape and ids.ndim in (1, 2) and ids.shape[-1] > 0
+    if not (alike and scores.dtype.kind == "f" and ids.dtype.kind in "iu"):
+        return None
+    out = np.empty((1, *ids.shape)[-2:], np.float32)
+    given = np.ascontiguousarray(scores.reshape(out.shape), np.float64)
+    kept = np.ascontiguousarray(ids.reshape(out.shape), np.int64)
+    if not kernels.copy_ordered(given, kept, n, metric == "euclidean", out):
+        return None
+    return out, kept, ids.ndim == 1
 
 
 # --- parameters as JSON values -------------------------------------------------------------------
@@ -335,12 +331,12 @@ def stored_parameters(
     affinity, score, solver, transfer, method = components
     return {
         **{name: given[name] for name in _PLAIN_PARAMETERS},
-        "affinity": _settings_of(affinity) if isinstance(affinity, Context) else given["affinity"],
-        "score": None if given["score"] is None else _settings_of(score),
-        "solver": _settings_of(solver),
-        "transfer": None if isinstance(transfer, CustomTransfer) else _settings_of(transfer),
-        "neighbors": _settings_of(used),
-        **({} if method == used else {"neighbors_from": _settings_of(method)}),
+        "affinity": settings_of(affinity) if isinstance(affinity, Context) else given["affinity"],
+        "score": None if given["score"] is None else settings_of(score),
+        "solver": settings_of(solver),
+        "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
+        "neighbors": settings_of(used),
+        **({} if method == used else {"neighbors_from": settings_of(method)}),
     }
 
 
@@ -377,7 +373,7 @@ def _checked_recall(recall: Any) -> float | None:
     return recall
 
 
-def _settings_of(settings: Any) -> dict[str, Any]:
+def settings_of(settings: Any) -> dict[str, Any]:
     """Return the name and the fields of a solver, a method or a transfer function."""
     own = {
         field.name: getattr(settings, field.name)
@@ -388,7 +384,7 @@ def _settings_of(settings: Any) -> dict[str, Any]:
 
 
 def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
-    """Return the object that `_settings_of` described, or its name if it equals the default."""
+    """Return the object that `settings_of` described, or its name if it equals the default."""
     name = settings["name"]
     restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
     return name if by_name and restored == kinds[name]() else restored

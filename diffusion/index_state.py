@@ -14,7 +14,7 @@ from . import storage
 from ._version import __version__
 from .errors import DiffusionError
 from .graph.graph import Graph, graph_layout
-from .storage.contents import Contents
+from .storage.contents import Contents, with_rows
 
 # The format of an index on disk.
 INDEX = storage.Format("diffusion-rerank index", 1, "an index")
@@ -147,8 +147,11 @@ def graph_of(state: IndexState) -> Graph:
     """
     n = state.size("items", low=1)
     components, isolated = (state.size(name, high=n) for name in ("components", "isolated"))
-    layout = graph_layout(n, state.size("edges", high=_MOST_EDGES), components)
-    arrays = state.with_prefix(_GRAPH)
+    edges = state.size("edges", high=_MOST_EDGES)
+    layout = graph_layout(n, edges, components)
+    arrays = with_rows(state.with_prefix(_GRAPH))
     contents = Contents(arrays, layout, f"{state.source}: graph")
     own: dict[str, Any] = {name: arrays[name] for name in layout}
-    return Graph(**own, n_components=components, n_isolated=isolated, contents=contents)
+    return Graph(
+        **own, n_edges=edges, n_components=components, n_isolated=isolated, contents=contents
+    )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Self
+from collections.abc import Hashable
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import storage
+from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
+from .explanation import Explanation, FirstStage, explain
 from .fitted import (
     Components,
     Fitted,
-    Reporting,
     Results,
     first_stage_of,
     restored_parameters,
@@ -23,12 +24,14 @@ from .fitted import (
 )
 from .graph.diagnosis import Diagnosis, diagnose
 from .graph.graph import Graph
+from .ids import ItemIds
 from .index_state import IndexState, open_state, save_state
 from .neighbors import Method, SearchIndex, check_metric, make_method, tidy_lists
 from .neighbors.index import without_items
 from .neighbors.lists import indexed, listed
 from .neighbors.methods import Given
 from .parameters import Parameters
+from .reporting import Reporting, Turns
 from .scoring.fusion import Fusion, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard
@@ -36,6 +39,7 @@ from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import (
     as_lists,
     check_integer,
+    count_of,
     is_single,
 )
 
@@ -129,8 +133,8 @@ class Reranker(Reporting, Parameters):
     the transformed vectors, but has no verb that passes queries on to `search`; they are
     transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
 
-    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
-    bytes per item; with the contextual affinity, another 494 bytes per item. Building takes at
+    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 36
+    bytes per item; with the contextual affinity, another 502 bytes per item. Building takes at
     most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, at most
     1,300 bytes per item.
 
@@ -198,6 +202,7 @@ class Reranker(Reporting, Parameters):
         X: ArrayLike,
         y: object = None,
         *,
+        ids: ArrayLike | None = None,
         index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -207,10 +212,14 @@ class Reranker(Reporting, Parameters):
         ----------
         X : array_like, shape (n, d)
             One row per item, finite, of any real dtype. They are stored as float32, and
-            L2-normalised for `metric="cosine"`. Item ids are row numbers. Torch tensors are
-            accepted, on any device; sparse arrays are not.
+            L2-normalised for `metric="cosine"`. Torch tensors are accepted, on any device; sparse
+            arrays are not.
         y : object, optional
             Ignored; scikit-learn's pipelines pass it.
+        ids : array_like, shape (n,), int or str, optional
+            The ids by which all calls name the items: different integers of 64 bits, or different
+            strings, in any order. -1 and "" stand for padding and are no ids. By default, ids are
+            row numbers.
         index : object, optional
             An index that the rows of X are in already. It is used instead of `neighbors`, for the
             graph and for the first stage of `search`; it is not changed, and `save` does not store
@@ -241,6 +250,7 @@ class Reranker(Reporting, Parameters):
             results are not as described.
         """
         components = self._components()
+        items = None if ids is None else ItemIds.of(ids, count_of(X), "ids")
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         found, zero, lists = listed(
@@ -252,10 +262,17 @@ class Reranker(Reporting, Parameters):
             progress=self.progress,
             checkpoint=checkpoint,
         )
-        scores, ids = without_items(*lists, zero)
-        return self._fit_lists(components, scores, ids, found, checkpoint)
+        lists = without_items(*lists, zero)
+        return self._fit_lists(components, *lists, found, items, checkpoint)
 
-    def fit_neighbors(self, scores: ArrayLike, ids: ArrayLike, X: ArrayLike | None = None) -> Self:
+    def fit_neighbors(
+        self,
+        scores: ArrayLike,
+        ids: ArrayLike,
+        X: ArrayLike | None = None,
+        *,
+        item_ids: ArrayLike | None = None,
+    ) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
 
         Parameters
@@ -267,10 +284,14 @@ class Reranker(Reporting, Parameters):
             Row i has the neighbours of item i: ids in [0, n), padded with -1. An item may be in
             its own list, at any place; it is ignored there. The best `k` others are used. Lists
             may be short or empty, as approximate methods leave them; a sequence of lists may
-            have different lengths. An item with an empty list becomes an isolated node.
+            have different lengths. An item with an empty list becomes an isolated node. With
+            `item_ids`, the lists hold these ids, padded with -1, or None or "" for str.
         X : array_like, shape (n, d), optional
             The vectors, for `search`. Without them, only `rerank` is available. Items whose
             vector is zero are taken out of all lists (see the notes of the class).
+        item_ids : array_like, shape (n,), int or str, optional
+            The ids of the items, as `fit` takes them: row i of the lists and of X is that of the
+            item ``item_ids[i]``. By default, ids are row numbers.
 
         Returns
         -------
@@ -283,7 +304,21 @@ class Reranker(Reporting, Parameters):
             If the lists are not as described; the message names the argument and the row.
         """
         components = self._components()
-        scores, ids = as_lists(scores, ids, names=("scores", "ids"), metric=self.metric)
+        items = None if item_ids is None else ItemIds.of(item_ids, None, "item_ids")
+        if items is not None:
+            ids = items.only_known(ids, "ids")
+        scores, ids = as_lists(
+            scores,
+            ids,
+            None if items is None else items.size,
+            names=("scores", "ids"),
+            metric=self.metric,
+            show=str if items is None else lambda row: items.shown(row),
+        )
+        if items is not None and items.size != len(ids):
+            raise DiffusionError(
+                f"item_ids: expected {len(ids)} ids, one for each neighbour list, got {items.size}"
+            )
         index = None
         if X is not None:
             index, zero = indexed(
@@ -295,7 +330,7 @@ class Reranker(Reporting, Parameters):
                 )
             scores, ids = without_items(scores, ids, zero)
         k = min(int(self.k), ids.shape[1])
-        return self._fit_lists(components, *tidy_lists(scores, ids, k), index)
+        return self._fit_lists(components, *tidy_lists(scores, ids, k), index, items)
 
     def _components(self) -> Components:
         """Check the parameters, and return the objects that they name."""
@@ -323,6 +358,7 @@ class Reranker(Reporting, Parameters):
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
         index: SearchIndex | None,
+        items: ItemIds | None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         affinity, score, solver, transfer, method = components
@@ -333,13 +369,20 @@ class Reranker(Reporting, Parameters):
         graph = Graph.from_neighbors(*edges, overwrite=True, progress=self.progress)
         of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
         solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=of_solver)
-        self._set(Fitted(parameters, affinity, score, solver, graph, index))
+        items = items or ItemIds.rows(graph.n_nodes)
+        self._set(Fitted(parameters, affinity, score, solver, graph, index, items))
         if checkpoint is not None and of_solver is not None:
             discard(checkpoint)
             discard(of_solver)
         return self
 
     def _set(self, fitted: Fitted) -> None:
+        self._take(fitted)
+        self._begin_reports()
+        self._turns = Turns()
+
+    def _take(self, fitted: Fitted) -> None:
+        """Replace the state: searches that run at the time go on with the one that they began."""
         self._fitted = fitted
         self.graph_ = fitted.graph
         self.n_items_ = fitted.graph.n_nodes
@@ -347,7 +390,84 @@ class Reranker(Reporting, Parameters):
         self.__dict__.pop("n_features_in_", None)
         if fitted.index is not None:
             self.n_features_in_ = fitted.index.dimension
-        self._begin_reports()
+
+    # --- a collection that changes ---------------------------------------------------------------
+
+    def add(self, X: ArrayLike, ids: ArrayLike | None = None) -> Self:
+        """Add items to the collection.
+
+        Afterwards, neighbour lists, graph and rankings are those of a fit of all items. Only what
+        the new items change is computed.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, d) or (d,)
+            Vectors of the new items, as `fit` takes them.
+        ids : array_like, shape (m,), int or str, optional
+            Their ids, of the same kind as those of the collection and none of them in use. They are
+            required if `fit` was given ids. Otherwise, items are numbered on from the largest id.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described, or the Reranker holds no vectors (it was fitted from
+            neighbour lists alone) or an index of the caller's. Nothing is changed then.
+
+        Notes
+        -----
+        Other threads may search meanwhile: they get the answers of the collection as it was, until
+        the update is complete. Updates by several threads take turns. While one runs, the
+        collection takes memory twice, apart from what the two states share.
+
+        The result equals that of a fit up to equal scores, and up to rounding where the scores of
+        the affinity are used themselves. With an approximate method, new items enter the lists of
+        those that the method compares them with, and the cells of an inverted file stay where they
+        are until the collection has doubled.
+
+        The time grows with the number of items whose neighbourhoods change, and not with that of
+        others, apart from copying the arrays.
+        """
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            self._take(updates.added(self.fitted(), X, ids, progress=self.progress))
+        return self
+
+    def remove(self, ids: ArrayLike) -> Self:
+        """Remove items from the collection.
+
+        Afterwards, neighbour lists, graph and rankings are those of a fit of the other items. Items
+        that listed a removed one are searched for another neighbour; only what changes thereby is
+        computed. No other item changes its id.
+
+        Parameters
+        ----------
+        ids : array_like, shape (m,), or one id
+            Ids of items of the collection, each once. At least one item has to be left.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If an id is unknown or repeated, or no item would be left. Nothing is changed then.
+
+        Notes
+        -----
+        What is said of `add` holds for `remove` as well. A Reranker that was fitted from neighbour
+        lists alone has no vectors to search: its lists become shorter.
+        """
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            self._take(updates.removed(self.fitted(), ids, progress=self.progress))
+        return self
 
     def fitted(self) -> Fitted:
         """Return the result of the fit, for the other modules of this package.
@@ -395,7 +515,7 @@ class Reranker(Reporting, Parameters):
         lists, observed = fitted.first_stage(
             Q, length, query_k=int(self.query_k), progress=self.progress
         )
-        return self._diffuse(lists, observed, k, restrict=False, single=is_single(Q))
+        return self._diffuse(fitted, lists, observed, k, single=is_single(Q))
 
     def rerank(
         self,
@@ -440,18 +560,114 @@ class Reranker(Reporting, Parameters):
         """
         fitted = self.fitted()
         metric = fitted.parameters["metric"]
-        scores, ids, single = first_stage_of(scores0, ids0, self.n_items_, metric)
-        k = ids.shape[1] if k is None else check_integer(k, "k", low=1)
+        hits = first_stage_of(scores0, ids0, fitted.items, metric)
+        if len(hits.unknown):
+            raise DiffusionError(f"ids0: expected ids in the collection, got {hits.unknown[0]!r}")
+        k = hits.codes.shape[1] if k is None else check_integer(k, "k", low=1)
         depth = fitted.depth(int(self.query_k))
-        observed = scores[:, :depth], ids[:, :depth]
+        observed = hits.scores[:, :depth], hits.codes[:, :depth]
+        lists = hits.scores, hits.codes
         return self._diffuse(
-            (scores, ids), observed, k, restrict=restrict_to_candidates, single=single
+            fitted, lists, observed, k, restrict=restrict_to_candidates, single=hits.single
         )
 
+    def explain(
+        self,
+        q: ArrayLike | None = None,
+        id: Any = None,
+        *,
+        hits: tuple[ArrayLike, ArrayLike] | None = None,
+        k: int = 100,
+        n_chains: int = 3,
+    ) -> Explanation:
+        """Explain why an item stands where it does in the ranking of a query.
+
+        Parameters
+        ----------
+        q : array_like, shape (d,), optional
+            The query, as `search` takes it.
+        id : int
+            The item.
+        hits : tuple of array_like, shape (m,), optional
+            First-stage scores and ids of the query, as `rerank` takes them, in place of `q`.
+        k : int >= 1, default 100
+            Length of the ranking. A solver whose accuracy follows the length of a ranking, as that
+            of "auto" does, solves deeper for an item that is further down.
+        n_chains : int >= 1, default 3
+            Number of chains.
+
+        Returns
+        -------
+        Explanation
+            Its rank and score in the first stage and after diffusion, the shares that diffusion,
+            neighbourhood and first stage have in its score, the strongest chains of neighbours from
+            the query to it, and the flow through each of its neighbours. It can be printed, and
+            `as_dict` returns it as values that JSON has.
+
+        Raises
+        ------
+        DiffusionError
+            If the item is not in the collection, or `q` or `hits` are not of one query. In the
+            cases in which `search` and `rerank` raise it.
+
+        Notes
+        -----
+        The regularised Laplacian sums over all walks from the observation y of the query,
+        ``x = (1 - α) Σ_t (αW)^t y``. A chain i_0, ..., i_t is one of them; its strength is its term
+        of this sum, ``y_{i_0} Π αW``. The strongest chains are found by Dijkstra's algorithm for
+        the costs -log(αW) and, at the beginning, -log y. Each of them takes another last step to
+        the item. They are chains of the solver's x: each of their nodes has x > 0. One chain
+        carries a small share of x, because there are very many walks.
+
+        The flow is the equation that x satisfies, ``x_j = (1 - α) y_j + α Σ_i W_ji x_i``, term by
+        term. An approximate solver satisfies it up to `remainder`.
+
+        Other transfer functions than the regularised Laplacian have chains by the product of y and
+        W, without α, and neither shares of chains nor a flow: their walks have another factor for
+        each number of steps.
+
+        An explanation takes the time of a search. It takes longer for an item far down: the first
+        stage and, with some solvers, diffusion are repeated for longer lists until the item is
+        found.
+
+        Examples
+        --------
+        >>> import numpy as np, diffusion
+        >>> angle = np.linspace(0, np.pi, 60)
+        >>> X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        >>> ranker = diffusion.Reranker(k=4, query_k=2).fit(X)
+        >>> explanation = ranker.explain(X[0], 9)
+        >>> explanation.rank, explanation.chains[0].ids[-1]
+        (10, 9)
+        """
+        fitted = self.fitted()
+        check_integer(k, "k", low=1)
+        check_integer(n_chains, "n_chains", low=1)
+        row = fitted.items.row_of(id, "id")
+
+        def ids_of(rows: list[int]) -> list[Hashable]:
+            return fitted.items.of_rows(np.array(rows, np.int64)).tolist()
+
+        query_k = int(self.query_k)
+        if q is not None and hits is None:
+            first = FirstStage.of_query(fitted, q, k, query_k)
+        elif q is None and hits is not None:
+            first = FirstStage.of_hits(fitted, hits, query_k)
+        else:
+            raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
+        return explain(fitted, row, first, k=k, query_k=query_k, n_chains=n_chains, ids_of=ids_of)
+
     def _diffuse(
-        self, lists: Results, observed: Results, k: int, *, restrict: bool, single: bool
+        self,
+        fitted: Fitted,
+        lists: Results,
+        observed: Results,
+        k: int,
+        *,
+        restrict: bool = False,
+        single: bool,
     ) -> Results:
-        scores, ids, report = self.fitted().diffuse(
+        scores, rows, report = fitted.diffuse(
             lists,
             observed,
             k,
@@ -460,7 +676,16 @@ class Reranker(Reporting, Parameters):
             progress=self.progress,
         )
         self._keep_report(report)
+        ids = fitted.items.of_rows(rows)
         return (scores[0], ids[0]) if single else (scores, ids)
+
+    @property
+    def ids_(self) -> NDArray[Any]:
+        """The ids of the items, shape (n,), int64 or object (str), computed when they are read.
+
+        They are in the order of the rows of `graph_.W`, which is that of X until items are removed.
+        """
+        return self.fitted().items.all()
 
     @property
     def embedding_(self) -> NDArray[np.float32]:

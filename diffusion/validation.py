@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -85,7 +85,7 @@ def _length(value: Any) -> int | None:
         return None
 
 
-def _ragged(values: Any) -> bool:
+def is_ragged(values: Any) -> bool:
     """Return whether `values` is a sequence of lists that numpy does not make a matrix of."""
     lengths = _lengths(values)
     return len(lengths) > 1 or (isinstance(values, np.ndarray) and not lengths <= {None})
@@ -123,6 +123,14 @@ def as_numeric(values: Any, name: str, kinds: str = "fiub") -> NDArray[Any]:
             f"{name}: expected {noun}, got {type(values).__name__} of dtype {array.dtype}{complex_}"
         )
     return array
+
+
+def count_of(values: object) -> int | None:
+    """Return the number of rows, None for what has none and is an error elsewhere."""
+    try:
+        return len(values)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _shown(value: object) -> str:
@@ -246,7 +254,13 @@ def as_vectors(
 
 
 def as_lists(
-    scores: ArrayLike, ids: ArrayLike, n: int | None = None, *, names: tuple[str, str], metric: str
+    scores: ArrayLike,
+    ids: ArrayLike,
+    n: int | None = None,
+    *,
+    names: tuple[str, str],
+    metric: str,
+    show: Callable[[int], str] = str,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Check neighbour or result lists in the layout of faiss, and put each into order.
 
@@ -264,6 +278,8 @@ def as_lists(
         Names of the two arguments in error messages.
     metric : str
         `"euclidean"` requires negative squared distances.
+    show : callable, optional
+        What errors call an id that is repeated.
 
     Returns
     -------
@@ -284,7 +300,7 @@ def as_lists(
     one column of padding.
     """
     score_name, id_name = names
-    if _ragged(ids) or _ragged(scores):
+    if is_ragged(ids) or is_ragged(scores):
         scores, ids = _rectangular(scores, ids, names)
     scores, ids = as_numeric(scores, score_name), as_numeric(ids, id_name, "iu")
     if ids.ndim == 2 and scores.shape != ids.shape:
@@ -293,7 +309,7 @@ def as_lists(
         )
     if n is None and not ids.size and not len(ids):
         raise DiffusionError(f"{id_name}: expected a list for each item, got shape {ids.shape}")
-    ids = as_ids(ids, id_name, n)
+    ids = as_ids(ids, id_name, n, show=show)
     if not scores.shape[1]:
         scores = np.zeros(ids.shape, np.float32)
     disordered = np.zeros(len(ids), bool)
@@ -330,16 +346,29 @@ def as_lists(
 
 
 def as_hits(
-    scores: ArrayLike, ids: ArrayLike, n: int, *, names: tuple[str, str], metric: str
+    scores: ArrayLike,
+    ids: ArrayLike,
+    n: int,
+    *,
+    names: tuple[str, str],
+    metric: str,
+    show: Callable[[int], str] = str,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], bool]:
     """Check result lists as `as_lists` does; also accept one list, and say whether it was one."""
     single = is_single(ids)
     if single:
         scores, ids = as_numeric(scores, names[0])[None], as_numeric(ids, names[1], "iu")[None]
-    return *as_lists(scores, ids, n, names=names, metric=metric), single
+    return *as_lists(scores, ids, n, names=names, metric=metric, show=show), single
 
 
-def as_ids(ids: Any, name: str, n: int | None = None, *, rows: int | None = None) -> NDArray[Any]:
+def as_ids(
+    ids: Any,
+    name: str,
+    n: int | None = None,
+    *,
+    rows: int | None = None,
+    show: Callable[[int], str] = str,
+) -> NDArray[Any]:
     """Check the ids of lists; return them as an array.
 
     Parameters
@@ -352,6 +381,8 @@ def as_ids(ids: Any, name: str, n: int | None = None, *, rows: int | None = None
         The ids are below n; m by default.
     rows : int, optional
         The number of lists, one for each query.
+    show : callable, optional
+        What errors call an id that is repeated.
 
     Returns
     -------
@@ -364,7 +395,7 @@ def as_ids(ids: Any, name: str, n: int | None = None, *, rows: int | None = None
         If the ids are not as described, or one is repeated in a list; the message names the row,
         the id and its places.
     """
-    if _ragged(ids):
+    if is_ragged(ids):
         ids = _rectangular(ids, ids, (name, name))[1]
     ids = as_numeric(ids, name, kinds="iu")
     if ids.ndim != 2 or rows not in (None, len(ids)):
@@ -385,7 +416,7 @@ def as_ids(ids: Any, name: str, n: int | None = None, *, rows: int | None = None
             first, second = np.flatnonzero(block[row] == item)[:2]
             raise DiffusionError(
                 f"{name}: expected each item at most once in a row, row {part.start + row} has "
-                f"{item} at places {first} and {second}"
+                f"{show(item)} at places {first} and {second}"
             )
     return ids if ids.dtype == np.int32 else ids.astype(np.int64, copy=False)
 

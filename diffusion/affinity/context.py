@@ -19,9 +19,19 @@ from ..kernels.context import Encodings, Holders, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import FirstStage
-from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Offsets, Promise
+from ..storage.contents import (
+    COMPUTED,
+    Array,
+    Arrays,
+    Between,
+    Contents,
+    Places,
+    Promise,
+    Stops,
+    with_rows,
+)
 from ..validation import check_integer
-from .base import Affinity, Observation
+from .base import Affinity, Lists, Observation, lists_layout
 
 # Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
@@ -68,10 +78,12 @@ class Context(Affinity):
     all items and queries is 0. Encodings are stored in units of 1/65535.
 
     Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
-    and 5 `size` + 8 bytes for the encodings, up to 2^24 items: 494 bytes per item in all with the
-    default settings, in addition to the graph. Of the scores of the lists, only those at the places
-    of the scales are kept, which is all that the rank of a query depends on. Building takes 1,100
-    bytes per item in addition to the lists. The time grows with the square of the number of
+    and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
+    default settings, in addition to the graph. Of the scores of the lists, a search reads those
+    at the places of the scales, which is all that the rank of a query depends on. Another 10 k
+    bytes per item, 480 with the default settings, are read by updates of the collection alone: all
+    scores, the most similar items and their similarities. Building takes 1,200 bytes per item in
+    addition to the lists. The time grows with the square of the number of
     encodings that hold an item, which is about `size` for most items. It is linear in the number
     of items unless some items are neighbours of a fixed share of all.
 
@@ -86,6 +98,9 @@ class Context(Affinity):
     device: str = field(default="cpu", metadata=RUN_TIME)
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
+    # What only `changed` reads, see `_basis_layout`; empty for an index of an earlier version.
+    _basis: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
+    _basis_contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # The state in the form that queries are compared with.
     _opened: tuple[queries.Known, loops.Scales, Holders] | None = field(
         init=False, repr=False, compare=False, default=None
@@ -111,6 +126,10 @@ class Context(Affinity):
         """Number of neighbours used for the observation of a query."""
         return self._cut[-1]
 
+    def depth_of(self, k: int) -> int:
+        """Return the number of neighbours up to the largest scale."""
+        return min(k, self.scales[-1])
+
     @property
     def _cut(self) -> tuple[int, ...]:
         """The scales, cut to the length of the lists."""
@@ -129,6 +148,7 @@ class Context(Affinity):
         """
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
+        scores = np.ascontiguousarray(scores[:, :k], np.float32)
         self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
         on_device = context_on(self.device)
         order = locality_order(ids)
@@ -136,23 +156,33 @@ class Context(Affinity):
         self._state["levels"] = _packed(levels, len(self._cut))
         self._state["reach"] = np.take(scores, self._scales.ranks - 1, axis=1)
         del levels
-        jaccard = np.empty((n, k), np.float32)
-        best = self._compare_items(on_device, order, jaccard, progress)
-        return best, self._weigh(order, jaccard, best)
+        overlaps = np.empty((n, k), np.uint16)
+        similar = self._compare_items(on_device, order, overlaps, progress)
+        self._basis = {"scores": scores, "similar": similar, "overlaps": overlaps}
+        self._basis_contents = COMPUTED
+        return similar, self._weigh(order, overlaps, similar)
+
+    def neighbor_lists(self) -> Lists | None:
+        """Return the lists that the edges were made from, `depth` columns of them, or None."""
+        if not self._basis:
+            return None
+        self._contents.check(by_rows=True)
+        self._basis_contents.check()
+        return self._basis["scores"], self._state["ids"]
 
     def _compare_items(
         self,
         on_device: ContextLoops,
         order: NDArray[np.int32],
-        jaccard: NDArray[np.float32],
+        overlaps: NDArray[np.uint16],
         progress: bool,
     ) -> NDArray[np.int32]:
-        """Encode all items, and list the most similar others of each, with their similarity J.
+        """Encode all items, and list the most similar others of each, with their overlaps.
 
         Only two arrays as wide as the lists exist beside the inverted lists: the items that are
         listed take the place of the encodings.
         """
-        n, k = jaccard.shape
+        n, k = overlaps.shape
         size = min(self.size, n)
         width = max(size, k)
         encodings = Encodings(np.empty((n, width), np.int32), np.empty((n, size), np.uint16))
@@ -166,14 +196,14 @@ class Context(Affinity):
             self._state |= _inverted(order, encodings)
             holders = self._holders
             for part in parts:
-                on_device.jaccard_lists(part, part, encodings, holders, encodings.ids, jaccard)
+                on_device.jaccard_lists(part, part, encodings, holders, encodings.ids, overlaps)
                 bar.update(2 * len(part))  # comparing takes twice the time of encoding
         best = encodings.ids
         del encodings
         return np.ascontiguousarray(best[:, :k])
 
     def _levels(
-        self, order: NDArray[np.int32], scores: NDArray[np.float32], ids: NDArray[np.int32]
+        self, order: NDArray[np.int32], scores: NDArray[Any], ids: NDArray[np.int32]
     ) -> NDArray[np.uint8]:
         """Return the level of every listed item, by the ranks of both in each other's list."""
         ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
@@ -182,16 +212,14 @@ class Context(Affinity):
         return levels
 
     def _weigh(
-        self, order: NDArray[np.int32], jaccard: NDArray[np.float32], best: NDArray[np.int32]
+        self, order: NDArray[np.int32], overlaps: NDArray[np.uint16], similar: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """Multiply J² by the share of the scales that hold the mutual rank by J, in place."""
+        """Return J² times the share of the scales that hold the mutual rank by J."""
+        levels = self._levels(order, overlaps, similar)
         share = np.arange(len(self._cut), -1, -1, dtype=np.float32) / np.float32(len(self._cut))
-        levels = self._levels(order, jaccard, best)
-        np.maximum(jaccard, 0, out=jaccard)
-        np.square(jaccard, out=jaccard)
-        for start in range(0, len(best), _PART):
-            jaccard[start : start + _PART] *= share[levels[start : start + _PART]]
-        return jaccard
+        weights = np.empty(similar.shape, np.float32)
+        loops.contextual_weights(overlaps, levels, share, weights)
+        return weights
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
@@ -202,13 +230,13 @@ class Context(Affinity):
             known = queries.Known(self._sets, read_only(self._state["reach"]))
             self._opened = known, self._scales, self._holders
         known, scales, holders = self._opened
-        n, m = len(known.reach), len(ids)
+        m = len(ids)
         encodings, damaged = self._empty_encodings(m), np.zeros(m, bool)
         queries.encode_queries(known, scales, first, encodings, damaged)
         if damaged.any():
             self._contents.check(by_rows=True)  # raises the error that says what is wrong
         bounds = np.empty(m, np.int64)
-        queries.jaccard_bounds(encodings.ids, holders.indptr, n, bounds)
+        queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y, similar = SparseRows.of_width(m, width), []
         for part in _batches(bounds) or [slice(0, 0)]:
@@ -235,8 +263,8 @@ class Context(Affinity):
         encodings = self._empty_encodings(len(items))
         blocks.encode(items, places, self._sets, self._scales, encodings)
         best = np.empty((len(items), k), np.int32)
-        jaccard = np.empty((len(items), k), np.float32)
-        blocks.jaccard_lists(items, places, encodings, self._holders, best, jaccard)
+        overlaps = np.empty((len(items), k), np.uint16)
+        blocks.jaccard_lists(items, places, encodings, self._holders, best, overlaps)
         found = (best[:, :, None] == ids[:, None, :]) & (best[:, :, None] >= 0)
         return 1 - int(np.count_nonzero(found)) / max(1, int(np.count_nonzero(ids >= 0)))
 
@@ -256,7 +284,7 @@ class Context(Affinity):
 
     @property
     def _holders(self) -> Holders:
-        names = ("indptr", "holders", "holders_high")
+        names = ("starts", "stops", "holders", "holders_high")
         return Holders(*(read_only(self._checked[name]) for name in names))
 
     @property
@@ -265,8 +293,8 @@ class Context(Affinity):
         return self._state
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to store: the lists, their levels and scores, the inverted lists."""
-        return self._state
+        """Return the arrays to store: the lists and what was made of them."""
+        return {**self._state, **self._basis}
 
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the state from stored arrays; their content is checked on first use."""
@@ -275,9 +303,13 @@ class Context(Affinity):
         self._state, self._opened = {"ids": arrays["ids"]}, None
         if "mutual" in arrays:
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
+        arrays = with_rows(arrays)
         layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
         self._contents = Contents(arrays, layout, source)
         self._state = {name: arrays[name] for name in layout}
+        layout = _basis_layout(*self._state["ids"].shape) if "similar" in arrays else {}
+        self._basis_contents = Contents(arrays, layout, source)
+        self._basis = {name: arrays[name] for name in layout}
 
 
 @dataclass(frozen=True)
@@ -286,9 +318,9 @@ class _Holders(Promise):
 
     n: int
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether all items are in range."""
-        high = arrays["holders_high"][start : start + len(block)].astype(np.int64)
+        high = arrays["holders_high"][places].astype(np.int64)
         return bool(((high << 16) | (block >> 16)).max() < self.n)
 
     def __str__(self) -> str:
@@ -306,9 +338,23 @@ def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
         "ids": Array(np.int32, (n, k), Between(-1, n - 1), by_rows=True),
         "levels": Array(np.uint8, (n, _level_bytes(k, scales))),
         "reach": Array(np.float32, (n, scales), Between(-np.inf, most), by_rows=True),
-        "indptr": Array(np.int64, (n + 1,), Offsets("holders")),
-        "holders": Array(np.uint32, ("entries",), _Holders(n)),
+        "starts": Array(np.int64, (n,), Between(0, np.inf)),
+        "stops": Array(np.int64, (n,), Stops("starts", "holders")),
+        "holders": Array(np.uint32, ("entries",), _Holders(n), rows=("starts", "stops")),
         "holders_high": Array(_high_type(n), ("entries",)),
+    }
+
+
+def _basis_layout(n: int, k: int) -> dict[str, Array]:
+    """Return what the arrays must be that an update starts from.
+
+    They are the scores of the lists, and, for each item, the most similar others and their
+    overlaps, of which the edges were made.
+    """
+    return {
+        "scores": lists_layout(n, k)["scores"],
+        "similar": Array(np.int32, (n, k), Between(-1, n - 1)),
+        "overlaps": Array(np.uint16, (n, k)),
     }
 
 
@@ -353,10 +399,10 @@ def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArr
     """Turn encodings (n, size) into inverted lists: for each entry, the items that have it."""
     n = len(order)
     filled = int(np.count_nonzero(encodings.values))
-    indptr = np.zeros(n + 1, np.int64)
+    starts, stops = np.empty(n, np.int64), np.zeros(n, np.int64)
     holders, high = np.empty(filled, np.uint32), np.empty(filled, _high_type(n))
-    blocks.invert(order, encodings, Holders(indptr, holders, high))
-    return {"indptr": indptr, "holders": holders, "holders_high": high}
+    blocks.invert(order, encodings, Holders(starts, stops, holders, high))
+    return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
 
 
 def _batches(sizes: NDArray[np.int64]) -> list[slice]:

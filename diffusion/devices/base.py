@@ -93,6 +93,6 @@ class ContextLoops(Protocol):
         encodings: Encodings,
         holders: Holders,
         out_ids: NDArray[np.int32],
-        out_scores: NDArray[np.float32],
+        out_overlaps: NDArray[np.uint16],
     ) -> None:
         """List the most similar items; see `kernels.encodings.jaccard_lists`."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
+from ..affinity.base import Edges
+from ..change import Change
 from ..kernels.graph import (
     cuthill_mckee,
     degrees_and_counts,
@@ -25,7 +27,7 @@ from ..kernels.graph import (
 )
 from ..kernels.lists import Rows
 from ..kernels.locality import locality_order
-from ..kernels.matrix import LARGEST_WEIGHT
+from ..kernels.matrix import LARGEST_WEIGHT, Matrix
 from ..storage.contents import (
     COMPUTED,
     Array,
@@ -33,7 +35,7 @@ from ..storage.contents import (
     Contents,
     InverseOf,
     Layout,
-    Offsets,
+    Stops,
     ZeroOrBetween,
 )
 
@@ -44,10 +46,13 @@ def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
     # Sums of positive float32 numbers: their roots divide, and must leave finite float32 numbers.
     limits = np.finfo(np.float32)
     degrees = ZeroOrBetween(float(limits.smallest_subnormal), n * float(limits.max))
+    weights = Between(0, LARGEST_WEIGHT)
+    rows = "starts", "stops"
     return {
-        "indptr": Array(np.int64, (n + 1,), Offsets("indices")),
-        "indices": Array(np.int32, (2 * n_edges,), ids, by_rows=True),
-        "weights": Array(np.float32, (2 * n_edges,), Between(0, LARGEST_WEIGHT), by_rows=True),
+        "starts": Array(np.int64, (n,), Between(0, np.inf)),
+        "stops": Array(np.int64, (n,), Stops("starts", "indices", 2 * n_edges)),
+        "indices": Array(np.int32, ("entries",), ids, by_rows=True, rows=rows),
+        "weights": Array(np.float32, ("entries",), weights, by_rows=True, rows=rows),
         "order": Array(np.int32, (n,), ids),
         "position": Array(np.int32, (n,), InverseOf("order")),
         "degrees": Array(np.float64, (n,), degrees),
@@ -59,17 +64,19 @@ def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
 class Graph:
     """A symmetric normalised graph whose nodes are stored so that neighbours are close in memory.
 
-    The arrays `indptr`, `indices` and `weights` are in storage order; `order` and `position`
-    convert between storage order and the user's order. All other arrays, and `W`, are in the
-    user's order. Memory: 8 bytes per entry of W (two entries per undirected edge) and 28 bytes
+    The arrays `starts`, `stops`, `indices` and `weights` are in storage order; `order` and
+    `position` convert between storage order and the user's order. All other arrays, and `W`, are in
+    the user's order. Memory: 8 bytes per entry of W (two entries per undirected edge) and 36 bytes
     per node.
 
     Attributes
     ----------
-    indptr : ndarray, shape (n + 1,), int64
-    indices : ndarray, shape (2 n_edges,), int32
-    weights : ndarray, shape (2 n_edges,), float32
-        W in CSR form in storage order (reverse Cuthill-McKee), with ascending columns.
+    starts, stops : ndarray, shape (n,), int64
+    indices : ndarray, int32
+    weights : ndarray, float32
+        The rows of W in storage order (reverse Cuthill-McKee), with ascending columns: row p is at
+        starts[p] to stops[p] of `indices` and `weights`. They have no gaps in a graph that was
+        just built; in one that was changed, rows may lie anywhere.
     order : ndarray, shape (n,), int32
         `order[p]` is the user's id of the node stored at p.
     position : ndarray, shape (n,), int32
@@ -78,6 +85,8 @@ class Graph:
         Row sums of A; 0 for an isolated node.
     components : ndarray, shape (n,), int32
         Connected component of each node, numbered by descending size.
+    n_edges : int
+        Number of undirected edges; the rows have twice as many entries.
     n_components : int
         Number of connected components, each isolated node counted as one.
     n_isolated : int
@@ -86,13 +95,15 @@ class Graph:
         The check of the arrays of a graph that was read from a file.
     """
 
-    indptr: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
     indices: NDArray[np.int32]
     weights: NDArray[np.float32]
     order: NDArray[np.int32]
     position: NDArray[np.int32]
     degrees: NDArray[np.float64]
     components: NDArray[np.int32]
+    n_edges: int
     n_components: int
     n_isolated: int
     contents: Contents = COMPUTED
@@ -161,16 +172,46 @@ class Graph:
             components = label[found]
             bar.update(5)
         return cls(
-            indptr=indptr,
+            starts=indptr[:-1],
+            stops=indptr[1:],
             indices=indices,
             weights=values,
             order=order,
             position=position,
             degrees=degrees,
             components=components,
+            n_edges=len(indices) // 2,
             n_components=len(sizes),
             n_isolated=int(np.count_nonzero(counts == 0)),
         )
+
+    def changed(
+        self, change: Change, edges: Edges, *, progress: bool = False
+    ) -> tuple[Graph, NDArray[np.bool_]]:
+        """Return the graph of a changed collection.
+
+        Its W equals that of `from_neighbors` for the edges of all nodes.
+
+        Parameters
+        ----------
+        change : Change
+        edges : Edges
+            The edges of the nodes whose edges have changed, other than by the new rows of moved
+            nodes. An edge is among those of both its nodes.
+        progress : bool, default False
+            Show a progress bar on standard error.
+
+        Returns
+        -------
+        graph : Graph
+            A new one; this one is left as it is.
+        touched : ndarray, shape (after,), bool
+            The rows of W whose columns or values have changed, other than by the new rows of moved
+            nodes. Those of added nodes have.
+        """
+        ids, weights, _ = edges
+        graph = self.from_neighbors(ids, weights, overwrite=True, progress=progress)
+        return graph, np.ones(change.after, bool)
 
     def check(self) -> None:
         """Check the arrays of a graph that was read from a file, its edges included.
@@ -189,9 +230,9 @@ class Graph:
         return len(self.order)
 
     @property
-    def n_edges(self) -> int:
-        """Number of undirected edges."""
-        return len(self.indices) // 2
+    def matrix(self) -> Matrix:
+        """W in storage order, as compiled loops take it."""
+        return Matrix(self.starts, self.stops, self.indices, self.weights)
 
     @property
     def component_sizes(self) -> NDArray[np.int64]:
@@ -203,9 +244,7 @@ class Graph:
     def W(self) -> sparse.csr_array:  # noqa: N802
         """The normalised adjacency (n, n) in the user's order, CSR, float32; built on first use."""
         self.check()
-        n = self.n_nodes
-        stored = sparse.csr_array((self.weights, self.indices, self.indptr), shape=(n, n))
-        own = stored[self.position][:, self.position]
+        own = self.matrix.csr()[self.position][:, self.position]
         own.sort_indices()
         return own
 

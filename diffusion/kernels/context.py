@@ -47,11 +47,12 @@ class Sets(NamedTuple):
 class Holders(NamedTuple):
     """Inverted lists: for each entry l, the items whose encoding has it, and its value there.
 
-    The lists are one after the other; that of l is at indptr[l] to indptr[l + 1]. `holder_of`
-    takes an element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
+    The list of l is at starts[l] to stops[l]; there may be gaps between lists. `holder_of` takes an
+    element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
     """
 
-    indptr: Any  # (n + 1,) int64
+    starts: Any  # (n,) int64
+    stops: Any  # (n,) int64
     holders: Any  # (entries,) uint32: the lower 16 bits of the item, then the value
     high: Any  # (entries,) uint8 or uint16: the other bits of the item
 
@@ -77,8 +78,8 @@ def holder_of(holders: Any, high: Any, e: int) -> Any:
 def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> None:
     """Rank the entries of lists: 1 + the number of entries in the row with a higher score.
 
-    `ids` (n, k) is padded with -1 at the end; the first k columns of `scores` descend. `out`
-    (n, k), uint8, is 0 where padded.
+    `ids` (n, k) is padded with -1 at the end; `scores` (n, k), or overlaps, descend. `out` (n, k),
+    uint8, is 0 where padded.
     """
     k = ids.shape[1]
     for i in range(start, stop):
@@ -182,3 +183,14 @@ def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
 def jaccard_of(overlap: int) -> float:
     """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))
+
+
+@parallel(lambda overlaps, *_: len(overlaps), grain=256)
+def contextual_weights(
+    start: int, stop: int, overlaps: Any, levels: Any, share: Any, out: Any
+) -> None:
+    """Compute the weights (m, k), float32, of similar items: J² times the share of their level."""
+    for i in range(start, stop):
+        for a in range(overlaps.shape[1]):
+            jaccard = np.float32(jaccard_of(overlaps[i, a]))
+            out[i, a] = jaccard * jaccard * share[levels[i, a]]

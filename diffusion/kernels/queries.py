@@ -179,20 +179,22 @@ def encode_queries(
 
 
 @borrowing
-def _entries(ids: Any, indptr: Any) -> int:
+def _entries(ids: Any, starts: Any, stops: Any) -> int:
     """Return the total length of the inverted lists of an encoding's entries."""
     total = 0
     for l in ids:  # noqa: E741
         if l >= 0:
-            total += max(0, indptr[l + 1] - indptr[l])
+            total += max(0, stops[l] - starts[l])
     return total
 
 
 @parallel(lambda encoding_ids, *_: len(encoding_ids), grain=512)
-def jaccard_bounds(start: int, stop: int, encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
+def jaccard_bounds(
+    start: int, stop: int, encoding_ids: Any, starts: Any, stops: Any, out: Any
+) -> None:
     """Compute an upper bound on the number of items that share an entry with each encoding."""
     for q in range(start, stop):
-        out[q] = min(n, _entries(encoding_ids[q], indptr))
+        out[q] = min(len(starts), _entries(encoding_ids[q], starts, stops))
 
 
 @borrowing
@@ -202,14 +204,14 @@ def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Hol
     Returns the number of these items.
     """
     slots, items = names
-    indptr, low, high = holders
+    starts, stops, low, high = holders
     count = 0
     for a in range(ids.shape[0]):
         l = ids[a]  # noqa: E741
         if l < 0:
             continue
         own = np.int64(values[a])
-        for e in range(indptr[l], indptr[l + 1]):
+        for e in range(starts[l], stops[l]):
             item, theirs = holder_of(low, high, e)
             count = _add(slots, items, sums, count, item, min(own, theirs))
     return count
@@ -230,11 +232,11 @@ def compare(
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
     largest similarities, in descending order.
     """
-    n = len(holders.indptr) - 1
+    n = len(holders.starts)
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
     for q in range(start, stop):
-        room = min(n, _entries(encodings.ids[q], holders.indptr))
+        room = min(n, _entries(encodings.ids[q], holders.starts, holders.stops))
         names, sums = with_room(names, 0, room), longer(sums, room)
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
         begin_best(best, ids)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from ..kernels.cells import Asked, Level, k_means, search_cells
-from ..kernels.matrix import read_only
+from ..kernels.matrix import packed, read_only
 from .progress import row_blocks
 
 # Queries searched together, and in one call of the compiled loop.
@@ -50,12 +50,11 @@ class Cells(NamedTuple):
 
     Attributes
     ----------
-    vectors : ndarray, shape (n, d), float32
-        Sorted by cell.
-    ids : ndarray, shape (n,), int32
+    vectors : ndarray, shape (places, d), float32
+        Those of cell c are at starts[c] to stops[c]. There are no gaps in what was just built.
+    ids : ndarray, shape (places,), int32
         The id of each of these rows.
-    offsets : ndarray, shape (cells + 1,), int64
-        The first row of each cell.
+    starts, stops : ndarray, shape (cells,), int64
     centroids : ndarray, shape (cells, d), float32
         Sorted by group.
     groups : ndarray, shape (groups + 1,), int64
@@ -65,7 +64,8 @@ class Cells(NamedTuple):
 
     vectors: NDArray[np.float32]
     ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
     centroids: NDArray[np.float32]
     groups: NDArray[np.int64]
     means: NDArray[np.float32]
@@ -75,13 +75,21 @@ class Cells(NamedTuple):
         cls,
         vectors: NDArray[np.float32],
         ids: NDArray[np.int32],
-        offsets: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
         centroids: NDArray[np.float32],
         groups: NDArray[np.int64],
     ) -> Cells:
         """Return cells from what is stored of them."""
         means = _means(centroids, groups)
-        return cls(*map(read_only, (vectors, ids, offsets, centroids, groups, means)))
+        arrays = vectors, ids, starts, stops, centroids, groups, means
+        return cls(*map(read_only, arrays))
+
+    def packed(self) -> Cells:
+        """Return the cells without gaps."""
+        offsets, vectors, ids = packed(self.starts, self.stops, self.vectors, self.ids)
+        own = vectors, ids, offsets[:-1], offsets[1:], self.centroids, self.groups, self.means
+        return Cells(*map(read_only, own))
 
     def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
         """Return the cells (m, count) with the nearest centroids, nearest first, padded with -1."""
@@ -114,7 +122,10 @@ class Cells(NamedTuple):
     def search_own(
         self, rows: slice, k: int, probes: int, metric: str
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """List the k nearest other vectors of some rows of `vectors`, at most `CHUNK`."""
+        """List the k nearest other vectors of some rows of `vectors`, at most `CHUNK`.
+
+        The cells have no gaps.
+        """
         queries, own = self.vectors[rows], self.ids[rows]
         numbers = np.arange(len(own), dtype=np.int32)
         asked = _asked(queries, own, numbers, self.probe(queries, probes, metric))
@@ -123,11 +134,15 @@ class Cells(NamedTuple):
         return scores, ids
 
     def _level(self) -> Level:
-        return Level(self.vectors, self.ids, self.offsets)
+        return Level(self.vectors, self.ids, self.starts, self.stops)
 
 
 class Partition(NamedTuple):
-    """The cells of vectors that are not sorted by cell yet; the attributes are those of `Cells`."""
+    """The cells of vectors that are not sorted by cell yet.
+
+    Cell c is made of the vectors order[offsets[c] : offsets[c + 1]]; the other attributes are those
+    of `Cells`.
+    """
 
     order: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -136,7 +151,8 @@ class Partition(NamedTuple):
 
     def cells(self, vectors: NDArray[np.float32]) -> Cells:
         """Return the vectors, which are copied, in their cells."""
-        return Cells.of(vectors[self.order], *self)
+        order, offsets, centroids, groups = self
+        return Cells.of(vectors[order], order, offsets[:-1], offsets[1:], centroids, groups)
 
     def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
         """Return the cells (m, count) with the nearest centroids, as `Cells.probe` does."""
@@ -151,11 +167,19 @@ def partition(vectors: NDArray[np.float32], count: int, *, progress: bool) -> Pa
     means = _means(centroids, groups)
     cells = np.empty(len(vectors), np.int32)
     for part in row_blocks(len(vectors), "ivf build", show=progress, size=CHUNK):
-        near = _nearest_cells(
-            centroids, groups, means, vectors[part], 1, "euclidean", _GROUPS_ASSIGNED
-        )
-        cells[part] = near[:, 0]
+        cells[part] = assigned(centroids, groups, means, vectors[part])
     return divided(cells, centroids, groups)
+
+
+def assigned(
+    centroids: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    means: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+) -> NDArray[np.int32]:
+    """Return the cell that each vector belongs to, of those in the groups nearest to it."""
+    near = _nearest_cells(centroids, groups, means, vectors, 1, "euclidean", _GROUPS_ASSIGNED)
+    return near[:, 0]
 
 
 def divided(
@@ -202,9 +226,9 @@ def nearest_others(
     scores, ids = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int32)
     for part in row_blocks(len(vectors), "ivf tuning", show=progress, size=_SLAB):
         numbers = np.arange(part.start, part.stop, dtype=np.int32)
-        whole = np.array([0, len(numbers)])
+        whole = np.zeros(1, np.int64), np.full(1, len(numbers))
         near, found = np.empty_like(scores), np.empty_like(ids)
-        level = Level(*map(read_only, (vectors[part], numbers, whole)))
+        level = Level(*map(read_only, (vectors[part], numbers, *whole)))
         _search(asked, level, metric, near, found)
         near, found = np.append(scores, near, axis=1), np.append(ids, found, axis=1)
         best = np.argsort(-near, axis=1, kind="stable")[:, :k]
@@ -289,7 +313,8 @@ def _nearest_in_all(
     rows, nobody = np.arange(m, dtype=np.int32), np.full(m, -1, np.int32)
     asked = _asked(queries, nobody, rows, np.zeros((m, 1), np.int32))
     numbers = np.arange(len(vectors), dtype=np.int32)
-    level = Level(*map(read_only, (vectors, numbers, np.array([0, len(vectors)]))))
+    whole = np.zeros(1, np.int64), np.full(1, len(vectors))
+    level = Level(*map(read_only, (vectors, numbers, *whole)))
     out = np.empty((m, count), np.float32), np.empty((m, count), np.int32)
     _search(asked, level, "euclidean" if by_distance else "inner_product", *out)
     return out[1]
@@ -319,7 +344,7 @@ def _nearest_cells(
     nobody = np.full(len(order), -1, np.int32)
     asked = _asked(queries[order], nobody, order, near[order])
     numbers = np.arange(len(centroids), dtype=np.int32)
-    level = Level(*map(read_only, (centroids, numbers, groups)))
+    level = Level(*map(read_only, (centroids, numbers, groups[:-1], groups[1:])))
     out = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int32)
     _search(asked, level, "euclidean" if by_distance else metric, *out)
     return out[1]

@@ -16,13 +16,26 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..change import Change
+from ..kernels.cells import Level
 from ..kernels.lists import copy_without_self
-from ..kernels.neighbors import Held, Near, score_others
-from ..storage.contents import COMPUTED, Array, Arrays, Between, Contents, Layout, Offsets, finite
+from ..kernels.neighbors import Near, score_others
+from ..storage.contents import (
+    COMPUTED,
+    Array,
+    Arrays,
+    Between,
+    Contents,
+    Layout,
+    Offsets,
+    Stops,
+    finite,
+    with_rows,
+)
 from ..storage.files import fingerprint
 from ..storage.rows import ListsCheckpoint
 from . import cells
 from .auto import tuned
+from .cell_updates import changed_cells, near_items, places_of
 from .cells import Cells
 from .methods import HNSW, IVF, Auto, Method, NNDescent, search_all
 from .progress import row_blocks
@@ -39,7 +52,7 @@ _LARGEST_UNIT, _LARGEST = 1 + 1e-3, 1e19
 
 # What is stored of the cells of an inverted file beside the vectors, which are sorted by cell. An
 # earlier version stored vectors in the order of their ids, and the cell of each.
-_STORED = ("ids", "offsets", "centroids", "groups")
+_STORED = ("ids", "starts", "stops", "centroids", "groups")
 
 # The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
@@ -350,13 +363,14 @@ class NeighborIndex(SearchIndex):
         if "faiss" in arrays:
             raise ValueError("an earlier version has built it; expected one that is built again")
         largest = _LARGEST_UNIT if metric == "cosine" else _LARGEST
-        layout = {"vectors": Array(np.float32, shape, Between(-largest, largest))}
+        layout: Layout = {"vectors": Array(np.float32, shape, Between(-largest, largest))}
         if "center" in arrays:
-            layout["center"] = Array(np.float64, shape[1:], finite(np.float64))
+            layout = {**layout, "center": Array(np.float64, shape[1:], finite(np.float64))}
         if isinstance(method, IVF):
-            layout |= _layout_of_cells(arrays, *shape)
+            arrays = with_rows(arrays, "ivf_offsets", "ivf_")
+            layout = _layout_of_cells(arrays, *shape, layout)
         elif isinstance(method, HNSW):
-            layout |= method.layout(arrays, *shape)
+            layout = {**layout, **method.layout(arrays, *shape)}
         index = cls.__new__(cls)
         index.metric, index.method = metric, method
         index.size, index.dimension = shape
@@ -458,7 +472,7 @@ class NeighborIndex(SearchIndex):
         self._score(queries, rows, vectors, np.concatenate(found), out)
         return out
 
-    def compared(self, rows: NDArray[np.integer]) -> tuple[Held, Near]:
+    def compared(self, rows: NDArray[np.integer]) -> tuple[Level, Near]:
         """Return the items whose lists some others may enter, and which of these each is near to.
 
         With an exact method, all items are compared with all others. With cells, items are those
@@ -466,10 +480,10 @@ class NeighborIndex(SearchIndex):
         """
         self.contents.check()
         if isinstance(self.method, IVF):
-            return every_item(self._cells.vectors, self._cells.ids, len(rows))
+            return near_items(self._cells, self.vectors_of(rows), self.method.nprobe, self.metric)
         vectors = self._own_vectors()
         if not isinstance(self.method, HNSW):
-            return every_item(vectors, np.arange(self.size, dtype=np.int32), len(rows))
+            return every_item(vectors, len(rows))
         width = min(self.method.ef_search, self.size)
         return items_found(vectors, self._search_block(vectors[rows], width)[1])
 
@@ -477,9 +491,7 @@ class NeighborIndex(SearchIndex):
         """Return the vectors (m, d) of some items."""
         self.contents.check()
         if isinstance(self.method, IVF):
-            place = np.empty(self.size, np.int32)
-            place[self._cells.ids] = np.arange(self.size, dtype=np.int32)
-            return self._cells.vectors[place[rows]]
+            return self._cells.vectors[places_of(self._cells, self.size)[rows]]
         return self._own_vectors()[rows]
 
     def changed(
@@ -497,6 +509,10 @@ class NeighborIndex(SearchIndex):
         if isinstance(self.method, HNSW) and vectors is not None and not len(change.removed):
             index = self._like(change.after)
             index._faiss = self.method.extended(self._faiss, vectors, progress=progress)
+            return index
+        if isinstance(self.method, IVF):
+            index = self._like(change.after)
+            index._cells = changed_cells(self._cells, change, vectors)
             return index
         after = change.rows_of(self.vectors_of(np.arange(self.size)), vectors)
         index = NeighborIndex(after, self.metric, self.method, center=self.center)
@@ -521,11 +537,12 @@ class NeighborIndex(SearchIndex):
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """List the neighbours of the items of one cell after the other."""
         assert isinstance(self.method, IVF)
-        own = self._cells.ids
-        scores, ids, kept = self._lists(self._cells.vectors, k, checkpoint)
+        cells_ = self._cells.packed()
+        own = cells_.ids
+        scores, ids, kept = self._lists(cells_.vectors, k, checkpoint)
         begin, size = 0 if kept is None else kept.rows, cells.CHUNK
         for rows in row_blocks(self.size, "ivf search", show=progress, begin=begin, size=size):
-            found = self._cells.search_own(rows, k, self.method.nprobe, self.metric)
+            found = cells_.search_own(rows, k, self.method.nprobe, self.metric)
             if kept is None:
                 scores[own[rows]], ids[own[rows]] = found
             else:
@@ -562,16 +579,19 @@ class NeighborIndex(SearchIndex):
         return scores, ids
 
 
-def _layout_of_cells(arrays: Arrays, n: int, d: int) -> Layout:
+def _layout_of_cells(arrays: Arrays, n: int, d: int, vectors: Layout) -> Layout:
     """Return what the arrays of an inverted file of n vectors (d,) must be."""
     count = len(arrays["ivf_centroids"])
-    layout = {"ivf_centroids": Array(np.float32, (count, d), finite(np.float32))}
+    layout = {**vectors, "ivf_centroids": Array(np.float32, (count, d), finite(np.float32))}
     if "ivf_cells" in arrays:
         return {**layout, "ivf_cells": Array(np.int64, (n,), Between(0, count - 1))}
+    rows = "ivf_starts", "ivf_stops"
     return {
+        "ivf_starts": Array(np.int64, (count,), Between(0, np.inf)),
+        "ivf_stops": Array(np.int64, (count,), Stops("ivf_starts", "vectors", n)),
         **layout,
-        "ivf_ids": Array(np.int32, (n,), Between(0, n - 1)),
-        "ivf_offsets": Array(np.int64, (count + 1,), Offsets("vectors")),
+        "vectors": vectors["vectors"]._replace(shape=("places", d), rows=rows),
+        "ivf_ids": Array(np.int32, ("places",), Between(0, n - 1), rows=rows),
         "ivf_groups": Array(np.int64, ("groups",), Offsets("ivf_centroids")),
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,13 @@ from ..description.descriptors import OBJECTS, Descriptors, open_descriptors
 if TYPE_CHECKING:
     from .discovery import ObjectDiscovery
     from .locate import Locator
+    from .regions import ImageRegions
 
 # Arrays by name, beside those of descriptors.
 MAPS, MAP_SHAPES, MAP_EXTENTS = "maps", "map_shapes", "map_extents"
 BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes", "box_images", "box_weights"
+# Regions that objects were learned from, beside what was learned: π, and maxima of activations.
+FOUND_WEIGHTS, FOUND_VECTORS = "found_weights", "found_vectors"
 # What the arrays that were learned are called: this, and their own names.
 LEARNED = "discovery_"
 # The largest height or width of a map, with which the cells of all maps can be counted in int64.
@@ -50,6 +54,8 @@ class Objects:
         The row of the photo that each box belongs to.
     box_weights : ndarray, shape (m,), float32
         Weights π of the mixture, which sum to 1 in each photo.
+    learned_again : bool
+        Whether the call that returned this learned the objects, and located them in all photos.
     """
 
     descriptors: Descriptors
@@ -59,6 +65,7 @@ class Objects:
     boxes: NDArray[np.float32]
     box_images: NDArray[np.int64]
     box_weights: NDArray[np.float32]
+    learned_again: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -88,6 +95,32 @@ class Objects:
             return ObjectDiscovery.from_state(settings, learned)
         except ValueError as error:
             raise DiffusionError(f"{self.descriptors.path}: altered, {error}") from None
+
+    def regions(self) -> Callable[[int], ImageRegions]:
+        """Return what gives the regions of a photo, by its row, that objects were learned from.
+
+        Raises
+        ------
+        DiffusionError
+            If an earlier version of the library, which did not keep them, wrote this.
+        """
+        from .regions import ImageRegions
+
+        arrays, learned = self.descriptors.arrays, self.discovery()
+        if FOUND_VECTORS not in arrays:
+            raise DiffusionError(f"{self.descriptors.path}: an earlier version kept no regions")
+        parts: tuple[NDArray[Any], ...] = (
+            learned.cells_,
+            arrays[FOUND_WEIGHTS],
+            learned.saliency_,
+            arrays[FOUND_VECTORS],
+        )
+        starts = learned.starts_.tolist()
+
+        def of(row: int) -> ImageRegions:
+            return ImageRegions(*(part[starts[row] : starts[row + 1]] for part in parts))
+
+        return of
 
     def locator(
         self,
@@ -161,10 +194,16 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
             BOX_IMAGES: Array(np.int64, ("boxes",), Between(0, n - 1)),
             BOX_WEIGHTS: Array(np.float32, ("boxes",), finite(np.float32)),
         }
-        Contents(arrays, layout, "arrays").check()
+        found = {}
+        if FOUND_VECTORS in arrays:
+            m = len(arrays[f"{LEARNED}saliency"])
+            found[FOUND_WEIGHTS] = Array(np.float64, (m,), finite(np.float64))
+            found[FOUND_VECTORS] = Array(np.float32, (m, "channels"))
+        Contents(arrays, layout | found, "arrays").check()
         if arrays[MAP_SHAPES].prod(axis=1).sum() != len(arrays[MAPS]):
             raise ValueError(MAP_SHAPES)
-        return Objects(descriptors, *(arrays[name] for name in layout))
+        maps, shapes, extents, boxes, images, weights = (arrays[name] for name in layout)
+        return Objects(descriptors, maps, shapes, extents, boxes, images, weights)
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{path / 'manifest.json'}: altered, its objects are not as expected ({error})"

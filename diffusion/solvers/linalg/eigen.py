@@ -181,13 +181,12 @@ class _Piece:
     def __init__(self, graph: Graph, nodes: NDArray[np.int32]) -> None:
         n = graph.n_nodes
         if len(nodes) == n:
-            W = (graph.indptr, graph.indices, graph.weights)
+            W = graph.matrix
         else:
-            stored = sparse.csr_array((graph.weights, graph.indices, graph.indptr), shape=(n, n))
-            part = stored[nodes][:, nodes]
+            part = graph.matrix.csr()[nodes][:, nodes]
             part.sort_indices()
             indices = part.indices.astype(np.int32, copy=False)
-            W = (part.indptr.astype(np.int64, copy=False), indices, part.data)
+            W = Matrix.of_csr(part.indptr.astype(np.int64, copy=False), indices, part.data)
         self.matrix = Matrix(*map(read_only, W))
         self.nodes = nodes
         self.size = len(nodes)
@@ -247,8 +246,7 @@ class _Piece:
 def _dense(piece: _Piece, rank: int) -> Eigenpairs:
     """Compute the eigenpairs of a small piece by LAPACK in float64, with a matrix of 8 s² bytes."""
     s = piece.size
-    indptr, indices, weights = piece.matrix
-    W = sparse.csr_array((weights, indices, indptr), shape=(s, s)).astype(np.float64)
+    W = piece.matrix.csr().astype(np.float64)
     dense = W.toarray()
     # Move the known eigenvectors below all other eigenvalues.
     known = piece._indicator.astype(np.float64)
