@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .baselines import expansion, reciprocal
     from .baselines.r_match import r_match
     from .compilation import warm_up
+    from .explanation import Explanation
     from .graph import Graph
     from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
     from .regional import RegionalReranker
@@ -54,6 +55,7 @@ __all__ = [
     "CustomTransfer",
     "DiffusionError",
     "Exact",
+    "Explanation",
     "Fusion",
     "Graph",
     "HeatKernel",
@@ -91,6 +93,7 @@ _HOMES = {
     "Context": "affinity",
     "CustomTransfer": "transfer",
     "Exact": "neighbors",
+    "Explanation": "explanation",
     "Fusion": "scoring.fusion",
     "Graph": "graph",
     "HeatKernel": "transfer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from .distances import similarities
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .ids import ItemIds
-from .index_state import IndexState, graph_arrays, graph_of
+from .index_state import IndexState, graph_arrays, graph_of, graph_rows
 from .kernels import ranking as kernels
 from .kernels.matrix import SparseRows
 from .kernels.ranking import EVERYTHING
@@ -40,49 +39,6 @@ _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
 _AFFINITY, _SOLVER, _IDS = "affinity_", "solver_", "ids_"
-
-
-class _OfThread(threading.local):
-    """A value of each thread. A copy, or what is unpickled, has that of the thread it is made in.
-
-    Attributes
-    ----------
-    report : Report or None
-    """
-
-    report: Report | None = None
-
-    def __reduce__(self) -> Any:
-        return type(self), (), dict(self.__dict__)
-
-
-class Reporting:
-    """A fitted object with the report of each thread's last search."""
-
-    _reports: _OfThread
-
-    @property
-    def report_(self) -> Report:
-        """Residual, iterations, convergence and so on of the last search of the calling thread.
-
-        Raises
-        ------
-        AttributeError
-            If this thread has not searched since the fit.
-        """
-        reports: _OfThread | None = self.__dict__.get("_reports")
-        if reports is None or reports.report is None:
-            raise AttributeError(
-                f"report_: this thread has not searched with this {type(self).__name__} yet"
-            )
-        return reports.report
-
-    def _begin_reports(self) -> None:
-        """Forget all reports, as a fit does."""
-        self._reports = _OfThread()
-
-    def _keep_report(self, report: Report) -> None:
-        self._reports.report = report
 
 
 class _Asked(NamedTuple):
@@ -343,7 +299,13 @@ class Fitted:
             **{_IDS + name: array for name, array in self.items.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
-        return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
+        parameters = {**self.parameters, "query_k": query_k, **recall}
+        rows = (
+            graph_rows(),
+            *(() if index is None else index.rows),
+            *(family.with_prefix(_AFFINITY) for family in self.affinity.rows),
+        )
+        return IndexState(parameters, sizes, arrays, rows=rows)
 
     @classmethod
     def from_state(
@@ -482,12 +444,12 @@ def stored_parameters(
     affinity, score, solver, transfer, method = components
     return {
         **{name: given[name] for name in _PLAIN_PARAMETERS},
-        "affinity": _settings_of(affinity) if isinstance(affinity, Context) else given["affinity"],
-        "score": None if given["score"] is None else _settings_of(score),
-        "solver": _settings_of(solver),
-        "transfer": None if isinstance(transfer, CustomTransfer) else _settings_of(transfer),
-        "neighbors": _settings_of(used),
-        **({} if method == used else {"neighbors_from": _settings_of(method)}),
+        "affinity": settings_of(affinity) if isinstance(affinity, Context) else given["affinity"],
+        "score": None if given["score"] is None else settings_of(score),
+        "solver": settings_of(solver),
+        "transfer": None if isinstance(transfer, CustomTransfer) else settings_of(transfer),
+        "neighbors": settings_of(used),
+        **({} if method == used else {"neighbors_from": settings_of(method)}),
     }
 
 
@@ -524,7 +486,7 @@ def _checked_recall(recall: Any) -> float | None:
     return recall
 
 
-def _settings_of(settings: Any) -> dict[str, Any]:
+def settings_of(settings: Any) -> dict[str, Any]:
     """Return the name and the fields of a solver, a method or a transfer function."""
     own = {
         field.name: getattr(settings, field.name)
@@ -535,7 +497,7 @@ def _settings_of(settings: Any) -> dict[str, Any]:
 
 
 def _from_settings(kinds: dict[str, Any], settings: dict[str, Any], *, by_name: bool = True) -> Any:
-    """Return the object that `_settings_of` described, or its name if it equals the default."""
+    """Return the object that `settings_of` described, or its name if it equals the default."""
     name = settings["name"]
     restored = kinds[name](**{key: value for key, value in settings.items() if key != "name"})
     return name if by_name and restored == kinds[name]() else restored

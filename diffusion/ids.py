@@ -189,6 +189,19 @@ class ItemIds(ABC):
         """Return the rows of ids (m,), or of one id; -1 for padding and what is unknown."""
         return self._find(self._listed_values(values, name))
 
+    def row_of(self, value: Any, name: str) -> int:
+        """Return the row of one id.
+
+        Raises
+        ------
+        DiffusionError
+            If it is not the id of an item.
+        """
+        rows = self._find(self._listed_values([value], name))
+        if len(rows) != 1 or rows[0] < 0:
+            raise DiffusionError(f"{name}: expected the id of an item, got {shown(value)}")
+        return int(rows[0])
+
     def rows_to_remove(self, values: Any, name: str = "ids") -> Rows:
         """Return the rows of ids (m,), or of one id.
 

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from .affinity import Pointwise
 from .errors import DiffusionError
-from .fitted import Reporting, Results
+from .fitted import Results
 from .index_state import IndexState, open_state, save_state
 from .kernels import ranking
 from .kernels.matrix import SparseRows
 from .parameters import Parameters
+from .reporting import Reporting
 from .reranker import Reranker
 from .scoring.ranking import no_results, rank
 from .scoring.regions import Groups, generalized_max_pooling

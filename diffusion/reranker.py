@@ -8,14 +8,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import storage
+from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
+from .explanation import Explainer, Explanation, FirstStage
 from .filters import Allow, allowed_by
 from .fitted import (
     Components,
     Fitted,
-    Reporting,
     Results,
     first_stage_of,
     restored_parameters,
@@ -31,6 +31,7 @@ from .neighbors.index import without_items
 from .neighbors.lists import indexed, listed
 from .neighbors.methods import Given
 from .parameters import Parameters
+from .reporting import Reporting, Turns
 from .scoring.fusion import Fusion, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard
@@ -132,8 +133,8 @@ class Reranker(Reporting, Parameters):
     the transformed vectors, but has no verb that passes queries on to `search`; they are
     transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
 
-    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 28
-    bytes per item; with the contextual affinity, another 494 bytes per item. Building takes at
+    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 36
+    bytes per item; with the contextual affinity, another 502 bytes per item. Building takes at
     most 12 n k bytes in addition to the neighbour lists; with the contextual affinity, at most
     1,300 bytes per item.
 
@@ -376,6 +377,12 @@ class Reranker(Reporting, Parameters):
         return self
 
     def _set(self, fitted: Fitted) -> None:
+        self._take(fitted)
+        self._begin_reports()
+        self._turns = Turns()
+
+    def _take(self, fitted: Fitted) -> None:
+        """Replace the state: searches that run at the time go on with the one that they began."""
         self._fitted = fitted
         self.graph_ = fitted.graph
         self.n_items_ = fitted.graph.n_nodes
@@ -383,7 +390,84 @@ class Reranker(Reporting, Parameters):
         self.__dict__.pop("n_features_in_", None)
         if fitted.index is not None:
             self.n_features_in_ = fitted.index.dimension
-        self._begin_reports()
+
+    # --- a collection that changes ---------------------------------------------------------------
+
+    def add(self, X: ArrayLike, ids: ArrayLike | None = None) -> Self:
+        """Add items to the collection.
+
+        Afterwards, neighbour lists, graph and rankings are those of a fit of all items. Only what
+        the new items change is computed.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, d) or (d,)
+            Vectors of the new items, as `fit` takes them.
+        ids : array_like, shape (m,), int or str, optional
+            Their ids, of the same kind as those of the collection and none of them in use. They are
+            required if `fit` was given ids. Otherwise, items are numbered on from the largest id.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described, or the Reranker holds no vectors (it was fitted from
+            neighbour lists alone) or an index of the caller's. Nothing is changed then.
+
+        Notes
+        -----
+        Other threads may search meanwhile: they get the answers of the collection as it was, until
+        the update is complete. Updates by several threads take turns. While one runs, the
+        collection takes memory twice, apart from what the two states share.
+
+        The result equals that of a fit up to equal scores, and up to rounding where the scores of
+        the affinity are used themselves. With an approximate method, new items enter the lists of
+        those that the method compares them with, and the cells of an inverted file stay where they
+        are until the collection has doubled.
+
+        The time grows with the number of items whose neighbourhoods change, and not with that of
+        others, apart from copying the arrays.
+        """
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            self._take(updates.added(self.fitted(), X, ids, progress=self.progress))
+        return self
+
+    def remove(self, ids: ArrayLike) -> Self:
+        """Remove items from the collection.
+
+        Afterwards, neighbour lists, graph and rankings are those of a fit of the other items. Items
+        that listed a removed one are searched for another neighbour; only what changes thereby is
+        computed. No other item changes its id.
+
+        Parameters
+        ----------
+        ids : array_like, shape (m,), or one id
+            Ids of items of the collection, each once. At least one item has to be left.
+
+        Returns
+        -------
+        Reranker
+            Itself.
+
+        Raises
+        ------
+        DiffusionError
+            If an id is unknown or repeated, or no item would be left. Nothing is changed then.
+
+        Notes
+        -----
+        What is said of `add` holds for `remove` as well. A Reranker that was fitted from neighbour
+        lists alone has no vectors to search: its lists become shorter.
+        """
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            self._take(updates.removed(self.fitted(), ids, progress=self.progress))
+        return self
 
     def fitted(self) -> Fitted:
         """Return the result of the fit, for the other modules of this package.
@@ -547,6 +631,89 @@ class Reranker(Reporting, Parameters):
         self._keep_report(report)
         ids = fitted.items.of_rows(rows, hits.unknown)
         return (scores[0], ids[0]) if hits.single else (scores, ids)
+
+    def explain(
+        self,
+        q: ArrayLike | None = None,
+        id: Any = None,
+        *,
+        hits: tuple[ArrayLike, ArrayLike] | None = None,
+        k: int = 100,
+        n_chains: int = 3,
+    ) -> Explanation:
+        """Explain why an item stands where it does in the ranking of a query.
+
+        Parameters
+        ----------
+        q : array_like, shape (d,), optional
+            The query, as `search` takes it.
+        id : int
+            The item.
+        hits : tuple of array_like, shape (m,), optional
+            First-stage scores and ids of the query, as `rerank` takes them, in place of `q`.
+        k : int >= 1, default 100
+            Length of the ranking. A solver whose accuracy follows the length of a ranking, as that
+            of "auto" does, solves deeper for an item that is further down.
+        n_chains : int >= 1, default 3
+            Number of chains.
+
+        Returns
+        -------
+        Explanation
+            Its rank and score in the first stage and after diffusion, the shares that diffusion,
+            neighbourhood and first stage have in its score, the strongest chains of neighbours from
+            the query to it, and the flow through each of its neighbours. It can be printed, and
+            `as_dict` returns it as values that JSON has.
+
+        Raises
+        ------
+        DiffusionError
+            If the item is not in the collection, or `q` or `hits` are not of one query. In the
+            cases in which `search` and `rerank` raise it.
+
+        Notes
+        -----
+        The regularised Laplacian sums over all walks from the observation y of the query,
+        ``x = (1 - α) Σ_t (αW)^t y``. A chain i_0, ..., i_t is one of them; its strength is its term
+        of this sum, ``y_{i_0} Π αW``. The strongest chains are found by Dijkstra's algorithm for
+        the costs -log(αW) and, at the beginning, -log y. Each of them takes another last step to
+        the item. They are chains of the solver's x: each of their nodes has x > 0. One chain
+        carries a small share of x, because there are very many walks.
+
+        The flow is the equation that x satisfies, ``x_j = (1 - α) y_j + α Σ_i W_ji x_i``, term by
+        term. An approximate solver satisfies it up to `remainder`.
+
+        Other transfer functions than the regularised Laplacian have chains by the product of y and
+        W, without α, and neither shares of chains nor a flow: their walks have another factor for
+        each number of steps.
+
+        An explanation takes the time of a search. It takes longer for an item far down: the first
+        stage and, with some solvers, diffusion are repeated for longer lists until the item is
+        found.
+
+        Examples
+        --------
+        >>> import numpy as np, diffusion
+        >>> angle = np.linspace(0, np.pi, 60)
+        >>> X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        >>> ranker = diffusion.Reranker(k=4, query_k=2).fit(X)
+        >>> explanation = ranker.explain(X[0], 9)
+        >>> explanation.rank, explanation.chains[0].ids[-1]
+        (10, 9)
+        """
+        fitted = self.fitted()
+        check_integer(k, "k", low=1)
+        check_integer(n_chains, "n_chains", low=1)
+        row = fitted.items.row_of(id, "id")
+        query_k = int(self.query_k)
+        if q is not None and hits is None:
+            first = FirstStage.of_query(fitted, q, k, query_k)
+        elif q is None and hits is not None:
+            first = FirstStage.of_hits(fitted, hits, query_k)
+        else:
+            raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
+        explainer = Explainer(fitted, first, k=k, query_k=query_k)
+        return explainer.explain(row, n_chains)
 
     @property
     def ids_(self) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import diffusion
 from diffusion import CG, Context, Reranker
 from diffusion.devices import blocks_on
 from diffusion.graph import Graph
-from diffusion.kernels.matrix import Matrix, Nodes
+from diffusion.kernels.matrix import Nodes
 from diffusion.transfer import RegularizedLaplacian
 
 from ..data.collections import manifold
@@ -106,7 +106,7 @@ def copy_of(device: str, size: int) -> float:
 
 def products(graph: Graph, device: str, columns: tuple[int, ...], copy: float) -> Table:
     """Time the product of W with blocks of several widths, beside a copy of the same bytes."""
-    matrix = Matrix(graph.indptr, graph.indices, graph.weights)
+    matrix = graph.matrix
     blocks = blocks_on(device, matrix, Nodes(graph.order, graph.position, graph.degrees))
     stored = 8 * len(graph.indices)
     rows = []

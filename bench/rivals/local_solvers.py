@@ -51,7 +51,7 @@ def local_sor(
     matrix: Any, roots: Any, alpha: float, eps: float, memory: Memory, places: Any, values: Any
 ) -> int:
     """Relax active nodes in the order of a queue; return the number of nodes seen."""
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     x, r, _, state, queue, _, seen = memory
     omega = 2.0 / (1.0 + np.sqrt(1.0 - alpha * alpha))
     n = x.shape[0]
@@ -68,7 +68,7 @@ def local_sor(
         x[u] += change
         r[u] -= change
         flow = alpha * change
-        e, end = np.uintp(indptr[u]), np.uintp(indptr[u + np.uintp(1)])
+        e, end = np.uintp(starts[u]), np.uintp(stops[u])
         while e <= end:
             # The node itself comes last.
             v = np.uintp(indices[e]) if e < end else u
@@ -104,7 +104,7 @@ def local_chebyshev(
     A change is β r + (β - 1) times the node's change before, with the β of Chebyshev's iteration.
     Without acceleration, β is 1: gradient descent.
     """
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     x, r, change, state, current, following, seen = memory
     count = size = _begin(memory, places, values)
     delta, beta, first = alpha, 1.0, True
@@ -123,7 +123,7 @@ def local_chebyshev(
         for a in range(size):
             u = np.uintp(current[a])
             flow = alpha * change[u]
-            e, end = np.uintp(indptr[u]), np.uintp(indptr[u + np.uintp(1)])
+            e, end = np.uintp(starts[u]), np.uintp(stops[u])
             while e <= end:
                 # The node itself comes last.
                 v = np.uintp(indices[e]) if e < end else u
@@ -189,7 +189,7 @@ class Rival:
         places = graph.position[ids]
         b = (1.0 - self._alpha) * values
         largest = np.max(b / self._roots[places])
-        matrix = graph.indptr, graph.indices, graph.weights
+        matrix = graph.matrix
         count = self._solve(
             matrix, self._roots, self._alpha, eps * largest, self._memory, places, b
         )

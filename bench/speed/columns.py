@@ -64,7 +64,7 @@ def _neighborhood(graph: Graph, i: int, size: int) -> NDArray[np.int64]:
     for p in seen:
         if len(seen) >= size:
             break
-        for j in graph.indices[graph.indptr[p] : graph.indptr[p + 1]].tolist():
+        for j in graph.indices[graph.starts[p] : graph.stops[p]].tolist():
             if j not in known:
                 known.add(j)
                 seen.append(j)

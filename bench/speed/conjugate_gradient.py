@@ -11,7 +11,7 @@ from scipy.sparse.linalg import cg as scipy_cg
 
 from diffusion.devices import blocks_on
 from diffusion.graph import Graph
-from diffusion.kernels.matrix import Matrix, Nodes
+from diffusion.kernels.matrix import Nodes
 from diffusion.solvers.cg import CG
 from diffusion.transfer import RegularizedLaplacian
 
@@ -82,8 +82,7 @@ def _scipy(graph: Graph, y: sparse.csr_array) -> tuple[float, float, float]:
 
 def _product(graph: Graph, block_size: int, machine: dict[str, float]) -> str:
     """Return a sentence on the speed of one product of W with a block, and what limits it."""
-    matrix = Matrix(graph.indptr, graph.indices, graph.weights)
-    blocks = blocks_on("cpu", matrix, Nodes(graph.order, graph.position, graph.degrees))
+    blocks = blocks_on("cpu", graph.matrix, Nodes(graph.order, graph.position, graph.degrees))
     P, Q = blocks.zeros(block_size), blocks.zeros(block_size)
     P += 1
     seconds = seconds_of(lambda: blocks.laplacian(ALPHA, P, Q), 20)

@@ -124,5 +124,4 @@ def system(W: sparse.csr_array) -> sparse.csr_array:
 
 def internal_adjacency(graph: Graph) -> sparse.csr_array:
     """Return W in the graph's internal node order, which is the faster one for scipy too."""
-    n = graph.n_nodes
-    return sparse.csr_array((graph.weights, graph.indices, graph.indptr), shape=(n, n))
+    return graph.matrix.csr()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..errors import DiffusionError
 from ..validation import check_real
-from .base import Affinity, Observation, sparse_rows
+from .base import Affinity, Edges, Observation, sparse_rows
 from .context import Context
 from .pointwise import GaussianAffinity, Pointwise, PowerAffinity
 
@@ -20,6 +20,7 @@ __all__ = [
     "AFFINITIES",
     "Affinity",
     "Context",
+    "Edges",
     "GaussianAffinity",
     "Observation",
     "Pointwise",

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..change import Change
 from ..kernels.matrix import SparseRows
+from ..storage.contents import Array, Between, Layout, Ragged
+
+#: Neighbour lists: scores (n, k), float32, and ids (n, k), int32.
+Lists = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+
+class Edges(NamedTuple):
+    """The edges of the nodes whose edges a change of the collection has changed.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (m, w), int32
+        The nodes that each of these nodes is joined to, padded with -1.
+    weights : ndarray, shape (m, w), float32
+        Weights >= 0, 0 where padded; a new array, which the caller may overwrite. Where `rows` is
+        not None, those of reciprocal edges only, which both nodes give in the same way.
+    rows : ndarray, shape (m,), int64, or None
+        The nodes, ascending; None if they are all nodes.
+    """
+
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    rows: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,10 @@ class Affinity(ABC):
         """Number of neighbours used for the observation of a query; 0 stands for `query_k`."""
         return 0
 
+    def depth_of(self, k: int) -> int:
+        """Return how many neighbours of lists of k are used, in a collection that has as many."""
+        return k
+
     @abstractmethod
     def edges(
         self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False
@@ -63,6 +92,46 @@ class Affinity(ABC):
         """
 
     @abstractmethod
+    def neighbor_lists(self) -> Lists | None:
+        """Return the lists that the edges were made from, `depth` columns of them.
+
+        None if they were not kept, as in an index of an earlier version.
+        """
+
+    def changed(
+        self,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        dirty: NDArray[np.bool_],
+        change: Change,
+        *,
+        progress: bool = False,
+    ) -> tuple[Affinity, Edges]:
+        """Return the affinity of a changed collection, and the edges that are not as before.
+
+        The result equals that of `edges` for the new lists to the last bit.
+
+        Parameters
+        ----------
+        scores, ids : ndarray, shape (after, k)
+            The new lists, which replace those of `neighbor_lists`; see `edges`.
+        dirty : ndarray, shape (after,), bool
+            The items whose lists have changed other than by the new rows of moved items. Those of
+            added items have.
+        change : Change
+        progress : bool, default False
+            Show a progress bar on standard error.
+
+        Returns
+        -------
+        affinity : Affinity
+            A new one; this one is left as it is.
+        edges : Edges
+        """
+        new = copy(self)
+        return new, Edges(*new.edges(scores, ids, progress=progress))
+
+    @abstractmethod
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
@@ -81,6 +150,9 @@ class Affinity(ABC):
         -------
         Observation
         """
+
+    #: Which of the arrays that are stored hold rows of any length.
+    rows: ClassVar[tuple[Ragged, ...]] = ()
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -107,3 +179,12 @@ def sparse_rows(weights: NDArray[np.float64], ids: NDArray[np.int64]) -> SparseR
     kept = (ids >= 0) & (weights != 0)
     counts = np.count_nonzero(kept, axis=1)
     return SparseRows(np.cumsum(counts) - counts, counts, ids[kept].astype(np.int32), weights[kept])
+
+
+def lists_layout(n: int, k: int | str) -> Layout:
+    """Return what the arrays of the neighbour lists of n items must be."""
+    scores = Between(-np.inf, float(np.finfo(np.float32).max))
+    return {
+        "scores": Array(np.float32, (n, k), scores),
+        "ids": Array(np.int32, (n, k), Between(-1, n - 1)),
+    }

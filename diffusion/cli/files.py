@@ -28,6 +28,12 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
             print(" " * (width + 2) + line)
 
 
+def print_text(text: str) -> None:
+    """Print lines of text, without control characters."""
+    for line in text.split("\n"):
+        print(printable(line))
+
+
 def _finite(value: Any) -> Any:
     """Replace numbers that JSON does not have by None, in dictionaries and lists too."""
     if isinstance(value, dict):

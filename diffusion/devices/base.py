@@ -92,7 +92,8 @@ class ContextLoops(Protocol):
         places: NDArray[np.integer],
         encodings: Encodings,
         holders: Holders,
+        ages: NDArray[np.int32],
         out_ids: NDArray[np.int32],
-        out_scores: NDArray[np.float32],
+        out_overlaps: NDArray[np.uint16],
     ) -> None:
         """List the most similar items; see `kernels.encodings.jaccard_lists`."""

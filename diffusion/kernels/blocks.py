@@ -38,14 +38,14 @@ def laplacian_block(
 
     `dots[chunk, c]` receives the sum of P[:, c] Q[:, c] over the chunk.
     """
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     n, b = P.shape
     for chunk in range(start, stop):
         total = np.empty((1, b), np.float32)
         dot = dots[chunk]
         dot[:] = 0
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gather(indices, weights, indptr[i], indptr[i + 1], P, total)
+            gather(indices, weights, starts[i], stops[i], P, total)
             for c in range(b):
                 q = P[i, c] - alpha * total[0, c]
                 Q[i, c] = q
@@ -61,7 +61,7 @@ def residual_block(
     B and X have shape (n, b); X is float64. `squares[chunk, c]` receives the sum of R[:, c]² over
     the chunk, before rounding.
     """
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     rows, columns, values = B
     n, b = X.shape
     for chunk in range(start, stop):
@@ -71,7 +71,7 @@ def residual_block(
         square[:] = 0
         t = np.searchsorted(rows, chunk * CHUNK)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gather(indices, weights, indptr[i], indptr[i + 1], X, total)
+            gather(indices, weights, starts[i], stops[i], X, total)
             for c in range(b):
                 residual[c] = alpha * residual[c] - X[i, c]
             while t < rows.shape[0] and rows[t] == i:
@@ -143,14 +143,14 @@ def recurrence_block(
 
     P and Q are blocks (n, b) of one floating-point type, which is also that of `scale` and `shift`.
     """
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     n, b = P.shape
     least = P.dtype.type(np.finfo(P.dtype).tiny * _NORMAL)
     zero = P.dtype.type(0)
     for chunk in range(start, stop):
         total = np.empty((1, b), P.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gather(indices, weights, indptr[i], indptr[i + 1], P, total)
+            gather(indices, weights, starts[i], stops[i], P, total)
             for c in range(b):
                 q = scale * total[0, c] + shift * P[i, c] - Q[i, c]
                 Q[i, c] = q if abs(q) >= least else zero

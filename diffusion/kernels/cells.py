@@ -16,11 +16,12 @@ _CHUNK, _LANES = 32, 16
 
 
 class Level(NamedTuple):
-    """Vectors sorted by cell."""
+    """Vectors by cell: those of cell c are at starts[c] to stops[c]."""
 
-    vectors: Any  # (n, d) float32
-    ids: Any  # (n,) int32: what each vector is called in results
-    offsets: Any  # (cells + 1,) int64: where the vectors of each cell begin
+    vectors: Any  # (places, d) float32
+    ids: Any  # (places,) int32: what each vector is called in results
+    starts: Any  # (cells,) int64
+    stops: Any  # (cells,) int64
 
 
 class Asked(NamedTuple):
@@ -111,7 +112,7 @@ def _half_squares(vectors: Any, out: Any) -> None:
 
 
 @contracting
-def _exact_score(a: Any, b: Any, euclidean: bool, lanes: Any) -> Any:
+def exact_score(a: Any, b: Any, euclidean: bool, lanes: Any) -> Any:
     """Return the inner product or the negative squared distance of two vectors.
 
     The order of summation depends on the dimension alone, so that a pair has the same score
@@ -196,8 +197,8 @@ def _search_cell(
             q = asking[r + a]
             for t in range(d):
                 gathered[a, t] = queries[q, t]
-        for begin in range(level.offsets[cell], level.offsets[cell + 1], _COLUMNS):
-            end = min(level.offsets[cell + 1], begin + _COLUMNS)
+        for begin in range(level.starts[cell], level.stops[cell], _COLUMNS):
+            end = min(level.stops[cell], begin + _COLUMNS)
             vectors = level.vectors[begin:end]
             if euclidean:
                 _half_squares(vectors, bias)
@@ -234,7 +235,7 @@ def search_cells(
     products = np.empty(rows * _COLUMNS, np.float32)
     bias = np.zeros(_COLUMNS, np.float32)
     lanes = np.empty(_LANES, np.float32)
-    count = np.zeros(level.offsets.shape[0] - 1, np.int64)
+    count = np.zeros(level.starts.shape[0], np.int64)
     listed, asking = np.empty(most * p, np.int32), np.empty(most * p, np.int32)
     first = np.empty(most * p + 1, np.int64)
     scores, places = np.empty((most, k), np.float32), np.empty((most, k), np.int32)
@@ -262,7 +263,7 @@ def search_cells(
             for e in range(k):
                 place = places[a, e]
                 if place >= 0:
-                    score = _exact_score(queries[a], level.vectors[place], by_distance, lanes)
+                    score = exact_score(queries[a], level.vectors[place], by_distance, lanes)
                     scores[a, e] = min(score, np.float32(highest))
                     places[a, e] = level.ids[place]
             _sort(scores[a], places[a])

@@ -8,7 +8,7 @@ import numpy as np
 
 from .matrix import Matrix, Nodes, Observations, SparseRows, System
 from .subgraph import add, clean, cut, grow, workspace
-from .threads import contracting
+from .threads import contracting, parallel
 from .vectors import gather
 
 # Number of columns solved together: float32 values in the widest vector register.
@@ -43,15 +43,15 @@ class Block(NamedTuple):
 
 
 @contracting
-def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
-    """Partition the nodes into groups of at most `widest` nodes that are close together.
+def groups(matrix: Matrix, alpha: float, widest: int, wanted: Any) -> Any:
+    """Partition the `wanted` nodes (n,) into groups of at most `widest` nodes that are close.
 
-    Returns the nodes ordered by group (n,), and the start of each group (n_groups + 1,).
+    Returns the nodes ordered by group, and the start of each group (n_groups + 1,).
     """
-    n = len(matrix.indptr) - 1
+    n = len(matrix.starts)
     near = min(n, _NEAR * widest)
     work = workspace(np.zeros(n, np.int32), near)
-    grouped = np.zeros(n, np.bool_)
+    grouped = ~wanted
     sequence = np.empty(n, np.int32)
     begins = np.empty(n + 1, np.int64)
     end = number = 0
@@ -71,8 +71,41 @@ def groups(matrix: Matrix, alpha: float, widest: int) -> Any:
                 sequence[end] = node
                 end += 1
         clean(work, count)
-    begins[number] = n
-    return sequence, begins[: number + 1]
+    begins[number] = end
+    return sequence[:end], begins[: number + 1]
+
+
+@parallel(lambda old, before, after, touched, out, stale: len(before), 256)
+def carry(
+    start: int,
+    stop: int,
+    old: Columns,
+    before: Any,
+    after: Any,
+    touched: Any,
+    out: Columns,
+    stale: Any,
+) -> None:
+    """Copy columns to the graph after a change, and mark those that it has made `stale` (n,).
+
+    `before` (n,) holds the former position of each node, -1 if it is new, and `after` the new
+    position of each former node, -1 if it was removed. A column is stale if it has an entry at a
+    node that was removed or is `touched` (n,).
+    """
+    keep = out.ids.shape[1]
+    for p in range(start, stop):
+        q = before[p]
+        stale[p] = q < 0
+        end = 0
+        while not stale[p] and end < min(keep, old.ids.shape[1]) and old.ids[q, end] >= 0:
+            place = after[old.ids[q, end]]
+            stale[p] = place < 0 or touched[place]
+            out.ids[p, end] = place
+            out.values[p, end] = old.values[q, end]
+            end += 1
+        out.ids[p, end:] = -1
+        out.values[p, end:] = 0
+        out.residuals[p] = 0.0 if q < 0 else old.residuals[q]
 
 
 @contracting
@@ -104,13 +137,13 @@ def _keep_largest(
 @contracting
 def _multiply(part: Matrix, count: int, alpha: float, block: Block) -> Any:
     """Compute Q = (I - α W_T) P; return Σ P[:, c] Q[:, c] for each column c."""
-    indptr, cols, values = part
+    starts, stops, cols, values = part
     P, Q = block.P, block.Q
     minus_alpha = np.float32(-alpha)
     total = np.empty((1, LANES), np.float32)
     sums = np.zeros(LANES, np.float64)
     for i in range(count):
-        gather(cols, values, indptr[i], indptr[i + 1], P, total)
+        gather(cols, values, starts[i], stops[i], P, total)
         for c in range(LANES):
             q = P[i, c] + minus_alpha * total[0, c]
             Q[i, c] = q
@@ -138,13 +171,13 @@ def _true_residual(part: Matrix, count: int, width: int, alpha: float, block: Bl
 
     Returns Σ R[:, c]² for each column c, before R is rounded to float32.
     """
-    indptr, cols, values = part
+    starts, stops, cols, values = part
     X, R = block.X, block.R
     residual = np.empty((1, LANES), np.float64)
     total = residual[0]
     sums = np.zeros(LANES, np.float64)
     for i in range(count):
-        gather(cols, values, indptr[i], indptr[i + 1], X, residual)
+        gather(cols, values, starts[i], stops[i], X, residual)
         for c in range(LANES):
             total[c] = alpha * total[c] - X[i, c]
         if i < width:
@@ -219,7 +252,7 @@ def columns(
     Group t is `sequence[begins[t] : begins[t + 1]]`. Its nodes share a part of `size` nodes, which
     is grown from all of them. The entries with the largest value / √degree are stored in `out`.
     """
-    work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), size)
+    work = workspace(np.zeros(len(matrix.starts), np.int32), size)
     cols, values = np.empty(0, np.int32), np.empty(0, np.float32)
     R, P, Q = np.empty((3, size, LANES), np.float32)
     block = Block(np.empty((size, LANES), np.float64), R, P, Q)

@@ -42,16 +42,18 @@ class Sets(NamedTuple):
 
     ids: Any  # (n, k) int32, -1 padded at the end
     levels: Any  # (n, k) uint8, or (n, (k + 1) // 2) with two levels per byte, see `level_of`
+    ages: Any  # (n,) int32, or (0,) where items have the order of their rows, see `is_before`
 
 
 class Holders(NamedTuple):
     """Inverted lists: for each entry l, the items whose encoding has it, and its value there.
 
-    The lists are one after the other; that of l is at indptr[l] to indptr[l + 1]. `holder_of`
-    takes an element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
+    The list of l is at starts[l] to stops[l]; there may be gaps between lists. `holder_of` takes an
+    element apart. Items in two arrays take 3 bytes instead of 4, up to 2^24 items.
     """
 
-    indptr: Any  # (n + 1,) int64
+    starts: Any  # (n,) int64
+    stops: Any  # (n,) int64
     holders: Any  # (entries,) uint32: the lower 16 bits of the item, then the value
     high: Any  # (entries,) uint8 or uint16: the other bits of the item
 
@@ -77,8 +79,8 @@ def holder_of(holders: Any, high: Any, e: int) -> Any:
 def ranks_in_lists(start: int, stop: int, ids: Any, scores: Any, out: Any) -> None:
     """Rank the entries of lists: 1 + the number of entries in the row with a higher score.
 
-    `ids` (n, k) is padded with -1 at the end; the first k columns of `scores` descend. `out`
-    (n, k), uint8, is 0 where padded.
+    `ids` (n, k) is padded with -1 at the end; `scores` (n, k), or overlaps, descend. `out` (n, k),
+    uint8, is 0 where padded.
     """
     k = ids.shape[1]
     for i in range(start, stop):
@@ -122,21 +124,36 @@ def mutual_levels(
 
 
 @borrowing
-def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: Any) -> int:
-    """Insert a sum among the largest, in descending order, ties by ascending key.
+def is_before(ages: Any, item: int, other: int) -> bool:
+    """Return whether an item was in the collection before another, and precedes it in a tie.
+
+    The items of a fit have the order of their rows. Where items were removed, others have taken
+    their rows, and ties are resolved by `ages` as if nothing had moved.
+    """
+    if ages.shape[0] == 0:
+        return item < other
+    return ages[item] < ages[other]
+
+
+@borrowing
+def insert_largest(
+    ages: Any, filled: int, key: int, value: int, out_ids: Any, out_sums: Any
+) -> int:
+    """Insert a sum among the largest, in descending order, ties as `is_before` has it.
 
     `out_ids` and `out_sums` hold `filled` sums; the smallest is dropped if they are full. Returns
     the new number of sums.
     """
     if filled == out_sums.shape[0]:
         at = filled - 1
-        if value < out_sums[at] or (value == out_sums[at] and key > out_ids[at]):
+        if value < out_sums[at] or (value == out_sums[at] and is_before(ages, out_ids[at], key)):
             return filled
     else:
         at = filled
         filled += 1
     while at > 0 and (
-        value > out_sums[at - 1] or (value == out_sums[at - 1] and key < out_ids[at - 1])
+        value > out_sums[at - 1]
+        or (value == out_sums[at - 1] and is_before(ages, key, out_ids[at - 1]))
     ):
         out_ids[at], out_sums[at] = out_ids[at - 1], out_sums[at - 1]
         at -= 1
@@ -182,3 +199,14 @@ def write_encoding(sums: Any, filled: int, ids: Any, values: Any) -> None:
 def jaccard_of(overlap: int) -> float:
     """Return Σ min / Σ max of two encodings that each sum to UNIT, up to rounding."""
     return min(1.0, overlap / (2.0 * UNIT - overlap))
+
+
+@parallel(lambda overlaps, *_: len(overlaps), grain=256)
+def contextual_weights(
+    start: int, stop: int, overlaps: Any, levels: Any, share: Any, out: Any
+) -> None:
+    """Compute the weights (m, k), float32, of similar items: J² times the share of their level."""
+    for i in range(start, stop):
+        for a in range(overlaps.shape[1]):
+            jaccard = np.float32(jaccard_of(overlaps[i, a]))
+            out[i, a] = jaccard * jaccard * share[levels[i, a]]

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .context import (
+    UNIT,
     Encodings,
     Holders,
     Scales,
     Sets,
     holder_of,
     insert_largest,
-    jaccard_of,
     level_of,
     scale_weights,
     write_encoding,
@@ -75,8 +75,10 @@ def _least_kept(sums: Sums, touched: int, size: int) -> int:
 
 
 @borrowing
-def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: Any) -> int:
-    """Write the largest sums in descending order, ties by ascending id; return their number.
+def _take_largest(
+    sums: Sums, touched: int, ids: Any, ages: Any, out_ids: Any, out_sums: Any
+) -> int:
+    """Write the largest sums in descending order, ties by age; return their number.
 
     `ids` are the ids by local number. All sums are 0 afterwards.
     """
@@ -87,7 +89,7 @@ def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: An
         value = values[numbers[t]]
         values[numbers[t]] = 0
         if value >= least:
-            filled = insert_largest(filled, ids[numbers[t]], value, out_ids, out_sums)
+            filled = insert_largest(ages, filled, ids[numbers[t]], value, out_ids, out_sums)
     return filled
 
 
@@ -198,7 +200,7 @@ def encode(
         for p in range(first, last):
             filled = _sum_sets(near[p - first], members, scales.spread, weight, sums)
             row = places[p]
-            filled = _take_largest(sums, filled, names.ids, out.ids[row], best)
+            filled = _take_largest(sums, filled, names.ids, sets.ages, out.ids[row], best)
             write_encoding(best, filled, out.ids[row], out.values[row])
         forget(names, count)
         forget(lists, read)
@@ -207,29 +209,28 @@ def encode(
 
 @borrowing
 def invert(order: Any, encodings: Encodings, out: Holders) -> None:
-    """Turn encodings (n, size) into inverted lists, whose items are in the given order.
+    """Turn encodings (n, size) into inverted lists without gaps, with items in the given order.
 
-    The length of `out.indptr` is n + 1; its values are 0.
+    `out.stops` is 0 everywhere.
     """
     entries, values = encodings
     n, size = values.shape
-    indptr, holders, high = out
+    starts, stops, holders, high = out
     for i in range(n):
         for a in range(size):
             if entries[i, a] >= 0:
-                indptr[entries[i, a] + 1] += 1
+                stops[entries[i, a]] += 1
+    total = 0
     for i in range(n):
-        indptr[i + 1] += indptr[i]
+        starts[i], total = total, total + stops[i]
+        stops[i] = starts[i]
     for i in order:
         for a in range(size):
             l = entries[i, a]  # noqa: E741
             if l >= 0:
-                holders[indptr[l]] = ((i & 0xFFFF) << 16) | values[i, a]
-                high[indptr[l]] = i >> 16
-                indptr[l] += 1  # now the end of what is filled; in the end, of the list
-    for i in range(n, 0, -1):
-        indptr[i] = indptr[i - 1]
-    indptr[0] = 0
+                holders[stops[l]] = ((i & 0xFFFF) << 16) | values[i, a]
+                high[stops[l]] = i >> 16
+                stops[l] += 1  # the end of what is filled; in the end, of the list
 
 
 # --- Jaccard similarity --------------------------------------------------------------------------
@@ -281,11 +282,11 @@ def _find_lists(entries: Any, which: Any, lists: Numbers, read: int) -> int:
 
 
 @borrowing
-def _length(entries: Any, indptr: Any) -> int:
+def _length(entries: Any, starts: Any, stops: Any) -> int:
     """Return the total length of the inverted lists of some entries."""
     total = 0
     for entry in entries:
-        total += indptr[entry + 1] - indptr[entry]
+        total += stops[entry] - starts[entry]
     return total
 
 
@@ -304,11 +305,11 @@ def _decode(
     The lists are those of `entries`, and are written as the lists `first` and so on of `into`.
     """
     slots, ids = names
-    indptr, items, high = holders
+    starts, stops, items, high = holders
     begin, numbers, values = into
     at = begin[first]
     for l in range(entries.shape[0]):  # noqa: E741
-        for e in range(indptr[entries[l]], indptr[entries[l] + 1]):
+        for e in range(starts[entries[l]], stops[entries[l]]):
             item, value = holder_of(items, high, e)
             x = number(slots, ids, count, item)
             count += x == count
@@ -319,13 +320,13 @@ def _decode(
 
 
 @borrowing
-def _write_similarities(sums: Any, filled: int, out_ids: Any, out_scores: Any) -> None:
-    """Turn the largest overlaps of an item into its row of similarities."""
-    for a in range(out_scores.shape[0]):
+def _write_overlaps(sums: Any, filled: int, out_ids: Any, out_overlaps: Any) -> None:
+    """Write the row of an item from its largest overlaps."""
+    for a in range(out_overlaps.shape[0]):
         if a < filled:
-            out_scores[a] = jaccard_of(sums[a])
+            out_overlaps[a] = min(sums[a], UNIT)
         else:
-            out_ids[a], out_scores[a] = -1, -np.inf
+            out_ids[a], out_overlaps[a] = -1, 0
 
 
 @parallel(lambda items, *_: len(items), grain=_BLOCK)
@@ -336,17 +337,19 @@ def jaccard_lists(
     places: Any,
     encodings: Encodings,
     holders: Holders,
+    ages: Any,
     out_ids: Any,
-    out_scores: Any,
+    out_overlaps: Any,
 ) -> None:
     """List the k others with the highest Jaccard similarity to items[p], for every p.
 
-    Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_scores`
-    (m, k) receives the list, in descending order of score, ties by ascending id, padded with -1
-    and -inf. `out_ids` may be `encodings.ids`: a row is read before it is written. Only its first k
-    columns are written.
+    Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_overlaps`
+    (m, k), uint16, receives the list, in descending order of overlap, ties by `ages`, padded
+    with -1 and 0. `jaccard_of` turns an overlap into a similarity; one above UNIT, by rounding, is
+    written as UNIT, for both give the similarity 1. `out_ids` may be `encodings.ids`: a row is read
+    before it is written. Only its first k columns are written.
     """
-    k, size = out_scores.shape[1], encodings.values.shape[1]
+    k, size = out_overlaps.shape[1], encodings.values.shape[1]
     which = np.empty((_BLOCK, size), np.int32)
     decoded = Decoded(np.zeros(1, np.int64), np.empty(1, np.int32), np.empty(1, np.int64))
     names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
@@ -361,7 +364,7 @@ def jaccard_lists(
             lists = with_room(lists, read, read + size)
             read = _find_lists(encodings.ids[places[last]], which[last - first], lists, read)
             entries = lists.ids[before:read]
-            length = _length(entries, holders.indptr)
+            length = _length(entries, holders.starts, holders.stops)
             names = with_room(names, count, count + length)
             decoded = _more_decoded(decoded, read, decoded.begin[before] + length)
             count = _decode(entries, before, holders, decoded, names, count)
@@ -373,8 +376,8 @@ def jaccard_lists(
             itself = number_of(names, items[p])
             if itself >= 0:
                 sums.values[itself] = 0
-            filled = _take_largest(sums, touched, names.ids, out_ids[row, :k], best)
-            _write_similarities(best, filled, out_ids[row, :k], out_scores[row])
+            filled = _take_largest(sums, touched, names.ids, ages, out_ids[row, :k], best)
+            _write_overlaps(best, filled, out_ids[row, :k], out_overlaps[row])
         forget(names, count)
         forget(lists, read)
         first = last

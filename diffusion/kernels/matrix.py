@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +13,31 @@ from scipy import sparse
 LARGEST_WEIGHT = 1 + 1e-3
 
 
-class Matrix(NamedTuple):
-    """A sparse square matrix in CSR form."""
+# Entries of rows that are moved together at a time, 8 bytes each beside the copy.
+_MOVED = 1 << 20
 
-    indptr: Any  # (n + 1,) int64
+
+class Matrix(NamedTuple):
+    """A sparse square matrix: row i is at starts[i] to stops[i] in `indices` and `weights`.
+
+    Rows may lie in any order, with gaps between them, so that a change of a few rows moves no
+    other.
+    """
+
+    starts: Any  # (n,) int64
+    stops: Any  # (n,) int64
     indices: Any  # int32
     weights: Any  # float32
+
+    @classmethod
+    def of_csr(cls, indptr: Any, indices: Any, weights: Any) -> Matrix:
+        """Return the matrix of which the CSR form is given; nothing is copied."""
+        return cls(indptr[:-1], indptr[1:], indices, weights)
+
+    def csr(self) -> sparse.csr_array:
+        """Return a CSR array (n, n); indices and weights are copied only if there are gaps."""
+        indptr, indices, weights = packed(self.starts, self.stops, self.indices, self.weights)
+        return sparse.csr_array((weights, indices, indptr), shape=(len(self.starts),) * 2)
 
 
 class Nodes(NamedTuple):
@@ -108,12 +127,8 @@ class SparseRows(NamedTuple):
 
     def packed(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
         """Return the rows without gaps: offsets (m + 1,), ids and values."""
-        indptr = np.zeros(len(self.counts) + 1, np.int64)
-        np.cumsum(self.counts, out=indptr[1:])
-        if indptr[-1] == len(self.ids) and np.array_equal(indptr[:-1], self.starts):
-            return indptr, self.ids, self.values
-        place = np.arange(indptr[-1]) + np.repeat(self.starts - indptr[:-1], self.counts)
-        return indptr, self.ids[place], self.values[place]
+        indptr, ids, values = packed(self.starts, self.starts + self.counts, self.ids, self.values)
+        return indptr, ids, values
 
     def csr(self, n: int) -> sparse.csr_array:
         """Return a CSR array (m, n) with sorted indices."""
@@ -122,6 +137,41 @@ class SparseRows(NamedTuple):
         if not rows.has_sorted_indices:
             rows = rows.sorted_indices()
         return rows
+
+
+def packed(
+    starts: NDArray[np.int64], stops: NDArray[np.int64], *data: NDArray[Any]
+) -> tuple[Any, ...]:
+    """Return rows without gaps: their offsets (m + 1,), and the entries of each array of data.
+
+    Row i is at starts[i] to stops[i] of every array. Arrays whose rows have no gaps are not copied.
+    """
+    counts = stops - starts
+    indptr = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    if np.array_equal(indptr[:-1], starts):
+        return indptr, *(array[: indptr[-1]] for array in data)
+    moved = [np.empty((indptr[-1], *array.shape[1:]), array.dtype) for array in data]
+    end = 0
+    for places in places_of(starts, stops):
+        part = slice(end, end + len(places))
+        for array, out in zip(data, moved, strict=True):
+            np.take(array, places, axis=0, out=out[part])
+        end = part.stop
+    return indptr, *moved
+
+
+def places_of(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of the entries of rows, row after row, about a million at a time."""
+    ends = np.cumsum(stops - starts)
+    shift = stops - ends
+    first = done = 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, done + _MOVED, side="right")))
+        rows = slice(first, last)
+        counts = stops[rows] - starts[rows]
+        yield np.arange(done, ends[last - 1]) + np.repeat(shift[rows], counts)
+        first, done = last, int(ends[last - 1])
 
 
 def read_only(array: Any) -> NDArray[Any]:

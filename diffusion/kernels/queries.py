@@ -152,7 +152,7 @@ def encode_queries(
     damaged: Any,
 ) -> None:
     """Encode queries by their neighbours; `damaged` (m,) says where a list was found to be."""
-    k, size = known.sets.ids.shape[1], out.ids.shape[1]
+    k, size, ages = known.sets.ids.shape[1], out.ids.shape[1], known.sets.ages
     depth = min(scales.ranks[-1], first.ids.shape[1])
     # At most one level per byte, so that a list of levels is as long as its list of ids.
     ids, levels = np.empty(depth, np.int32), np.empty(depth, np.uint8)
@@ -170,7 +170,7 @@ def encode_queries(
         count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
         filled = 0
         for x in range(count):
-            filled = insert_largest(filled, names.ids[x], sums[x], out.ids[q], best)
+            filled = insert_largest(ages, filled, names.ids[x], sums[x], out.ids[q], best)
         write_encoding(best, filled, out.ids[q], out.values[q])
         forget(names, count)
 
@@ -179,20 +179,22 @@ def encode_queries(
 
 
 @borrowing
-def _entries(ids: Any, indptr: Any) -> int:
+def _entries(ids: Any, starts: Any, stops: Any) -> int:
     """Return the total length of the inverted lists of an encoding's entries."""
     total = 0
     for l in ids:  # noqa: E741
         if l >= 0:
-            total += max(0, indptr[l + 1] - indptr[l])
+            total += max(0, stops[l] - starts[l])
     return total
 
 
 @parallel(lambda encoding_ids, *_: len(encoding_ids), grain=512)
-def jaccard_bounds(start: int, stop: int, encoding_ids: Any, indptr: Any, n: int, out: Any) -> None:
+def jaccard_bounds(
+    start: int, stop: int, encoding_ids: Any, starts: Any, stops: Any, out: Any
+) -> None:
     """Compute an upper bound on the number of items that share an entry with each encoding."""
     for q in range(start, stop):
-        out[q] = min(n, _entries(encoding_ids[q], indptr))
+        out[q] = min(len(starts), _entries(encoding_ids[q], starts, stops))
 
 
 @borrowing
@@ -202,14 +204,14 @@ def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Hol
     Returns the number of these items.
     """
     slots, items = names
-    indptr, low, high = holders
+    starts, stops, low, high = holders
     count = 0
     for a in range(ids.shape[0]):
         l = ids[a]  # noqa: E741
         if l < 0:
             continue
         own = np.int64(values[a])
-        for e in range(indptr[l], indptr[l + 1]):
+        for e in range(starts[l], stops[l]):
             item, theirs = holder_of(low, high, e)
             count = _add(slots, items, sums, count, item, min(own, theirs))
     return count
@@ -221,6 +223,7 @@ def compare(
     stop: int,
     encodings: Encodings,
     holders: Holders,
+    ages: Any,
     J: SparseRows,
     y: SparseRows,
     width: int,
@@ -228,13 +231,13 @@ def compare(
     """Compute the Jaccard similarity of encodings to all items that share an entry with them.
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
-    largest similarities, in descending order.
+    largest similarities, in descending order, ties by `ages`.
     """
-    n = len(holders.indptr) - 1
+    n = len(holders.starts)
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
     for q in range(start, stop):
-        room = min(n, _entries(encodings.ids[q], holders.indptr))
+        room = min(n, _entries(encodings.ids[q], holders.starts, holders.stops))
         names, sums = with_room(names, 0, room), longer(sums, room)
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
         begin_best(best, ids)
@@ -242,10 +245,10 @@ def compare(
             item, similarity = np.int64(names.ids[x]), np.float32(jaccard_of(sums[x]))
             J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
             if similarity >= best[0]:
-                offer(best, ids, similarity, item)
+                offer(ages, best, ids, similarity, item)
         J.counts[q] = count
         forget(names, count)
-        end_best(best, ids)
+        end_best(ages, best, ids)
         size = 0
         while size < width and ids[size] >= 0:
             y.ids[y.starts[q] + size], y.values[y.starts[q] + size] = ids[size], best[size]

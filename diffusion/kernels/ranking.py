@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .context import is_before
 from .matrix import SparseRows, read_only
 from .threads import borrowing, contracting, parallel, serial
 
@@ -19,13 +20,13 @@ _LOWEST = np.finfo(np.float32).min
 
 
 @borrowing
-def _before(value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
-    """Return whether a ranks before b: it has a larger value, or an equal one and a smaller id."""
-    return value_a > value_b or (value_a == value_b and id_a < id_b)
+def _before(ages: Any, value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
+    """Return whether a ranks before b: by value, equal ones as `is_before` has it."""
+    return value_a > value_b or (value_a == value_b and is_before(ages, id_a, id_b))
 
 
 @borrowing
-def _sift_down(values: Any, ids: Any, size: int) -> None:
+def _sift_down(ages: Any, values: Any, ids: Any, size: int) -> None:
     """Restore a heap with the last-ranked entry at its root after the root was replaced."""
     root = 0
     while True:
@@ -33,10 +34,10 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
         if child >= size:
             return
         if child + 1 < size and _before(
-            values[child], ids[child], values[child + 1], ids[child + 1]
+            ages, values[child], ids[child], values[child + 1], ids[child + 1]
         ):
             child += 1
-        if not _before(values[root], ids[root], values[child], ids[child]):
+        if not _before(ages, values[root], ids[root], values[child], ids[child]):
             return
         values[root], values[child] = values[child], values[root]
         ids[root], ids[child] = ids[child], ids[root]
@@ -51,20 +52,20 @@ def begin_best(values: Any, ids: Any) -> None:
 
 
 @borrowing
-def offer(values: Any, ids: Any, value: Any, item: Any) -> None:
+def offer(ages: Any, values: Any, ids: Any, value: Any, item: Any) -> None:
     """Keep an entry if it ranks before the last of the best ones and is positive."""
-    if value > 0 and _before(value, item, values[0], ids[0]):
+    if value > 0 and _before(ages, value, item, values[0], ids[0]):
         values[0], ids[0] = value, item
-        _sift_down(values, ids, values.shape[0])
+        _sift_down(ages, values, ids, values.shape[0])
 
 
 @borrowing
-def end_best(values: Any, ids: Any) -> None:
-    """Sort the best entries: by descending value, equal ones by ascending id."""
+def end_best(ages: Any, values: Any, ids: Any) -> None:
+    """Sort the best entries by descending value, equal ones as `is_before` has it."""
     for size in range(values.shape[0] - 1, 0, -1):
         values[0], values[size] = values[size], values[0]
         ids[0], ids[size] = ids[size], ids[0]
-        _sift_down(values, ids, size)
+        _sift_down(ages, values, ids, size)
 
 
 #: The filter that allows every item.
@@ -86,15 +87,15 @@ def largest_positive(
     Only items that are allowed are written. Equal entries are ordered by ascending id. `out_values`
     and `out_ids` (m, k) are padded with -inf and -1.
     """
-    n = x.shape[1]
+    n, by_row = x.shape[1], np.empty(0, np.int32)
     for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
         begin_best(values, ids)
         for i in range(n):
             # Ids ascend, so an equal value never displaces one that is already kept.
             if x[row, i] > values[0] and _allows(allowed, i):
-                offer(values, ids, x[row, i], i)
-        end_best(values, ids)
+                offer(by_row, values, ids, x[row, i], i)
+        end_best(by_row, values, ids)
 
 
 @parallel(lambda x, *_: len(x.counts), grain=1)
@@ -102,13 +103,14 @@ def largest_positive_sparse(
     start: int, stop: int, x: SparseRows, allowed: Any, out_values: Any, out_ids: Any
 ) -> None:
     """Write what `largest_positive` does, for sparse rows."""
+    by_row = np.empty(0, np.int32)
     for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
         begin_best(values, ids)
         for e in range(x.starts[row], x.starts[row] + x.counts[row]):
             if x.values[e] >= values[0] and _allows(allowed, x.ids[e]):
-                offer(values, ids, x.values[e], x.ids[e])
-        end_best(values, ids)
+                offer(by_row, values, ids, x.values[e], x.ids[e])
+        end_best(by_row, values, ids)
 
 
 @parallel(lambda x, *_: len(x.counts), grain=4)

@@ -79,7 +79,7 @@ def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -
     the part when it is first reached. The part remains smaller than `size` if the connected
     components of its nodes have fewer nodes.
     """
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     r = work.r
     largest = 0.0
     for a in range(count):
@@ -100,7 +100,7 @@ def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -
                 moved = alpha * r[a]
                 r[a] = 0.0
                 i = work.nodes[a]
-                for e in range(indptr[i], indptr[i + 1]):
+                for e in range(starts[i], stops[i]):
                     j = indices[e]
                     local = work.place[j] - 1
                     if local < 0:
@@ -119,11 +119,11 @@ def grow(matrix: Matrix, alpha: float, work: Workspace, count: int, size: int) -
 @contracting
 def cut(matrix: Matrix, work: Workspace, count: int, cols: Any, values: Any) -> Matrix:
     """Extract W[T, T] into `work.indptr`, `cols` and `values`; the latter two grow if needed."""
-    indptr, indices, weights = matrix
+    starts, stops, indices, weights = matrix
     total = 0
     for a in range(count):
         i = work.nodes[a]
-        total += indptr[i + 1] - indptr[i]
+        total += stops[i] - starts[i]
     if total > len(cols):
         cols = np.empty(total, np.int32)
         values = np.empty(total, np.float32)
@@ -131,14 +131,14 @@ def cut(matrix: Matrix, work: Workspace, count: int, cols: Any, values: Any) -> 
     work.indptr[0] = 0
     for a in range(count):
         i = work.nodes[a]
-        for e in range(indptr[i], indptr[i + 1]):
+        for e in range(starts[i], stops[i]):
             local = work.place[indices[e]]
             # Written always and kept if the column is in the part, which avoids a branch.
             cols[end] = local - 1
             values[end] = weights[e]
             end += local > 0
         work.indptr[a + 1] = end
-    return Matrix(work.indptr, cols, values)
+    return Matrix(work.indptr[:-1], work.indptr[1:], cols, values)
 
 
 @contracting
@@ -148,23 +148,23 @@ def normalize_again(root: Any, work: Workspace, count: int, part: Matrix) -> Non
     `root` (count,) holds the square roots of the degrees in the whole graph. Since
     A_ij = √d_i W_ij √d_j, a degree within the part is √d_i Σ_j W_ij √d_j.
     """
-    indptr, cols, values = part
+    starts, stops, cols, values = part
     for a in range(count):
         total = 0.0
-        for e in range(indptr[a], indptr[a + 1]):
+        for e in range(starts[a], stops[a]):
             total += values[e] * root[cols[e]]
         work.scale[a] = np.sqrt(root[a] / total) if total > 0 else 0.0
     for a in range(count):
-        for e in range(indptr[a], indptr[a + 1]):
+        for e in range(starts[a], stops[a]):
             values[e] *= work.scale[a] * work.scale[cols[e]]
 
 
 @contracting
 def _row_product(matrix: Matrix, p: Any, i: int) -> float:
     """Return Σ_j W_ij p_j, computed with four totals for four edges at a time."""
-    indptr, cols, values = matrix
+    starts, stops, cols, values = matrix
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-    e, end = indptr[i], indptr[i + 1]
+    e, end = starts[i], stops[i]
     while e + 4 <= end:
         t0 += values[e] * p[np.uintp(cols[e])]
         t1 += values[e + 1] * p[np.uintp(cols[e + 1])]
@@ -317,7 +317,7 @@ def solve_part(matrix: Matrix, nodes: Any, b: Any, system: System) -> Any:
     Returns x, the number of iterations, the relative residual and the number of entries of
     W[T, T].
     """
-    work = workspace(np.zeros(len(matrix.indptr) - 1, np.int32), len(nodes))
+    work = workspace(np.zeros(len(matrix.starts), np.int32), len(nodes))
     count = 0
     for node in nodes:
         count = add(work, count, node)

@@ -122,14 +122,14 @@ def _take_in(
     max_work: int,
 ) -> State:
     """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
-    indptr, indices, weights = graph.matrix
+    starts, stops, indices, weights = graph.matrix
     number, T, R = work
     touched, rows, n = state.touched, state.rows, number.shape[0]
     halt, one = 0, np.uintp(1)
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
-        begin, end = indptr[T.node[t]], indptr[T.node[t] + 1]
+        begin, end = starts[T.node[t]], stops[T.node[t]]
         size = end - begin
         e = R.start[rows]
         if state.work + _RESERVE * (e + size) > max_work:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from ..kernels.cells import Asked, Level, k_means, search_cells
-from ..kernels.matrix import read_only
+from ..kernels.matrix import packed, read_only
 from .progress import row_blocks
 
 # Queries searched together, and in one call of the compiled loop.
@@ -50,12 +50,11 @@ class Cells(NamedTuple):
 
     Attributes
     ----------
-    vectors : ndarray, shape (n, d), float32
-        Sorted by cell.
-    ids : ndarray, shape (n,), int32
+    vectors : ndarray, shape (places, d), float32
+        Those of cell c are at starts[c] to stops[c]. There are no gaps in what was just built.
+    ids : ndarray, shape (places,), int32
         The id of each of these rows.
-    offsets : ndarray, shape (cells + 1,), int64
-        The first row of each cell.
+    starts, stops : ndarray, shape (cells,), int64
     centroids : ndarray, shape (cells, d), float32
         Sorted by group.
     groups : ndarray, shape (groups + 1,), int64
@@ -65,7 +64,8 @@ class Cells(NamedTuple):
 
     vectors: NDArray[np.float32]
     ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
     centroids: NDArray[np.float32]
     groups: NDArray[np.int64]
     means: NDArray[np.float32]
@@ -75,37 +75,63 @@ class Cells(NamedTuple):
         cls,
         vectors: NDArray[np.float32],
         ids: NDArray[np.int32],
-        offsets: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
         centroids: NDArray[np.float32],
         groups: NDArray[np.int64],
     ) -> Cells:
         """Return cells from what is stored of them."""
         means = _means(centroids, groups)
-        return cls(*map(read_only, (vectors, ids, offsets, centroids, groups, means)))
+        arrays = vectors, ids, starts, stops, centroids, groups, means
+        return cls(*map(read_only, arrays))
+
+    def places(self) -> NDArray[np.int64]:
+        """Return the rows of `vectors` that are in cells, and not in the gaps between them."""
+        sizes = self.stops - self.starts
+        first = np.cumsum(sizes) - sizes
+        return np.arange(int(sizes.sum())) + np.repeat(self.starts - first, sizes)
+
+    def packed(self) -> Cells:
+        """Return the cells without gaps."""
+        offsets, vectors, ids = packed(self.starts, self.stops, self.vectors, self.ids)
+        own = vectors, ids, offsets[:-1], offsets[1:], self.centroids, self.groups, self.means
+        return Cells(*map(read_only, own))
 
     def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
         """Return the cells (m, count) with the nearest centroids, nearest first, padded with -1."""
         return _nearest_cells(self.centroids, self.groups, self.means, queries, count, metric)
 
     def search(
-        self, queries: NDArray[np.float32], k: int, probes: int, metric: str
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        probes: int,
+        metric: str,
+        own: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Find the k nearest vectors of each query in the `probes` cells nearest to it."""
+        """Find the k nearest vectors of each query in the `probes` cells nearest to it.
+
+        The vector whose id is that of `own` (m,) for a query is left out.
+        """
+        if own is None:
+            own = np.full(len(queries), -1, np.int32)
         scores = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int32)
         for start in range(0, len(queries), CHUNK):
             part = slice(start, start + CHUNK)
             cells = self.probe(queries[part], probes, metric)
             by_cell = np.argsort(cells[:, 0], kind="stable").astype(np.int32)
-            nobody = np.full(len(by_cell), -1, np.int32)
-            asked = _asked(queries[part][by_cell], nobody, by_cell, cells[by_cell])
+            asked = _asked(queries[part][by_cell], own[part][by_cell], by_cell, cells[by_cell])
             _search(asked, self._level(), metric, scores[part], ids[part])
         return scores, ids
 
     def search_own(
         self, rows: slice, k: int, probes: int, metric: str
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """List the k nearest other vectors of some rows of `vectors`, at most `CHUNK`."""
+        """List the k nearest other vectors of some rows of `vectors`, at most `CHUNK`.
+
+        The cells have no gaps.
+        """
         queries, own = self.vectors[rows], self.ids[rows]
         numbers = np.arange(len(own), dtype=np.int32)
         asked = _asked(queries, own, numbers, self.probe(queries, probes, metric))
@@ -114,11 +140,15 @@ class Cells(NamedTuple):
         return scores, ids
 
     def _level(self) -> Level:
-        return Level(self.vectors, self.ids, self.offsets)
+        return Level(self.vectors, self.ids, self.starts, self.stops)
 
 
 class Partition(NamedTuple):
-    """The cells of vectors that are not sorted by cell yet; the attributes are those of `Cells`."""
+    """The cells of vectors that are not sorted by cell yet.
+
+    Cell c is made of the vectors order[offsets[c] : offsets[c + 1]]; the other attributes are those
+    of `Cells`.
+    """
 
     order: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -127,7 +157,8 @@ class Partition(NamedTuple):
 
     def cells(self, vectors: NDArray[np.float32]) -> Cells:
         """Return the vectors, which are copied, in their cells."""
-        return Cells.of(vectors[self.order], *self)
+        order, offsets, centroids, groups = self
+        return Cells.of(vectors[order], order, offsets[:-1], offsets[1:], centroids, groups)
 
     def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
         """Return the cells (m, count) with the nearest centroids, as `Cells.probe` does."""
@@ -193,9 +224,9 @@ def nearest_others(
     scores, ids = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int32)
     for part in row_blocks(len(vectors), "ivf tuning", show=progress, size=_SLAB):
         numbers = np.arange(part.start, part.stop, dtype=np.int32)
-        whole = np.array([0, len(numbers)])
+        whole = np.zeros(1, np.int64), np.full(1, len(numbers))
         near, found = np.empty_like(scores), np.empty_like(ids)
-        level = Level(*map(read_only, (vectors[part], numbers, whole)))
+        level = Level(*map(read_only, (vectors[part], numbers, *whole)))
         _search(asked, level, metric, near, found)
         near, found = np.append(scores, near, axis=1), np.append(ids, found, axis=1)
         best = np.argsort(-near, axis=1, kind="stable")[:, :k]
@@ -216,7 +247,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     top = sample[: max(1, int(count**0.5))].copy()
     few = sample[: 256 * len(top)]
     whole = np.array([0, len(few)])
-    with _one_blas_thread():
+    with one_blas_thread():
         k_means(few, whole, top, np.array([0, len(top)]), _ITERATIONS)
     group = _nearest_of(sample, top)
     sizes = np.bincount(group, minlength=len(top))
@@ -228,7 +259,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     centroids = sample[member]
     for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER, unit="group"):
         own = slice(part.start, part.stop + 1)
-        with _one_blas_thread():
+        with one_blas_thread():
             k_means(sample, ends[own], centroids, shares[own], _ITERATIONS)
     return centroids
 
@@ -247,7 +278,7 @@ def _group_of(centroids: NDArray[np.float32]) -> NDArray[np.int32]:
     count = len(centroids)
     points = np.random.default_rng(0).permutation(centroids)
     means = points[: max(1, int(count**0.5))].copy()
-    with _one_blas_thread():
+    with one_blas_thread():
         k_means(points, np.array([0, count]), means, np.array([0, len(means)]), _ITERATIONS)
     return _nearest_of(centroids, means)
 
@@ -280,7 +311,8 @@ def _nearest_in_all(
     rows, nobody = np.arange(m, dtype=np.int32), np.full(m, -1, np.int32)
     asked = _asked(queries, nobody, rows, np.zeros((m, 1), np.int32))
     numbers = np.arange(len(vectors), dtype=np.int32)
-    level = Level(*map(read_only, (vectors, numbers, np.array([0, len(vectors)]))))
+    whole = np.zeros(1, np.int64), np.full(1, len(vectors))
+    level = Level(*map(read_only, (vectors, numbers, *whole)))
     out = np.empty((m, count), np.float32), np.empty((m, count), np.int32)
     _search(asked, level, "euclidean" if by_distance else "inner_product", *out)
     return out[1]
@@ -310,7 +342,7 @@ def _nearest_cells(
     nobody = np.full(len(order), -1, np.int32)
     asked = _asked(queries[order], nobody, order, near[order])
     numbers = np.arange(len(centroids), dtype=np.int32)
-    level = Level(*map(read_only, (centroids, numbers, groups)))
+    level = Level(*map(read_only, (centroids, numbers, groups[:-1], groups[1:])))
     out = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int32)
     _search(asked, level, "euclidean" if by_distance else metric, *out)
     return out[1]
@@ -324,9 +356,13 @@ def _asked(queries: Any, own: Any, rows: Any, cells: Any) -> Asked:
 
 
 def _search(asked: Asked, level: Level, metric: str, scores: Any, ids: Any) -> None:
-    highest = 1.0 if metric == "cosine" else np.inf
-    with _one_blas_thread():
-        search_cells(asked, level, metric == "euclidean", highest, scores, ids)
+    with one_blas_thread():
+        search_cells(asked, level, metric == "euclidean", highest_score(metric), scores, ids)
+
+
+def highest_score(metric: str) -> float:
+    """Return what scores are cut to, which rounding could make larger."""
+    return 1.0 if metric == "cosine" else np.inf
 
 
 # --- BLAS -----------------------------------------------------------------------------------------
@@ -362,7 +398,7 @@ def _blas() -> list[Any]:
 
 
 @contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """Let BLAS use one thread for each thread of ours; several threads may be in here at once."""
     with _limited.lock:
         if not _limited.running:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..change import Change
 from ..errors import DiffusionError
 from ..validation import as_lists
-from .index import SearchIndex
+from .index import NeighborIndex, SearchIndex
 from .methods import Given
 
 # Items whose listed scores are compared with the vectors, and the error, relative to the squared
@@ -57,6 +58,16 @@ class GivenIndex(SearchIndex):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return nothing: the index is not stored."""
         return {}
+
+    def changed(
+        self,
+        change: Change,
+        vectors: NDArray[np.float32] | None = None,
+        *,
+        progress: bool = False,
+    ) -> NeighborIndex:
+        """Raise an error: only the caller can change the index."""
+        raise _unchangeable()
 
     def check_scores(self, vectors: NDArray[np.float32]) -> None:
         """Check that the index is of these vectors, from the lists of some of them.
@@ -198,6 +209,13 @@ def _is_of_faiss(index: object) -> bool:
     """Return whether an object is of a class of faiss, without importing it."""
     modules = {kind.__module__.split(".")[0] for kind in type(index).__mro__}
     return "faiss" in sys.modules and any(name in ("faiss", "swigfaiss") for name in modules)
+
+
+def _unchangeable() -> DiffusionError:
+    return _error(
+        "an index of your own is not changed; expected fit(X, index=...) with the index and the "
+        "vectors after the change"
+    )
 
 
 def _error(message: str) -> DiffusionError:

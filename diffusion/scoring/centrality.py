@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DiffusionError
 from ..graph import Graph
-from ..kernels.matrix import Matrix, System
+from ..kernels.matrix import System
 from ..kernels.subgraph import solve_part
 from ..solvers import CG, Report
 from ..transfer import RegularizedLaplacian
@@ -101,7 +101,7 @@ def katz(
         solution = solver.prepare(graph, transfer).solve(w)
         return Centrality(np.asarray(solution.x)[0], solution.report)
     g, iterations, residual, entries = solve_part(
-        Matrix(graph.indptr, graph.indices, graph.weights),
+        graph.matrix,
         graph.position[chosen],
         (1 - alpha) * w,
         System(float(alpha), float(tol), max_iter),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,24 @@ from ..kernels.ranking import FirstStage
 from ..validation import check_real
 
 Diffused: TypeAlias = NDArray[np.float32] | SparseRows
+
+
+class Shares(NamedTuple):
+    """What the score of an item is the sum of.
+
+    Attributes
+    ----------
+    diffusion : float
+        Of the diffused score: sqrt(x_j / max x) in a fusion, x_j itself otherwise.
+    neighbourhood : float
+        Of the similarity of neighbourhoods: weight J_qj.
+    first_stage : float
+        Of the first stage: weight e_qj.
+    """
+
+    diffusion: float = 0.0
+    neighbourhood: float = 0.0
+    first_stage: float = 0.0
 
 
 class Score(ABC):
@@ -61,6 +79,27 @@ class Score(ABC):
         graph : Graph
         """
 
+    @abstractmethod
+    def shares(
+        self,
+        item: int,
+        x: SparseRows,
+        observation: Observation,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        graph: Graph,
+    ) -> Shares:
+        """Return what the score of an item for a single query is the sum of.
+
+        Parameters
+        ----------
+        item : int
+        x : SparseRows
+            The diffused scores of all items; one row, as all arguments that `combine` takes.
+        observation, scores, ids, graph
+            As `combine` takes them.
+        """
+
 
 @dataclass(frozen=True)
 class Diffusion(Score):
@@ -78,6 +117,18 @@ class Diffusion(Score):
     ) -> Diffused:
         """Return x unchanged."""
         return x
+
+    def shares(
+        self,
+        item: int,
+        x: SparseRows,
+        observation: Observation,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        graph: Graph,
+    ) -> Shares:
+        """Return x as the only share."""
+        return Shares(diffusion=value_of(x, item))
 
 
 @dataclass(frozen=True)
@@ -144,6 +195,36 @@ class Fusion(Score):
         out = SparseRows.of_at_most(x.counts + J.counts + min(self.depth, ids.shape[1]))
         kernels.fuse_sparse(x, read_only(graph.degrees), beside, out)
         return out
+
+    def shares(
+        self,
+        item: int,
+        x: SparseRows,
+        observation: Observation,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        graph: Graph,
+    ) -> Shares:
+        """Return the three summands of the fused score."""
+        assert observation.J is not None
+        _, reached, values = x.packed()
+        degrees = graph.degrees[reached]
+        scaled = np.maximum(values, 0) / np.sqrt(np.where(degrees > 0, degrees, 1))
+        own = scaled[reached == item].sum()  # of one value, or of none
+        first = scores[0, : self.depth]
+        e = np.empty(len(first))
+        kernels.first_stage_evidence(first, e)
+        return Shares(
+            diffusion=float(np.sqrt(own / scaled.max())) if own > 0 else 0.0,
+            neighbourhood=self.weight * value_of(observation.J, item),
+            first_stage=self.weight * float(e[ids[0, : self.depth] == item].sum()),
+        )
+
+
+def value_of(rows: SparseRows, item: int) -> float:
+    """Return the value of an item in a single sparse row, 0 if it has none."""
+    _, ids, values = rows.packed()
+    return float(values[ids == item].sum())
 
 
 SCORES: dict[str, type[Score]] = {kind.name: kind for kind in (Fusion, Diffusion)}

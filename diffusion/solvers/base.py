@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..change import Change
 from ..errors import ConvergenceWarning, DiffusionError
 from ..graph.graph import Graph
 from ..kernels.matrix import Matrix, Nodes, Observations, SparseRows, read_only
@@ -235,6 +236,49 @@ class Solver(ABC):
         self._attach()
         return self
 
+    def changed(
+        self,
+        graph: Graph,
+        change: Change,
+        touched: NDArray[np.bool_],
+        *,
+        progress: bool = False,
+    ) -> Self:
+        """Return a solver with the same settings for the graph after items came or went.
+
+        This solver remains as it is. The Notes of each solver say what an update computes anew.
+
+        Parameters
+        ----------
+        graph : Graph
+            The graph after the change.
+        change : Change
+            How the nodes moved.
+        touched : ndarray, shape (after,), bool
+            The nodes, after the change, whose rows of W have other values or other columns than
+            before, apart from the new numbers of nodes. They include the added nodes.
+        progress : bool, default False
+            Whether to show progress bars on standard error.
+
+        Returns
+        -------
+        Solver
+            A new solver, ready to solve. It is as accurate as one that is prepared for the graph.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the offline work does not reach its tolerance.
+        """
+        graph.check()
+        new = replace(self)  # type: ignore[type-var]
+        new._take(graph, self._transfer)
+        new._source = "arrays"
+        new._arrays = new._update(self, change, np.asarray(touched, bool), progress)
+        new._contents = COMPUTED
+        new._attach()
+        return new
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the results of the offline work by name, as an index stores them."""
         return self._arrays
@@ -317,6 +361,29 @@ class Solver(ABC):
         """Do the offline work; return its results by name."""
         return {}
 
+    def _update(
+        self, old: Self, change: Change, touched: NDArray[np.bool_], progress: bool
+    ) -> dict[str, NDArray[Any]]:
+        """Do the offline work for the graph that is set, from that of the graph before a change."""
+        return self._precompute(progress, None)
+
+    def _positions(
+        self, old: Solver, change: Change
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return how the storage order follows a change, -1 for a node that is on one side only.
+
+        Returns
+        -------
+        before : ndarray, shape (after,), int32
+            Where the node that is stored at a position was stored before.
+        after : ndarray, shape (before,), int32
+            Where the node that was stored at a position is stored now.
+        """
+        source, target = change.source[self._nodes.order], change.target[old._nodes.order]
+        before = np.where(source < 0, np.int32(-1), old._nodes.position[source])
+        after = np.where(target < 0, np.int32(-1), self._nodes.position[target])
+        return before, after
+
     def _attach(self) -> None:  # noqa: B027
         """Set attributes from `_arrays`, which may be memory-mapped and are not to be read here."""
 
@@ -339,7 +406,7 @@ class Solver(ABC):
                 f"{transfer!r}; solvers 'spectral' and 'chebyshev' apply any function"
             )
         self._graph, self._transfer = graph, transfer
-        self._matrix = Matrix(*map(read_only, (graph.indptr, graph.indices, graph.weights)))
+        self._matrix = Matrix(*map(read_only, graph.matrix))
         self._nodes = Nodes(*map(read_only, (graph.order, graph.position, graph.degrees)))
 
 

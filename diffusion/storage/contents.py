@@ -28,6 +28,7 @@ _BLOCK = 1 << 18
 _THREADS = 8
 
 Arrays = Mapping[str, NDArray[Any]]
+Places = slice | NDArray[np.int64]
 
 
 class Promise(ABC):
@@ -37,13 +38,13 @@ class Promise(ABC):
     overlap: ClassVar[int] = 0
 
     @abstractmethod
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
-        """Return whether a block of values, `start` on, keeps it; NaN never does.
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether a block of values keeps it; NaN never does.
 
         Parameters
         ----------
-        start : int
-            The place of the block's first value in the array, flattened.
+        places : slice or ndarray of int64
+            Where the values are in the array, flattened.
         block : ndarray, shape (b,)
         arrays : mapping of str to ndarray
             All arrays of the layout.
@@ -62,7 +63,7 @@ class Promise(ABC):
 class Anything(Promise):
     """Values that are only copied or compared."""
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return True."""
         return True
 
@@ -77,10 +78,10 @@ class Between(Promise):
     low: float
     high: float | str
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether all values are within the bounds."""
         high = arrays[self.high][0] if isinstance(self.high, str) else self.high
-        if self.low == 0 and block.dtype.kind == "i":
+        if self.low == 0 and block.dtype.kind == "i" and high < np.inf:
             # Read once: a negative integer is a large one without its sign.
             return bool(block.view(f"u{block.dtype.itemsize}").max().item() <= high)
         return bool(self.low <= block.min().item() and block.max().item() <= high)
@@ -92,10 +93,10 @@ class Between(Promise):
 class ZeroOrBetween(Between):
     """Zeros, and values from `low` to `high`."""
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether all values but zeros are within the bounds."""
         others = block[block != 0]
-        return not len(others) or super().kept(start, others, arrays)
+        return not len(others) or super().kept(places, others, arrays)
 
     def __str__(self) -> str:
         return f"0 or {super().__str__()}"
@@ -114,7 +115,7 @@ class Offsets(Promise):
     of: str
     overlap: ClassVar[int] = 1
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether values never decrease."""
         return bool((block[1:] >= block[:-1]).all())
 
@@ -127,12 +128,54 @@ class Offsets(Promise):
 
 
 @dataclass(frozen=True)
+class Stops(Promise):
+    """Where rows end, each at or after its start, within the array named.
+
+    The starts are listed before, and promise to be at least 0. Together, the rows have `total`
+    values, or at most as many as the array: they do not overlap much.
+    """
+
+    starts: str
+    of: str
+    total: int | None = None
+
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether rows end where they may."""
+        return bool(
+            (block >= arrays[self.starts][places]).all() and block.max() <= len(arrays[self.of])
+        )
+
+    def whole(self, array: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether there are as many values as there must be."""
+        found = float(np.subtract(array, arrays[self.starts], dtype=np.float64).sum())
+        return found <= len(arrays[self.of]) if self.total is None else found == self.total
+
+    def __str__(self) -> str:
+        total = "" if self.total is None else f", {self.total} values in all"
+        return f"ends of rows that begin at {self.starts}, within {self.of}{total}"
+
+
+def with_rows(arrays: Arrays, offsets: str = "indptr", prefix: str = "") -> dict[str, Any]:
+    """Return arrays with the starts and stops of rows, which an earlier version stored as offsets.
+
+    Nothing is copied.
+    """
+    if offsets not in arrays:
+        return dict(arrays)
+    return {
+        **arrays,
+        f"{prefix}starts": arrays[offsets][:-1],
+        f"{prefix}stops": arrays[offsets][1:],
+    }
+
+
+@dataclass(frozen=True)
 class Ascending(Promise):
     """Values of at least 0, each larger than the one before."""
 
     overlap: ClassVar[int] = 1
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether values increase."""
         return bool(block[0] >= 0 and (block[1:] > block[:-1]).all())
 
@@ -146,13 +189,14 @@ class InverseOf(Promise):
 
     of: str
 
-    def kept(self, start: int, block: NDArray[Any], arrays: Arrays) -> bool:
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
         """Return whether following both leads back."""
         n = len(arrays[self.of])
         if not (block.min() >= 0 and block.max() < n):
             return False
-        own = np.arange(start, start + len(block), dtype=block.dtype)
-        return bool((arrays[self.of][block] == own).all())
+        if isinstance(places, slice):
+            places = np.arange(places.start, places.stop)
+        return bool((arrays[self.of][block] == places).all())
 
     def __str__(self) -> str:
         return f"the inverse of {self.of}"
@@ -170,15 +214,40 @@ class Array(NamedTuple):
     by_rows : bool
         Whether it is so large, and a use of it reads so little, that rows are checked when they are
         read (`Contents.check_rows`).
+    rows : tuple of str, optional
+        The names of the arrays that say where rows start and stop in this one. Values outside of
+        them are never used, and promise nothing.
     """
 
     dtype: Any
     shape: tuple[int | str, ...]
     promise: Promise = Anything()
     by_rows: bool = False
+    rows: tuple[str, str] | None = None
 
 
 Layout = Mapping[str, Array]
+
+
+class Ragged(NamedTuple):
+    """Rows of any length: row i is at starts[i] to stops[i] in each of several arrays.
+
+    Attributes
+    ----------
+    starts, stops : str
+        The names of the arrays (n,), int64, that tell the places.
+    data : tuple of str
+        The names of the arrays of entries, which have one length.
+    """
+
+    starts: str
+    stops: str
+    data: tuple[str, ...]
+
+    def with_prefix(self, prefix: str) -> Ragged:
+        """Return rows of which all names begin with a prefix."""
+        data = tuple(prefix + name for name in self.data)
+        return Ragged(prefix + self.starts, prefix + self.stops, data)
 
 
 class Contents:
@@ -235,32 +304,44 @@ class Contents:
 
     def _check(self, by_rows: bool) -> None:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            for name, (_, _, promise, rows) in self._layout.items():
-                if rows != by_rows or isinstance(promise, Anything):
+            for name, (_, _, promise, late, rows) in self._layout.items():
+                if late != by_rows or isinstance(promise, Anything):
                     continue
                 array = self._arrays[name]
-                kept = promise.whole(array, self._arrays) and all(
-                    pool.map(
-                        lambda part, promise=promise: promise.kept(*part, self._arrays),
+                broken = [
+                    places
+                    for places, kept in pool.map(
+                        lambda places, name=name: (places, self._kept(name, places)),
                         _blocks(array, promise.overlap),
                     )
-                )
-                if not kept:
+                    if not kept
+                ]
+                if broken and rows is not None:
+                    # Most arrays have no gaps, or nothing in them that would not be allowed.
+                    used = _Used(array, *(self._arrays[row] for row in rows))
+                    live = pool.map(used.within, broken)
+                    broken = [places for places in live if not self._kept(name, places)]
+                if broken or not promise.whole(array, self._arrays):
                     raise damaged(self._source, name, promise)
+
+    def _kept(self, name: str, places: Places) -> bool:
+        """Return whether the values at some places of an array, flattened, keep its promise."""
+        block = self._arrays[name].reshape(-1)[places]
+        return not len(block) or self._layout[name].promise.kept(places, block, self._arrays)
 
     def check_rows(self, rows: NDArray[Any]) -> None:
         """Check rows, given by their numbers, of the arrays that are checked by rows."""
         if True in self._done or not self._layout:
             return
         rows = np.unique(rows)
-        for name, (_, _, promise, by_rows) in self._layout.items():
+        for name, (_, _, promise, by_rows, _) in self._layout.items():
             array = self._arrays[name]
             if not by_rows or not array.size:
                 continue
             step = max(1, _BLOCK * len(array) // array.size)
             for start in range(0, len(rows), step):
                 block = array[rows[start : start + step]].reshape(-1)
-                if not promise.kept(0, block, self._arrays):
+                if not promise.kept(slice(0, len(block)), block, self._arrays):
                     raise damaged(self._source, name, promise)
 
 
@@ -286,8 +367,29 @@ def damaged(source: str, name: str, expected: object) -> DiffusionError:
     return DiffusionError(f"{source}: altered, {name}: expected {expected}")
 
 
-def _blocks(array: NDArray[Any], overlap: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the starts of blocks of an array, and the blocks."""
-    values = array.reshape(-1)
-    for start in range(0, len(values), _BLOCK):
-        yield start, values[start : start + _BLOCK + overlap]
+def _blocks(array: NDArray[Any], overlap: int) -> Iterator[slice]:
+    """Yield the places of blocks of an array, flattened."""
+    for start in range(0, array.size, _BLOCK):
+        yield slice(start, min(array.size, start + _BLOCK + overlap))
+
+
+class _Used:
+    """The places of an array, flattened, that rows occupy."""
+
+    def __init__(
+        self, array: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> None:
+        self._width = max(1, array.size // max(1, len(array)))
+        self._starts, self._stops = np.sort(starts), np.sort(stops)
+
+    def within(self, places: slice) -> NDArray[np.int64]:
+        """Return the places between two that rows occupy."""
+        first, last = places.start // self._width, -(-places.stop // self._width)
+        change = np.zeros(last - first + 1, np.int64)
+        for ends, sign in ((self._starts, 1), (self._stops, -1)):
+            begin, end = np.searchsorted(ends, (first, last), side="right")
+            change[0] += sign * begin
+            np.add.at(change, ends[begin:end] - first, sign)
+        used = np.repeat(np.cumsum(change[:-1]) > 0, self._width)
+        own = first * self._width + np.flatnonzero(used)
+        return own[(own >= places.start) & (own < places.stop)]

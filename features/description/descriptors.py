@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from diffusion import storage
 from diffusion.errors import DiffusionError
 from diffusion.storage.contents import Array, Between, Contents, finite
-from diffusion.storage.strings import unpack_strings
+from diffusion.storage.strings import pack_strings, unpack_strings
+
+from .sources import STATS, Changes, Sources, folders_at, sources_layout
 
 if TYPE_CHECKING:
     from .whitening import Whitening
@@ -26,6 +29,8 @@ FORMAT = storage.Format(
 )
 # The key of the manifest that distinguishes an object discovery from an extraction.
 OBJECTS = "objects"
+# Other keys: where the photos are, and all that the descriptors depend on besides them.
+PHOTOS, MADE_WITH = "photos", "made_with"
 
 # Arrays by name.
 DESCRIPTORS, FILES, FILE_ENDS = "descriptors", "files", "file_ends"
@@ -54,6 +59,10 @@ class Descriptors:
         Top, left, bottom and right of each region, as parts of the image in [0, 1].
     arrays : dict of ndarray
         All arrays of the folder by name.
+    sources : Sources or None
+        What the photos were when they were described; None if an earlier version described them.
+    changes : Changes or None
+        What had changed since the earlier descriptors that a call has just updated.
     """
 
     path: Path
@@ -64,6 +73,18 @@ class Descriptors:
     region_images: NDArray[np.int64] | None
     region_boxes: NDArray[np.float32] | None
     arrays: dict[str, NDArray[Any]]
+    sources: Sources | None = None
+    changes: Changes | None = None
+
+    def photos(self) -> list[str]:
+        """Return the folders that the photos may be in, the likeliest first; perhaps none."""
+        return folders_at(self.manifest.get(PHOTOS), self.path)
+
+    def regions_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the regions of images begin and end, without any if none are described."""
+        images = np.empty(0, np.int64) if self.region_images is None else self.region_images
+        first, last = (np.searchsorted(images, rows, side) for side in ("left", "right"))
+        return first, last
 
     def whitening(self) -> Whitening | None:
         """Return the whitening that was applied to the descriptors, if any."""
@@ -97,14 +118,62 @@ def open_descriptors(path: str | os.PathLike[str], *, verify: bool = False) -> D
             layout[REGIONAL] = Array(np.float32, ("m", "d"))
             layout[REGION_IMAGES] = Array(np.int64, ("m",), Between(0, len(files) - 1))
             layout[REGION_BOXES] = Array(np.float32, ("m", 4), finite(np.float32))
+        if STATS in arrays:
+            layout |= sources_layout(len(files))
         Contents(arrays, layout, "arrays").check()
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{altered}, its arrays are not those of descriptors ({error})"
         ) from None
-    vectors, *of_regions = (arrays[name] for name in layout)
-    regional, images, boxes = of_regions or (None, None, None)
-    return Descriptors(path, stored.manifest, vectors, files, regional, images, boxes, arrays)
+    regional, images, boxes = map(arrays.get, (REGIONAL, REGION_IMAGES, REGION_BOXES))
+    sources = Sources.of(files, arrays)
+    vectors = arrays[DESCRIPTORS]
+    return Descriptors(
+        path, stored.manifest, vectors, files, regional, images, boxes, arrays, sources
+    )
+
+
+def earlier_descriptors(
+    path: Path,
+    made_with: Mapping[str, Any],
+    opened: Callable[[Path], Descriptors] = open_descriptors,
+) -> tuple[Descriptors | None, str | None]:
+    """Open the descriptors that an update may take over.
+
+    Parameters
+    ----------
+    path : Path
+    made_with : mapping
+        What the descriptors are made with now, as JSON values.
+    opened : callable, default open_descriptors
+        Opens them.
+
+    Returns
+    -------
+    descriptors : Descriptors or None
+        None if they were made with something else, are damaged or not there.
+    anew : str or None
+        Why they cannot be taken over; "" if they can be, None if there are none.
+    """
+    manifest = storage.peek_manifest(path)
+    if manifest is None or "recipe" not in manifest:
+        return None, None
+    try:
+        earlier = opened(path)
+    except DiffusionError as error:
+        return None, f"the earlier descriptors cannot be read ({error})"
+    if earlier.sources is None or MADE_WITH not in manifest:
+        return None, "an earlier version of this library described them"
+    other = differences(manifest[MADE_WITH], json.loads(json.dumps(made_with)))
+    return (None, f"made with other settings ({', '.join(other)})") if other else (earlier, "")
+
+
+def differences(one: Any, other: Any, name: str = "settings") -> list[str]:
+    """Return the names of the innermost JSON values in which two differ."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return [] if one == other else [name]
+    names = list(dict.fromkeys([*one, *other]))
+    return [found for key in names for found in differences(one.get(key), other.get(key), str(key))]
 
 
 def is_described(path: str | os.PathLike[str]) -> bool:
@@ -149,6 +218,12 @@ def stored_whitening(arrays: Mapping[str, NDArray[Any]]) -> Whitening | None:
     from .whitening import Whitening
 
     return Whitening(*(np.asarray(arrays[name], np.float64) for name in (MEAN, PROJECTION)))
+
+
+def source_arrays(sources: Sources) -> dict[str, NDArray[Any]]:
+    """Return the arrays by which the photos and their names are stored."""
+    names, ends = pack_strings(sources.files)
+    return {FILES: names, FILE_ENDS: ends, **sources.arrays()}
 
 
 def whitening_arrays(whitening: Whitening | None) -> dict[str, NDArray[np.float64]]:

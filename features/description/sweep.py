@@ -10,7 +10,6 @@ is the same to the bit.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,65 +26,19 @@ from diffusion._version import __version__
 from diffusion.errors import DiffusionError
 from diffusion.storage import Shards, fingerprint
 
-from ..images.batches import Batch, Item, check_workers, decode, in_order, plan
-from ..images.reading import Listing, UnreadableImageError, decoder, read_size
+from ..images.batches import Batch, Item, check_workers, decode, plan
+from ..images.reading import Listing, decoder
 from ..settings import RunSettings
 from .recipe import Describer
+from .scan import Found
+from .sources import DIGEST_BYTES, plain_text
 
 # Images per shard: an interruption costs the work on this many at most, on half of them on average.
 SHARD_IMAGES = 128
 
 
-class Found(NamedTuple):
-    """The images of a folder whose size can be read, and the others with the reason."""
-
-    items: list[Item]
-    sizes: list[tuple[int, int]]  # height and width of each item in its file, upright
-    skipped: dict[str, str]
-    listing: Listing
-
-    def refuse_nothing(self, folder: str) -> None:
-        """Raise if no image can be read."""
-        if not self.items:
-            file, reason = next(iter(self.skipped.items()))
-            raise DiffusionError(
-                f"{folder}: expected an image that can be read; none of {len(self.skipped)} can, "
-                f"{file}: {reason}"
-            )
-
-
-def scan(folder: str, listing: Listing, describer: Describer, run: RunSettings) -> Found:
-    """Read the size of every image of a folder, and list those that have none with the reason."""
-    files = listing.images
-
-    def measure(file: str) -> tuple[Item, tuple[int, int]] | str:
-        path = os.path.join(folder, file)
-        if "\n" in file or "\r" in file:
-            return "its name holds a line break"
-        try:
-            size = read_size(path)
-            status = os.stat(path)
-            item = Item(file, status.st_size, status.st_mtime_ns, *describer.fitted(size))
-            return item, size
-        except UnreadableImageError as error:
-            return str(error).removeprefix(f"{path}: ")
-        except OSError as error:
-            return error.strerror or str(error)
-
-    outcome, workers = Found([], [], {}, listing), check_workers(run.workers)
-    with tqdm(total=len(files), desc="scan", unit="image", disable=not run.progress) as bar:
-        for file, found in zip(files, in_order(measure, files, workers), strict=True):
-            if isinstance(found, str):
-                outcome.skipped[file] = found
-            else:
-                outcome.items.append(found[0])
-                outcome.sizes.append(found[1])
-            bar.update()
-    return outcome
-
-
-def settings_of(describer: Describer, batch_size: int) -> dict[str, Any]:
-    """Return what the outputs of a network depend on besides the images.
+def settings_of(describer: Describer) -> dict[str, Any]:
+    """Return what the outputs of a network depend on besides the images, their last bits apart.
 
     The path of the weights is not part of it; their checksum is.
     """
@@ -93,32 +46,20 @@ def settings_of(describer: Describer, batch_size: int) -> dict[str, Any]:
     recipe["network"]["weights"] = None
     return {
         "recipe": recipe,
-        "batch_size": batch_size,
         "device": describer.device.type,
         "versions": [__version__, torch.__version__, decoder()],
     }
 
 
-def _machine() -> dict[str, Any]:
-    """Return what only the last bits of a network's outputs depend on."""
-    return {"threads": torch.get_num_threads()}
-
-
-def failed_before(manifest: Mapping[str, Any], found: Found) -> list[int]:
-    """Return the numbers of the images that a complete run skipped."""
-    before = {entry["file"] for entry in manifest["skipped"]}
-    return [n for n, item in enumerate(found.items) if plain_text(item.file) in before]
+def _last_bits(run: RunSettings) -> dict[str, Any]:
+    """Return what only the last bits of a network's outputs depend on, but for the batches."""
+    return {"threads": torch.get_num_threads(), "batch_size": run.batch_size}
 
 
 class Shard(NamedTuple):
-    """Batches that are written together, the fingerprint of their content, and their name.
-
-    The name depends on the machine too, so that shards whose last bits would differ are not mixed.
-    The key does not, so that a complete run is recognised on any machine.
-    """
+    """Batches that are written together, and the fingerprint of their content to the last bit."""
 
     batches: list[Batch]
-    key: str
     name: str
 
 
@@ -166,19 +107,23 @@ class Sweep:
     settings : JSON value
         Everything that the outcome depends on, except the images.
     run : RunSettings
+    numbers : sequence of int, optional
+        The positions of the items to pass over; by default all of them.
     """
 
     def __init__(
-        self, folder: str, items: Sequence[Item], finished: Shards, settings: Any, run: RunSettings
+        self,
+        folder: str,
+        items: Sequence[Item],
+        finished: Shards,
+        settings: Any,
+        run: RunSettings,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         self.folder, self.items, self.finished = folder, items, finished
+        self.numbers = range(len(items)) if numbers is None else numbers
         self.workers, self.progress = check_workers(run.workers), run.progress
-        self.shards = list(self._shards(settings, run.batch_size))
-
-    @property
-    def keys(self) -> list[str]:
-        """Fingerprints of the outcome, shard by shard."""
-        return [shard.key for shard in self.shards]
+        self.shards = list(self._shards([settings, _last_bits(run)], run.batch_size))
 
     @property
     def names(self) -> list[str]:
@@ -190,6 +135,7 @@ class Sweep:
         work: Callable[[Tensor, list[int]], dict[str, NDArray[Any]]],
         *,
         name: str,
+        digests: bool = False,
         whole: bool = False,
         passes: int = 1,
     ) -> None:
@@ -202,6 +148,8 @@ class Sweep:
             of them with one row per image. The arrays of the batches of a shard are concatenated.
         name : str
             Label of the progress bar.
+        digests : bool, default False
+            Add an array "digests", the SHA-256 of the file of each image.
         whole : bool, default False
             Raise if an image cannot be read, instead of recording it as failed.
         passes : int >= 1, default 1
@@ -211,7 +159,7 @@ class Sweep:
         missing = [shard for shard in self.shards if not self._is_finished(shard)]
         batches = [batch for shard in missing for batch in shard.batches]
         left = sum(len(batch.numbers) for batch in batches)
-        total = len(self.items)
+        total = len(self.numbers)
         with (
             tqdm(
                 total=total,
@@ -220,7 +168,9 @@ class Sweep:
                 unit="image",
                 disable=not self.progress,
             ) as bar,
-            contextlib.closing(decode(self.folder, self.items, batches, self.workers)) as decoded,
+            contextlib.closing(
+                decode(self.folder, self.items, batches, self.workers, digests=digests)
+            ) as decoded,
         ):
             forecast = _Forecast(batches, passes)
             for shard in missing:
@@ -235,7 +185,11 @@ class Sweep:
                         )
                     if part.images is not None:
                         numbers = [n for n in part.batch.numbers if n not in part.failed]
-                        parts.append(work(part.images, numbers))
+                        arrays = work(part.images, numbers)
+                        if digests:
+                            content = np.frombuffer(b"".join(part.digests), np.uint8)
+                            arrays["digests"] = content.reshape(len(numbers), DIGEST_BYTES)
+                        parts.append(arrays)
                     bar.update(len(part.batch.numbers))
                     if self.progress and (line := forecast.after_batch()):
                         bar.write(f"{name}: {line}", file=sys.stderr)
@@ -259,14 +213,13 @@ class Sweep:
     def _shards(self, settings: Any, batch_size: int) -> Iterator[Shard]:
         batches: list[Batch] = []
         count = 0
-        planned, machine = plan(self.items, batch_size), _machine()
+        planned = plan([self.items[n] for n in self.numbers], batch_size)
         for number, batch in enumerate(planned, 1):
-            batches.append(batch)
+            batches.append(batch._replace(numbers=tuple(self.numbers[n] for n in batch.numbers)))
             count += len(batch.numbers)
             if count >= SHARD_IMAGES or number == len(planned):
                 items = [[self.items[n] for n in batch.numbers] for batch in batches]
-                key = fingerprint([settings, items])
-                yield Shard(batches, key, fingerprint([key, machine]))
+                yield Shard(batches, fingerprint([settings, items]))
                 batches, count = [], 0
 
     def _write(
@@ -344,8 +297,3 @@ def places(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 def whitened(describer: Describer, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return descriptors with the whitening of the describer applied, if it has one."""
     return vectors if describer.whitening is None else describer.whitening.apply(vectors)
-
-
-def plain_text(text: str) -> str:
-    """Return text in which the undecodable bytes of a file name are replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion.errors import DiffusionError
+from diffusion.storage import sha256_of
 from diffusion.validation import check_integer
 
 from .reading import UnreadableImageError, read_image
@@ -77,31 +79,55 @@ class Decoded(NamedTuple):
     batch: Batch
     images: Tensor | None  # (b, h, w, 3), uint8, the readable ones; None if there are none
     failed: dict[int, str]  # the reason, by the position of the image
+    digests: list[bytes]  # of the files of the readable ones, if they are asked for
 
 
 def decode(
-    folder: str, items: Sequence[Item], batches: Sequence[Batch], workers: int
+    folder: str,
+    items: Sequence[Item],
+    batches: Sequence[Batch],
+    workers: int,
+    *,
+    digests: bool = False,
 ) -> Generator[Decoded, None, None]:
-    """Decode batches with threads and yield them in order, a few batches ahead of the consumer."""
+    """Decode batches with threads and yield them in order, a few batches ahead of the consumer.
 
-    def read(task: tuple[int, int, int]) -> NDArray[np.uint8] | str:
+    With `digests`, each file is read a second time, while the system still holds its content, to
+    compute its SHA-256; that of a file which is altered meanwhile is 0.
+    """
+
+    def read(task: tuple[int, int, int]) -> tuple[NDArray[np.uint8], bytes] | str:
         number, *size = task
-        path = os.path.join(folder, items[number].file)
+        item = items[number]
+        path = os.path.join(folder, item.file)
         try:
-            return read_image(path, (size[0], size[1]))
+            image = read_image(path, (size[0], size[1]))
         except UnreadableImageError as error:
             return str(error).removeprefix(f"{path}: ")
+        return image, _digest_of(path, item) if digests else b""
 
     tasks = ([(n, b.height, b.width) for n in b.numbers] for b in batches)
     with closing(ahead(read, tasks, workers)) as results:
         for batch, decoded in zip(batches, results, strict=True):
-            arrays = [result for result in decoded if not isinstance(result, str)]
+            readable = [result for result in decoded if not isinstance(result, str)]
             failed = {
                 number: result
                 for number, result in zip(batch.numbers, decoded, strict=True)
                 if isinstance(result, str)
             }
-            yield Decoded(batch, torch.from_numpy(np.stack(arrays)) if arrays else None, failed)
+            images = torch.from_numpy(np.stack([r[0] for r in readable])) if readable else None
+            yield Decoded(batch, images, failed, [r[1] for r in readable])
+
+
+def _digest_of(path: str, item: Item) -> bytes:
+    """Return the SHA-256 of a file that has just been decoded; 0 unless it is still the same."""
+    try:
+        digest = bytes.fromhex(sha256_of(path))
+        status = os.stat(path)
+    except (DiffusionError, OSError):
+        return bytes(32)
+    same = (status.st_size, status.st_mtime_ns) == (item.bytes, item.modified)
+    return digest if same else bytes(32)
 
 
 def ahead(

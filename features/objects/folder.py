@@ -8,9 +8,12 @@ every photo. Activation maps are far too large to be kept from the first pass to
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +24,30 @@ from tqdm import tqdm
 
 from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.storage.strings import pack_strings, printable
+from diffusion.storage.strings import printable
 from diffusion.validation import check_choice, check_integer
 
 from ..description import sweep
 from ..description.descriptors import (
     DESCRIPTORS,
-    FILE_ENDS,
-    FILES,
     FORMAT,
+    MADE_WITH,
     OBJECTS,
     PAGE,
     PARTIAL,
+    PHOTOS,
+    Descriptors,
     check_target,
+    earlier_descriptors,
+    source_arrays,
     whitening_arrays,
 )
 from ..description.recipe import Describer, make_recipe
-from ..description.sweep import Found, Sweep
+from ..description.sources import place_of
+from ..description.sweep import Sweep
+from ..description.update import Update
 from ..description.whitening import Whitening, load_whitening
-from ..images.batches import Item
-from ..images.reading import list_folder, quiet
+from ..images.reading import Listing, list_folder, quiet
 from ..settings import (
     DiscoverySettings,
     ImageSettings,
@@ -51,11 +58,14 @@ from ..settings import (
 from . import locate
 from .discovery import ObjectDiscovery
 from .egm import EGM
+from .kept import FoundRegions, Located, earlier_blocks
 from .locate import Locator, Mapper
 from .opened import (
     BOX_IMAGES,
     BOX_WEIGHTS,
     BOXES,
+    FOUND_VECTORS,
+    FOUND_WEIGHTS,
     LEARNED,
     MAP_EXTENTS,
     MAP_SHAPES,
@@ -64,7 +74,10 @@ from .opened import (
     open_objects,
 )
 from .page import LEGEND, Picture, write_page
-from .regions import ImageRegions, find_regions
+from .regions import find_regions
+
+# Photos on the page.
+_PICTURES = 12
 
 
 def discover_folder(
@@ -77,15 +90,20 @@ def discover_folder(
     run: RunSettings | None = None,
     descriptor: str = "egm-weighted",
     whitening: str | os.PathLike[str] | Whitening | None = None,
-    pictures: int = 12,
+    pictures: int = _PICTURES,
 ) -> Objects:
     """Learn the recurring objects of a folder of photos, and find them in each photo.
 
     All formats that Pillow decodes are read. Photos that cannot be read are skipped; `skipped` in
     the manifest lists them with the reason, and `passed_over` counts the other files by extension
     and lists the links to folders, which are not followed. After an interruption at any moment, the
-    same call resumes and writes what it would have written without it. A complete discovery of the
-    same files is not repeated.
+    same call resumes and writes what it would have written without it.
+
+    An earlier discovery is updated. The regions of photos that are known, as `extract_folder` knows
+    them, are kept, and found in new and altered photos alone. The objects are then learned again
+    from all regions, and located again in all photos, because they depend on all regions; neither
+    is done if photos have only got other names or times. `descriptors.changes` of the result counts
+    what has changed, and `learned_again` says whether the objects were learned.
 
     Parameters
     ----------
@@ -126,7 +144,8 @@ def discover_folder(
 
     Notes
     -----
-    The network sees every photo twice. Memory: about 4 (c + d) bytes per region while objects are
+    The network sees every photo twice. Disk: beside maps and descriptors, 4 c bytes per region, so
+    that an update can learn from it. Memory: about 4 (c + d) bytes per region while objects are
     learned, with c channels and d = `dimension`; a photo has a handful of regions.
 
     References
@@ -154,8 +173,53 @@ def discover_folder(
     named = network.backbone is not None
     describer = Describer(recipe, None, white, run.device, allow_download=named)
     with storage.claimed(out, FORMAT), quiet():
-        found = sweep.scan(folder, listing, describer, run)
-        return _Work(folder, out, found, describer, settings, descriptor, pictures, run).run()
+        return _Work(folder, out, describer, settings, descriptor, pictures, run).run(listing)
+
+
+def update_discovery(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    run: RunSettings | None = None,
+) -> Objects:
+    """Update an object discovery with the settings that it was made with.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of photos.
+    out : path-like
+        An earlier object discovery.
+    run : RunSettings, optional
+
+    Returns
+    -------
+    Objects
+        As `discover_folder` returns them.
+
+    Raises
+    ------
+    DiffusionError
+        If `out` holds no discovery, or its network cannot be loaded; none is downloaded.
+    """
+    run = as_settings(run, "run", RunSettings)
+    listing = list_folder(folder)
+    out = storage.as_path(out, "out")
+    check_target(out, objects=True)
+    earlier = open_objects(out)
+    describer = earlier.describer(device=run.device)
+    about, settings = earlier.descriptors.manifest[OBJECTS], earlier.discovery().settings
+    descriptor, pictures = about["descriptor"], about.get("pictures", _PICTURES)
+    with storage.claimed(out, FORMAT), quiet():
+        work = _Work(os.fspath(folder), out, describer, settings, descriptor, pictures, run)
+        return work.run(listing)
+
+
+def _opened(path: Path) -> Descriptors:
+    """Open the descriptors of an object discovery whose regions were kept."""
+    objects = open_objects(path)
+    objects.regions()
+    return objects.descriptors
 
 
 class _Work:
@@ -165,64 +229,86 @@ class _Work:
         self,
         folder: str,
         out: Path,
-        found: Found,
         describer: Describer,
         settings: DiscoverySettings,
         descriptor: str,
         pictures: int,
         run: RunSettings,
     ) -> None:
-        self.folder, self.out, self.found = folder, out, found
+        self.folder, self.out = folder, out
         self.shards = storage.Shards(out / PARTIAL)
         self.describer, self.mapper = describer, Mapper(describer)
         self.settings, self.descriptor, self.pictures = settings, descriptor, pictures
         self.egm = EGM(**asdict(settings.feature_egm))
-        self.network = sweep.settings_of(describer, run.batch_size)
         self.run_settings = run
+        self.network = sweep.settings_of(describer)
+        # What the regions of a photo depend on, and what everything else depends on besides.
+        self.made_with = {**self.network, "feature_egm": asdict(settings.feature_egm)}
+        white = list(whitening_arrays(describer.whitening).values())
+        self.about = {
+            "descriptor": descriptor,
+            "settings": json.loads(json.dumps(asdict(settings))),
+            "whitening": storage.fingerprint(white) if white else None,
+            "pictures": pictures,
+        }
 
-    def run(self) -> Objects:
-        egm = asdict(self.settings.feature_egm)
-        regions = self._sweep(self.found.items, {"of": "regions", "egm": egm})
-        fitting = storage.fingerprint([regions.keys, asdict(self.settings)])
-        white = list(whitening_arrays(self.describer.whitening).values())
-        whole = [fitting, self.descriptor, self.pictures, self.found.skipped, white]
-        fingerprint = storage.fingerprint(whole)
-        with contextlib.suppress(DiffusionError):
-            complete = open_objects(self.out)
-            if complete.descriptors.manifest.get("fingerprint") == fingerprint:
-                self.shards.discard()
-                manifest = complete.descriptors.manifest | sweep.passed_over(self.found.listing)
-                descriptors = replace(complete.descriptors, manifest=manifest)
-                return replace(complete, descriptors=descriptors)
-        self.found.refuse_nothing(self.folder)
-        regions.run(self._regions, name="regions", passes=2)
-        kept, skipped = self._readable(regions)
-        discovery = self._learned(regions, kept, fitting)
+    def run(self, listing: Listing) -> Objects:
+        earlier, anew = earlier_descriptors(self.out, self.made_with, _opened)
+        update = Update.of(self.folder, listing, self.describer, self.run_settings, earlier, anew)
+        regions = self._sweep_regions(update)
+        if self._has_same_settings(update) and update.is_idle(regions):
+            self.shards.discard()
+            return replace(open_objects(self.out), descriptors=update.left_alone())
+        update = update.intact()
+        if update.earlier is None:
+            regions = self._sweep_regions(update)
+        update.found.refuse_nothing(self.folder)
+        self.found = update.found
+        regions.run(self._regions, name="regions", digests=True, passes=2)
+        found = FoundRegions(update, regions)
+        taken = self._taken_over(update, found)
+        discovery = self._learned(found) if taken is None else taken.discovery()
         locator = Locator(self.mapper, discovery, self.descriptor)
         digest = storage.fingerprint(discovery.state())
-        # From here on, images are numbered by their rows.
-        items = [self.found.items[n] for n in kept]
-        sizes = [self.found.sizes[n] for n in kept]
-        objects = self._sweep(items, {"of": "objects", "discovery": digest, "as": self.descriptor})
-
-        def work(images: Tensor, rows: list[int]) -> dict[str, NDArray[Any]]:
-            return self._objects(locator, images, rows, sizes)
-
-        objects.run(work, name="objects", whole=True)
-        names = [item.file for item in items]
-        self._page(locator, names)
-        about = {"descriptor": self.descriptor, "digest": digest, "settings": asdict(self.settings)}
+        files = found.sources.files
+        if taken is None:
+            objects = self._locate(found, locator, digest)
+            located: Callable[[], Iterator[Located]] = partial(self._blocks, objects)
+        else:
+            located = partial(earlier_blocks, taken)
+        if taken is None or taken.files != files:
+            self._page(locator, list(files))
         content = {
-            **sweep.about_run(skipped, self.found, self.describer),
-            OBJECTS: about,
-            "fingerprint": fingerprint,
+            **sweep.about_run(found.skipped, update.found, self.describer),
+            PHOTOS: place_of(self.folder, self.out),
+            MADE_WITH: self.made_with,
+            OBJECTS: {**self.about, "digest": digest},
         }
-        self._assemble(objects, names, discovery, content)
+        self._assemble(located, found, discovery, content)
         self.shards.discard()
-        return open_objects(self.out)
+        written = open_objects(self.out)
+        described = replace(written.descriptors, changes=update.changes(found.kept))
+        return replace(written, descriptors=described, learned_again=taken is None)
 
-    def _sweep(self, items: Sequence[Item], step: dict[str, Any]) -> Sweep:
-        return Sweep(self.folder, items, self.shards, [self.network, step], self.run_settings)
+    def _sweep_regions(self, update: Update) -> Sweep:
+        return update.sweep(self.shards, [self.made_with, "regions"])
+
+    def _has_same_settings(self, update: Update) -> bool:
+        """Return whether objects were discovered before with the same settings."""
+        if update.earlier is None:
+            return False
+        about = update.earlier.manifest[OBJECTS]
+        return {name: value for name, value in about.items() if name != "digest"} == self.about
+
+    def _taken_over(self, update: Update, found: FoundRegions) -> Objects | None:
+        """Return what was discovered before if the photos have only got other names or times.
+
+        The objects depend on all regions and on the order of the photos.
+        """
+        if not self._has_same_settings(update):
+            return None
+        before, rows = open_objects(self.out), update.known.rows[found.kept]
+        return before if np.array_equal(rows, np.arange(len(before.files))) else None
 
     # --- learning ---------------------------------------------------------------------------------
 
@@ -241,37 +327,33 @@ class _Work:
             "vectors": np.concatenate([one.vectors for one in found]),
         }
 
-    def _readable(self, regions: Sweep) -> tuple[NDArray[np.int64], dict[str, str]]:
-        """Return the items that can be read, and all images that cannot, with the reason."""
-        skipped = dict(self.found.skipped)
-        readable = np.zeros(len(self.found.items), bool)
-        for numbers, failed, _ in regions.contents():
-            readable[numbers] = True
-            skipped |= {self.found.items[n].file: reason for n, reason in failed.items()}
-        if not readable.any():
-            self.found._replace(items=[], skipped=skipped).refuse_nothing(self.folder)
-        return np.flatnonzero(readable), skipped
-
-    def _learned(self, regions: Sweep, kept: NDArray[np.int64], fitting: str) -> ObjectDiscovery:
+    def _learned(self, found: FoundRegions) -> ObjectDiscovery:
         """Return the fitted discovery, which is kept beside the shards until the end."""
-        path = self.shards.path / storage.fingerprint([fitting, regions.names])
+        sources = found.sources
+        photos = [found.names, list(sources.files), sources.digests]
+        path = self.shards.path / storage.fingerprint([self.made_with, self.about, photos])
         with contextlib.suppress(DiffusionError):
             return ObjectDiscovery.load(path, verify=True)
-        found: dict[int, ImageRegions] = {}
-        for numbers, _, arrays in regions.contents():
-            if not numbers:
-                continue
-            ends = np.cumsum(arrays["counts"])[:-1]
-            parts = (
-                np.split(arrays[name], ends) for name in ("cells", "weights", "saliency", "vectors")
-            )
-            for number, *fields in zip(numbers, *parts, strict=True):
-                found[number] = ImageRegions(*fields)
         discovery = ObjectDiscovery(self.settings, progress=self.run_settings.progress)
-        discovery.fit_regions([found[number] for number in kept]).save(path)
+        discovery.fit_regions([regions for _, regions in sorted(found, key=itemgetter(0))])
+        self.shards.path.mkdir(exist_ok=True)
+        discovery.save(path)
         return ObjectDiscovery.load(path)
 
     # --- locating ---------------------------------------------------------------------------------
+
+    def _locate(self, found: FoundRegions, locator: Locator, digest: str) -> Sweep:
+        """Pass over all photos, to locate the objects that were learned; numbers are rows."""
+        items = [self.found.items[n] for n in found.kept]
+        sizes = [self.found.sizes[n] for n in found.kept]
+        settings = [self.network, {"discovery": digest, "as": self.descriptor}]
+        objects = Sweep(self.folder, items, self.shards, settings, self.run_settings)
+
+        def work(images: Tensor, rows: list[int]) -> dict[str, NDArray[Any]]:
+            return self._objects(locator, images, rows, sizes)
+
+        objects.run(work, name="objects", whole=True)
+        return objects
 
     def _objects(
         self, locator: Locator, images: Tensor, rows: list[int], sizes: list[tuple[int, int]]
@@ -290,17 +372,22 @@ class _Work:
             "weights": np.concatenate([one.weights for one in located]),
         }
 
+    def _blocks(self, objects: Sweep) -> Iterator[Located]:
+        for rows, _, part in objects.contents():
+            white = sweep.whitened(self.describer, part["descriptors"])
+            yield np.array(rows), {**part, "descriptors": white}
+
     def _assemble(
         self,
-        objects: Sweep,
-        names: list[str],
+        located: Callable[[], Iterator[Located]],
+        found: FoundRegions,
         discovery: ObjectDiscovery,
         content: dict[str, Any],
     ) -> None:
         """Write the arrays and the manifest."""
-        n, d = len(names), self.describer.dimension
+        n, d = len(found.kept), self.describer.dimension
         counts, cells = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        for rows, _, part in objects.contents():
+        for rows, part in located():
             counts[rows], cells[rows] = part["counts"], part["shapes"].prod(axis=1)
         first_box, first_cell = (np.cumsum(lengths) - lengths for lengths in (counts, cells))
         m = int(counts.sum())
@@ -312,21 +399,32 @@ class _Work:
             boxes = new.create(BOXES, np.float32, (m, 4))
             images = new.create(BOX_IMAGES, np.int64, (m,))
             weights = new.create(BOX_WEIGHTS, np.float32, (m,))
-            for rows, _, part in objects.contents():
-                vectors[rows] = sweep.whitened(self.describer, part["descriptors"])
+            for rows, part in located():
+                vectors[rows] = part["descriptors"]
                 shapes[rows], extents[rows] = part["shapes"], part["extents"]
                 maps[sweep.places(first_cell[rows], cells[rows])] = part["maps"]
                 places = sweep.places(first_box[rows], part["counts"])
                 boxes[places], weights[places] = part["boxes"], part["weights"]
                 images[places] = np.repeat(rows, part["counts"])
-            files, ends = pack_strings(names)
-            others: dict[str, NDArray[Any]] = {FILES: files, FILE_ENDS: ends}
-            others |= whitening_arrays(self.describer.whitening)
+            self._keep_regions(new, found, discovery)
+            others = source_arrays(found.sources) | whitening_arrays(self.describer.whitening)
             others |= {LEARNED + name: array for name, array in discovery.state()[1].items()}
             for name, array in others.items():
                 new.add(name, array)
             numbers = {"images": n, "dimension": d, "regions": len(discovery.vectors_), "boxes": m}
             new.commit({**content, **numbers})
+
+    def _keep_regions(
+        self, new: storage.Writing, found: FoundRegions, discovery: ObjectDiscovery
+    ) -> None:
+        """Keep the regions of each photo, so that an update finds those of new photos alone."""
+        r, c = len(discovery.vectors_), len(discovery.whitening_.mean)
+        weights = new.create(FOUND_WEIGHTS, np.float64, (r,))
+        vectors = new.create(FOUND_VECTORS, np.float32, (r, c))
+        for number, regions in found:
+            row = int(np.searchsorted(found.kept, number))
+            part = slice(discovery.starts_[row], discovery.starts_[row + 1])
+            weights[part], vectors[part] = regions.weights, regions.vectors
 
     def _page(self, locator: Locator, names: list[str]) -> None:
         shown = min(self.pictures, len(names))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,16 @@ from diffusion.validation import check_integer
 from ..description.descriptors import OBJECTS, Descriptors, open_descriptors
 
 if TYPE_CHECKING:
+    from ..description.recipe import Describer
     from .discovery import ObjectDiscovery
     from .locate import Locator
+    from .regions import ImageRegions
 
 # Arrays by name, beside those of descriptors.
 MAPS, MAP_SHAPES, MAP_EXTENTS = "maps", "map_shapes", "map_extents"
 BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes", "box_images", "box_weights"
+# Regions that objects were learned from, beside what was learned: π, and maxima of activations.
+FOUND_WEIGHTS, FOUND_VECTORS = "found_weights", "found_vectors"
 # What the arrays that were learned are called: this, and their own names.
 LEARNED = "discovery_"
 # The largest height or width of a map, with which the cells of all maps can be counted in int64.
@@ -50,6 +55,8 @@ class Objects:
         The row of the photo that each box belongs to.
     box_weights : ndarray, shape (m,), float32
         Weights π of the mixture, which sum to 1 in each photo.
+    learned_again : bool
+        Whether the call that returned this learned the objects, and located them in all photos.
     """
 
     descriptors: Descriptors
@@ -59,6 +66,7 @@ class Objects:
     boxes: NDArray[np.float32]
     box_images: NDArray[np.int64]
     box_weights: NDArray[np.float32]
+    learned_again: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -77,6 +85,17 @@ class Objects:
         first, last = np.searchsorted(self.box_images, [self._row(row), row + 1])
         return self.boxes[first:last]
 
+    def done(self) -> str:
+        """Return in words what the call that returned this took over, and what it did again."""
+        changes = self.descriptors.changes
+        if changes is None:
+            return ""
+        if not self.learned_again:
+            return f"{changes}; nothing was done again"
+        kept = 0 if changes.anew else changes.unchanged + changes.renamed
+        regions = f"the regions of {kept} photos were kept; " if kept else ""
+        return f"{changes}; {regions}objects were learned again, and located in all photos"
+
     def discovery(self) -> ObjectDiscovery:
         """Load what was learned from the photos."""
         from .discovery import ObjectDiscovery
@@ -88,6 +107,32 @@ class Objects:
             return ObjectDiscovery.from_state(settings, learned)
         except ValueError as error:
             raise DiffusionError(f"{self.descriptors.path}: altered, {error}") from None
+
+    def regions(self) -> Callable[[int], ImageRegions]:
+        """Return what gives the regions of a photo, by its row, that objects were learned from.
+
+        Raises
+        ------
+        DiffusionError
+            If an earlier version of the library, which did not keep them, wrote this.
+        """
+        from .regions import ImageRegions
+
+        arrays, learned = self.descriptors.arrays, self.discovery()
+        if FOUND_VECTORS not in arrays:
+            raise DiffusionError(f"{self.descriptors.path}: an earlier version kept no regions")
+        parts: tuple[NDArray[Any], ...] = (
+            learned.cells_,
+            arrays[FOUND_WEIGHTS],
+            learned.saliency_,
+            arrays[FOUND_VECTORS],
+        )
+        starts = learned.starts_.tolist()
+
+        def of(row: int) -> ImageRegions:
+            return ImageRegions(*(part[starts[row] : starts[row + 1]] for part in parts))
+
+        return of
 
     def locator(
         self,
@@ -107,10 +152,23 @@ class Objects:
         allow_download : bool, default False
             Whether a network of the Hugging Face hub that the manifest names may be downloaded.
         """
-        from ..description.recipe import describer_of
         from .locate import Locator, Mapper
 
-        describer = describer_of(
+        describer = self.describer(weights=weights, device=device, allow_download=allow_download)
+        kind = self.descriptors.manifest[OBJECTS]["descriptor"]
+        return Locator(Mapper(describer), self.discovery(), kind)
+
+    def describer(
+        self,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        allow_download: bool = False,
+    ) -> Describer:
+        """Load the network, as `locator` does."""
+        from ..description.recipe import describer_of
+
+        return describer_of(
             self.descriptors.manifest["recipe"],
             self.descriptors.whitening(),
             str(self.descriptors.path),
@@ -118,8 +176,6 @@ class Objects:
             device=device,
             allow_download=allow_download,
         )
-        kind = self.descriptors.manifest[OBJECTS]["descriptor"]
-        return Locator(Mapper(describer), self.discovery(), kind)
 
     def _row(self, row: int) -> int:
         if check_integer(row, "row", low=0) >= len(self.files):
@@ -161,10 +217,16 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
             BOX_IMAGES: Array(np.int64, ("boxes",), Between(0, n - 1)),
             BOX_WEIGHTS: Array(np.float32, ("boxes",), finite(np.float32)),
         }
-        Contents(arrays, layout, "arrays").check()
+        found = {}
+        if FOUND_VECTORS in arrays:
+            m = len(arrays[f"{LEARNED}saliency"])
+            found[FOUND_WEIGHTS] = Array(np.float64, (m,), finite(np.float64))
+            found[FOUND_VECTORS] = Array(np.float32, (m, "channels"))
+        Contents(arrays, layout | found, "arrays").check()
         if arrays[MAP_SHAPES].prod(axis=1).sum() != len(arrays[MAPS]):
             raise ValueError(MAP_SHAPES)
-        return Objects(descriptors, *(arrays[name] for name in layout))
+        maps, shapes, extents, boxes, images, weights = (arrays[name] for name in layout)
+        return Objects(descriptors, maps, shapes, extents, boxes, images, weights)
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{path / 'manifest.json'}: altered, its objects are not as expected ({error})"

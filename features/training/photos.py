@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion.errors import DiffusionError
 
 from ..description.recipe import Describer
-from ..description.sweep import scan
+from ..description.scan import scan
 from ..images.batches import Item, ahead, check_workers, decode, in_order, plan
 from ..images.reading import UnreadableImageError, list_folder, read_image
 from ..settings import RunSettings

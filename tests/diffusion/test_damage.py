@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import shutil
@@ -17,6 +18,7 @@ import diffusion
 from diffusion import DiffusionError
 from diffusion.storage import contents
 from tests.support.forgery import array_file, change_array, change_manifest, sign
+from tests.support.graphs import scattered
 
 NAN = float("nan")
 
@@ -92,8 +94,9 @@ def wide(value):
 
 
 FORGED = [
-    *(("context", "graph_indptr", change) for change in (first(1), last(10**6), middle(-5))),
-    ("context", "graph_indptr", last(2**62)),
+    *(("context", "graph_starts", change) for change in (first(-1), last(-(2**62)), middle(-5))),
+    *(("context", "graph_stops", change) for change in (first(-1), last(10**6), middle(-5))),
+    *(("context", "graph_stops", change) for change in (first(0), last(2**62))),
     *(("context", "graph_indices", change) for change in (first(83), middle(-1), last(2**31 - 1))),
     *(
         ("context", "graph_weights", change)
@@ -105,7 +108,8 @@ FORGED = [
     *(("context", "graph_components", change) for change in (first(-1), last(83))),
     *(("context", "affinity_ids", change) for change in (wide(83), wide(-2))),
     *(("context", "affinity_reach", change) for change in (wide(NAN), wide(np.inf))),
-    *(("context", "affinity_indptr", change) for change in (first(7), middle(10**9), last(0))),
+    *(("context", "affinity_starts", change) for change in (first(-1), last(-(2**62)))),
+    *(("context", "affinity_stops", change) for change in (first(-1), middle(10**9), last(0))),
     *(("context", "affinity_holders", change) for change in (first(2**32 - 1), last(83 << 16))),
     *(("context", "vectors", change) for change in (first(NAN), last(np.inf), middle(3))),
     *(("gaussian", "vectors", change) for change in (first(NAN), last(-np.inf))),
@@ -120,7 +124,7 @@ FORGED = [
     ("local", "solver_largest", first(0)),
     *(("local", "graph_indices", change) for change in (wide(-1), wide(83))),
     *(("local", "graph_weights", change) for change in (wide(NAN), wide(-0.5), wide(1.5))),
-    ("local", "graph_indptr", middle(-5)),
+    *(("local", f"graph_{name}", middle(-5)) for name in ("starts", "stops")),
     *(("spectral", "solver_nodes", change) for change in (first(-1), last(83))),
     *(("spectral", "solver_shapes", change) for change in (first(79), last(-1), first(2**62))),
     ("spectral", "solver_eigenvalues", last(NAN)),
@@ -133,7 +137,8 @@ FORGED = [
     *(("sparse", "solver_basis_indices", change) for change in (first(-1), last(3))),
     ("sparse", "solver_shapes", first(39)),
     *(("ivf", "ivf_ids", change) for change in (first(-1), last(83))),
-    *(("ivf", "ivf_offsets", change) for change in (first(1), middle(99), last(-1))),
+    *(("ivf", "ivf_starts", change) for change in (first(-1), last(-5))),
+    *(("ivf", "ivf_stops", change) for change in (first(0), middle(99), last(-1))),
     *(("ivf", "ivf_groups", change) for change in (first(-1), last(99))),
     ("ivf", "ivf_centroids", first(NAN)),
     ("ivf", "vectors", first(NAN)),
@@ -177,6 +182,87 @@ def test_forged_upper_bits_of_items_are_found(saved, index, change):
 @pytest.mark.parametrize("kind", [*KINDS, "regional"])
 def test_whole_indexes_answer(saved, index, kind):
     one, two = opened(index(kind)), opened(saved[0] / kind)
+    for own, other in zip(one.search(saved[1]), two.search(saved[1]), strict=True):
+        assert (own == other).all()
+
+
+# The arrays of rows that may have gaps: where they start and stop, and what they hold.
+ROWS = [
+    ("graph_starts", "graph_stops", "graph_indices", "graph_weights"),
+    ("affinity_starts", "affinity_stops", "affinity_holders", "affinity_holders_high"),
+    ("ivf_starts", "ivf_stops", "ivf_ids", "vectors"),
+]
+
+
+def scatter(path):
+    """Scatter the rows of an index, with impossible values between them."""
+    stored = json.loads((path / "manifest.json").read_text())["arrays"]
+    families = [names for names in ROWS if set(names) <= set(stored)]
+    for names in families:
+        moved = scattered(*(np.load(array_file(path, name)) for name in names))
+        for name, array in zip(names, moved, strict=True):
+            change_array(path, name, lambda _, array=array: array)
+    return families
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_with_gaps_answer_alike(saved, index, kind):
+    path = index(kind)
+    assert scatter(path)
+    one, two = opened(path, verify=True), opened(saved[0] / kind)
+    for own, other in zip(one.search(saved[1]), two.search(saved[1]), strict=True):
+        assert (own == other).all()
+    assert (one.graph_.W != two.graph_.W).nnz == 0
+    again = path.with_name("again")
+    one.save(again)
+    for own, other in zip(opened(again).search(saved[1]), two.search(saved[1]), strict=True):
+        assert (own == other).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("context", "graph_indices", 83),
+        ("context", "graph_weights", NAN),
+        ("context", "affinity_holders", 83 << 16),
+        ("ivf", "ivf_ids", -1),
+        ("ivf", "vectors", np.inf),
+    ],
+)
+@pytest.mark.parametrize("block", [7, 1 << 18])
+def test_values_in_rows_with_gaps_are_checked(saved, index, kind, name, value, block, monkeypatch):
+    monkeypatch.setattr(contents, "_BLOCK", block)
+    path = index(kind)
+    (starts, stops, *_) = next(names for names in scatter(path) if name in names)
+    starts, stops = (np.load(array_file(path, ends)) for ends in (starts, stops))
+    opened(path).search(saved[1])
+    row = int(np.flatnonzero(stops > starts)[-1])
+
+    def change(array):
+        array[stops[row] - 1] = value
+
+    change_array(path, name, change)
+    with pytest.raises(DiffusionError, match=rf"altered, (?:{name}|{name.partition('_')[2]}):"):
+        opened(path).search(saved[1])
+
+
+@pytest.mark.parametrize("kind", ["context", "ivf", "local"])
+def test_offsets_of_an_earlier_version_are_read(saved, index, kind):
+    path = index(kind)
+    old = {"graph_": "graph_indptr", "affinity_": "affinity_indptr", "ivf_": "ivf_offsets"}
+    for prefix, name in old.items():
+        entries = json.loads((path / "manifest.json").read_text())["arrays"]
+        if f"{prefix}stops" not in entries:
+            continue
+        change_array(path, f"{prefix}stops", lambda stops: np.append(0, stops))
+
+        def rename(manifest, prefix=prefix, name=name):
+            arrays = manifest["arrays"]
+            arrays[name] = arrays.pop(f"{prefix}stops")
+            del arrays[f"{prefix}starts"]
+
+        change_manifest(path, rename)
+    one, two = opened(path, verify=True), opened(saved[0] / kind)
     for own, other in zip(one.search(saved[1]), two.search(saved[1]), strict=True):
         assert (own == other).all()
 
@@ -447,7 +533,7 @@ def as_device(file):
     file.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "vectors.npy", "graph_indptr.npy"])
+@pytest.mark.parametrize("name", ["manifest.json", "vectors.npy", "graph_starts.npy"])
 @pytest.mark.parametrize("replace", [as_pipe, as_link, as_directory, as_device])
 @pytest.mark.parametrize("verify", [False, True])
 def test_what_is_no_file_is_damage(index, replace, name, verify):

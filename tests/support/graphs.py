@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
+from diffusion.change import Change
 from diffusion.graph.graph import Graph
 from diffusion.transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
 
@@ -38,6 +41,32 @@ def lists_of(A):
 def symmetric_graph(A):
     """The graph whose adjacency is A."""
     return Graph.from_neighbors(*lists_of(A))
+
+
+def scattered(starts, stops, *data, seed=0):
+    """The same rows in another order and with gaps between them, which hold wrong values."""
+    rng = np.random.default_rng(seed)
+    counts, gaps = stops - starts, rng.integers(0, 4, len(starts) + 1)
+    order = rng.permutation(len(starts))
+    begin = np.empty(len(starts), np.int64)
+    begin[order] = np.cumsum(counts[order]) - counts[order] + np.cumsum(gaps[:-1])
+    total = int(counts.sum() + gaps.sum())
+    moved = [np.full((total, *array.shape[1:]), _wrong(array.dtype), array.dtype) for array in data]
+    for row in range(len(starts)):
+        place = slice(begin[row], begin[row] + counts[row])
+        for array, out in zip(data, moved, strict=True):
+            out[place] = array[starts[row] : stops[row]]
+    return begin, begin + counts, *moved
+
+
+def _wrong(dtype):
+    return np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+
+
+def with_gaps(graph, seed=0):
+    """The same graph, its rows scattered."""
+    names = ("starts", "stops", "indices", "weights")
+    return replace(graph, **dict(zip(names, scattered(*graph.matrix, seed=seed), strict=True)))
 
 
 def ring(n):
@@ -89,3 +118,28 @@ def chain_and_isolated():
     """Two nodes joined, W = [[0, 1], [1, 0]], and a third by itself."""
     ids = np.array([[1], [0], [-1]], np.int32)
     return Graph.from_neighbors(ids, np.array([[1], [1], [0]], np.float32))
+
+
+def touched_rows(before, after, change):
+    """The nodes of `after` whose rows of W are not those of `before`, renumbered."""
+    kept = np.flatnonzero(change.source >= 0)
+    expected = np.zeros((change.after, change.after))
+    source = change.source[kept]
+    expected[np.ix_(kept, kept)] = before.W.toarray()[np.ix_(source, source)]
+    lost = np.zeros(change.after, bool)  # whose neighbours were removed
+    lost[kept] = before.W.toarray()[np.ix_(source, change.removed)].any(axis=1)
+    return lost | (after.W.toarray() != expected).any(axis=1) | (change.source < 0)
+
+
+def updates(A, seed=0, count=9):
+    """Graphs with one change each: (before, after, change, touched).
+
+    `count` of the nodes of the adjacency A are removed, or were added.
+    """
+    n = len(A)
+    removal = Change.removal(n, np.random.default_rng(seed).choice(n, count, replace=False))
+    part, whole = symmetric_graph(A[np.ix_(removal.source, removal.source)]), symmetric_graph(A)
+    names = np.concatenate([removal.source, removal.removed])
+    renamed, addition = symmetric_graph(A[np.ix_(names, names)]), Change.addition(n - count, count)
+    for before, after, change in ((whole, part, removal), (part, renamed, addition)):
+        yield before, after, change, touched_rows(before, after, change)

@@ -109,7 +109,6 @@ class TensorBlocks(Blocks):
 
     def _matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """Return W with weights of a type."""
-        indptr, indices, weights = self._arrays
 
         def matrix() -> torch.Tensor:
             if dtype != torch.float32:
@@ -117,9 +116,10 @@ class TensorBlocks(Blocks):
                 rows, columns, values = W.crow_indices(), W.col_indices(), W.values().to(dtype)
             else:
                 # Both kinds of index must have one type, and int32 is the faster one.
-                kind = np.int32 if len(indices) < 2**31 else np.int64
-                rows, columns = (self._send(a.astype(kind)) for a in (indptr, indices))
-                values = self._send(weights)
+                own = self._arrays.csr()
+                kind = np.int32 if own.nnz < 2**31 else np.int64
+                rows, columns = (self._send(a.astype(kind)) for a in (own.indptr, own.indices))
+                values = self._send(own.data)
             return torch.sparse_csr_tensor(rows, columns, values, (self._n, self._n))
 
         return self._kept(dtype, matrix)

@@ -65,29 +65,28 @@ class TensorContext:
         places: NDArray[Any],
         encodings: Encodings,
         holders: Holders,
+        ages: NDArray[np.int32],
         out_ids: NDArray[np.int32],
-        out_scores: NDArray[np.float32],
+        out_overlaps: NDArray[np.uint16],
     ) -> None:
         """List similar items; the arguments are those of `kernels.encodings.jaccard_lists`."""
         rows = Holders(*map(self._kept, holders))
-        k, size = out_scores.shape[1], encodings.values.shape[1]
+        k, size = out_overlaps.shape[1], encodings.values.shape[1]
         ids = self._send(encodings.ids[places, :size]).long()
         values = self._send(encodings.values[places].astype(np.int32))
         place = ids.clamp(min=0)
-        lengths = (rows.indptr[place + 1] - rows.indptr[place]) * (ids >= 0)
+        lengths = (rows.stops[place] - rows.starts[place]) * (ids >= 0)
         owners = self._send(items).long()
         for column in range(k):
-            out_ids[places, column], out_scores[places, column] = -1, -np.inf
+            out_ids[places, column], out_overlaps[places, column] = -1, 0
         for part in _batches(lengths.sum(1).cpu().numpy()):
             row, other, overlap = _overlaps(
                 owners[part], ids[part], values[part], lengths[part], rows
             )
             at, row, other, overlap = _nearest(row, other, overlap, k)
-            share = overlap.double()
-            jaccard = (share / (2.0 * UNIT - share)).clamp(max=1.0)
             where = places[row.cpu().numpy() + part.start], at.cpu().numpy()
             out_ids[where] = other.cpu().numpy()
-            out_scores[where] = jaccard.cpu().numpy()
+            out_overlaps[where] = overlap.clamp(max=UNIT).cpu().numpy()
 
     def _send(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.tensor(array, device=self._device)
@@ -159,10 +158,10 @@ def _overlaps(
 
     Returns rows, items and sums, in ascending order of rows and then of items.
     """
-    n, size = len(holders.indptr) - 1, ids.shape[1]
+    n, size = len(holders.starts), ids.shape[1]
     lengths = lengths.flatten()
     entry = torch.repeat_interleave(lengths)
-    begin = holders.indptr[ids.flatten().clamp(min=0)] - (lengths.cumsum(0) - lengths)
+    begin = holders.starts[ids.flatten().clamp(min=0)] - (lengths.cumsum(0) - lengths)
     at = begin[entry] + torch.arange(len(entry), device=ids.device)
     # As `kernels.context.holder_of` takes an element apart.
     low, high = holders.holders[at], holders.high[at].int()

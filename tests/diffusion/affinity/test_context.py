@@ -150,11 +150,13 @@ def test_items_against_the_naive_encoding(X, k, scales):
     for i, encoding in enumerate(naive.items):
         for a, (item, weight) in enumerate(encoding.items()):
             entries[i, a], values[i, a] = item, round(65535 * weight)
-    jaccard = np.empty(best.shape, np.float32)
+    overlaps = np.empty(best.shape, np.uint16)
     again = np.empty(best.shape, np.int32)
     items = np.arange(len(X), dtype=np.int32)
     encodings = Encodings(entries, values)
-    blocks.jaccard_lists(items, items, encodings, affinity._holders, again, jaccard)
+    nobody = np.empty(0, np.int32)
+    blocks.jaccard_lists(items, items, encodings, affinity._holders, nobody, again, overlaps)
+    jaccard = overlaps / (2 * 65535.0 - overlaps)
     for i in range(len(X)):
         listed = best[i][best[i] >= 0]
         assert i not in listed
@@ -210,7 +212,8 @@ def test_weights_are_the_jaccard_times_the_share_of_the_scales(X, k, scales):
     jaccard = np.take_along_axis(J.toarray(), order, axis=1)
     order[jaccard == 0] = -1
     items = np.arange(len(X), dtype=np.int32)
-    found = affinity._weigh(items, jaccard.copy(), order)
+    overlaps = np.round(2 * 65535 * jaccard / (1 + jaccard.astype(np.float64))).astype(np.uint16)
+    found = affinity._weigh(items, overlaps, order)
     ranks = [rank_in(*row) for row in zip(jaccard, order, strict=True)]
     cut = sorted({min(s, scores.shape[1]) for s in scales})
     for i, row in enumerate(order):
@@ -393,7 +396,7 @@ def test_an_index_of_an_earlier_version_is_restored(scales):
         "ids": state["ids"],
         "scores": np.ascontiguousarray(scores[:, : affinity.depth]),
         "mutual": np.array(mutual, np.uint8),
-        "indptr": state["indptr"],
+        "indptr": np.append(0, state["stops"]),
         "indices": items.astype(np.int32),
         "values": (state["holders"] & 65535).astype(np.uint16),
     }
@@ -401,6 +404,7 @@ def test_an_index_of_an_earlier_version_is_restored(scales):
     restored.restore(old, 70)
     for name, array in restored.arrays().items():
         np.testing.assert_array_equal(array, state[name])
+    assert restored.neighbor_lists() is None
     first = query_lists(X[20:], X[:20], 48)
     J = [one.observe(*first, 5).J.csr(70).toarray() for one in (affinity, restored)]
     np.testing.assert_array_equal(*J)
@@ -410,5 +414,7 @@ def test_what_is_kept_per_item():
     scores, ids = neighbor_lists(_vectors(9, 3000, 5, False), 50)
     affinity = Context()
     affinity.edges(scores, ids)
-    kept = sum(array.nbytes for array in affinity.arrays().values())
-    assert kept <= 500 * 3000
+    kept = {name: array.nbytes for name, array in affinity.arrays().items()}
+    of_updates = sum(kept.pop(name) for name in ("scores", "similar", "overlaps"))
+    assert of_updates <= 480 * 3000
+    assert sum(kept.values()) <= 504 * 3000

@@ -204,6 +204,25 @@ def test_bad_files_of_ids_are_named(folder, vectors, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
+def test_explain_says_what_the_library_says(index, capsys):
+    assert run("explain", "index", "queries.npy", 7, "--query", 1, "--chains", 2) == 0
+    expected = diffusion.load(index).explain(np.load("queries.npy")[1], 7, n_chains=2)
+    assert capsys.readouterr().out == f"{expected}\n"
+    np.save("one.npy", np.load("queries.npy")[1])
+    assert run("explain", "index", "one.npy", 7, "--chains", 2, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(json.dumps(expected.as_dict()))
+
+
+@pytest.mark.parametrize("name", ["first.npz", "first.run"])
+def test_explain_takes_first_stage_results(index, vectors, capsys, name):
+    scores, ids = diffusion.nearest_neighbors(vectors, 20)
+    runs.write_results(name, scores[:2], ids[:2])
+    assert run("explain", "index", name, 7, "--query", 0) == 0
+    expected = diffusion.load(index).explain(id=7, hits=(scores[0], ids[0]))
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
 def test_evaluate_by_labels_and_by_qrels(index, capsys):
     run("search", "index", "queries.npy", "-k", 120, "-o", "out.npz", "-q")
     labels = ("--gallery-labels", "labels.npy", "--query-labels", "query_labels.npy")
@@ -386,6 +405,12 @@ def test_info_of_an_index_of_regions_and_of_one_with_parts(index, vectors, capsy
         (["rerank", "index", "words.run", "-o", "new"], "words.run: line 1: item: expected a row"),
         (["rerank", "index", "empty.run", "-o", "new"], "empty.run: expected a TREC run"),
         (["rerank", "index", "vectors.npy", "-o", "new"], "vectors.npy: expected an .npz file"),
+        (["explain", "index", "queries.npy", "7"], "--query: expected the number of a query in"),
+        (["explain", "index", "queries.npy", "7", "--query", "3"], "from 0 to 2, got 3"),
+        (["explain", "index", "queries.npy", "120", "--query", "0"], "id: expected the id of an"),
+        (["explain", "index", "queries.npy", "cat", "--query", "0"], "got 'cat'"),
+        (["explain", "index", "absent.npy", "7"], "absent.npy: cannot be read"),
+        (["explain", "index", "bad.npz", "7"], "bad.npz: expected arrays 'scores' and"),
         (["rerank", "index", "bad.npz", "-o", "new"], "bad.npz: expected arrays 'scores' and"),
         (["evaluate", "far.run"], "expected one of them"),
         (["evaluate", "far.run", "--qrels", "text.npy"], "text.npy: line 1: expected 4 fields"),

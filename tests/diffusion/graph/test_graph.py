@@ -6,6 +6,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from diffusion.graph import Graph
+from tests.support.graphs import with_gaps
 from tests.support.oracles import breadth_first_components, dense_graph, neighbor_lists
 
 
@@ -34,6 +35,14 @@ def test_invariants(lists):
 
 
 @given(neighbor_lists())
+def test_rows_with_gaps_are_the_same_graph(lists):
+    graph = Graph.from_neighbors(*lists)
+    other = with_gaps(graph)
+    assert repr(other) == repr(graph)
+    assert (other.W != graph.W).nnz == 0
+
+
+@given(neighbor_lists())
 def test_components_are_those_of_a_plain_search(lists):
     ids, weights = lists
     graph = Graph.from_neighbors(ids, weights)
@@ -54,7 +63,7 @@ def test_storage_order_is_a_permutation_of_the_users(lists):
     n = graph.n_nodes
     assert sorted(graph.order) == list(range(n))
     assert (graph.position[graph.order] == np.arange(n)).all()
-    stored = sparse.csr_array((graph.weights, graph.indices, graph.indptr), shape=(n, n))
+    stored = graph.matrix.csr()
     assert stored.has_sorted_indices
     own = graph.W.toarray()
     assert (stored.toarray() == own[np.ix_(graph.order, graph.order)]).all()
@@ -83,7 +92,7 @@ def test_weights_are_overwritten_only_if_allowed(rng):
     one = Graph.from_neighbors(ids, weights)
     np.testing.assert_array_equal(weights, given)
     other = Graph.from_neighbors(ids, weights, overwrite=True)
-    for name in ("indptr", "indices", "weights", "order", "degrees"):
+    for name in ("starts", "stops", "indices", "weights", "order", "degrees"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     A = np.zeros((300, 300), np.float32)
     rows = np.repeat(np.arange(300), 40)
@@ -98,7 +107,7 @@ def test_dtypes_and_memory():
     graph = Graph.from_neighbors(ids, np.ones((2, 1), np.float32))
     assert graph.indices.dtype == np.int32
     assert graph.weights.dtype == np.float32
-    assert graph.indptr.dtype == np.int64
+    assert graph.starts.dtype == graph.stops.dtype == np.int64
     assert isinstance(graph.W, sparse.csr_array)
 
 
@@ -111,7 +120,7 @@ def test_order_keeps_neighbours_close(rng):
         around = [j for j in (i - 1, i + 1) if 0 <= j < n]
         ids[name[i], : len(around)] = name[around]
     graph = Graph.from_neighbors(ids, (ids >= 0).astype(np.float32))
-    row = np.repeat(np.arange(n), np.diff(graph.indptr))
+    row = np.repeat(np.arange(n), graph.stops - graph.starts)
     assert np.abs(graph.indices - row).max() == 1
     assert connected_components(graph.W)[0] == 1
 

@@ -9,6 +9,7 @@ from diffusion import IVF, nearest_neighbors
 from diffusion.kernels.threads import using_cores
 from diffusion.neighbors import Exact, NeighborIndex, cells
 from diffusion.validation import METRICS, as_vectors
+from tests.support.graphs import scattered
 from tests.support.oracles import similarity
 
 EVERY = 10**6
@@ -114,6 +115,17 @@ def test_each_vector_is_in_the_cell_of_its_nearest_centroid(rng):
     assert nearest.mean() > 0.99  # the nearest groups are searched, not all
     spread = ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()
     assert distances[np.arange(4000), own].mean() < 0.4 * spread
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_cells_with_gaps_are_the_same_cells(rng, metric):
+    X, Q = clustered(rng, 3000), clustered(rng, 50)
+    whole = cells.partition(X, 40, progress=False).cells(X)
+    start, stop, vectors, ids = scattered(whole.starts, whole.stops, whole.vectors, whole.ids)
+    gaps = cells.Cells.of(vectors, ids, start, stop, whole.centroids, whole.groups)
+    found, expected = (some.search(Q, 20, 5, metric) for some in (gaps, whole))
+    for own, other in zip([*found, *gaps.packed()], [*expected, *whole], strict=True):
+        np.testing.assert_array_equal(own, other)
 
 
 def test_the_nearest_cells_of_a_query(rng):

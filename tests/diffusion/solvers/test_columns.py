@@ -4,7 +4,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusion
@@ -12,7 +12,7 @@ from diffusion.graph.graph import Graph
 from diffusion.kernels import columns as kernels
 from diffusion.solvers.columns import Columns
 from diffusion.transfer import RegularizedLaplacian
-from tests.support.graphs import ALPHAS
+from tests.support.graphs import ALPHAS, copies, mixed_adjacency, random_block, updates
 from tests.support.oracles import dense_diffusion, neighbor_lists
 
 # Neighbourhoods are shared from 64 nodes on; the small graphs of these tests do it or not.
@@ -93,6 +93,47 @@ def test_arrays(graph):
         "values": ((120, 25), np.float32),
         "residuals": ((120,), np.float64),
     }
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 12), st.sampled_from([1, 7, 20, 166]))
+def test_after_an_update_a_column_solves_its_own_truncated_system(seed, count, size):
+    for before, after, change, touched in updates(mixed_adjacency(), seed, count):
+        n, W = after.n_nodes, after.W.toarray()
+        solver = Columns(size=size, keep=size, tol=1e-12, max_iter=1000)
+        solver = solver.prepare(before, RegularizedLaplacian(0.9))
+        x = solver.changed(after, change, touched).solve(np.eye(n)).x
+        for i in range(n):
+            T = x[[i]].indices
+            assert len(T) == min(size, after.component_sizes[after.components[i]])
+            own = dense_diffusion(W[np.ix_(T, T)], i == T, 0.9)[0]
+            np.testing.assert_allclose(x[[i]].toarray()[0, T], own, rtol=1e-4, atol=1e-9)
+
+
+def test_an_update_computes_the_columns_that_it_changes(monkeypatch):
+    A = copies(random_block(30, 0), 4)
+    computed, columns = [], kernels.columns
+
+    def record(*arguments):
+        sequence, begins = arguments[3:5]
+        computed.extend(sequence[begins[0] : begins[-1]])
+        columns(*arguments)
+
+    for before, after, change, touched in updates(A, count=1):
+        old = Columns(size=25, keep=12).prepare(before, RegularizedLaplacian())
+        computed.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "columns", record)
+            new = old.changed(after, change, touched)
+        own = np.flatnonzero(touched[after.order])
+        assert len(np.unique(computed)) == len(computed) <= 30
+        assert set(own) <= set(computed)
+        others = np.setdiff1d(after.order, after.order[computed])
+        assert len(others) >= 89
+        kept = np.flatnonzero(change.source >= 0)
+        expected = old.solve(np.eye(before.n_nodes)[change.source[others]]).x.toarray()
+        got = new.solve(np.eye(after.n_nodes)[others]).x.toarray()
+        np.testing.assert_array_equal(got[:, kept], expected[:, change.source[kept]])
 
 
 class Killed(BaseException):

@@ -25,6 +25,8 @@ from tests.support.graphs import (
     mixed_graph,
     random_observations,
     symmetric_graph,
+    updates,
+    with_gaps,
 )
 from tests.support.oracles import (
     dense_diffusion,
@@ -123,11 +125,18 @@ def check_form(solution, m, n):
 @pytest.mark.parametrize("solver", VARIANTS.values(), ids=list(VARIANTS))
 @settings(max_examples=30)  # for each of the variants
 @given(
-    neighbor_lists(), ALPHAS, st.sampled_from([None, *TRANSFERS]), st.integers(1, 40), st.booleans()
+    neighbor_lists(),
+    ALPHAS,
+    st.sampled_from([None, *TRANSFERS]),
+    st.integers(1, 40),
+    st.booleans(),
+    st.booleans(),
 )
-def test_exact_settings_equal_a_dense_solve(solver, lists, alpha, other, m, signed):
+def test_exact_settings_equal_a_dense_solve(solver, lists, alpha, other, m, signed, gaps):
     graph = Graph.from_neighbors(*lists)
     n, W = graph.n_nodes, graph.W.toarray()
+    if gaps:
+        graph = with_gaps(graph, m)
     transfer = RegularizedLaplacian(alpha)
     if solver.any_transfer:
         # The largest eigenvalue is 1 but for W's rounding, which 1 / (1 - α) magnifies.
@@ -249,6 +258,37 @@ def test_progress_and_checkpoint_change_nothing(tmp_path, capsys, name):
         assert set(solver.arrays()) == set(expected)
         for key, array in solver.arrays().items():
             np.testing.assert_array_equal(array, expected[key])
+
+
+# --- after an update -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", VARIANTS.values(), ids=list(VARIANTS))
+def test_changed_equals_prepared_anew(solver):
+    for before, after, change, touched in updates(mixed_adjacency()):
+        old = prepared(solver, before, RegularizedLaplacian(0.9))
+        y = random_observations(before, 3)
+        kept, arrays = rows(old.solve(y).x), {k: a.copy() for k, a in old.arrays().items()}
+        new = old.changed(after, change, touched)
+        fresh = prepared(solver, after, RegularizedLaplacian(0.9))
+        assert new is not old
+        assert new == solver
+        y_after = random_observations(after, 5)
+        solution, expected = new.solve(y_after), fresh.solve(y_after)
+        check_form(solution, 5, after.n_nodes)
+        assert solution.report.converged.all()
+        assert relative_error(rows(solution.x), rows(expected.x)) < 5e-6
+        assert {k: (a.dtype, a.ndim) for k, a in new.arrays().items()} == {
+            k: (a.dtype, a.ndim) for k, a in fresh.arrays().items()
+        }
+        restored = dataclasses.replace(solver).restore(
+            after, RegularizedLaplacian(0.9), new.arrays()
+        )
+        np.testing.assert_array_equal(rows(restored.solve(y_after).x), rows(solution.x))
+        # The solver of the graph before is what it was.
+        np.testing.assert_array_equal(rows(old.solve(y).x), kept)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(old.arrays()[name], array)
 
 
 # --- bad input -----------------------------------------------------------------------------------

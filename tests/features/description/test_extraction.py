@@ -18,7 +18,7 @@ import features
 from diffusion import DiffusionError, storage
 from diffusion.storage.lock import lock_directory, unlock
 from features.description import extraction as folder
-from features.description import sweep
+from features.description import scan, sweep
 from features.description.descriptors import FORMAT, open_descriptors
 from features.description.recipe import describer_of
 from features.images import batches as loading
@@ -35,7 +35,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # The files of an extraction without regions.
 PLAIN = {
     "manifest.json",
-    *(f"arrays/{name}.npy" for name in ("descriptors", "files", "file_ends")),
+    "arrays/descriptors.npy",
+    *(f"arrays/file{name}.npy" for name in ("s", "_ends", "_stats", "_shapes", "_digests")),
 }
 # The longer side at most 90, none below AlexNet's least, 63.
 FITTED = ((63, 90), (90, 63), (80, 80), (70, 66))
@@ -222,6 +223,211 @@ def test_where_no_image_can_be_read(extract, photos, tmp_path):
         open_descriptors(tmp_path / "out")
 
 
+# --- folders that change -------------------------------------------------------------------------
+
+
+def same_but_for_last_bits(one, other):
+    """Compare two extractions; the last bits of a descriptor depend on its batch."""
+    one, other = (open_descriptors(path, verify=True) for path in (one, other))
+    assert one.files == other.files
+    assert one.sources.equals(other.sources)
+    assert {**one.manifest, "arrays": 0, "checksum": 0} == {
+        **other.manifest, "arrays": 0, "checksum": 0
+    }  # fmt: skip
+    for name, array in other.arrays.items():
+        np.testing.assert_allclose(one.arrays[name], array, atol=2e-5)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The number of images in each batch that the network was given."""
+    seen = []
+    raw = features.description.recipe.Describer.raw
+
+    def counting(self, images):
+        seen.append(len(images))
+        return raw(self, images)
+
+    monkeypatch.setattr(features.description.recipe.Describer, "raw", counting)
+    return seen
+
+
+def change(photos):
+    """Change a folder of `write_photos` in every way; only three photos are to be described."""
+    (photos / "new.png").write_bytes(png(pattern(64, 96, seed=50)))
+    (photos / "b" / "04.png").write_bytes(png(pattern(64, 96, seed=51)))
+    # Of the same size in bytes, and with its time restored.
+    before = (photos / "03.png").stat()
+    (photos / "03.png").write_bytes(png(pattern(6, 6, seed=52)).ljust(before.st_size, b"."))
+    os.utime(photos / "03.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (photos / "00.png").unlink()
+    os.utime(photos / "06.png")
+    (photos / "09.png").rename(photos / "b" / "moved.png")
+    shutil.copy(photos / "12.png", photos / "copy.png")
+    # Two that change places.
+    (photos / "15.png").rename(photos / "aside")
+    (photos / "18.png").rename(photos / "15.png")
+    (photos / "aside").rename(photos / "18.png")
+
+
+@pytest.mark.parametrize("settings", [{}, {"regions": "rmac", "whitening": True}])
+def test_what_has_not_changed_is_not_described_again(extract, photos, tmp_path, seen, settings):
+    if "whitening" in settings:
+        settings["whitening"] = features.learn_pca(extract("plain").vectors, 5)
+    extract(**settings)
+    change(photos)
+    seen.clear()
+    out = extract(**settings)
+    assert sum(seen) == 3
+    assert str(out.changes) == "21 photos: 1 new, 2 altered, 1 gone, 4 renamed, 14 unchanged"
+    extract("fresh", **settings)
+    same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh")
+    seen.clear()
+    before = contents(tmp_path / "out")
+    out = extract(**settings)
+    assert str(out.changes) == "21 photos: 0 new, 0 altered, 0 gone, 21 unchanged"
+    assert (seen, contents(tmp_path / "out")) == ([], before)
+
+
+def test_files_that_are_known_are_not_read(extract, photos, monkeypatch):
+    extract()
+    (photos / "new.png").write_bytes(png(pattern(64, 97, seed=50)))
+    opened = []
+    read_size, sha256_of = scan.read_size, scan.sha256_of
+    monkeypatch.setattr(scan, "read_size", lambda path: opened.append(path) or read_size(path))
+    monkeypatch.setattr(scan, "sha256_of", lambda path: opened.append(path) or sha256_of(path))
+    extract()
+    assert opened == [str(photos / "new.png")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pooling": "mac"}, "made with other settings (pooling)"),
+        ({"size": 80, "regions": "rmac"}, "made with other settings (size, regions)"),
+        ({"whitening": True}, "made with other settings (whitening)"),
+    ],
+)
+def test_with_other_settings_all_are_described_anew(extract, seen, settings, said):
+    X = extract().vectors
+    if "whitening" in settings:
+        settings["whitening"] = features.learn_pca(X, 5)
+    seen.clear()
+    out = extract(**settings)
+    assert sum(seen) == 20
+    assert str(out.changes) == f"20 photos, all described anew: {said}"
+
+
+def test_another_size_of_batches_changes_nothing(extract, seen):
+    extract()
+    seen.clear()
+    extract(batch_size=7)
+    assert seen == []
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "earlier version"])
+def test_damaged_descriptors_are_not_taken_over(extract, photos, tmp_path, seen, damage):
+    extract()
+    path = array(tmp_path / "out")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if damage == "earlier version":
+        stored = storage.load(tmp_path / "out", FORMAT)
+        arrays = {name: a for name, a in stored.arrays.items() if not name.startswith("file_d")}
+        arrays = {name: a for name, a in arrays.items() if name[5:] not in ("stats", "shapes")}
+        storage.save(tmp_path / "out", FORMAT, stored.manifest, arrays)
+    else:
+        path.write_bytes(content[:-1] if damage == "truncated" else content)
+    (photos / "00.png").unlink()
+    seen.clear()
+    out = extract()
+    assert sum(seen) == 19
+    assert damage.split()[0] in out.changes.anew
+    extract("fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_a_photo_altered_while_it_is_described_is_described_again(
+    extract, photos, tmp_path, monkeypatch, seen
+):
+    read = loading.read_image
+
+    def altering(path, size):
+        image = read(path, size)
+        if path.endswith("03.png"):
+            Path(path).write_bytes(png(pattern(70, 66, seed=60)))
+        return image
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "read_image", altering)
+        out = extract()
+    row = out.files.index("03.png")
+    assert not out.sources.digests[row].any()
+    assert np.count_nonzero(out.sources.digests.any(axis=1)) == 19
+    seen.clear()
+    assert str(extract().changes) == "20 photos: 0 new, 1 altered, 0 gone, 19 unchanged"
+    assert sum(seen) == 1
+    extract("fresh")
+    same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_an_update_that_is_interrupted_goes_on_to_the_same_bytes(
+    extract, photos, tmp_path, monkeypatch, seen, step
+):
+    extract(regions="rmac")
+    shutil.copytree(tmp_path / "out", tmp_path / "undisturbed")
+    for number in range(8):
+        (photos / f"new{number}.png").write_bytes(png(pattern(70, 66, seed=70 + number)))
+    (photos / "00.png").unlink()
+    extract("undisturbed", regions="rmac")
+    before = open_descriptors(tmp_path / "out").files
+    replace, writes = os.replace, []
+
+    def stopped(source, target):
+        if len(writes) == step:
+            raise KeyboardInterrupt
+        writes.append(target)
+        replace(source, target)
+
+    # Two shards, the manifest; then it is complete.
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        if step < 3:
+            with pytest.raises(KeyboardInterrupt):
+                extract(regions="rmac")
+            assert open_descriptors(tmp_path / "out", verify=True).files == before
+        else:
+            extract(regions="rmac")
+    seen.clear()
+    extract(regions="rmac")
+    assert sum(seen) == (8, 2, 0, 0)[step]
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_where_the_photos_are_is_kept(extract, photos, tmp_path):
+    out = extract()
+    assert str(photos) in out.photos()
+    os.rename(tmp_path, tmp_path.with_name("both"))
+    moved = open_descriptors(tmp_path.with_name("both") / "out")
+    assert str(tmp_path.with_name("both") / "photos") == moved.photos()[0]
+    os.rename(tmp_path.with_name("both"), tmp_path)
+    (tmp_path / "deeper").mkdir()
+    os.rename(tmp_path / "out", tmp_path / "deeper" / "out")
+    assert str(photos) in open_descriptors(tmp_path / "deeper" / "out").photos()
+    # The folder itself is moved.
+    os.rename(tmp_path / "deeper" / "out", tmp_path / "out")
+    os.rename(photos, tmp_path / "renamed")
+    os.symlink(tmp_path / "renamed", photos)
+    again = features.extract_folder(
+        tmp_path / "renamed",
+        tmp_path / "out",
+        NetworkSettings("alexnet", out.manifest["recipe"]["network"]["weights"]),
+        images=ImageSettings(size=90),
+    )
+    assert again.photos() == [str(tmp_path / "renamed")]
+
+
 # --- interruptions -------------------------------------------------------------------------------
 
 
@@ -307,7 +513,7 @@ def test_what_changed_is_described_again(extract, photos, tmp_path):
 def test_a_damaged_shard_is_described_again(extract, tmp_path, monkeypatch):
     extract("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "_assemble", lambda *_: 1 / 0)
+        patch.setattr(folder._Extraction, "_assemble", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             extract()
     shards = sorted((tmp_path / "out" / "partial").glob("*.npz"))
@@ -354,11 +560,15 @@ def test_an_image_that_was_out_of_reach_is_tried_again(extract, tmp_path, monkey
             assert entry == {"file": "b/04.png", "reason": "Input/output error"}
             assert len(extract().files) == 19
         else:
-            patch.setattr(folder, "_assemble", lambda *_: 1 / 0)
+            patch.setattr(folder._Extraction, "_assemble", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 extract()
-    extract()
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    if complete:
+        assert str(extract().changes) == "20 photos: 1 new, 0 altered, 0 gone, 19 unchanged"
+        same_but_for_last_bits(tmp_path / "out", tmp_path / "undisturbed")
+    else:
+        extract()
+        assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
 def test_two_extractions_do_not_share_a_folder(extract, tmp_path):

@@ -190,7 +190,8 @@ def test_workers_do_not_change_a_bit(discover, tmp_path):
         "map_shapes.npy", "map_extents.npy", "boxes.npy", "box_images.npy", "box_weights.npy",
         "discovery_cells.npy", "discovery_centrality.npy", "discovery_mean.npy",
         "discovery_projection.npy", "discovery_saliency.npy", "discovery_starts.npy",
-        "discovery_vectors.npy",
+        "discovery_vectors.npy", "file_stats.npy", "file_shapes.npy", "file_digests.npy",
+        "found_weights.npy", "found_vectors.npy",
     }  # fmt: skip
 
 
