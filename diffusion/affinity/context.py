@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..change import Change
 from ..devices import RUN_TIME, ContextLoops, check_device, context_on
 from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import encodings as blocks
-from ..kernels import queries
+from ..kernels import queries, updates
 from ..kernels.context import Encodings, Holders, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import SparseRows, read_only
@@ -27,14 +28,25 @@ from ..storage.contents import (
     Contents,
     Places,
     Promise,
+    Ragged,
     Stops,
     with_rows,
 )
 from ..validation import check_integer
-from .base import Affinity, Lists, Observation, lists_layout
+from .base import Affinity, Edges, Lists, Observation, lists_layout
+from .updates import differing, mapped, reached
 
 # Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
+
+# An update that encodes a larger share of the items than this computes everything.
+_MOST_CHANGED = 0.5
+
+# The largest age, after which ages are counted anew.
+_MOST_AGES = 2**31 - 1
+
+# No ages: equal sums are ordered by row.
+_IN_ORDER = np.empty(0, np.int32)
 
 # Number of similarities computed at a time: 256 MiB.
 _BATCH_ENTRIES = 1 << 25
@@ -100,6 +112,10 @@ class Context(Affinity):
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # What only `changed` reads, see `_basis_layout`; empty for an index of an earlier version.
     _basis: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
+    # The items in the order in which they were added (see `Sets`); empty if that is their order.
+    _ages: NDArray[np.int32] = field(
+        init=False, repr=False, compare=False, default_factory=lambda: _IN_ORDER
+    )
     _basis_contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # The state in the form that queries are compared with.
     _opened: tuple[queries.Known, loops.Scales, Holders] | None = field(
@@ -107,6 +123,7 @@ class Context(Affinity):
     )
 
     name: ClassVar[str] = "context"
+    rows: ClassVar[tuple[Ragged, ...]] = (Ragged("starts", "stops", ("holders", "holders_high")),)
 
     def __post_init__(self) -> None:
         try:
@@ -150,7 +167,8 @@ class Context(Affinity):
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         scores = np.ascontiguousarray(scores[:, :k], np.float32)
         self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
-        on_device = context_on(self.device)
+        # A device resolves ties by row.
+        on_device = context_on("cpu" if len(self._ages) else self.device)
         order = locality_order(ids)
         levels = self._levels(order, scores, ids)
         self._state["levels"] = _packed(levels, len(self._cut))
@@ -196,7 +214,9 @@ class Context(Affinity):
             self._state |= _inverted(order, encodings)
             holders = self._holders
             for part in parts:
-                on_device.jaccard_lists(part, part, encodings, holders, encodings.ids, overlaps)
+                on_device.jaccard_lists(
+                    part, part, encodings, holders, sets.ages, encodings.ids, overlaps
+                )
                 bar.update(2 * len(part))  # comparing takes twice the time of encoding
         best = encodings.ids
         del encodings
@@ -215,11 +235,158 @@ class Context(Affinity):
         self, order: NDArray[np.int32], overlaps: NDArray[np.uint16], similar: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """Return J² times the share of the scales that hold the mutual rank by J."""
-        levels = self._levels(order, overlaps, similar)
+        return self._weights(overlaps, self._levels(order, overlaps, similar))
+
+    def _weights(
+        self, overlaps: NDArray[np.uint16], levels: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         share = np.arange(len(self._cut), -1, -1, dtype=np.float32) / np.float32(len(self._cut))
-        weights = np.empty(similar.shape, np.float32)
+        weights = np.empty(levels.shape, np.float32)
         loops.contextual_weights(overlaps, levels, share, weights)
         return weights
+
+    # --- a changed collection ---------------------------------------------------------------------
+
+    def changed(
+        self,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        dirty: NDArray[np.bool_],
+        change: Change,
+        *,
+        progress: bool = False,
+    ) -> tuple[Affinity, Edges]:
+        """Return the affinity of a changed collection, and the edges that are not as before.
+
+        An item is encoded again if a set that its encoding averages has changed, compared again if
+        it shares an entry with one that is encoded again, and its edges are weighed again if its
+        most similar items, or its places among theirs, have changed. All else is copied. If more
+        than half of the items are to be encoded again, everything is computed. An update runs on
+        the CPU.
+
+        Equal sums are ordered by the time at which items were added, as in a fit of the items that
+        are left. Parameters and shapes are those of `Affinity.changed`.
+        """
+        ages = _ages_after(self._ages, change)
+        k, lists = min(self.scales[-1], ids.shape[1]), self.neighbor_lists()
+        sizes = {min(self.size, n) for n in (change.before, change.after)}
+        if lists is not None and lists[1].shape[1] == k and len(sizes) == 1:
+            new = replace(self)
+            new._ages = ages
+            new._state = {"ids": np.ascontiguousarray(ids[:, :k], np.int32)}
+            new._basis = {"scores": np.ascontiguousarray(scores[:, :k], np.float32)}
+            again = new._change_levels(self, dirty, change)
+            if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
+                with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
+                    compared = new._change_similar(self, again, bar)
+                    edges = new._changed_edges(self, compared, change)
+                    bar.update()
+                return new, edges
+        new = replace(self)
+        new._ages = ages
+        return new, Edges(*new.edges(scores, ids, progress=progress))
+
+    def _change_levels(
+        self, old: Context, dirty: NDArray[np.bool_], change: Change
+    ) -> NDArray[np.bool_]:
+        """Compute the levels from the old ones; mark the items to encode again (after,)."""
+        ids, scores, old_ids = self._state["ids"], self._basis["scores"], old._state["ids"]
+        changed = dirty | (change.source != np.arange(change.after))
+        rows = np.flatnonzero(reached(changed, ids, old_ids, change))
+        levels, scales = self._levels_of(rows, ids, scores), self._scales
+        packed, reach = _packed(levels, len(self._cut)), scores[rows][:, scales.ranks - 1]
+        self._state["levels"] = _renewed(old._state["levels"], rows, packed, change.after)
+        self._state["reach"] = _renewed(old._state["reach"], rows, reach, change.after)
+        # Compared with what was in the same row before, whichever item had it.
+        known = rows[rows < change.before]
+        near, levels = int(scales.spread[-1]) - 1, levels[: len(known)]
+        before = old_ids[known], _unpacked(old._state["levels"][known], ids.shape[1])
+        sets, again = np.zeros(change.after, bool), np.zeros(change.after, bool)
+        sets[rows] = again[rows] = True
+        sets[known] = differing((ids[known], levels), before, len(self._cut))
+        sets[change.moved] = True
+        again[known] = np.any(ids[known, :near] != before[0][:, :near], axis=1)
+        updates.reads_changed(read_only(ids), near, sets, again)
+        return again
+
+    def _change_similar(
+        self, old: Context, again: NDArray[np.bool_], bar: tqdm[Any]
+    ) -> NDArray[np.int64]:
+        """Encode items again, and list the most similar others of all that share an entry.
+
+        Returns the items with other lists than before.
+        """
+        first = self._near_each_other(np.flatnonzero(again))
+        encodings = self._encoded(first)
+        inverted, sharing = _reinverted(old._holders, again, first, encodings)
+        self._state |= inverted
+        bar.update()
+        others = self._near_each_other(np.flatnonzero(sharing & ~again))
+        pairs = zip(encodings, self._encoded(others), strict=True)
+        encodings = Encodings(*(np.concatenate(pair) for pair in pairs))
+        rows = np.concatenate([first, others])
+        places = np.empty(len(again), np.int32)
+        places[rows] = np.arange(len(rows))
+        n, k = self._state["ids"].shape
+        similar, overlaps = np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.uint16)
+        items = self._near_each_other(np.sort(rows))
+        ages = read_only(self._ages)
+        blocks.jaccard_lists(
+            items, places[items], encodings, self._holders, ages, similar, overlaps
+        )
+        bar.update()
+        basis = old._basis
+        self._basis["similar"] = _renewed(basis["similar"], rows, similar, n)
+        self._basis["overlaps"] = _renewed(basis["overlaps"], rows, overlaps, n)
+        known = rows < len(basis["similar"])
+        differs = np.ones(len(rows), bool)
+        differs[known] = np.any(similar[known] != basis["similar"][rows[known]], axis=1)
+        differs[known] |= np.any(overlaps[known] != basis["overlaps"][rows[known]], axis=1)
+        return rows[differs]
+
+    def _changed_edges(self, old: Context, listed: NDArray[np.int64], change: Change) -> Edges:
+        """Weigh the edges of items with other lists of similar items than before, and of theirs."""
+        (similar, overlaps), before = self._similar, old._similar
+        changed = np.zeros(change.after, bool)
+        changed[listed] = changed[change.moved] = True
+        rows = np.flatnonzero(reached(changed, similar, before[0], change))
+        weights = self._weights(overlaps[rows], self._levels_of(rows, similar, overlaps))
+        source = change.source[rows]
+        known, source = source >= 0, source[source >= 0]
+        old_weights = self._weights(before[1][source], self._levels_of(source, *before))
+        differs = np.ones(len(rows), bool)
+        now, then = similar[rows[known]], mapped(before[0][source], change)
+        differs[known] = differing((now, weights[known]), (then, old_weights), 0)
+        rows = rows[differs]
+        return Edges(similar[rows], weights[differs], rows)
+
+    def _levels_of(
+        self, rows: NDArray[Any], ids: NDArray[np.int32], scores: NDArray[Any]
+    ) -> NDArray[np.uint8]:
+        """Return the levels (m, k) of the entries of some lists."""
+        levels = np.empty((len(rows), ids.shape[1]), np.uint8)
+        rows = rows.astype(np.int64, copy=False)
+        updates.levels_of_rows(rows, read_only(ids), read_only(scores), self._scales.ranks, levels)
+        return levels
+
+    def _encoded(self, items: NDArray[np.integer]) -> Encodings:
+        encodings = self._empty_encodings(len(items))
+        places = np.arange(len(items), dtype=np.int32)
+        blocks.encode(items, places, self._sets, self._scales, encodings)
+        return encodings
+
+    def _near_each_other(self, items: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Order items by clusters of neighbours."""
+        ids = self._state["ids"]
+        own = np.full(len(ids) + 1, -1, np.int32)  # the last is that of -1
+        own[items] = np.arange(len(items))
+        return items[locality_order(own[ids[items]])].astype(np.int32)
+
+    @property
+    def _similar(self) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+        return self._basis["similar"], self._basis["overlaps"]
+
+    # --- queries ----------------------------------------------------------------------------------
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
@@ -242,7 +409,7 @@ class Context(Affinity):
         for part in _batches(bounds) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
             similar.append(SparseRows.of_at_most(bounds[part]))
-            queries.compare(these, holders, similar[-1], y.part(part), width)
+            queries.compare(these, holders, known.sets.ages, similar[-1], y.part(part), width)
         return Observation(y, SparseRows.joined(similar))
 
     def lists(
@@ -251,20 +418,17 @@ class Context(Affinity):
         """Return the neighbour lists of some items, cut to `depth`, and which are mutual (m, k)."""
         self._contents.check(by_rows=True)
         ids, levels = self._state["ids"][items], self._state["levels"][items]
-        if levels.shape != ids.shape:
-            both = np.stack([levels & 15, levels >> 4], axis=2)
-            levels = both.reshape(len(ids), -1)[:, : ids.shape[1]]
-        return ids, levels < len(self._cut)
+        return ids, _unpacked(levels, ids.shape[1]) < len(self._cut)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
         ids = self.lists(items)[0][:, :k]
         items, places = items.astype(np.int32), np.arange(len(items), dtype=np.int32)
-        encodings = self._empty_encodings(len(items))
-        blocks.encode(items, places, self._sets, self._scales, encodings)
+        encodings = self._encoded(items)
         best = np.empty((len(items), k), np.int32)
         overlaps = np.empty((len(items), k), np.uint16)
-        blocks.jaccard_lists(items, places, encodings, self._holders, best, overlaps)
+        ages = read_only(self._ages)
+        blocks.jaccard_lists(items, places, encodings, self._holders, ages, best, overlaps)
         found = (best[:, :, None] == ids[:, None, :]) & (best[:, :, None] >= 0)
         return 1 - int(np.count_nonzero(found)) / max(1, int(np.count_nonzero(ids >= 0)))
 
@@ -280,7 +444,8 @@ class Context(Affinity):
 
     @property
     def _sets(self) -> Sets:
-        return Sets(*(read_only(self._checked[name]) for name in Sets._fields))
+        arrays = self._checked["ids"], self._checked["levels"], self._ages
+        return Sets(*map(read_only, arrays))
 
     @property
     def _holders(self) -> Holders:
@@ -294,7 +459,8 @@ class Context(Affinity):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays to store: the lists and what was made of them."""
-        return {**self._state, **self._basis}
+        ages = {"ages": self._ages} if len(self._ages) else {}
+        return {**self._state, **self._basis, **ages}
 
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the state from stored arrays; their content is checked on first use."""
@@ -305,7 +471,9 @@ class Context(Affinity):
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
         arrays = with_rows(arrays)
         layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
-        self._contents = Contents(arrays, layout, source)
+        self._ages = arrays.get("ages", _IN_ORDER)
+        ages = {"ages": Array(np.int32, (n_items,))} if "ages" in arrays else {}
+        self._contents = Contents(arrays, {**layout, **ages}, source)
         self._state = {name: arrays[name] for name in layout}
         layout = _basis_layout(*self._state["ids"].shape) if "similar" in arrays else {}
         self._basis_contents = Contents(arrays, layout, source)
@@ -390,6 +558,24 @@ def _packed(levels: NDArray[np.uint8], scales: int) -> NDArray[np.uint8]:
     return packed
 
 
+def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+    """Return levels (m, k) from rows of those that are stored."""
+    if levels.shape[1] == k:
+        return levels
+    both = np.stack([levels & 15, levels >> 4], axis=2)
+    return both.reshape(len(levels), -1)[:, :k]
+
+
+def _renewed(
+    old: NDArray[Any], rows: NDArray[Any], values: NDArray[Any], after: int
+) -> NDArray[Any]:
+    """Return a copy of an array with other values in some rows, those of all added items too."""
+    out = np.empty((after, *old.shape[1:]), old.dtype)
+    out[: len(old)] = old[:after]
+    out[rows] = values
+    return out
+
+
 def _high_type(n: int) -> type[np.unsignedinteger[Any]]:
     """Return the type of the upper bits of an item, of which `holders` has the other 16."""
     return np.uint8 if n <= 1 << 24 else np.uint16
@@ -403,6 +589,44 @@ def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArr
     holders, high = np.empty(filled, np.uint32), np.empty(filled, _high_type(n))
     blocks.invert(order, encodings, Holders(starts, stops, holders, high))
     return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
+
+
+def _ages_after(ages: NDArray[np.int32], change: Change) -> NDArray[np.int32]:
+    """Return the ages of the items of a changed collection; added items are the last."""
+    before = ages if len(ages) else np.arange(change.before, dtype=np.int32)
+    first = int(before.max(initial=-1)) + 1
+    if first > _MOST_AGES - change.after:
+        before = np.argsort(np.argsort(before)).astype(np.int32)
+        first = len(before)
+    new = change.rows_of(before, np.arange(first, first + len(change.added), dtype=np.int32))
+    return _IN_ORDER if (new[1:] > new[:-1]).all() else new
+
+
+def _reinverted(
+    old: Holders,
+    again: NDArray[np.bool_],
+    items: NDArray[np.int32],
+    encodings: Encodings,
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """Change inverted lists to those with new encodings of items, which `again` marks (after,).
+
+    Returns the lists, and marks the items that share an entry with one of these, now or before.
+    """
+    before, after = len(old.starts), len(again)
+    dropped = np.ones(before, bool)
+    dropped[:after] = again[:before]
+    kept, hit = np.zeros(after, np.int64), np.zeros(after, bool)
+    updates.count_kept(kept[:before], old, dropped, hit[:before])
+    added = encodings.ids[encodings.ids >= 0]
+    indptr = np.zeros(after + 1, np.int64)
+    np.cumsum(kept + np.bincount(added, minlength=after), out=indptr[1:])
+    holders, high = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], _high_type(after))
+    updates.copy_kept(hit[:before], old, dropped, indptr, holders, high)
+    updates.add_entries(items, encodings, indptr[:-1] + kept, holders, high, hit)
+    sharing = np.zeros(after, bool)
+    starts, stops = indptr[:-1], indptr[1:]
+    updates.mark_holders(hit, Holders(starts, stops, holders, high), sharing)
+    return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}, sharing
 
 
 def _batches(sizes: NDArray[np.int64]) -> list[slice]:

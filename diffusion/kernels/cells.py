@@ -112,7 +112,7 @@ def _half_squares(vectors: Any, out: Any) -> None:
 
 
 @contracting
-def _exact_score(a: Any, b: Any, euclidean: bool, lanes: Any) -> Any:
+def exact_score(a: Any, b: Any, euclidean: bool, lanes: Any) -> Any:
     """Return the inner product or the negative squared distance of two vectors.
 
     The order of summation depends on the dimension alone, so that a pair has the same score
@@ -263,7 +263,7 @@ def search_cells(
             for e in range(k):
                 place = places[a, e]
                 if place >= 0:
-                    score = _exact_score(queries[a], level.vectors[place], by_distance, lanes)
+                    score = exact_score(queries[a], level.vectors[place], by_distance, lanes)
                     scores[a, e] = min(score, np.float32(highest))
                     places[a, e] = level.ids[place]
             _sort(scores[a], places[a])

@@ -75,8 +75,10 @@ def _least_kept(sums: Sums, touched: int, size: int) -> int:
 
 
 @borrowing
-def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: Any) -> int:
-    """Write the largest sums in descending order, ties by ascending id; return their number.
+def _take_largest(
+    sums: Sums, touched: int, ids: Any, ages: Any, out_ids: Any, out_sums: Any
+) -> int:
+    """Write the largest sums in descending order, ties by age; return their number.
 
     `ids` are the ids by local number. All sums are 0 afterwards.
     """
@@ -87,7 +89,7 @@ def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: An
         value = values[numbers[t]]
         values[numbers[t]] = 0
         if value >= least:
-            filled = insert_largest(filled, ids[numbers[t]], value, out_ids, out_sums)
+            filled = insert_largest(ages, filled, ids[numbers[t]], value, out_ids, out_sums)
     return filled
 
 
@@ -198,7 +200,7 @@ def encode(
         for p in range(first, last):
             filled = _sum_sets(near[p - first], members, scales.spread, weight, sums)
             row = places[p]
-            filled = _take_largest(sums, filled, names.ids, out.ids[row], best)
+            filled = _take_largest(sums, filled, names.ids, sets.ages, out.ids[row], best)
             write_encoding(best, filled, out.ids[row], out.values[row])
         forget(names, count)
         forget(lists, read)
@@ -335,13 +337,14 @@ def jaccard_lists(
     places: Any,
     encodings: Encodings,
     holders: Holders,
+    ages: Any,
     out_ids: Any,
     out_overlaps: Any,
 ) -> None:
     """List the k others with the highest Jaccard similarity to items[p], for every p.
 
     Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_overlaps`
-    (m, k), uint16, receives the list, in descending order of overlap, ties by ascending id, padded
+    (m, k), uint16, receives the list, in descending order of overlap, ties by `ages`, padded
     with -1 and 0. `jaccard_of` turns an overlap into a similarity; one above UNIT, by rounding, is
     written as UNIT, for both give the similarity 1. `out_ids` may be `encodings.ids`: a row is read
     before it is written. Only its first k columns are written.
@@ -373,7 +376,7 @@ def jaccard_lists(
             itself = number_of(names, items[p])
             if itself >= 0:
                 sums.values[itself] = 0
-            filled = _take_largest(sums, touched, names.ids, out_ids[row, :k], best)
+            filled = _take_largest(sums, touched, names.ids, ages, out_ids[row, :k], best)
             _write_overlaps(best, filled, out_ids[row, :k], out_overlaps[row])
         forget(names, count)
         forget(lists, read)

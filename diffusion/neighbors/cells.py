@@ -85,6 +85,12 @@ class Cells(NamedTuple):
         arrays = vectors, ids, starts, stops, centroids, groups, means
         return cls(*map(read_only, arrays))
 
+    def places(self) -> NDArray[np.int64]:
+        """Return the rows of `vectors` that are in cells, and not in the gaps between them."""
+        sizes = self.stops - self.starts
+        first = np.cumsum(sizes) - sizes
+        return np.arange(int(sizes.sum())) + np.repeat(self.starts - first, sizes)
+
     def packed(self) -> Cells:
         """Return the cells without gaps."""
         offsets, vectors, ids = packed(self.starts, self.stops, self.vectors, self.ids)
@@ -96,17 +102,26 @@ class Cells(NamedTuple):
         return _nearest_cells(self.centroids, self.groups, self.means, queries, count, metric)
 
     def search(
-        self, queries: NDArray[np.float32], k: int, probes: int, metric: str
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        probes: int,
+        metric: str,
+        own: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Find the k nearest vectors of each query in the `probes` cells nearest to it."""
+        """Find the k nearest vectors of each query in the `probes` cells nearest to it.
+
+        The vector whose id is that of `own` (m,) for a query is left out.
+        """
+        if own is None:
+            own = np.full(len(queries), -1, np.int32)
         scores = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int32)
         for start in range(0, len(queries), CHUNK):
             part = slice(start, start + CHUNK)
             cells = self.probe(queries[part], probes, metric)
             by_cell = np.argsort(cells[:, 0], kind="stable").astype(np.int32)
-            nobody = np.full(len(by_cell), -1, np.int32)
-            asked = _asked(queries[part][by_cell], nobody, by_cell, cells[by_cell])
+            asked = _asked(queries[part][by_cell], own[part][by_cell], by_cell, cells[by_cell])
             _search(asked, self._level(), metric, scores[part], ids[part])
         return scores, ids
 
@@ -232,7 +247,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     top = sample[: max(1, int(count**0.5))].copy()
     few = sample[: 256 * len(top)]
     whole = np.array([0, len(few)])
-    with _one_blas_thread():
+    with one_blas_thread():
         k_means(few, whole, top, np.array([0, len(top)]), _ITERATIONS)
     group = _nearest_of(sample, top)
     sizes = np.bincount(group, minlength=len(top))
@@ -244,7 +259,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     centroids = sample[member]
     for part in row_blocks(len(top), "ivf k-means", show=progress, size=_TOGETHER, unit="group"):
         own = slice(part.start, part.stop + 1)
-        with _one_blas_thread():
+        with one_blas_thread():
             k_means(sample, ends[own], centroids, shares[own], _ITERATIONS)
     return centroids
 
@@ -263,7 +278,7 @@ def _group_of(centroids: NDArray[np.float32]) -> NDArray[np.int32]:
     count = len(centroids)
     points = np.random.default_rng(0).permutation(centroids)
     means = points[: max(1, int(count**0.5))].copy()
-    with _one_blas_thread():
+    with one_blas_thread():
         k_means(points, np.array([0, count]), means, np.array([0, len(means)]), _ITERATIONS)
     return _nearest_of(centroids, means)
 
@@ -341,9 +356,13 @@ def _asked(queries: Any, own: Any, rows: Any, cells: Any) -> Asked:
 
 
 def _search(asked: Asked, level: Level, metric: str, scores: Any, ids: Any) -> None:
-    highest = 1.0 if metric == "cosine" else np.inf
-    with _one_blas_thread():
-        search_cells(asked, level, metric == "euclidean", highest, scores, ids)
+    with one_blas_thread():
+        search_cells(asked, level, metric == "euclidean", highest_score(metric), scores, ids)
+
+
+def highest_score(metric: str) -> float:
+    """Return what scores are cut to, which rounding could make larger."""
+    return 1.0 if metric == "cosine" else np.inf
 
 
 # --- BLAS -----------------------------------------------------------------------------------------
@@ -379,7 +398,7 @@ def _blas() -> list[Any]:
 
 
 @contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """Let BLAS use one thread for each thread of ours; several threads may be in here at once."""
     with _limited.lock:
         if not _limited.running:

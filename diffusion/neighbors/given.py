@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..change import Change
 from ..errors import DiffusionError
 from ..validation import as_lists
-from .index import SearchIndex
+from .index import NeighborIndex, SearchIndex
 from .methods import Given
 
 # Items whose listed scores are compared with the vectors, and the error, relative to the squared
@@ -59,17 +59,13 @@ class GivenIndex(SearchIndex):
         """Return nothing: the index is not stored."""
         return {}
 
-    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Raise an error: the vectors are not stored."""
-        raise _unchangeable()
-
     def changed(
         self,
         change: Change,
         vectors: NDArray[np.float32] | None = None,
         *,
         progress: bool = False,
-    ) -> SearchIndex:
+    ) -> NeighborIndex:
         """Raise an error: only the caller can change the index."""
         raise _unchangeable()
 

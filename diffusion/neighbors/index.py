@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..change import Change
 from ..kernels.lists import copy_without_self
+from ..kernels.neighbors import Held, Near, score_others
 from ..storage.contents import (
     COMPUTED,
     Array,
@@ -25,6 +26,7 @@ from ..storage.contents import (
     Contents,
     Layout,
     Offsets,
+    Ragged,
     Stops,
     finite,
     with_rows,
@@ -36,11 +38,9 @@ from .auto import tuned
 from .cells import Cells
 from .methods import HNSW, IVF, Auto, Method, NNDescent, search_all
 from .progress import row_blocks
+from .reverse import every_item, items_found
 
 Lists = tuple[NDArray[np.float32], NDArray[Any]]
-
-# Gathered vectors held at a time, in values: 64 MiB of float32.
-_GATHER_VALUES = 1 << 24
 
 # Entries of the lists of queries searched together.
 _LISTED_VALUES = 1 << 23
@@ -52,6 +52,12 @@ _LARGEST_UNIT, _LARGEST = 1 + 1e-3, 1e19
 # What is stored of the cells of an inverted file beside the vectors, which are sorted by cell. An
 # earlier version stored vectors in the order of their ids, and the cell of each.
 _STORED = ("ids", "starts", "stops", "centroids", "groups")
+
+# Gathered vectors held at a time, in values: 64 MiB of float32.
+_GATHER_VALUES = 1 << 24
+
+# The factor by which lists are made longer until they have enough of what a filter allows.
+_MORE = 4
 
 # The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
@@ -82,6 +88,8 @@ class SearchIndex(ABC):
     center: NDArray[np.float64] | None = None
     recall: float | None = None
     contents: Contents = COMPUTED
+    #: Which of the arrays that are stored hold rows of any length, if they are stored.
+    rows: ClassVar[tuple[Ragged, ...]] = ()
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -163,17 +171,13 @@ class SearchIndex(ABC):
         return best_scores, best_ids
 
     @abstractmethod
-    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the vectors (m, d) of some items."""
-
-    @abstractmethod
     def changed(
         self,
         change: Change,
         vectors: NDArray[np.float32] | None = None,
         *,
         progress: bool = False,
-    ) -> SearchIndex:
+    ) -> NeighborIndex:
         """Return an index of the collection after a change; this one stays as it is.
 
         Parameters
@@ -190,11 +194,42 @@ class SearchIndex(ABC):
             If it is an index of the caller.
         """
 
+    def among(
+        self, queries: NDArray[np.float32], allowed: NDArray[np.uint8], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the k nearest of the items that a filter allows, by exact search if possible.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (m, d), float32
+            As `validation.as_vectors` returns them.
+        allowed : ndarray, shape (n,), uint8
+            Not 0 for the items that are allowed, of which there are at least k.
+        k : int >= 1
+
+        Returns
+        -------
+        scores : ndarray, shape (m, k), float32
+            In descending order, padded with -inf.
+        ids : ndarray, shape (m, k), int64
+            Equal scores are ordered by ascending id. Padded with -1.
+        """
+        width = k
+        while True:
+            width = min(_MORE * width, self.size)
+            scores, ids = self.search(queries, width)
+            ids = np.where((ids >= 0) & (allowed[ids] != 0), ids, -1)
+            if width == self.size or (np.count_nonzero(ids >= 0, axis=1) >= k).all():
+                out = np.empty((len(ids), k), np.float32), np.empty((len(ids), k), np.int64)
+                copy_without_self(scores, ids, -len(ids), *out)
+                return out
+
     def neighbors_of(
         self,
         vectors: NDArray[np.float32],
         k: int,
         *,
+        scored: bool = False,
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -205,12 +240,16 @@ class SearchIndex(ABC):
         vectors : ndarray, shape (n, d), float32
             Those of the collection, in the order of the ids.
         k : int >= 1
+        scored : bool, default False
+            Compute the scores of listed items from the vectors, so that a pair has one score,
+            wherever it is found.
         progress : bool, default False
         checkpoint : path-like, optional
         """
         width = min(k + 1, self.size)
         scores, ids, kept = self._lists(vectors, k, checkpoint)
-        self._search_blocks(vectors, width, 0, (scores, ids), progress, kept)
+        against = vectors if scored else None
+        self._search_blocks(vectors, width, 0, (scores, ids), progress, kept, against)
         return scores, ids
 
     def _lists(
@@ -235,8 +274,12 @@ class SearchIndex(ABC):
         out: Lists,
         progress: bool,
         checkpoint: ListsCheckpoint | None = None,
+        against: NDArray[np.float32] | None = None,
     ) -> None:
-        """Search block by block; write lists without the item itself, which is first + row."""
+        """Search block by block; write lists without the item itself, which is first + row.
+
+        Scores are computed from the vectors of the collection if these are given as `against`.
+        """
         begin = 0 if checkpoint is None else checkpoint.rows
         label, size = f"{self.method.name} search", None
         if isinstance(self.method, IVF):
@@ -244,9 +287,26 @@ class SearchIndex(ABC):
             size = max(cells.BLOCK, min(cells.CHUNK, _LISTED_VALUES // width))
         for part in row_blocks(len(queries), label, show=progress, begin=begin, size=size):
             found = self._search_block(queries[part], width)
-            copy_without_self(*found, first + part.start, out[0][part], out[1][part])
+            written = out[0][part], out[1][part]
+            if against is None:
+                copy_without_self(*found, first + part.start, *written)
+            else:
+                own = np.arange(first + part.start, first + part.stop)
+                self._score(queries[part], own, against, found[1], written)
             if checkpoint is not None:
                 checkpoint.done(part.stop)
+
+    def _score(
+        self,
+        queries: NDArray[np.float32],
+        own: NDArray[np.integer],
+        vectors: NDArray[np.float32],
+        ids: NDArray[Any],
+        out: Lists,
+    ) -> None:
+        """Score the items listed for some others, as with cells, and write the best of each."""
+        highest = cells.highest_score(self.metric)
+        score_others(queries, own, vectors, ids, self.metric == "euclidean", highest, *out)
 
 
 class NeighborIndex(SearchIndex):
@@ -274,6 +334,8 @@ class NeighborIndex(SearchIndex):
     -----
     With IVF the vectors are kept sorted by cell, with HNSW inside the faiss index.
     """
+
+    rows = (Ragged("ivf_starts", "ivf_stops", ("vectors", "ivf_ids")),)
 
     def __init__(
         self,
@@ -417,18 +479,61 @@ class NeighborIndex(SearchIndex):
         vectors, width = self._own_vectors(), min(k + 1, self.size)
         # For so few items nearest-neighbour descent has no advantage over exact search.
         if isinstance(self.method, NNDescent) and self.size > 4 * width:
+            with tqdm(total=1, desc="nndescent", disable=not progress) as bar:
+                ids = self.method.descend(vectors, width)
+                bar.update()
             out = np.empty((self.size, k), np.float32), np.empty((self.size, k), np.int32)
-            self._descend(vectors, width, out, progress)
+            self._score(vectors, np.arange(self.size), vectors, ids, out)
             return out
-        return self.neighbors_of(vectors, k, progress=progress, checkpoint=checkpoint)
+        return self.neighbors_of(vectors, k, scored=True, progress=progress, checkpoint=checkpoint)
+
+    def neighbors_at(
+        self, rows: NDArray[np.integer], k: int, *, progress: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """List the k nearest other items of some items, as `neighbors` does of all.
+
+        Those of nearest-neighbour descent are found by exact search.
+        """
+        self.contents.check()
+        if isinstance(self.method, IVF):
+            return self._cells.search(
+                self.vectors_of(rows), k, self.method.nprobe, self.metric, rows.astype(np.int32)
+            )
+        vectors = self._own_vectors()
+        if not isinstance(self.method, HNSW):
+            return cells.nearest_others(vectors, rows, self.metric, k, progress)
+        queries, width = vectors[rows], min(k + 1, self.size)
+        found = [
+            self._search_block(queries[part], width)[1]
+            for part in row_blocks(len(rows), "hnsw search", show=progress)
+        ]
+        out = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int32)
+        self._score(queries, rows, vectors, np.concatenate(found), out)
+        return out
+
+    def compared(self, rows: NDArray[np.integer]) -> tuple[Held, Near]:
+        """Return the items whose lists some others may enter, and which of these each is near to.
+
+        With an exact method, all items are compared with all others. With cells, items are those
+        of the cells near to the others, and with HNSW those that a search for the others finds.
+        """
+        self.contents.check()
+        if isinstance(self.method, IVF):
+            held = self._cells.packed()
+            return every_item(held.vectors, held.ids, len(rows))
+        vectors = self._own_vectors()
+        if not isinstance(self.method, HNSW):
+            return every_item(vectors, np.arange(self.size, dtype=np.int32), len(rows))
+        width = min(self.method.ef_search, self.size)
+        return items_found(vectors, self._search_block(vectors[rows], width)[1])
 
     def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the vectors (m, d) of some items."""
         self.contents.check()
         if isinstance(self.method, IVF):
-            place = np.empty(self.size, np.int32)
-            place[self._cells.ids] = np.arange(self.size, dtype=np.int32)
-            return self._cells.vectors[place[rows]]
+            held, place = self._cells.packed(), np.empty(self.size, np.int32)
+            place[held.ids] = np.arange(self.size, dtype=np.int32)
+            return held.vectors[place[rows]]
         return self._own_vectors()[rows]
 
     def changed(
@@ -438,13 +543,26 @@ class NeighborIndex(SearchIndex):
         *,
         progress: bool = False,
     ) -> NeighborIndex:
-        """Return an index of the collection after a change, as `SearchIndex.changed` does."""
-        before = self.vectors_of(np.arange(self.size))
-        after = change.rows_of(before, vectors)
-        index = NeighborIndex(
-            after, self.metric, self.method, center=self.center, progress=progress
-        )
+        """Return an index of the collection after a change, as `SearchIndex.changed` does.
+
+        Added vectors are entered into the graph of HNSW; after a removal it is built again.
+        """
+        self.contents.check()
+        if isinstance(self.method, HNSW) and vectors is not None and not len(change.removed):
+            index = self._like(change.after)
+            index._faiss = self.method.extended(self._faiss, vectors, progress=progress)
+            return index
+        after = change.rows_of(self.vectors_of(np.arange(self.size)), vectors)
+        index = NeighborIndex(after, self.metric, self.method, center=self.center)
         index.recall = self.recall
+        return index
+
+    def _like(self, size: int) -> NeighborIndex:
+        """Return an index of another collection with the same settings, which has no arrays yet."""
+        index = NeighborIndex.__new__(NeighborIndex)
+        index.metric, index.method, index.center = self.metric, self.method, self.center
+        index.size, index.dimension, index.recall = size, self.dimension, self.recall
+        index._stored, index.vectors = {}, None
         return index
 
     def _own_vectors(self) -> NDArray[np.float32]:
@@ -481,6 +599,40 @@ class NeighborIndex(SearchIndex):
         sorted_ = isinstance(self.method, IVF)
         return f"{self.method} {fingerprint(self._cells.ids)}" if sorted_ else str(self.method)
 
+    def among(
+        self, queries: NDArray[np.float32], allowed: NDArray[np.uint8], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Compare queries with the vectors of all items that a filter allows."""
+        self.contents.check()
+        sorted_ = isinstance(self.method, IVF)
+        if sorted_:
+            places = self._cells.places()
+            places = places[allowed[self._cells.ids[places]] != 0]
+        else:
+            places = np.flatnonzero(allowed)
+        rows = max(1, _GATHER_VALUES // self.dimension)
+        scores = np.empty((len(queries), 0), np.float32)
+        ids = np.empty((len(queries), 0), np.int64)
+        for start in range(0, len(places), rows):
+            part = places[start : start + rows]
+            found, near = search_all(self._at(part), queries, min(k, len(part)), self.metric)
+            scores = np.concatenate([scores, self._similarities(found)], axis=1)
+            items = self._cells.ids[part] if sorted_ else part
+            ids = np.concatenate([ids, items[near]], axis=1)
+            order = np.lexsort((ids, -scores), axis=1)[:, :k]
+            scores = np.take_along_axis(scores, order, axis=1)
+            ids = np.take_along_axis(ids, order, axis=1)
+        return scores, ids
+
+    def _at(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors at some places of their order in storage."""
+        if isinstance(self.method, IVF):
+            return self._cells.vectors[places]
+        if self.vectors is not None:
+            return self.vectors[places]
+        vectors: NDArray[np.float32] = self._faiss.reconstruct_batch(places)
+        return vectors
+
     def _search_block(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -492,34 +644,15 @@ class NeighborIndex(SearchIndex):
             assert isinstance(self.method, HNSW)
             self.method.set_effort(self._faiss, k)
             scores, ids = self._faiss.search(queries, k)
+        return self._similarities(scores), ids
+
+    def _similarities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn the distances or products of faiss into similarities, in place."""
         if self.metric == "euclidean":
             np.negative(scores, out=scores)
         elif self.metric == "cosine":
             np.minimum(scores, np.float32(1), out=scores)
-        return scores, ids
-
-    def _descend(
-        self, vectors: NDArray[np.float32], width: int, out: Lists, progress: bool
-    ) -> None:
-        """Write lists found by pynndescent, with scores computed from the vectors."""
-        assert isinstance(self.method, NNDescent)
-        with tqdm(total=1, desc="nndescent", disable=not progress) as bar:
-            ids = self.method.descend(vectors, width)
-            bar.update()
-        rows = max(1, _GATHER_VALUES // (width * self.dimension))
-        for start in range(0, self.size, rows):
-            part = slice(start, start + rows)
-            listed = ids[part].astype(np.int64)
-            scores = _scores_of(vectors[part], vectors[listed], self.metric)
-            scores[listed < 0] = -np.inf
-            by_score = np.argsort(-scores, axis=1, kind="stable")
-            copy_without_self(
-                np.take_along_axis(scores, by_score, axis=1),
-                np.take_along_axis(listed, by_score, axis=1),
-                start,
-                out[0][part],
-                out[1][part],
-            )
+        return scores
 
 
 def _layout_of_cells(arrays: Arrays, n: int, d: int, vectors: Layout) -> Layout:
@@ -537,16 +670,6 @@ def _layout_of_cells(arrays: Arrays, n: int, d: int, vectors: Layout) -> Layout:
         "ivf_ids": Array(np.int32, ("places",), Between(0, n - 1), rows=rows),
         "ivf_groups": Array(np.int64, ("groups",), Offsets("ivf_centroids")),
     }
-
-
-def _scores_of(
-    own: NDArray[np.float32], others: NDArray[np.float32], metric: str
-) -> NDArray[np.float32]:
-    """Score each vector (m, d) against `others` (m, w, d), which is overwritten."""
-    if metric == "euclidean":
-        others -= own[:, None]
-        return -np.einsum("iad,iad->ia", others, others)
-    return np.minimum(np.einsum("iad,id->ia", others, own), np.float32(1))
 
 
 def _tied(scores: NDArray[np.float32], ids: NDArray[np.int64], depth: int) -> NDArray[np.bool_]:

@@ -132,6 +132,15 @@ class HNSW:
             index.add(vectors[block])
         return index
 
+    def extended(self, index: Any, vectors: NDArray[np.float32], *, progress: bool) -> Any:
+        """Return a copy of a faiss index to which vectors (m, d) have been added."""
+        import faiss
+
+        index = faiss.clone_index(index)
+        for block in row_blocks(len(vectors), "hnsw build", show=progress):
+            index.add(vectors[block])
+        return index
+
     def new_index(self, d: int, measure: int) -> Any:
         """Return an empty faiss index for vectors of dimension d and faiss's metric `measure`."""
         import faiss

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusion import Reranker
 from diffusion.cli import command
@@ -72,6 +72,11 @@ def add_verbs(verbs: command.Verbs) -> None:
         dest="folder",
         metavar="FOLDER",
         help="folder of the indexed photos, if it was moved",
+    )
+    search.add_argument(
+        "--page",
+        metavar="FILE.html",
+        help="write a page of the results before and after diffusion, with the chains of photos",
     )
     add_stored_network(search)
     search.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
@@ -174,11 +179,18 @@ def _search(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_suffix(options.output)
         check_output("-o", options.output)
+    check_output("--page", options.page)
+    if options.folder is not None and not os.path.isdir(options.folder):
+        raise DiffusionError(
+            f"--photos: expected the folder of the photos that were indexed, got {options.folder!r}"
+        )
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
     queries = describe_queries(
         state, options.photos, weights=options.weights, allow_download=options.allow_download
     )
+    if options.page is not None:
+        _write_page(options, state, ranker, queries)
     _say_outdated(options, state)
     scores, ids = ranker.search(queries, options.k)
     results = PhotoResults(options.photos, scores, photo_names(state, ids))
@@ -199,3 +211,31 @@ def _say_outdated(options: argparse.Namespace, state: IndexState) -> None:
             f"{options.index} is older than {found.folder}: {found}; update it: features index "
             f"{shlex.quote(found.folder)} {shlex.quote(options.index)}",
         )
+
+
+def _write_page(
+    options: argparse.Namespace, state: IndexState, ranker: Reranker, queries: Any
+) -> None:
+    from ..index.page import write_search_page
+    from ..index.photos import image_names, photo_path
+
+    # In indexes that an earlier version of this library wrote, ids are row numbers.
+    names = dict(enumerate(image_names(state)))
+
+    def path_of(name: str) -> str:
+        try:
+            return os.fspath(photo_path(state, name, options.folder))
+        except DiffusionError:
+            return ""  # the page shows an empty frame
+
+    missing = write_search_page(
+        options.page,
+        ranker,
+        options.photos,
+        queries,
+        lambda item: names.get(item, str(item)),
+        path_of,
+        options.k,
+    )
+    if missing:
+        command.say("features", f"{len(missing)} photos cannot be read, such as {missing[0]}")

@@ -65,6 +65,7 @@ class TensorContext:
         places: NDArray[Any],
         encodings: Encodings,
         holders: Holders,
+        ages: NDArray[np.int32],
         out_ids: NDArray[np.int32],
         out_overlaps: NDArray[np.uint16],
     ) -> None:
