@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,6 @@ from .kernels.matrix import SparseRows
 from .scoring.fusion import Shares, value_of
 from .solvers import Solver
 from .transfer import RegularizedLaplacian
-
-IdsOf: TypeAlias = Callable[[list[int]], list[Hashable]]
 
 # The factor by which lists and solves that do not reach an item are made longer.
 _MORE = 8
@@ -140,19 +138,15 @@ class Explanation:
         return asdict(self) | {"shares": self.shares._asdict()}
 
     def __repr__(self) -> str:
-        moved = f"rank {_rank(self.first_rank)} -> {_rank(self.rank)}"
+        first, rank = (r if r is not None else "none" for r in (self.first_rank, self.rank))
+        moved = f"rank {first} -> {rank}"
         return f"Explanation({self.id!r}, {moved}, {len(self.chains)} chains)"
 
     def __str__(self) -> str:
-        first = _rank(self.first_rank)
-        if self.first_score is not None:
-            first += f" with {self.first_score:.4g}"
-        after = _rank(self.rank)
-        if self.score is not None:
-            after += f" with {self.score:.4g}"
         lines = [
             f"Item {self.id}, of {self.n_items}.",
-            f"First stage: rank {first}. After diffusion: rank {after}.",
+            f"First stage: {_place(self.first_rank, self.first_score)} "
+            f"After diffusion: {_place(self.rank, self.score)}",
             self._of_score(),
         ]
         if self.chains:
@@ -173,7 +167,7 @@ class Explanation:
         if any(self.shares):
             return f"Score: {parts}. Diffusion does not reach it: {why}."
         if self.rank is None:
-            return f"Diffusion does not reach it: {why}. The first stage does not list it."
+            return f"Diffusion does not reach it: {why}."
         return f"Diffusion does not reach it: {why}. It follows by its first-stage score."
 
     def _parts(self) -> list[str]:
@@ -188,8 +182,8 @@ class Explanation:
         return [f"{share:6.2f} %  {name}" for name, share in shares if abs(share) >= 0.005]
 
 
-def _rank(rank: int | None) -> str:
-    return "none" if rank is None else str(rank)
+def _place(rank: int | None, score: float | None) -> str:
+    return "not listed." if rank is None else f"rank {rank} with {score:.4g}."
 
 
 def _in_words(chain: Chain) -> str:
@@ -244,7 +238,7 @@ class FirstStage(NamedTuple):
         if not (isinstance(hits, tuple | list) and len(hits) == 2):
             raise DiffusionError(f"hits: expected a pair of scores and ids, got {hits!r:.40}")
         metric, depth = fitted.parameters["metric"], fitted.depth(query_k)
-        scores, ids, _, _ = first_stage_of(*hits, fitted.items, metric)
+        scores, ids = first_stage_of(*hits, fitted.items, metric).known
         _check_single((scores, ids), "hits")
         return cls((scores, ids), (scores[:, :depth], ids[:, :depth]))
 
@@ -264,20 +258,19 @@ class Explainer:
     k : int >= 1
         Length of the ranking, which is made longer for an item that is not in it.
     query_k : int >= 1
-    ids_of : callable
-        Returns the ids of items, given by their rows.
     """
 
-    def __init__(
-        self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int, ids_of: IdsOf
-    ) -> None:
-        self._fitted, self._first, self._k, self._ids_of = fitted, first, k, ids_of
+    def __init__(self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int) -> None:
+        self._fitted, self._first, self._k = fitted, first, k
         self._wide = first.lists
         self._answers: dict[int, _Answer] = {}
         self._observation = fitted.affinity.observe(*first.observed, query_k)
         transfer = fitted.parameters["transfer"]
         known = transfer is not None and transfer["name"] == RegularizedLaplacian.name
         self._alpha: float | None = float(transfer["alpha"]) if known else None
+
+    def _ids_of(self, rows: Any) -> list[Hashable]:
+        return self._fitted.items.of_rows(np.asarray(rows, np.int64)).tolist()
 
     def explain(self, row: int, n_chains: int) -> Explanation:
         """Explain the place of an item."""
@@ -334,7 +327,8 @@ class Explainer:
             answer = self._answer(depth)
             rank = _rank_of(row, answer.scores, listed)
             least = n if rank is None else rank
-            if least <= depth or answer.solver.for_depth(least) is answer.solver:
+            enough = least <= depth or depth >= n
+            if enough or answer.solver.for_depth(least) is answer.solver:
                 return answer, rank, max(depth, least)
             depth = min(n, _MORE * depth)
 
@@ -361,7 +355,7 @@ class Explainer:
         values[known] = x.values[place[known]]
         amounts = self._alpha * weights.astype(float) * values
         order = np.argsort(-amounts, kind="stable")
-        ids = self._ids_of(neighbors[order].tolist())
+        ids = self._ids_of(neighbors[order])
         parts = zip(ids, weights[order].tolist(), amounts[order].tolist(), strict=True)
         own = (1.0 - self._alpha) * value_of(self._observation.y, row)
         return own, tuple(Flow(*part) for part in parts)

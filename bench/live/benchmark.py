@@ -243,7 +243,7 @@ def recall(ranker: Reranker, sampled: int) -> float:
     """Return the share of the exact neighbours of sampled items that are in their lists."""
     fitted = ranker.fitted()
     lists = fitted.affinity.neighbor_lists()
-    assert fitted.index is not None
+    assert isinstance(fitted.index, NeighborIndex)
     assert lists is not None
     n, k = lists[1].shape
     rows = np.random.default_rng(3).choice(n, min(n, sampled), replace=False)

@@ -28,6 +28,7 @@ from ..storage.contents import (
     Contents,
     Places,
     Promise,
+    Ragged,
     Stops,
     with_rows,
 )
@@ -122,6 +123,7 @@ class Context(Affinity):
     )
 
     name: ClassVar[str] = "context"
+    rows: ClassVar[tuple[Ragged, ...]] = (Ragged("starts", "stops", ("holders", "holders_high")),)
 
     def __post_init__(self) -> None:
         try:

@@ -85,7 +85,7 @@ def strongest_paths(
         graph.position[observed[0][begin]].astype(np.int64), -np.log(observed[1][begin])
     )
     target = int(graph.position[node])
-    most = min(most, 1 + int(graph.indptr[target + 1] - graph.indptr[target]))
+    most = min(most, 1 + int(graph.stops[target] - graph.starts[target]))
     arrivals = kernels.Arrivals(np.empty(most, np.int64), np.empty(most))
     before = np.empty(graph.n_nodes, np.int32)
     count = kernels.cheapest_paths(

@@ -36,9 +36,13 @@ from ..storage.contents import (
     Contents,
     InverseOf,
     Layout,
+    Ragged,
     Stops,
     ZeroOrBetween,
 )
+
+# The arrays that hold the rows of W.
+GRAPH_ROWS = Ragged("starts", "stops", ("indices", "weights"))
 
 
 def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:

@@ -56,6 +56,9 @@ _NOT_A_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NOT_WAITING = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
+# Bytes that are read at a time to compute a checksum.
+_HASHED = 1 << 20
+
 # The arrays of an .npz file may take this many times its size, or this many bytes.
 _INFLATED, _SMALL = 100, 1 << 26
 
@@ -424,6 +427,16 @@ def digest_of(stream: io.BufferedReader) -> str:
     """Return the SHA-256 of a stream from its beginning, in hexadecimal."""
     stream.seek(0)
     return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_between(stream: io.BufferedReader, begin: int, end: int) -> str:
+    """Return the SHA-256 of the bytes of a stream between two places, in hexadecimal."""
+    stream.seek(begin)
+    digest = hashlib.sha256()
+    while begin < end and (block := stream.read(min(_HASHED, end - begin))):
+        digest.update(block)
+        begin += len(block)
+    return digest.hexdigest()
 
 
 def fingerprint(value: Any) -> str:

@@ -187,9 +187,9 @@ def _section(
     """Search for a query, and explain what the page shows of its results."""
     fitted, query_k, shown = ranker.fitted(), int(ranker.query_k), min(k, _SHOWN)
     first = FirstStage.of_query(fitted, vector, k, query_k)
-    explainer = Explainer(fitted, first, k=k, query_k=query_k, ids_of=list)
+    explainer = Explainer(fitted, first, k=k, query_k=query_k)
     before = first.lists[1][0, :shown]
-    after = ranker.search(vector, k)[1][:shown]
+    after = fitted.items.rows_of(ranker.search(vector, k)[1][:shown], "ids")
     explained = {
         int(item): explainer.explain(int(item), n_chains=1)
         for item in np.union1d(before, after)
