@@ -102,8 +102,8 @@ def run(
         f"**Time of a round**: {title}",
         ("what changes", "step", *COLUMNS, "% of a fit", "% beyond the search"),
         notes=[
-            "The times of updates are medians over the rounds. Percentages are of the faster one of "
-            "the fit and the rebuild."
+            "The times of updates are medians over the rounds. Percentages are of the faster one "
+            "of the fit and the rebuild."
         ],
     )
     answers = Table(
