@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import diffusion
 from diffusion import DiffusionError, storage
 from diffusion.storage import deltas
 from tests.support.disk import CRASHES, DELETING, READING, Crash, Disk, operations
@@ -418,3 +419,35 @@ def test_damaged_places_of_stored_rows_are_not_followed(states):
     save(path, after)
     loaded = storage.load(path, FORMAT).arrays
     assert rows_of(loaded) == rows_of(after)
+
+
+# --- indexes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neighbors", ["exact", diffusion.IVF(nlist=4, nprobe=4)], ids=repr)
+def test_an_index_that_changed_is_saved_in_part(tmp_path, neighbors, monkeypatch):
+    monkeypatch.setattr(deltas, "SHARE", 1)  # most of so few rows change
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((90, 8))
+    ranker = diffusion.Reranker(k=6, neighbors=neighbors).fit(X[:80])
+    ranker.save(tmp_path / "index")
+    reader, before = diffusion.load(tmp_path / "index"), ranker.search(X)
+    ranker.add(X[80:])
+    ranker.remove([3, 40, 77])
+    ranker.save(tmp_path / "index")
+    stored = entries(tmp_path / "index").values()
+    assert any({"appended", "patch"} & entry.keys() for entry in stored)
+    loaded = diffusion.load(tmp_path / "index", verify=True)
+    for own, other in zip(loaded.search(X), ranker.search(X), strict=True):
+        np.testing.assert_array_equal(own, other)
+    for own, other in zip(reader.search(X), before, strict=True):
+        np.testing.assert_array_equal(own, other)
+    # What was loaded is saved again as it is, and as a whole elsewhere.
+    size = sizes(tmp_path / "index")
+    loaded.save(tmp_path / "index")
+    assert sizes(tmp_path / "index") == size
+    loaded.save(tmp_path / "copy")
+    copy = diffusion.load(tmp_path / "copy", verify=True)
+    assert not any("appended" in entry for entry in entries(tmp_path / "copy").values())
+    for own, other in zip(copy.search(X), ranker.search(X), strict=True):
+        np.testing.assert_array_equal(own, other)
