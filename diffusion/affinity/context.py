@@ -581,7 +581,7 @@ def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     if levels.shape[1] == k:
         return levels
     both = np.stack([levels & 15, levels >> 4], axis=2)
-    return both.reshape(len(levels), -1)[:, :k]
+    return both.reshape(len(levels), 2 * levels.shape[1])[:, :k]
 
 
 def _high_type(n: int) -> type[np.unsignedinteger[Any]]:
