@@ -32,7 +32,7 @@ _PART = 1 << 16
 _OFFERED = 1 << 22
 
 # An update that encodes a larger share of the items than this computes everything.
-_MOST_CHANGED = 0.5
+_MOST_CHANGED = 0.75
 
 # Number of similarities computed at a time: 256 MiB.
 _BATCH_ENTRIES = 1 << 25
@@ -240,8 +240,8 @@ class Context(Affinity):
         computed again if an item that it may hold has moved. The overlaps of these items with all
         others are merged into the lists of the others; a list that loses more items than it
         receives is computed again. Edges are weighed again where places in these lists have
-        changed. All else is copied. If more than half of the items are to be encoded again,
-        everything is computed. An update runs on the CPU.
+        changed. All else is copied. If more than three quarters of the items are to be encoded
+        again, everything is computed. An update runs on the CPU.
 
         Parameters and shapes are those of `Affinity.changed`.
         """
