@@ -16,11 +16,15 @@ from ..change import Change
 from ..kernels.cells import Level
 from ..kernels.matrix import read_only
 from ..kernels.neighbors import Near
-from .cells import Cells, assigned
+from .cells import UNEVEN, Cells, assigned
 
 # Places for each vector at most; with more, cells are put next to each other again, each with room
 # for an eighth of its size.
 _MOST_PLACES, _ROOM = 1.5, 8
+
+# Cells are made again if their number is off by more than this factor: for the default number of
+# cells of a large collection, if it has doubled or halved.
+_OFF = 2**0.5
 
 # Cells near to a cell whose items are compared with an added vector, as a multiple of the cells
 # that a query searches.
@@ -45,6 +49,14 @@ def changed_cells(cells: Cells, change: Change, vectors: NDArray[np.float32] | N
     if len(cells.vectors) > _MOST_PLACES * change.after + len(cells.starts):
         cells = _moved(cells, np.zeros(len(cells.starts), np.int64))
     return Cells(*map(read_only, cells))
+
+
+def fits(cells: Cells, wanted: int) -> bool:
+    """Return whether there are about as many cells as wanted, and none is very large."""
+    count, sizes = len(cells.starts), cells.stops - cells.starts
+    if not count / _OFF <= wanted <= count * _OFF:
+        return False
+    return bool(sizes.max() <= 2 * UNEVEN * max(1, -(-int(sizes.sum()) // count)))
 
 
 def places_of(cells: Cells, n: int) -> NDArray[np.int64]:
