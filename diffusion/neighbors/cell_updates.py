@@ -28,13 +28,13 @@ _OFF = 2**0.5
 
 # Cells near to a cell whose items are compared with an added vector, as a multiple of the cells
 # that a query searches.
-_WIDER = 3
+_WIDER = 4
 
 
 def changed_cells(cells: Cells, change: Change, vectors: NDArray[np.float32] | None) -> Cells:
     """Return cells after a change; the arrays of the given ones are not modified.
 
-    Added vectors (m, d) go to the cells with the nearest centroids.
+    Added vectors (m, d) go to the cells with the nearest centroids, which follow them.
     """
     cells = cells._replace(
         vectors=np.array(cells.vectors),
@@ -112,7 +112,14 @@ def _add(cells: Cells, rows: NDArray[np.int64], vectors: NDArray[np.float32]) ->
     places = _ranges(cells.stops, cells.stops + counts)
     cells.vectors[places], cells.ids[places] = vectors[order], rows[order]
     cells.stops[:] += counts
-    return cells
+    # A centroid follows the vectors of its cell, as in k-means with small batches (Sculley, WWW
+    # 2010): otherwise, where the collection moves to new regions, cells there would be found less
+    # often than those of a new index.
+    steps = np.zeros(cells.centroids.shape)
+    np.add.at(steps, own, vectors - cells.centroids[own])
+    sizes = np.maximum(1, cells.stops - cells.starts)
+    centroids = (cells.centroids + steps / sizes[:, None]).astype(np.float32)
+    return Cells.of(*cells[:4], centroids, cells.groups)
 
 
 def _with_room(cells: Cells, counts: NDArray[np.int64]) -> Cells:
