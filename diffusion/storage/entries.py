@@ -149,7 +149,8 @@ def packed_patch(rows: NDArray[np.int64], content: NDArray[Any]) -> NDArray[np.u
 def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the rows of an array as their bytes (n, bytes)."""
     rows = np.ascontiguousarray(array)
-    return rows.reshape(len(rows), -1).view(np.uint8)
+    width = math.prod(rows.shape[1:]) * rows.itemsize
+    return rows.reshape(-1).view(np.uint8).reshape(len(rows), width)
 
 
 def _open(path: Path, entry: Entry, verify: bool, shape: tuple[int, ...] | None) -> NDArray[Any]:

@@ -8,12 +8,14 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 import diffusion
 from diffusion import RegionalReranker, Reranker
 from diffusion.index_state import IndexState, open_state, save_state
+from diffusion.storage import deltas
 from features.description.descriptors import stored_whitening
 from features.index.photos import image_names, photo_names
 from features.index.results import PhotoResults, write_lines
@@ -42,6 +44,8 @@ from .workers import Outcome
 FINE = "right"
 MANIFEST = "manifest.json"
 ARRAYS = "arrays-00000000"
+# An array of every index that has vectors, which a change does not write anew.
+LASTING = "vectors.npy"
 N, D = 70, 6
 K = 12
 
@@ -80,7 +84,9 @@ RERANKERS: dict[str, dict[str, Any]] = {
     "hnsw": {"affinity": "cosine", "neighbors": "hnsw"},
 }
 LISTS, REGIONS, PHOTOS = "neighbor lists", "regions", "photos"
-TARGETS = (*RERANKERS, LISTS, REGIONS, PHOTOS)
+# Indexes that were changed and saved again.
+CHANGED = {"changed context": "context", "changed ivf": "ivf", "changed columns": "columns"}
+TARGETS = (*RERANKERS, *CHANGED, LISTS, REGIONS, PHOTOS)
 
 
 # --- the originals --------------------------------------------------------------------------------
@@ -91,6 +97,12 @@ def build(folder: Path) -> None:
     X = _vectors()
     for name, parameters in RERANKERS.items():
         _write(folder / name, Reranker(k=K, query_k=5, **parameters).fit(X).state())
+    for name, kind in CHANGED.items():
+        old, new = (
+            Reranker(k=K, query_k=5, **RERANKERS[kind]).fit(vectors).state()
+            for vectors in (X[:-3], X)
+        )
+        _write_changed(folder / name, old, new)
     lists = diffusion.nearest_neighbors(X, k=K)
     _write(folder / LISTS, Reranker(k=K, query_k=5).fit_neighbors(*lists).state())
     regional = RegionalReranker(k=K, query_k=8).fit(X, np.arange(N) // 3)
@@ -114,10 +126,26 @@ def _write(path: Path, state: IndexState) -> None:
 
 def _plainly_named(path: Path) -> None:
     """Give the folder of arrays, whose name is drawn, a name that a seed can repeat."""
-    (folder,) = path.glob("arrays-*")
-    text = (path / MANIFEST).read_text().replace(folder.name, ARRAYS)
-    folder.rename(path / ARRAYS)
+    text = (path / MANIFEST).read_text()
+    # First the folder that was written first.
+    folders = sorted(path.glob("arrays-*"), key=lambda folder: not (folder / LASTING).exists())
+    for number, folder in enumerate(folders):
+        name = f"{ARRAYS[:-1]}{number}"
+        text = text.replace(folder.name, name)
+        folder.rename(path / name)
     (path / MANIFEST).write_bytes(signed(json.loads(text)))
+
+
+def _write_changed(path: Path, old: IndexState, new: IndexState) -> None:
+    """Write an index, and then another over it, of which what differs is appended or patched."""
+    with patch.multiple(deltas, SMALL_INDEX=0, SMALL_ARRAY=0, SHARE=1):
+        save_state(path, old)
+        save_state(path, new)
+    entries = json.loads((path / MANIFEST).read_text())["arrays"]
+    assert (path / entries["vectors"]["file"]).name == LASTING
+    for part in ("patch", "appended"):
+        assert any(part in entry for entry in entries.values()), part
+    _plainly_named(path)
 
 
 def originals(folder: Path) -> dict[str, Files]:

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.support.forgery import describe_file
+
 Rng = np.random.Generator
 Files = dict[str, bytes]
 
@@ -115,14 +117,23 @@ def resigned(files: Mapping[str, Change]) -> dict[str, Change]:
         return dict(files)
     entries = manifest.get("arrays")
     for entry in entries.values() if isinstance(entries, dict) else ():
-        name = entry.get("file") if isinstance(entry, dict) else None
-        content = files.get(name) if isinstance(name, str) else None
-        if isinstance(content, bytes):
-            entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            with_header = header_of(content)
-            if with_header is not None:
-                entry |= {"dtype": with_header[0]["descr"], "shape": list(with_header[0]["shape"])}
+        for part in (entry, entry.get("patch")) if isinstance(entry, dict) else ():
+            name = part.get("file") if isinstance(part, dict) else None
+            content = files.get(name) if isinstance(name, str) else None
+            if isinstance(content, bytes):
+                _describe(part, content)
     return {**files, "manifest.json": signed(manifest)}
+
+
+def _describe(entry: dict[str, Any], content: bytes) -> None:
+    """Make an entry describe a file; one that was appended to keeps its length."""
+    grown = "appended" in entry and type(entry.get("bytes")) is int
+    if not grown:
+        entry.pop("appended", None)
+    describe_file(entry, content)
+    header = header_of(content)
+    if header is not None and not grown:
+        entry |= {"dtype": header[0]["descr"], "shape": list(header[0]["shape"])}
 
 
 def signed(manifest: dict[str, Any]) -> bytes:

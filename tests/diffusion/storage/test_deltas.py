@@ -408,7 +408,7 @@ def test_forged_entries_are_refused(states, change):
 
 
 def test_damaged_places_of_stored_rows_are_not_followed(states):
-    path, before, after = states
+    path, _, after = states
     file = path / entries(path)["starts"]["file"]
     starts = np.load(file)
     starts[:] = 2**62
