@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from ..errors import DiffusionError
-from ..reranker import load
+from ..ids import Names
+from ..reranker import Reranker, load
 from ..storage import read_array, runs
 from .command import Verbs
 from .files import named, print_facts, print_text
@@ -43,7 +45,7 @@ def _explain(options: argparse.Namespace) -> None:
     with named(q=options.queries, Q=options.queries, hits=options.queries):
         explanation = ranker.explain(
             queries[row] if vectors else None,
-            _as_id(options.id),
+            _as_id(options.id, ranker),
             hits=None if vectors else (scores[row], ids[row]),
             n_chains=options.chains,
         )
@@ -65,9 +67,9 @@ def _row(options: argparse.Namespace, count: int) -> int:
     return int(options.query)
 
 
-def _as_id(text: str) -> int | str:
-    """Return an id as an index has it."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
+def _as_id(text: str, ranker: Reranker) -> int | str:
+    """Return an id of the kind that an index has."""
+    if not isinstance(ranker.fitted().items, Names):
+        with contextlib.suppress(ValueError):
+            return int(text)
+    return text

@@ -121,6 +121,16 @@ def test_explain_says_what_the_library_says(index, capsys):
     assert printed == json.loads(json.dumps(expected.as_dict()))
 
 
+def test_explain_takes_the_ids_of_the_index(folder, vectors, capsys):
+    names = [f"{i:03}" for i in range(120)]
+    diffusion.Reranker(k=8).fit(vectors, ids=names).save("named")
+    assert run("explain", "named", "queries.npy", "007", "--query", 1) == 0
+    expected = diffusion.load("named").explain(np.load("queries.npy")[1], "007")
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert run("explain", "named", "queries.npy", "7", "--query", 1) == 2
+    assert "id: expected the id of an item, got '7'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["first.npz", "first.run"])
 def test_explain_takes_first_stage_results(index, vectors, capsys, name):
     scores, ids = diffusion.nearest_neighbors(vectors, 20)
