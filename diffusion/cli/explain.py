@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from ..errors import DiffusionError
-from ..ids import Names
-from ..reranker import Reranker, load
+from ..reranker import load
 from ..storage import read_array, runs
 from .command import Verbs
 from .files import named, print_facts, print_text
@@ -33,19 +31,20 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _explain(options: argparse.Namespace) -> None:
     ranker = load(options.index)
+    of_names = ranker.fitted().items.named
     vectors = Path(options.queries).suffix == ".npy"
     if vectors:
         queries = read_array(options.queries)
         queries = queries if queries.ndim == 2 else queries[None]
         count = len(queries)
     else:
-        scores, ids = runs.read_results(options.queries)
+        scores, ids = runs.read_results(options.queries, names=of_names)
         count = len(ids)
     row = _row(options, count)
     with named(q=options.queries, Q=options.queries, hits=options.queries):
         explanation = ranker.explain(
             queries[row] if vectors else None,
-            _as_id(options.id, ranker),
+            options.id if of_names else _as_id(options.id),
             hits=None if vectors else (scores[row], ids[row]),
             n_chains=options.chains,
         )
@@ -67,9 +66,9 @@ def _row(options: argparse.Namespace, count: int) -> int:
     return int(options.query)
 
 
-def _as_id(text: str, ranker: Reranker) -> int | str:
-    """Return an id of the kind that an index has."""
-    if not isinstance(ranker.fitted().items, Names):
-        with contextlib.suppress(ValueError):
-            return int(text)
-    return text
+def _as_id(text: str) -> int | str:
+    """Return an id as an index has it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
