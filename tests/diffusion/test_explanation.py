@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -258,6 +259,25 @@ def test_an_explanation_speaks_the_ids_of_the_items(vectors, queries, ids):
     assert json.loads(json.dumps(explanation.as_dict()))["id"] == ids[9]
     with pytest.raises(DiffusionError, match="id: expected"):
         own.explain(queries[0], 9)
+
+
+def test_a_collection_that_has_changed(vectors, queries):
+    ranker = ranker_of(vectors[:100])
+    ranker.remove(range(0, 60, 5))
+    ranker.add(vectors[100:])
+    for item in ranker.search(queries[0], 108)[1][[0, 8, 50, 107]].tolist():
+        explanation = ranker.explain(queries[0], item)
+        check_place(ranker, queries[0], explanation)
+        total = explanation.own + sum(part.amount for part in explanation.flow)
+        assert total == pytest.approx(explanation.x, rel=1e-4, abs=1e-9)
+        # Of the items that are there, and steps that are there.
+        W, ids = ranker.graph_.W.toarray(), ranker.ids_.tolist()
+        for chain in explanation.chains:
+            rows = [ids.index(i) for i in chain.ids]
+            steps = [W[a, b] for a, b in itertools.pairwise(rows)]
+            assert list(chain.weights) == steps
+    with pytest.raises(DiffusionError, match="id: expected the id of an item, got 5"):
+        ranker.explain(queries[0], 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -418,7 +418,7 @@ def test_info_of_an_index_of_regions_and_of_one_with_parts(index, vectors, capsy
         (["explain", "index", "queries.npy", "7"], "--query: expected the number of a query in"),
         (["explain", "index", "queries.npy", "7", "--query", "3"], "from 0 to 2, got 3"),
         (["explain", "index", "queries.npy", "120", "--query", "0"], "id: expected the id of an"),
-        (["explain", "index", "queries.npy", "cat", "--query", "0"], "got 'cat'"),
+        (["explain", "index", "queries.npy", "cat", "--query", "0"], "expected int64 ids"),
         (["explain", "index", "absent.npy", "7"], "absent.npy: cannot be read"),
         (["explain", "index", "bad.npz", "7"], "bad.npz: expected arrays 'scores' and"),
         (["rerank", "index", "bad.npz", "-o", "new"], "bad.npz: expected arrays 'scores' and"),
