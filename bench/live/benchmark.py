@@ -101,7 +101,10 @@ def run(
     times = Table(
         f"**Time of a round**: {title}",
         ("what changes", "step", *COLUMNS, "% of a fit", "% beyond the search"),
-        notes=["The times of updates are medians over the rounds. Percentages are of the rebuild."],
+        notes=[
+            "The times of updates are medians over the rounds. Percentages are of the faster one "
+            "of the fit and the rebuild."
+        ],
     )
     answers = Table(
         f"**What the rounds lead to**: {title}",
@@ -206,7 +209,8 @@ def _files(folder: Path) -> dict[Path, tuple[tuple[int, int], int]]:
 
 def time_rows(kind: str, done: Run) -> list[list[Any]]:
     """Return the rows of the table of times."""
-    whole, beyond = done.rebuild.whole, done.rebuild.beyond_search
+    whole = min(done.fit.whole, done.rebuild.whole)
+    beyond = min(done.fit.beyond_search, done.rebuild.beyond_search)
     rows = []
     for step, stages in (
         ("fit", [done.fit]),

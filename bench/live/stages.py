@@ -23,7 +23,8 @@ _FUNCTIONS: dict[str, list[tuple[Any, str]]] = {
     SEARCH: [
         (reranker, "listed"),
         (NeighborIndex, "neighbors"),
-        (NeighborIndex, "neighbors_of"),
+        (NeighborIndex, "neighbors_at"),
+        (NeighborIndex, "compared"),
     ],
     LISTS: [(updates, "changed_lists"), (NeighborIndex, "changed")],
     GRAPH: [

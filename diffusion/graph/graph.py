@@ -277,7 +277,8 @@ class Graph:
         own[added] = np.arange(len(added))
         at = np.searchsorted(rows, added)
         beside = np.where(weights[at] > 0, own[ids[at]], np.int32(-1))
-        return np.concatenate([change.target[self.order[kept]], added[locality_order(beside)]])
+        last = added[locality_order(beside)].astype(np.int32)
+        return np.concatenate([change.target[self.order[kept]], last])
 
     def check(self) -> None:
         """Check the arrays of a graph that was read from a file, its edges included.

@@ -219,7 +219,9 @@ def test_refuses_an_altered_manifest(index):
 
 def test_refuses_a_newer_version(index):
     edit(index / "manifest.json", lambda m: m.update(version=3))
-    with pytest.raises(DiffusionError, match="index of version 3, this library reads version 1 or 2"):
+    with pytest.raises(
+        DiffusionError, match="index of version 3, this library reads version 1 or 2"
+    ):
         diffusion.load(index)
 
 
