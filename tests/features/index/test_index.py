@@ -138,6 +138,7 @@ def test_photos_that_are_touched_are_noted(home, capsys, seen):
         ("many", "9 of 26 photos are new or altered"),
         ("few", "7 of 20 photos are gone or altered"),
         ("earlier", "an earlier version of this library wrote it"),
+        ("forged", "damaged before (image_digests: shape (19, 32))"),
         ("damaged", "the earlier index cannot be taken over ("),
     ],
 )
@@ -154,6 +155,12 @@ def test_an_index_that_cannot_be_updated_is_built_anew(home, capsys, options, sa
             photo.unlink()
     elif options == "earlier":
         as_earlier_version(home / "index")
+    elif options == "forged":
+        state = open_state("index")
+        arrays = {n: np.array(a) for n, a in state.arrays.items() if n.startswith("image_")}
+        arrays["image_digests"] = arrays["image_digests"][1:]
+        plain = diffusion.Reranker.from_state(state).state()
+        save_state("index", plain.with_part("images", state.parts["images"], arrays))
     elif options == "damaged":
         file = next((home / "index").rglob("graph_indices.npy"), None) or next(
             (home / "index").rglob("*.npy")
