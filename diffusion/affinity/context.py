@@ -39,6 +39,9 @@ from .updates import differing, mapped, reached
 # Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
 
+# Number of overlaps that an update keeps room for at a time: 24 MiB.
+_OFFERED = 1 << 22
+
 # An update that encodes a larger share of the items than this computes everything.
 _MOST_CHANGED = 0.5
 
@@ -92,10 +95,10 @@ class Context(Affinity):
     Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
     and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
     default settings, in addition to the graph. Of the scores of the lists, a search reads those
-    at the places of the scales, which is all that the rank of a query depends on. Another 10 k
-    bytes per item, 480 with the default settings, are read by updates of the collection alone: all
-    scores, the most similar items and their similarities. Building takes 1,200 bytes per item in
-    addition to the lists. The time grows with the square of the number of
+    at the places of the scales, which is all that the rank of a query depends on. Another
+    10 k bytes per item, 480 with the default settings, are read by updates of the collection
+    alone: all scores, and the most similar items and their similarities. Building takes 1,200
+    bytes per item in addition to the lists. The time grows with the square of the number of
     encodings that hold an item, which is about `size` for most items. It is linear in the number
     of items unless some items are neighbours of a fixed share of all.
 
@@ -258,11 +261,11 @@ class Context(Affinity):
     ) -> tuple[Affinity, Edges]:
         """Return the affinity of a changed collection, and the edges that are not as before.
 
-        An item is encoded again if a set that its encoding averages has changed, compared again if
-        it shares an entry with one that is encoded again, and its edges are weighed again if its
-        most similar items, or its places among theirs, have changed. All else is copied. If more
-        than half of the items are to be encoded again, everything is computed. An update runs on
-        the CPU.
+        An item is encoded again if a set that its encoding averages has changed. The overlaps of
+        these items with all others are merged into the lists of the others; a list that loses more
+        items than it receives is computed again. Edges are weighed again where places in these
+        lists have changed. All else is copied. If more than half of the items are to be encoded
+        again, everything is computed. An update runs on the CPU.
 
         Equal sums are ordered by the time at which items were added, as in a fit of the items that
         are left. Parameters and shapes are those of `Affinity.changed`.
@@ -278,8 +281,8 @@ class Context(Affinity):
             again = new._change_levels(self, dirty, change)
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
-                    compared = new._change_similar(self, again, bar)
-                    edges = new._changed_edges(self, compared, change)
+                    listed = new._change_similar(self, again, change, bar)
+                    edges = new._changed_edges(self, listed, change)
                     bar.update()
                 return new, edges
         new = replace(self)
@@ -291,83 +294,120 @@ class Context(Affinity):
     ) -> NDArray[np.bool_]:
         """Compute the levels from the old ones; mark the items to encode again (after,)."""
         ids, scores, old_ids = self._state["ids"], self._basis["scores"], old._state["ids"]
-        changed = dirty | (change.source != np.arange(change.after))
-        rows = np.flatnonzero(reached(changed, ids, old_ids, change))
-        levels, scales = self._levels_of(rows, ids, scores), self._scales
-        packed, reach = _packed(levels, len(self._cut)), scores[rows][:, scales.ranks - 1]
-        self._state["levels"] = _renewed(old._state["levels"], rows, packed, change.after)
-        self._state["reach"] = _renewed(old._state["reach"], rows, reach, change.after)
-        # Compared with what was in the same row before, whichever item had it.
-        known = rows[rows < change.before]
-        near, levels = int(scales.spread[-1]) - 1, levels[: len(known)]
-        before = old_ids[known], _unpacked(old._state["levels"][known], ids.shape[1])
+        rows, scales = np.flatnonzero(reached(dirty, ids, old_ids, change)), self._scales
+        source = change.source[rows]
+        known, source = source >= 0, source[source >= 0]
+        then = _unpacked(old._state["levels"][source], ids.shape[1])
+        levels = np.empty((len(rows), ids.shape[1]), np.uint8)
+        levels[known] = then
+        self._level(rows, dirty, ids, scores, levels)
+        self._state |= {name: change.rows_of(old._state[name]) for name in ("levels", "reach")}
+        self._state["levels"][rows] = _packed(levels, len(self._cut))
+        self._state["reach"][dirty] = scores[dirty][:, scales.ranks - 1]
+
+        near, listed = int(scales.spread[-1]) - 1, mapped(old_ids[source], change)
         sets, again = np.zeros(change.after, bool), np.zeros(change.after, bool)
         sets[rows] = again[rows] = True
-        sets[known] = differing((ids[known], levels), before, len(self._cut))
-        sets[change.moved] = True
-        again[known] = np.any(ids[known, :near] != before[0][:, :near], axis=1)
+        now = ids[rows[known]]
+        sets[rows[known]] = differing((now, levels[known]), (listed, then), len(self._cut))
+        again[rows[known]] = np.any(now[:, :near] != listed[:, :near], axis=1)
         updates.reads_changed(read_only(ids), near, sets, again)
+
+        again[change.moved] = True  # what holds them is stored by row
         return again
 
     def _change_similar(
-        self, old: Context, again: NDArray[np.bool_], bar: tqdm[Any]
-    ) -> NDArray[np.int64]:
-        """Encode items again, and list the most similar others of all that share an entry.
+        self, old: Context, again: NDArray[np.bool_], change: Change, bar: tqdm[Any]
+    ) -> NDArray[np.bool_]:
+        """Encode items again, and list what is most similar to them and to all that share entries.
 
-        Returns the items with other lists than before.
+        Marks the items with other lists than before (after,).
         """
-        first = self._near_each_other(np.flatnonzero(again))
-        encodings = self._encoded(first)
-        inverted, sharing = _reinverted(old._holders, again, first, encodings)
-        self._state |= inverted
+        # By their old rows, the items whose entries and overlaps are not as before.
+        gone = np.where(change.target >= 0, again[change.target], True)
+        items = self._near_each_other(np.flatnonzero(again))
+        encodings = self._encoded(items)
+        self._state |= _reinverted(old._holders, gone, items, encodings, change.source)
         bar.update()
-        others = self._near_each_other(np.flatnonzero(sharing & ~again))
-        pairs = zip(encodings, self._encoded(others), strict=True)
-        encodings = Encodings(*(np.concatenate(pair) for pair in pairs))
-        rows = np.concatenate([first, others])
-        places = np.empty(len(again), np.int32)
-        places[rows] = np.arange(len(rows))
         n, k = self._state["ids"].shape
-        similar, overlaps = np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.uint16)
-        items = self._near_each_other(np.sort(rows))
-        ages = read_only(self._ages)
-        blocks.jaccard_lists(
-            items, places[items], encodings, self._holders, ages, similar, overlaps
-        )
+        now = updates.Listed(np.empty((n, k), np.int32), np.empty((n, k), np.uint16))
+        before = updates.Listed(*map(read_only, old._similar))
+        least, found = np.empty(n, np.int64), np.empty(n, np.uint8)
+        updates.least_taken(change.source, again, read_only(old._ages), before, least)
+        offers, ages = self._offers(items, encodings, least, now), read_only(self._ages)
+        both = change.source, change.target
+        updates.merge_offers(found, both, again, gone, ages, offers, before, now)
+        others = self._near_each_other(np.flatnonzero(found == updates.INCOMPLETE))
+        encodings = self._encoded(others)
+        similar, overlaps = now.ids[others], now.overlaps[others]
+        places = np.arange(len(others))
+        blocks.jaccard_lists(others, places, encodings, self._holders, ages, similar, overlaps)
+        now.ids[others], now.overlaps[others] = similar, overlaps
+        self._basis |= {"similar": now.ids, "overlaps": now.overlaps}
         bar.update()
-        basis = old._basis
-        self._basis["similar"] = _renewed(basis["similar"], rows, similar, n)
-        self._basis["overlaps"] = _renewed(basis["overlaps"], rows, overlaps, n)
-        known = rows < len(basis["similar"])
-        differs = np.ones(len(rows), bool)
-        differs[known] = np.any(similar[known] != basis["similar"][rows[known]], axis=1)
-        differs[known] |= np.any(overlaps[known] != basis["overlaps"][rows[known]], axis=1)
-        return rows[differs]
+        differs = again | (found != updates.SAME)
+        rows = np.flatnonzero(differs & (found != updates.CHANGED) & (change.source >= 0))
+        source = change.source[rows]
+        differs[rows] = np.any(now.ids[rows] != mapped(before.ids[source], change), axis=1)
+        differs[rows] |= np.any(now.overlaps[rows] != before.overlaps[source], axis=1)
+        return differs
 
-    def _changed_edges(self, old: Context, listed: NDArray[np.int64], change: Change) -> Edges:
+    def _offers(
+        self,
+        items: NDArray[np.int32],
+        encodings: Encodings,
+        least: NDArray[np.int64],
+        out: updates.Listed,
+    ) -> Any:
+        """List what is most similar to items, and return what others take of it by receiver."""
+        bounds = np.empty(len(items), np.int64)
+        n, holders = len(least), self._holders
+        queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
+        parts = []
+        for part in _batches(bounds, _OFFERED) or [slice(0, 0)]:
+            these = Encodings(encodings.ids[part], encodings.values[part])
+            m, room = len(these.ids), int(bounds[part].sum())
+            similar = np.empty((m, out.ids.shape[1]), np.int32)
+            overlaps = np.empty(similar.shape, np.uint16)
+            ids, values = np.empty(room, np.int32), np.empty(room, np.uint16)
+            starts, counts = np.cumsum(bounds[part]) - bounds[part], np.empty(m, np.int64)
+            offers = blocks.Offers(least, starts, counts, ids, values)
+            blocks.jaccard_offers(
+                items[part], these, holders, read_only(self._ages), similar, overlaps, offers
+            )
+            out.ids[items[part]], out.overlaps[items[part]] = similar, overlaps
+            _, ids, values = SparseRows(starts, counts, ids, values).packed()
+            parts.append((counts, ids, values))
+        counts, ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return updates.by_receiver(items, counts, ids, values, n)
+
+    def _changed_edges(self, old: Context, changed: NDArray[np.bool_], change: Change) -> Edges:
         """Weigh the edges of items with other lists of similar items than before, and of theirs."""
         (similar, overlaps), before = self._similar, old._similar
-        changed = np.zeros(change.after, bool)
-        changed[listed] = changed[change.moved] = True
-        rows = np.flatnonzero(reached(changed, similar, before[0], change))
-        weights = self._weights(overlaps[rows], self._levels_of(rows, similar, overlaps))
-        source = change.source[rows]
-        known, source = source >= 0, source[source >= 0]
-        old_weights = self._weights(before[1][source], self._levels_of(source, *before))
-        differs = np.ones(len(rows), bool)
-        now, then = similar[rows[known]], mapped(before[0][source], change)
-        differs[known] = differing((now, weights[known]), (then, old_weights), 0)
-        rows = rows[differs]
-        return Edges(similar[rows], weights[differs], rows)
+        others = np.flatnonzero(reached(changed, similar, before[0], change) & ~changed)
+        now = np.zeros((len(others), similar.shape[1]), np.uint8)
+        then = now.copy()
+        self._level(others, changed, similar, overlaps, now)
+        gone = np.where(change.target >= 0, changed[change.target], True)
+        self._level(change.source[others], gone, *before, then)
+        weighed = changed.copy()
+        weighed[others[np.any(now != then, axis=1)]] = True
+        rows = np.flatnonzero(weighed)
+        levels = np.empty((len(rows), similar.shape[1]), np.uint8)
+        self._level(rows, np.ones(len(similar), bool), similar, overlaps, levels)
+        return Edges(similar[rows], self._weights(overlaps[rows], levels), rows)
 
-    def _levels_of(
-        self, rows: NDArray[Any], ids: NDArray[np.int32], scores: NDArray[Any]
-    ) -> NDArray[np.uint8]:
-        """Return the levels (m, k) of the entries of some lists."""
-        levels = np.empty((len(rows), ids.shape[1]), np.uint8)
-        rows = rows.astype(np.int64, copy=False)
-        updates.levels_of_rows(rows, read_only(ids), read_only(scores), self._scales.ranks, levels)
-        return levels
+    def _level(
+        self,
+        rows: NDArray[Any],
+        among: NDArray[np.bool_],
+        ids: NDArray[np.int32],
+        scores: NDArray[Any],
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Write the levels (m, k) of the entries of some lists, see `updates.levels_of_rows`."""
+        rows, ids, scores = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
+        updates.levels_of_rows(rows, among, ids, scores, self._scales.ranks, out)
 
     def _encoded(self, items: NDArray[np.integer]) -> Encodings:
         encodings = self._empty_encodings(len(items))
@@ -406,7 +446,7 @@ class Context(Affinity):
         queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y, similar = SparseRows.of_width(m, width), []
-        for part in _batches(bounds) or [slice(0, 0)]:
+        for part in _batches(bounds, _BATCH_ENTRIES) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
             similar.append(SparseRows.of_at_most(bounds[part]))
             queries.compare(these, holders, known.sets.ages, similar[-1], y.part(part), width)
@@ -517,7 +557,7 @@ def _basis_layout(n: int, k: int) -> dict[str, Array]:
     """Return what the arrays must be that an update starts from.
 
     They are the scores of the lists, and, for each item, the most similar others and their
-    overlaps, of which the edges were made.
+    overlaps, of which the edges were made, and whether its encoding depends on the rows of items.
     """
     return {
         "scores": lists_layout(n, k)["scores"],
@@ -566,16 +606,6 @@ def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     return both.reshape(len(levels), -1)[:, :k]
 
 
-def _renewed(
-    old: NDArray[Any], rows: NDArray[Any], values: NDArray[Any], after: int
-) -> NDArray[Any]:
-    """Return a copy of an array with other values in some rows, those of all added items too."""
-    out = np.empty((after, *old.shape[1:]), old.dtype)
-    out[: len(old)] = old[:after]
-    out[rows] = values
-    return out
-
-
 def _high_type(n: int) -> type[np.unsignedinteger[Any]]:
     """Return the type of the upper bits of an item, of which `holders` has the other 16."""
     return np.uint8 if n <= 1 << 24 else np.uint16
@@ -604,37 +634,34 @@ def _ages_after(ages: NDArray[np.int32], change: Change) -> NDArray[np.int32]:
 
 def _reinverted(
     old: Holders,
-    again: NDArray[np.bool_],
+    gone: NDArray[np.bool_],
     items: NDArray[np.int32],
     encodings: Encodings,
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
-    """Change inverted lists to those with new encodings of items, which `again` marks (after,).
+    source: NDArray[np.int32],
+) -> dict[str, NDArray[Any]]:
+    """Return inverted lists without the items that are gone, and with those of new encodings.
 
-    Returns the lists, and marks the items that share an entry with one of these, now or before.
+    `source` (after,) are the old rows of all items; only items that are gone have moved.
     """
-    before, after = len(old.starts), len(again)
-    dropped = np.ones(before, bool)
-    dropped[:after] = again[:before]
-    kept, hit = np.zeros(after, np.int64), np.zeros(after, bool)
-    updates.count_kept(kept[:before], old, dropped, hit[:before])
-    added = encodings.ids[encodings.ids >= 0]
-    indptr = np.zeros(after + 1, np.int64)
-    np.cumsum(kept + np.bincount(added, minlength=after), out=indptr[1:])
-    holders, high = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], _high_type(after))
-    updates.copy_kept(hit[:before], old, dropped, indptr, holders, high)
-    updates.add_entries(items, encodings, indptr[:-1] + kept, holders, high, hit)
-    sharing = np.zeros(after, bool)
+    n = len(source)
+    kept = np.empty(n, np.int64)
+    updates.count_kept(kept, source, old, gone)
+    indptr = np.zeros(n + 1, np.int64)
+    added = np.bincount(encodings.ids[encodings.ids >= 0], minlength=n)
+    np.cumsum(kept + added, out=indptr[1:])
+    holders, high = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], _high_type(n))
+    updates.copy_kept(kept, source, old, gone, indptr, holders, high)
+    updates.add_entries(items, encodings, indptr[:-1] + kept, holders, high)
     starts, stops = indptr[:-1], indptr[1:]
-    updates.mark_holders(hit, Holders(starts, stops, holders, high), sharing)
-    return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}, sharing
+    return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
 
 
-def _batches(sizes: NDArray[np.int64]) -> list[slice]:
-    """Cut a sequence into parts with sums up to `_BATCH_ENTRIES`, each of at least one element."""
+def _batches(sizes: NDArray[np.int64], most: int) -> list[slice]:
+    """Cut a sequence into parts with sums up to `most`, each of at least one element."""
     ends = np.cumsum(sizes)
     cuts, begin = [0], 0
     while cuts[-1] < len(sizes):
-        end = int(np.searchsorted(ends, begin + _BATCH_ENTRIES, side="right"))
+        end = int(np.searchsorted(ends, begin + most, side="right"))
         cuts.append(max(end, cuts[-1] + 1))
         begin = int(ends[cuts[-1] - 1])
     return [slice(a, b) for a, b in pairwise(cuts)]

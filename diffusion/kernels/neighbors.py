@@ -16,15 +16,6 @@ _ROWS, _COLUMNS, _CHUNK = 256, 512, 32
 _ROUNDING = 2.0**-16
 
 
-class Held(NamedTuple):
-    """Vectors of a collection by cell: those of cell c are at starts[c] to stops[c]."""
-
-    vectors: Any  # (places, d) float32
-    ids: Any  # (places,) int32: the row of each in the collection
-    starts: Any  # (cells,) int64
-    stops: Any  # (cells,) int64
-
-
 class Added(NamedTuple):
     """Vectors that are new in a collection."""
 
@@ -197,11 +188,11 @@ def _low(worst: Any, square: Any, longest: Any, by_distance: bool) -> Any:
     return worst - np.float32(_ROUNDING) * np.sqrt(square) * np.float32(longest)
 
 
-@parallel(lambda held, *_: len(held.starts), grain=1)
+@parallel(lambda level, *_: len(level.starts), grain=1)
 def admit(
     start: int,
     stop: int,
-    held: Any,
+    level: Any,
     added: Any,
     near: Any,
     by_distance: bool,
@@ -220,7 +211,7 @@ def admit(
     where a list changes, and 2 where it must be searched again, because a vector that belongs into
     no list would be in it.
     """
-    d = held.vectors.shape[1]
+    d = level.vectors.shape[1]
     gathered, bias = np.empty((_COLUMNS, d), np.float32), np.empty(_COLUMNS, np.float32)
     products = np.empty(_ROWS * _COLUMNS, np.float32)
     lanes = np.empty(16, np.float32)
@@ -231,16 +222,16 @@ def admit(
             for a in range(columns):
                 gathered[a] = added.vectors[places[a]]
                 bias[a] = added.half_squares[places[a]]
-            for begin in range(held.starts[c], held.stops[c], _ROWS):
-                end = min(held.stops[c], begin + _ROWS)
+            for begin in range(level.starts[c], level.stops[c], _ROWS):
+                end = min(level.stops[c], begin + _ROWS)
                 block = products[: (end - begin) * columns].reshape(end - begin, columns)
-                np.dot(held.vectors[begin:end], gathered[:columns].T, block)
+                np.dot(level.vectors[begin:end], gathered[:columns].T, block)
                 for a in range(end - begin):
-                    row = held.ids[begin + a]
+                    row = level.ids[begin + a]
                     if sizes[row] < least or state[row] == 2:
                         continue
                     changed = _admit_into(
-                        held.vectors[begin + a],
+                        level.vectors[begin + a],
                         row,
                         block[a],
                         bias,

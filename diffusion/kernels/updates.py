@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .context import Encodings, Holders, holder_of
+from .context import Encodings, Holders, holder_of, insert_largest
+from .encodings import offer_key
 from .graph import insert_column, normalized
 from .matrix import Matrix
 from .threads import borrowing, parallel, serial
@@ -37,17 +38,20 @@ def _rank_at(place: int, scores: Any) -> int:
 
 @parallel(lambda rows, *_: len(rows), grain=64)
 def levels_of_rows(
-    start: int, stop: int, rows: Any, ids: Any, scores: Any, scales: Any, out: Any
+    start: int, stop: int, rows: Any, among: Any, ids: Any, scores: Any, scales: Any, out: Any
 ) -> None:
     """Compute the levels (m, k) of the entries of the lists of some items.
 
-    They are those of `mutual_levels` for the ranks that `ranks_in_lists` gives.
+    They are those of `mutual_levels` for the ranks that `ranks_in_lists` gives. An entry of which
+    neither the item nor the listed one is `among` (n,) those marked keeps its level.
     """
     k = ids.shape[1]
     for p in range(start, stop):
         i = rows[p]
         for a in range(k):
             j = ids[i, a]
+            if not (among[i] or (j >= 0 and among[j])):
+                continue
             out[p, a] = len(scales)
             b = -1 if j < 0 else _place_of(i, ids[j])
             if b >= 0:
@@ -116,37 +120,53 @@ def reads_changed(start: int, stop: int, ids: Any, near: int, changed: Any, out:
 
 
 @parallel(lambda counts, *_: len(counts), grain=1024)
-def count_kept(start: int, stop: int, counts: Any, lists: Holders, dropped: Any, hit: Any) -> None:
-    """Count the entries of inverted lists whose item is not dropped, and mark lists without all."""
+def count_kept(
+    start: int, stop: int, counts: Any, source: Any, lists: Holders, dropped: Any
+) -> None:
+    """Count the entries of inverted lists whose item is not dropped.
+
+    New list l is old list source[l], or empty if that is -1.
+    """
     starts, stops, holders, high = lists
     for l in range(start, stop):  # noqa: E741
         kept = 0
-        for e in range(starts[l], stops[l]):
-            item, _ = holder_of(holders, high, e)
-            kept += not dropped[item]
+        if source[l] >= 0:
+            for e in range(starts[source[l]], stops[source[l]]):
+                item, _ = holder_of(holders, high, e)
+                kept += not dropped[item]
         counts[l] = kept
-        hit[l] = kept < stops[l] - starts[l]
 
 
-@parallel(lambda hit, *_: len(hit), grain=1024)
+@parallel(lambda counts, *_: len(counts), grain=1024)
 def copy_kept(
-    start: int, stop: int, hit: Any, lists: Holders, dropped: Any, starts: Any, out: Any, high: Any
+    start: int,
+    stop: int,
+    counts: Any,
+    source: Any,
+    lists: Holders,
+    dropped: Any,
+    starts: Any,
+    out: Any,
+    out_high: Any,
 ) -> None:
-    """Copy inverted lists without the entries of dropped items, list l to starts[l] on of `out`."""
+    """Copy inverted lists without the entries of dropped items, to starts[l] on of `out`."""
+    holders, high = lists.holders, lists.high
     for l in range(start, stop):  # noqa: E741
+        if counts[l] == 0:
+            continue
         t = starts[l]
-        for e in range(lists.starts[l], lists.stops[l]):
-            if hit[l]:
-                item, _ = holder_of(lists.holders, lists.high, e)
-                if dropped[item]:
-                    continue
-            out[t], high[t] = lists.holders[e], lists.high[e]
-            t += 1
+        begin, end = lists.starts[source[l]], lists.stops[source[l]]
+        every = counts[l] == end - begin
+        for e in range(begin, end):
+            item, _ = holder_of(holders, high, e)
+            if every or not dropped[item]:
+                out[t], out_high[t] = holders[e], high[e]
+                t += 1
 
 
 @serial
-def add_entries(items: Any, encodings: Encodings, ends: Any, out: Any, high: Any, hit: Any) -> None:
-    """Add the encodings of items to inverted lists, of which list l ends at ends[l]; mark them."""
+def add_entries(items: Any, encodings: Encodings, ends: Any, out: Any, high: Any) -> None:
+    """Add the encodings of items to inverted lists, of which list l ends at ends[l]."""
     ids, values = encodings
     for p in range(len(items)):
         i = items[p]
@@ -157,17 +177,123 @@ def add_entries(items: Any, encodings: Encodings, ends: Any, out: Any, high: Any
                 out[t] = ((i & 0xFFFF) << 16) | values[p, a]
                 high[t] = i >> 16
                 ends[l] = t + 1
-                hit[l] = True
 
 
-@parallel(lambda hit, *_: len(hit), grain=1024)
-def mark_holders(start: int, stop: int, hit: Any, lists: Holders, out: Any) -> None:
-    """Mark the items of the inverted lists that are marked."""
-    for l in range(start, stop):  # noqa: E741
-        if hit[l]:
-            for e in range(lists.starts[l], lists.stops[l]):
-                item, _ = holder_of(lists.holders, lists.high, e)
-                out[item] = True
+# --- most similar items --------------------------------------------------------------------------
+
+
+@serial
+def by_receiver(givers: Any, counts: Any, ids: Any, values: Any, n: int) -> tuple[Any, Any, Any]:
+    """Sort what items offer by who receives it: return offsets (n + 1,), givers and values.
+
+    The offers of givers[p] are the next counts[p] ones; `ids` are the receivers.
+    """
+    indptr = np.zeros(n + 1, np.int64)
+    for e in range(len(ids)):
+        indptr[ids[e] + 1] += 1
+    for j in range(n):
+        indptr[j + 1] += indptr[j]
+    ends = indptr.copy()
+    out_ids, out_values = np.empty(len(ids), np.int32), np.empty(len(ids), np.uint16)
+    e = 0
+    for p in range(len(givers)):
+        for _ in range(counts[p]):
+            t = ends[ids[e]]
+            ends[ids[e]] = t + 1
+            out_ids[t], out_values[t] = givers[p], values[e]
+            e += 1
+    return indptr, out_ids, out_values
+
+
+class Listed(NamedTuple):
+    """Lists of similar items and their overlaps, in descending order."""
+
+    ids: Any  # (n, k) int32, -1 padded
+    overlaps: Any  # (n, k) uint16
+
+
+# What `merge_offers` has found a list to be.
+SAME, CHANGED, INCOMPLETE = 0, 1, 2
+
+# More than any `offer_key`.
+_NOTHING = 1 << 60
+
+
+@parallel(lambda source, *_: len(source), grain=1024)
+def least_taken(
+    start: int, stop: int, source: Any, left_out: Any, ages: Any, old: Listed, out: Any
+) -> None:
+    """Compute the least `offer_key` (n,) that the list of each item takes.
+
+    The list of item j is row source[j], and `ages` are those before the change. A full one takes
+    what is at least its last entry; items that are left out take nothing.
+    """
+    last = old.ids.shape[1] - 1
+    for j in range(start, stop):
+        if left_out[j]:
+            out[j] = _NOTHING
+        elif old.ids[source[j], last] < 0:
+            out[j] = 0
+        else:
+            out[j] = offer_key(ages, old.overlaps[source[j], last], old.ids[source[j], last])
+
+
+@borrowing
+def _same_list(row: int, j: int, target: Any, old: Listed, out: Listed) -> bool:
+    """Return whether a list is an old one, with the new rows of its items."""
+    for a in range(old.ids.shape[1]):
+        i = old.ids[row, a]
+        if out.ids[j, a] != (-1 if i < 0 else target[i]):
+            return False
+        if out.overlaps[j, a] != old.overlaps[row, a]:
+            return False
+    return True
+
+
+@parallel(lambda found, *_: len(found), grain=512)
+def merge_offers(
+    start: int,
+    stop: int,
+    found: Any,
+    change: Any,
+    left_out: Any,
+    gone: Any,
+    ages: Any,
+    offers: Any,
+    old: Listed,
+    out: Listed,
+) -> None:
+    """Copy the lists that items have, without entries that are gone, and with what is offered.
+
+    `offers` are those that `by_receiver` returns, which the lists take, and `change` the old row of
+    each item and the new one of each old row. A list that was full and is not any more is
+    incomplete: what else belongs there is not known. The rows of items that are left out are not
+    written.
+    """
+    indptr, givers, values = offers
+    source, target = change
+    k = old.ids.shape[1]
+    for j in range(start, stop):
+        found[j] = SAME
+        if left_out[j]:
+            continue
+        row, ids, overlaps = source[j], out.ids[j], out.overlaps[j]
+        filled = had = 0
+        for a in range(k):
+            i = old.ids[row, a]
+            had += i >= 0
+            if i >= 0 and not gone[i]:
+                ids[filled], overlaps[filled] = i, old.overlaps[row, a]
+                filled += 1
+        same = filled == had and indptr[j] == indptr[j + 1]
+        for e in range(indptr[j], indptr[j + 1]):
+            filled = insert_largest(ages, filled, givers[e], values[e], ids, overlaps)
+        for a in range(filled, k):
+            ids[a], overlaps[a] = -1, 0
+        if had == k and filled < k:
+            found[j] = INCOMPLETE
+        elif not same and not _same_list(row, j, target, old, out):
+            found[j] = CHANGED
 
 
 # --- the graph -----------------------------------------------------------------------------------
@@ -249,7 +375,8 @@ def write_rows(
         else:
             begin = end = out.starts[p]
             for e in range(old.starts[q], old.stops[q]):
-                column = moved[old.indices[e]]
+                # No row but those with new edges has a removed column, except in a forged index.
+                column = max(0, moved[old.indices[e]])
                 insert_column(begin, end, column, old.weights[e], out.indices, out.weights)
                 end += 1
 

@@ -173,11 +173,19 @@ def partition(vectors: NDArray[np.float32], count: int, *, progress: bool) -> Pa
     means = _means(centroids, groups)
     cells = np.empty(len(vectors), np.int32)
     for part in row_blocks(len(vectors), "ivf build", show=progress, size=CHUNK):
-        near = _nearest_cells(
-            centroids, groups, means, vectors[part], 1, "euclidean", _GROUPS_ASSIGNED
-        )
-        cells[part] = near[:, 0]
+        cells[part] = assigned(centroids, groups, means, vectors[part])
     return divided(cells, centroids, groups)
+
+
+def assigned(
+    centroids: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    means: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+) -> NDArray[np.int32]:
+    """Return the cell that each vector belongs to, of those in the groups nearest to it."""
+    near = _nearest_cells(centroids, groups, means, vectors, 1, "euclidean", _GROUPS_ASSIGNED)
+    return near[:, 0]
 
 
 def divided(

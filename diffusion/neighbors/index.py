@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..change import Change
+from ..kernels.cells import Level
 from ..kernels.lists import copy_without_self
-from ..kernels.neighbors import Held, Near, score_others
+from ..kernels.neighbors import Near, score_others
 from ..storage.contents import (
     COMPUTED,
     Array,
@@ -35,6 +36,7 @@ from ..storage.files import fingerprint
 from ..storage.rows import ListsCheckpoint
 from . import cells
 from .auto import tuned
+from .cell_updates import changed_cells, near_items, places_of
 from .cells import Cells
 from .methods import HNSW, IVF, Auto, Method, NNDescent, search_all
 from .progress import row_blocks
@@ -511,7 +513,7 @@ class NeighborIndex(SearchIndex):
         self._score(queries, rows, vectors, np.concatenate(found), out)
         return out
 
-    def compared(self, rows: NDArray[np.integer]) -> tuple[Held, Near]:
+    def compared(self, rows: NDArray[np.integer]) -> tuple[Level, Near]:
         """Return the items whose lists some others may enter, and which of these each is near to.
 
         With an exact method, all items are compared with all others. With cells, items are those
@@ -519,11 +521,10 @@ class NeighborIndex(SearchIndex):
         """
         self.contents.check()
         if isinstance(self.method, IVF):
-            held = self._cells.packed()
-            return every_item(held.vectors, held.ids, len(rows))
+            return near_items(self._cells, self.vectors_of(rows), self.method.nprobe, self.metric)
         vectors = self._own_vectors()
         if not isinstance(self.method, HNSW):
-            return every_item(vectors, np.arange(self.size, dtype=np.int32), len(rows))
+            return every_item(vectors, len(rows))
         width = min(self.method.ef_search, self.size)
         return items_found(vectors, self._search_block(vectors[rows], width)[1])
 
@@ -531,9 +532,7 @@ class NeighborIndex(SearchIndex):
         """Return the vectors (m, d) of some items."""
         self.contents.check()
         if isinstance(self.method, IVF):
-            held, place = self._cells.packed(), np.empty(self.size, np.int32)
-            place[held.ids] = np.arange(self.size, dtype=np.int32)
-            return held.vectors[place[rows]]
+            return self._cells.vectors[places_of(self._cells, self.size)[rows]]
         return self._own_vectors()[rows]
 
     def changed(
@@ -551,6 +550,10 @@ class NeighborIndex(SearchIndex):
         if isinstance(self.method, HNSW) and vectors is not None and not len(change.removed):
             index = self._like(change.after)
             index._faiss = self.method.extended(self._faiss, vectors, progress=progress)
+            return index
+        if isinstance(self.method, IVF):
+            index = self._like(change.after)
+            index._cells = changed_cells(self._cells, change, vectors)
             return index
         after = change.rows_of(self.vectors_of(np.arange(self.size)), vectors)
         index = NeighborIndex(after, self.metric, self.method, center=self.center)

@@ -7,26 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.cells import Level
 from ..kernels.matrix import read_only
-from ..kernels.neighbors import Held, Near
+from ..kernels.neighbors import Near
 
 # Items of an exact search that are compared together.
 _BLOCK = 1024
 
 
-def every_item(
-    vectors: NDArray[np.float32], ids: NDArray[np.int32], count: int
-) -> tuple[Held, Near]:
+def every_item(vectors: NDArray[np.float32], count: int) -> tuple[Level, Near]:
     """Let all items be compared with `count` added ones."""
     n = len(vectors)
     starts = np.arange(0, n, _BLOCK)
     stops = np.minimum(starts + _BLOCK, n)
     first = np.zeros(len(starts), np.int64)
     near = Near(first, first + count, np.arange(count, dtype=np.int32))
-    return _held(vectors, ids, starts, stops), _read_only(near)
+    return _level(vectors, np.arange(n, dtype=np.int32), starts, stops), _read_only(near)
 
 
-def items_found(vectors: NDArray[np.float32], ids: NDArray[Any]) -> tuple[Held, Near]:
+def items_found(vectors: NDArray[np.float32], ids: NDArray[Any]) -> tuple[Level, Near]:
     """Let the items that searches for added ones have found, (m, w), be compared with these."""
     found = ids.ravel()
     places = np.repeat(np.arange(len(ids), dtype=np.int32), ids.shape[1])[found >= 0]
@@ -36,11 +35,11 @@ def items_found(vectors: NDArray[np.float32], ids: NDArray[Any]) -> tuple[Held, 
     starts, stops = np.cumsum(counts) - counts, np.cumsum(counts)
     rows = np.arange(len(own))
     near = Near(starts, stops, places[order])
-    return _held(vectors[own], own, rows, rows + 1), _read_only(near)
+    return _level(vectors[own], own, rows, rows + 1), _read_only(near)
 
 
-def _held(*arrays: NDArray[Any]) -> Held:
-    return Held(*map(read_only, arrays))
+def _level(*arrays: NDArray[Any]) -> Level:
+    return Level(*map(read_only, arrays))
 
 
 def _read_only(near: Near) -> Near:

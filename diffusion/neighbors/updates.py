@@ -102,8 +102,8 @@ def _enter(
     added = Added(vectors, own, half, float(squares.max()) ** 0.5)
     highest = highest_score(index.metric)
     with one_blas_thread():
-        held, near = index.compared(rows)
-        admit(held, added, near, by_distance, highest, least, sizes, *lists, state)
+        level, near = index.compared(rows)
+        admit(level, added, near, by_distance, highest, least, sizes, *lists, state)
 
 
 def _without_direction(index: NeighborIndex, empty: NDArray[np.int64]) -> NDArray[np.bool_]:

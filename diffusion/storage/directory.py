@@ -126,16 +126,15 @@ def remove_leftovers(path: Path, format: Format, *, keep: Collection[str] = ()) 
     `keep` are the names of the files of arrays to keep, within the directory.
     """
     folders = {name.partition("/")[0] for name in keep}
-    for entry in list(path.iterdir()):
-        if not _is_ours(entry, format):
-            continue
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name not in folders):
         if entry.name not in folders:
-            _remove(entry)
-            continue
-        with contextlib.suppress(OSError):
-            for file in list(entry.iterdir()):
-                if f"{entry.name}/{file.name}" not in keep:
-                    _remove(file)
+            if _is_ours(entry, format):
+                _remove(entry)
+        elif not entry.is_symlink():
+            with contextlib.suppress(OSError):
+                for file in sorted(entry.glob("*.npy")):
+                    if f"{entry.name}/{file.name}" not in keep:
+                        _remove(file)
 
 
 @contextlib.contextmanager

@@ -313,13 +313,14 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def array_header(stream: Any) -> Header:
+def array_header(stream: Any, kinds: str = "biuf") -> Header:
     """Read the header of an .npy file; the stream is then at the first byte of the array.
 
     Raises
     ------
     ValueError
-        If there is none, or it is that of an array of objects, or with a negative length.
+        If there is none, or it is that of an array of another kind than those of `kinds`, or with a
+        negative length.
     """
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -327,7 +328,7 @@ def array_header(stream: Any) -> Header:
     }
     try:
         shape, fortran, dtype = read[np.lib.format.read_magic(stream)](stream)
-        if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        if dtype.kind not in kinds or min(shape, default=0) < 0:
             raise ValueError(f"{dtype} of shape {shape}")
     except DAMAGED as error:
         reason = (str(error) or "damaged").splitlines()[0]
@@ -335,7 +336,9 @@ def array_header(stream: Any) -> Header:
     return Header(dtype, tuple(shape), fortran)
 
 
-def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+def read_archive(
+    stream: IO[bytes], names: Sequence[str] | None = None, *, kinds: str = "biuf"
+) -> dict[str, NDArray[Any]]:
     """Read arrays of an .npz file, of which no more is inflated than their headers promise.
 
     Parameters
@@ -344,11 +347,13 @@ def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[
         Opened for reading, seekable.
     names : sequence of str, optional
         The arrays to read; by default all.
+    kinds : str, default "biuf"
+        The kinds of their types: numbers, and "U" for strings.
 
     Raises
     ------
     OSError, or one of `DAMAGED`
-        If the file is damaged, an array is missing or not of numbers, or it is a hundred times as
+        If the file is damaged, an array is missing or of another kind, or it is a hundred times as
         large as the file, which `np.savez_compressed` reaches only with constant arrays.
     """
     most = max(_SMALL, _INFLATED * stream.seek(0, os.SEEK_END))
@@ -360,15 +365,15 @@ def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[
             most -= found[name].file_size
             if most < 0:
                 raise ValueError(f"{name}: would take {found[name].file_size} bytes of memory")
-            arrays[name] = _read_member(archive, found[name])
+            arrays[name] = _read_member(archive, found[name], kinds)
     return arrays
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kinds: str) -> NDArray[Any]:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename}: expected no compression, or that of numpy")
     with contextlib.closing(cast(zipfile.ZipExtFile, archive.open(info))) as member:
-        header = array_header(member)
+        header = array_header(member, kinds)
         if member.tell() + header.bytes != info.file_size:
             raise ValueError(
                 f"{info.filename}: expected {header.bytes} bytes of {header.dtype} of shape "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusion
-from diffusion import Context
+from diffusion import Context, DiffusionError
 from diffusion.affinity import GaussianAffinity, PowerAffinity
 from diffusion.change import Change
 from diffusion.graph import Graph
@@ -32,12 +33,12 @@ def step(rng, X, kinds, coarse):
     """Return a change of a few items, nearly all of one cluster or of any, and the new vectors."""
     n = len(X)
     few = int(rng.integers(1, max(2, n // 8)))
-    if rng.random() < 0.5 or n < 3:
+    if rng.random() < 0.5 or n < 2:
         alike = kinds[rng.integers(len(kinds))][None] if rng.random() < 0.7 else kinds
         return Change.addition(n, few), np.concatenate([X, vectors(rng, alike, few, coarse)])
     distances = np.linalg.norm(X - X[rng.integers(n)], axis=1)
     near = np.argsort(distances, kind="stable") if rng.random() < 0.7 else rng.permutation(n)
-    change = Change.removal(n, near[: min(few, n - 2)])
+    change = Change.removal(n, near[: min(few, n - 1)])
     return change, X[change.source]
 
 
@@ -203,6 +204,69 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
     for cores in (1, 4):
         with using_cores(cores):
             assert check_steps(Context((3, 6)), 5, 6, 3000, False, 1) == 1
+
+
+def read_only(arrays):
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+@pytest.mark.parametrize("affinity", [Context((3, 6)), PowerAffinity(3.0)])
+def test_a_restored_affinity_and_graph_can_be_changed(affinity):
+    rng = np.random.default_rng(2)
+    kinds = 5 * rng.standard_normal((20, 4))
+    X = np.repeat(kinds, 10, axis=0) + rng.standard_normal((200, 4))
+    change = Change.removal(200, np.arange(50, 60))
+    lists, new = lists_of(X, 6), lists_of(X[change.source], 6)
+    graph = Graph.from_neighbors(*affinity.edges(*lists))
+    restored = copy.copy(affinity)
+    restored.restore(read_only(copy.deepcopy(affinity.arrays())), 200)
+    stored = {name: value for name, value in vars(graph).items() if isinstance(value, np.ndarray)}
+    mapped = dataclasses.replace(graph, **read_only(copy.deepcopy(stored)))
+    changed, edges = restored.changed(*new, dirty_rows(change, lists, new), change)
+    assert edges.rows is not None
+    fresh = copy.copy(changed)  # with the same ages
+    expected = Graph.from_neighbors(*fresh.edges(*new))
+    check_graph(mapped.changed(change, edges)[0], expected)
+    check_affinity(changed, fresh)
+
+
+@pytest.mark.parametrize("affinity", [Context((3, 6)), PowerAffinity(3.0)])
+def test_without_lists_everything_is_made_anew(affinity):
+    X = np.random.default_rng(0).standard_normal((40, 3))
+    lists = lists_of(X, 6)
+    affinity.edges(*lists)
+    kept = ("scores", "similar", "overlaps", *(() if affinity.depth else ("ids",)))
+    earlier = {name: array for name, array in affinity.arrays().items() if name not in kept}
+    restored = copy.copy(affinity)
+    restored.restore(earlier, 40)
+    assert restored.neighbor_lists() is None
+    assert restored.arrays().keys() == earlier.keys()
+    change = Change.addition(40, 0)
+    changed, edges = restored.changed(*lists, np.zeros(40, bool), change)
+    assert edges.rows is None
+    check_affinity(changed, affinity)
+
+
+@pytest.mark.parametrize(
+    ("affinity", "name", "value"),
+    [
+        (Context((3, 6)), "similar", 40),
+        (Context((3, 6)), "similar", -2),
+        (Context((3, 6)), "scores", np.nan),
+        (Context((3, 6)), "ids", 40),
+        (PowerAffinity(3.0), "ids", 40),
+        (PowerAffinity(3.0), "scores", np.inf),
+    ],
+)
+def test_forged_lists_are_found_when_they_are_used(affinity, name, value):
+    affinity.edges(*lists_of(np.random.default_rng(0).standard_normal((40, 3)), 6))
+    arrays = copy.deepcopy(affinity.arrays())
+    arrays[name][7, 2] = value
+    affinity.restore(arrays, 40)
+    with pytest.raises(DiffusionError, match=f"altered, {name}: expected"):
+        affinity.neighbor_lists()
 
 
 @pytest.mark.parametrize("affinity", [Context((3, 6)), PowerAffinity(3.0)])
