@@ -212,15 +212,18 @@ class FirstStage(NamedTuple):
     Attributes
     ----------
     lists : tuple of ndarray, shape (1, c)
-        Scores and ids, as `Fitted.first_stage` returns them.
+        Scores and rows. Those of n and more stand for items that are not of the collection.
     observed : tuple of ndarray
         The neighbours that the observation is computed from.
+    candidates : ndarray, shape (1, c)
+        The rows of `lists` that are of the collection.
     search : callable or None
         Returns lists (1, w) of a given length w, if there is an index to search.
     """
 
     lists: Results
     observed: Results
+    candidates: NDArray[np.int64]
     search: Callable[[int], Results] | None = None
 
     @classmethod
@@ -230,7 +233,7 @@ class FirstStage(NamedTuple):
         lists, observed = fitted.first_stage(q, length, query_k=query_k, progress=False)
         _check_single(lists, "q")
         index, queries = fitted.searched(q)
-        return cls(lists, observed, lambda width: index.search(queries, width))
+        return cls(lists, observed, lists[1], lambda width: index.search(queries, width))
 
     @classmethod
     def of_hits(cls, fitted: Fitted, hits: tuple[Any, Any], query_k: int) -> FirstStage:
@@ -238,9 +241,10 @@ class FirstStage(NamedTuple):
         if not (isinstance(hits, tuple | list) and len(hits) == 2):
             raise DiffusionError(f"hits: expected a pair of scores and ids, got {hits!r:.40}")
         metric, depth = fitted.parameters["metric"], fitted.depth(query_k)
-        scores, ids = first_stage_of(*hits, fitted.items, metric).known
-        _check_single((scores, ids), "hits")
-        return cls((scores, ids), (scores[:, :depth], ids[:, :depth]))
+        found = first_stage_of(*hits, fitted.items, metric)
+        lists, (scores, candidates) = (found.scores, found.codes), found.known
+        _check_single(lists, "hits")
+        return cls(lists, (scores[:, :depth], candidates[:, :depth]), candidates)
 
 
 def _check_single(lists: Results, name: str) -> None:
@@ -337,11 +341,21 @@ class Explainer:
         if depth not in self._answers:
             fitted, observation, lists = self._fitted, self._observation, self._first.lists
             solver = fitted.solver.for_depth(depth)
-            solution = solver.solve(observation.y, candidates=lists[1])
+            solution = solver.solve(observation.y, candidates=self._first.candidates)
             x = _positive(solution.values)  # a copy: scores may take the place of the values
             scores = fitted.score.combine(solution.values, observation, *lists, fitted.graph)
-            self._answers[depth] = _Answer(solver, x, _positive(scores))
+            self._answers[depth] = _Answer(solver, x, self._with_unknown(_positive(scores)))
         return self._answers[depth]
+
+    def _with_unknown(self, scores: SparseRows) -> SparseRows:
+        """Return scores (one row) with those of hits that are not of the collection."""
+        lists = self._first.lists
+        own, codes = self._fitted.score.evidence(*lists)[0], lists[1][0]
+        added = (codes >= self._fitted.graph.n_nodes) & (own > 0)
+        ids = np.concatenate([scores.ids, codes[added].astype(np.int32)])
+        return SparseRows(
+            scores.starts, scores.counts + added.sum(), ids, np.append(scores.values, own[added])
+        )
 
     def _flow(self, row: int, x: SparseRows) -> tuple[float | None, tuple[Flow, ...]]:
         """Return the terms of x_j = (1 - α) y_j + α Σ_i W_ji x_i: the first, and the others."""

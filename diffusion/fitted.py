@@ -18,7 +18,7 @@ from .index_state import IndexState, graph_arrays, graph_of, graph_rows
 from .kernels import ranking as kernels
 from .kernels.matrix import SparseRows
 from .kernels.ranking import EVERYTHING
-from .neighbors import METHODS, Method, NeighborIndex, SearchIndex
+from .neighbors import METHODS, Auto, Method, NeighborIndex, SearchIndex
 from .neighbors.given import GivenIndex
 from .neighbors.methods import Given
 from .neighbors.progress import row_blocks
@@ -315,7 +315,7 @@ class Fitted:
 
         `given` is the index of the caller that it was fitted with, if it is at hand.
         """
-        affinity, score, solver, transfer, _ = components
+        affinity, score, solver, transfer, asked = components
         with state.described():
             method = used_method(parameters)
             graph = graph_of(state)
@@ -329,7 +329,14 @@ class Fitted:
                     index = GivenIndex(given, metric, shape)
                 else:
                     index = NeighborIndex.restore(
-                        state.arrays, metric, method, shape, state.source, _checked_recall(recall)
+                        state.arrays,
+                        metric,
+                        method,
+                        shape,
+                        state.source,
+                        _checked_recall(recall),
+                        auto=asked if isinstance(asked, Auto) else None,
+                        k=int(parameters["k"]),
                     )
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)

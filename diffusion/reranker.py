@@ -647,10 +647,11 @@ class Reranker(Reporting, Parameters):
         ----------
         q : array_like, shape (d,), optional
             The query, as `search` takes it.
-        id : int
+        id : int or str
             The item.
         hits : tuple of array_like, shape (m,), optional
-            First-stage scores and ids of the query, as `rerank` takes them, in place of `q`.
+            First-stage scores and ids of the query, as `rerank` takes them, in place of `q`. Those
+            of unknown items count in the ranking.
         k : int >= 1, default 100
             Length of the ranking. A solver whose accuracy follows the length of a ranking, as that
             of "auto" does, solves deeper for an item that is further down.

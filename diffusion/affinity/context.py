@@ -43,7 +43,7 @@ _PART = 1 << 16
 _OFFERED = 1 << 22
 
 # An update that encodes a larger share of the items than this computes everything.
-_MOST_CHANGED = 0.5
+_MOST_CHANGED = 0.75
 
 # The largest age, after which ages are counted anew.
 _MOST_AGES = 2**31 - 1
@@ -264,8 +264,8 @@ class Context(Affinity):
         An item is encoded again if a set that its encoding averages has changed. The overlaps of
         these items with all others are merged into the lists of the others; a list that loses more
         items than it receives is computed again. Edges are weighed again where places in these
-        lists have changed. All else is copied. If more than half of the items are to be encoded
-        again, everything is computed. An update runs on the CPU.
+        lists have changed. All else is copied. If more than three quarters of the items are to be
+        encoded again, everything is computed. An update runs on the CPU.
 
         Equal sums are ordered by the time at which items were added, as in a fit of the items that
         are left. Parameters and shapes are those of `Affinity.changed`.
@@ -603,7 +603,7 @@ def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     if levels.shape[1] == k:
         return levels
     both = np.stack([levels & 15, levels >> 4], axis=2)
-    return both.reshape(len(levels), -1)[:, :k]
+    return both.reshape(len(levels), 2 * levels.shape[1])[:, :k]
 
 
 def _high_type(n: int) -> type[np.unsignedinteger[Any]]:

@@ -15,7 +15,7 @@ from ..kernels import updates
 from ..kernels.matrix import read_only
 from ..storage.contents import COMPUTED, Array, Between, Contents
 from .base import Affinity, Edges, Lists, Observation, lists_layout, sparse_rows
-from .updates import differing, mapped, reached
+from .updates import reached
 
 # Number of scores from which a scale is fitted: a sample of a million gives a stable median.
 _SAMPLE = 1_000_000
@@ -41,6 +41,22 @@ def _powers(logarithms: NDArray[np.float64], exponent: float) -> NDArray[np.floa
     with np.errstate(over="ignore"):
         relative = exponent * (logarithms - largest)
         return np.exp(relative + np.clip(exponent * largest, _LEAST, _MOST))
+
+
+def _reverse(
+    rows: NDArray[Any],
+    among: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    ids: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    """Return the scores (m, k) of some items in the lists of their neighbours, -inf where absent.
+
+    They are looked up where the item or the neighbour is `among` (n,) those marked.
+    """
+    reverse = np.full((len(rows), ids.shape[1]), -np.inf, np.float32)
+    rows = rows.astype(np.int64, copy=False)
+    updates.reverse_scores(rows, among, read_only(ids), read_only(scores), reverse)
+    return reverse
 
 
 class Pointwise(Affinity):
@@ -95,32 +111,26 @@ class Pointwise(Affinity):
     ) -> tuple[Affinity, Edges]:
         """Return the affinity of a changed collection, and the edges that are not as before.
 
-        Those of changed lists and of their entries are weighed again; all are if the scale is
-        another one. Parameters and shapes are those of `Affinity.changed`.
+        Edges are weighed again where one of their scores has changed; all are if the scale is
+        another one, or if those of more than half of the items are. Parameters and shapes are those
+        of `Affinity.changed`.
         """
         new, lists = copy(self), self.neighbor_lists()
         new.fit(scores)
-        if lists is None or lists[1].shape[1] != ids.shape[1] or new.scale != self.scale:
-            return super().changed(scores, ids, dirty, change, progress=progress)
-        new._lists, new._contents = {"scores": scores, "ids": ids}, COMPUTED
-        rows = np.flatnonzero(reached(dirty, ids, lists[1], change))
-        weights = new._reciprocal(rows, scores, ids)
-        source = change.source[rows]
-        known, source = source >= 0, source[source >= 0]
-        before = mapped(lists[1][source], change), self._reciprocal(source, *lists)
-        differs = np.ones(len(rows), bool)
-        differs[known] = differing((ids[rows[known]], weights[known]), before, 0)
-        rows = rows[differs]
-        return new, Edges(ids[rows], weights[differs], rows)
-
-    def _reciprocal(
-        self, rows: NDArray[Any], scores: NDArray[np.float32], ids: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """Return the weights (m, k) of the reciprocal edges of some items, 0 for others."""
-        reverse = np.empty((len(rows), ids.shape[1]), np.float32)
-        rows = rows.astype(np.int64, copy=False)
-        updates.reverse_scores(rows, read_only(ids), read_only(scores), reverse)
-        return np.minimum(self.weights(scores[rows]), self.weights(reverse))
+        if lists is not None and lists[1].shape[1] == ids.shape[1] and new.scale == self.scale:
+            others = np.flatnonzero(reached(dirty, ids, lists[1], change) & ~dirty)
+            gone = np.where(change.target >= 0, dirty[change.target], True)
+            now = _reverse(others, dirty, scores, ids)
+            then = _reverse(change.source[others], gone, *lists)
+            weighed = dirty.copy()
+            weighed[others[np.any(now != then, axis=1)]] = True
+            rows = np.flatnonzero(weighed)
+            if 2 * len(rows) <= len(weighed):
+                new._lists, new._contents = {"scores": scores, "ids": ids}, COMPUTED
+                reverse = _reverse(rows, np.ones(len(ids), bool), scores, ids)
+                weights = np.minimum(new.weights(scores[rows]), new.weights(reverse))
+                return new, Edges(ids[rows], weights, rows)
+        return super().changed(scores, ids, dirty, change, progress=progress)
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int

@@ -56,6 +56,7 @@ def renumber_lists(
     ids: Any,
     source: Any,
     target: Any,
+    least: int,
     out_scores: Any,
     out_ids: Any,
     sizes: Any,
@@ -64,8 +65,8 @@ def renumber_lists(
     """Move lists (before, k) to the new rows of their items, and leave out removed items.
 
     `source` and `target` are those of a `Change`. The lists of added items are empty. `sizes`
-    (after,) are the numbers of entries; `dirty` says whether there is another difference than the
-    numbers of rows: fewer entries, or another order of equal scores.
+    (after,) are the numbers of entries; `dirty` says whether one of the first `least` entries has
+    gone, or equal scores have another order.
     """
     k = ids.shape[1]
     for i in range(start, stop):
@@ -78,7 +79,7 @@ def renumber_lists(
                     break
                 j, s = target[j], scores[row, a]
                 if j < 0:
-                    dirty[i] = True
+                    dirty[i] |= a < least
                     continue
                 if size > 0 and out_scores[i, size - 1] == s and out_ids[i, size - 1] > j:
                     dirty[i] = True
@@ -138,6 +139,7 @@ def _admit_into(
     added: Any,
     by_distance: bool,
     highest: float,
+    least: int,
     sizes: Any,
     scores: Any,
     ids: Any,
@@ -145,8 +147,8 @@ def _admit_into(
 ) -> Any:
     """Enter added vectors into the list of an item, given their products with its vector.
 
-    Returns 0 if the list has not changed, 1 if it has, and 2 if an item that belongs into no list
-    is among the best.
+    Returns 0 if the first `least` entries have not changed, 1 if they have, and 2 if an item that
+    belongs into no list is among the best.
     """
     square, changed = np.float32(0), 0
     for t in range(vector.shape[0]):
@@ -171,9 +173,11 @@ def _admit_into(
                 if score > worst:
                     if added.ids[place] < 0:
                         return 2
+                    if score > scores[row, least - 1]:
+                        changed = 1
                     _enter(scores[row], ids[row], size, score, added.ids[place])
                     size = min(size + 1, ids.shape[1])
-                    worst, changed = scores[row, size - 1], 1
+                    worst = scores[row, size - 1]
                     low = _low(worst, square, added.longest, by_distance)
     sizes[row] = size
     return changed
@@ -208,8 +212,8 @@ def admit(
     Those near a cell are compared with the vectors of the cell, except for vectors whose list has
     fewer than `least` entries. A list that is not full is extended, too, by what is ahead of its
     last entry. `sizes` (n,) are the numbers of entries, and are updated. `state` (n,) becomes 1
-    where a list changes, and 2 where it must be searched again, because a vector that belongs into
-    no list would be in it.
+    where one of the first `least` entries changes, and 2 where a list must be searched again,
+    because a vector that belongs into no list would be in it.
     """
     d = level.vectors.shape[1]
     gathered, bias = np.empty((_COLUMNS, d), np.float32), np.empty(_COLUMNS, np.float32)
@@ -239,6 +243,7 @@ def admit(
                         added,
                         by_distance,
                         highest,
+                        least,
                         sizes,
                         scores,
                         ids,

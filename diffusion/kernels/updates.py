@@ -63,17 +63,22 @@ def levels_of_rows(
 
 
 @parallel(lambda rows, *_: len(rows), grain=64)
-def reverse_scores(start: int, stop: int, rows: Any, ids: Any, scores: Any, out: Any) -> None:
+def reverse_scores(
+    start: int, stop: int, rows: Any, among: Any, ids: Any, scores: Any, out: Any
+) -> None:
     """Look up the scores (m, k) that the entries of some lists give to the lists' own items.
 
-    The score is -inf where an entry does not list the item.
+    The score stays as it is where an entry does not list the item, or where neither of them is
+    `among` (n,) those marked.
     """
     for p in range(start, stop):
         i = rows[p]
         for a in range(ids.shape[1]):
             j = ids[i, a]
-            b = -1 if j < 0 else _place_of(i, ids[j])
-            out[p, a] = -np.inf if b < 0 else scores[j, b]
+            if j >= 0 and (among[i] or among[j]):
+                b = _place_of(i, ids[j])
+                if b >= 0:
+                    out[p, a] = scores[j, b]
 
 
 @parallel(lambda ids, *_: len(ids), grain=256)

@@ -48,6 +48,29 @@ def exact_is_better(n: int, d: int) -> bool:
     return exact <= _PAYS * cells
 
 
+def outgrown(before: int, after: int, d: int) -> bool:
+    """Return whether exact search, chosen for fewer vectors, should be reconsidered for more.
+
+    That is when the limit for exact search is passed, and each time the number of vectors has
+    doubled: without structure, exact search remains the better method.
+    """
+    if exact_is_better(after, d):
+        return False
+    return exact_is_better(before, d) or after.bit_length() > before.bit_length()
+
+
+def share_found(found: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+    """Return the mean share of the best scores, (m, k), that are among those found.
+
+    Any of several items that tie for the last place will do.
+    """
+    listed = np.count_nonzero(np.isfinite(true), axis=1)
+    last = np.take_along_axis(true, np.maximum(listed - 1, 0)[:, None], axis=1)
+    tie = _TIE * np.abs(true).max(axis=1, where=np.isfinite(true), initial=0)[:, None]
+    hits = np.count_nonzero(found >= last - tie, axis=1)
+    return float(np.mean(np.minimum(1, hits / np.maximum(1, listed))))
+
+
 def tuned(
     vectors: NDArray[np.float32], metric: str, k: int, auto: Auto, *, progress: bool
 ) -> tuple[Exact | IVF, Partition | None, float]:

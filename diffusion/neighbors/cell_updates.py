@@ -16,21 +16,25 @@ from ..change import Change
 from ..kernels.cells import Level
 from ..kernels.matrix import read_only
 from ..kernels.neighbors import Near
-from .cells import Cells, assigned
+from .cells import UNEVEN, Cells, assigned
 
 # Places for each vector at most; with more, cells are put next to each other again, each with room
 # for an eighth of its size.
 _MOST_PLACES, _ROOM = 1.5, 8
 
+# Cells are made again if their number is off by more than this factor: for the default number of
+# cells of a large collection, if it has doubled or halved.
+_OFF = 2**0.5
+
 # Cells near to a cell whose items are compared with an added vector, as a multiple of the cells
 # that a query searches.
-_WIDER = 3
+_WIDER = 4
 
 
 def changed_cells(cells: Cells, change: Change, vectors: NDArray[np.float32] | None) -> Cells:
     """Return cells after a change; the arrays of the given ones are not modified.
 
-    Added vectors (m, d) go to the cells with the nearest centroids.
+    Added vectors (m, d) go to the cells with the nearest centroids, which follow them.
     """
     cells = cells._replace(
         vectors=np.array(cells.vectors),
@@ -45,6 +49,14 @@ def changed_cells(cells: Cells, change: Change, vectors: NDArray[np.float32] | N
     if len(cells.vectors) > _MOST_PLACES * change.after + len(cells.starts):
         cells = _moved(cells, np.zeros(len(cells.starts), np.int64))
     return Cells(*map(read_only, cells))
+
+
+def fits(cells: Cells, wanted: int) -> bool:
+    """Return whether there are about as many cells as wanted, and none is very large."""
+    count, sizes = len(cells.starts), cells.stops - cells.starts
+    if not count / _OFF <= wanted <= count * _OFF:
+        return False
+    return bool(sizes.max() <= 2 * UNEVEN * max(1, -(-int(sizes.sum()) // count)))
 
 
 def places_of(cells: Cells, n: int) -> NDArray[np.int64]:
@@ -100,7 +112,14 @@ def _add(cells: Cells, rows: NDArray[np.int64], vectors: NDArray[np.float32]) ->
     places = _ranges(cells.stops, cells.stops + counts)
     cells.vectors[places], cells.ids[places] = vectors[order], rows[order]
     cells.stops[:] += counts
-    return cells
+    # A centroid follows the vectors of its cell, as in k-means with small batches (Sculley, WWW
+    # 2010): otherwise, where the collection moves to new regions, cells there would be found less
+    # often than those of a new index.
+    steps = np.zeros(cells.centroids.shape)
+    np.add.at(steps, own, vectors - cells.centroids[own])
+    sizes = np.maximum(1, cells.stops - cells.starts)
+    centroids = (cells.centroids + steps / sizes[:, None]).astype(np.float32)
+    return Cells.of(*cells[:4], centroids, cells.groups)
 
 
 def _with_room(cells: Cells, counts: NDArray[np.int64]) -> Cells:

@@ -42,7 +42,7 @@ _TOGETHER = 32
 _GROUPS_ASSIGNED = 4
 
 # A cell has at most this many times the average number of vectors; a larger one is divided.
-_UNEVEN = 16
+UNEVEN = 16
 
 
 class Cells(NamedTuple):
@@ -198,7 +198,7 @@ def divided(
     """
     order = np.argsort(cells, kind="stable").astype(np.int32)
     sizes = np.bincount(cells, minlength=len(centroids))
-    limit = _UNEVEN * max(1, -(-len(cells) // len(centroids)))
+    limit = UNEVEN * max(1, -(-len(cells) // len(centroids)))
     parts = np.maximum(1, -(-sizes // limit))
     cell = np.repeat(np.arange(len(centroids)), parts)
     number = np.arange(len(cell)) - np.repeat(np.cumsum(parts) - parts, parts)

@@ -35,8 +35,8 @@ from ..storage.contents import (
 from ..storage.files import fingerprint
 from ..storage.rows import ListsCheckpoint
 from . import cells
-from .auto import tuned
-from .cell_updates import changed_cells, near_items, places_of
+from .auto import outgrown, share_found, tuned
+from .cell_updates import changed_cells, fits, near_items, places_of
 from .cells import Cells
 from .methods import HNSW, IVF, Auto, Method, NNDescent, search_all
 from .progress import row_blocks
@@ -63,6 +63,9 @@ _MORE = 4
 
 # The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
+
+# Added items whose recall is measured after a change.
+_MEASURED = 128
 
 
 class SearchIndex(ABC):
@@ -354,6 +357,8 @@ class NeighborIndex(SearchIndex):
         self.size, self.dimension = vectors.shape
         self.vectors: NDArray[np.float32] | None = vectors
         self._stored: dict[str, NDArray[Any]] = {}
+        self._auto = method if isinstance(method, Auto) else None
+        self._k = k
         partition = None
         if isinstance(method, Auto):
             method, partition, self.recall = tuned(vectors, metric, k, method, progress=progress)
@@ -376,6 +381,8 @@ class NeighborIndex(SearchIndex):
         shape: tuple[int, int],
         source: str = "arrays",
         recall: float | None = None,
+        auto: Auto | None = None,
+        k: int = 50,
     ) -> NeighborIndex:
         """Make an index from the arrays that `arrays` returned, checked on first use.
 
@@ -393,6 +400,10 @@ class NeighborIndex(SearchIndex):
             What errors call the state that the arrays belong to.
         recall : float, optional
             The recall that was measured when the index was made.
+        auto : Auto, optional
+            What has chosen the method, and chooses again when the collection has outgrown it.
+        k : int, default 50
+            As in the constructor.
 
         Raises
         ------
@@ -415,7 +426,7 @@ class NeighborIndex(SearchIndex):
         index = cls.__new__(cls)
         index.metric, index.method = metric, method
         index.size, index.dimension = shape
-        index.recall = recall
+        index.recall, index._auto, index._k = recall, auto, k
         index.contents = Contents(arrays, layout, source)
         index._stored = {name: arrays[name] for name in layout}
         index.vectors = None if isinstance(method, IVF | HNSW) else arrays["vectors"]
@@ -544,21 +555,55 @@ class NeighborIndex(SearchIndex):
     ) -> NeighborIndex:
         """Return an index of the collection after a change, as `SearchIndex.changed` does.
 
-        Added vectors are entered into the graph of HNSW; after a removal it is built again.
+        Added vectors are entered into the graph of HNSW; after a removal it is built again. Cells
+        are made again when the collection has about doubled or halved, or when one has become very
+        large. What `Auto` has chosen is chosen again then, when exact search becomes too slow, or
+        when the recall falls below the target.
         """
         self.contents.check()
-        if isinstance(self.method, HNSW) and vectors is not None and not len(change.removed):
+        if isinstance(self.method, HNSW) and vectors is not None:
             index = self._like(change.after)
             index._faiss = self.method.extended(self._faiss, vectors, progress=progress)
             return index
-        if isinstance(self.method, IVF):
+        method: Method = self.method
+        if isinstance(method, IVF):
             index = self._like(change.after)
             index._cells = changed_cells(self._cells, change, vectors)
-            return index
-        after = change.rows_of(self.vectors_of(np.arange(self.size)), vectors)
-        index = NeighborIndex(after, self.metric, self.method, center=self.center)
-        index.recall = self.recall
+            if index._cells_fit():
+                index.recall = self._recall_with(index, change.added)
+                if not self._auto or not self._auto.missed(self.recall, index.recall):
+                    return index
+            method = self._auto or method
+        elif self._auto and outgrown(self.size, change.after, self.dimension):
+            method = self._auto
+        before = self.vectors_of(np.arange(self.size))
+        after, center = change.rows_of(before, vectors), self.center
+        index = NeighborIndex(
+            after, self.metric, method, k=self._k, center=center, progress=progress
+        )
+        if method == self.method:
+            index._auto, index.recall = self._auto, self.recall
         return index
+
+    def _cells_fit(self) -> bool:
+        """Return whether there are about as many cells as in a new index, none very large."""
+        assert isinstance(self.method, IVF)
+        wanted = (IVF() if self._auto else self.method).cells(self.size)
+        return fits(self._cells, wanted)
+
+    def _recall_with(self, index: NeighborIndex, added: NDArray[np.integer]) -> float | None:
+        """Return the recall of a changed index: that of this one, and of a sample of what is new.
+
+        It is None if that of this index has not been measured.
+        """
+        if self.recall is None or not len(added):
+            return self.recall
+        sample = added[:: -(-len(added) // _MEASURED)]
+        found, _ = index.neighbors_at(sample, self._k)
+        vectors = index.vectors_of(np.arange(index.size))
+        true, _ = cells.nearest_others(vectors, sample, self.metric, self._k, False)
+        share = len(added) / index.size
+        return (1 - share) * self.recall + share * share_found(found, true)
 
     def _like(self, size: int) -> NeighborIndex:
         """Return an index of another collection with the same settings, which has no arrays yet."""
@@ -566,6 +611,7 @@ class NeighborIndex(SearchIndex):
         index.metric, index.method, index.center = self.metric, self.method, self.center
         index.size, index.dimension, index.recall = size, self.dimension, self.recall
         index._stored, index.vectors = {}, None
+        index._auto, index._k = self._auto, self._k
         return index
 
     def _own_vectors(self) -> NDArray[np.float32]:

@@ -21,6 +21,9 @@ from .progress import row_blocks
 # Vectors per cell of an inverted file, on average: fewer leave k-means nothing to average.
 _LEAST_PER_CELL = 39
 
+# By how much recall may fall below the target of `Auto` before it chooses again.
+_SHORT = 0.01
+
 
 @dataclass(frozen=True)
 class Exact:
@@ -59,6 +62,14 @@ class Auto:
     def __post_init__(self) -> None:
         recall = check_real(self.recall, "recall", low=0.0, high=1.0, strict=True)
         object.__setattr__(self, "recall", recall)
+
+    def missed(self, before: float | None, after: float | None) -> bool:
+        """Return whether a change of the collection has taken the recall below the target.
+
+        A recall that was lower before would remain so, whatever is chosen.
+        """
+        low = self.recall - _SHORT
+        return before is not None and after is not None and after < low <= before
 
 
 @dataclass(frozen=True)

@@ -53,25 +53,27 @@ def changed_lists(
     ids : ndarray, of the same shape, int32
         Equal scores are ordered by ascending row. Padded with -1.
     dirty : ndarray, shape (after,), bool
-        Whether the list of an item is another than before, except for the numbers of rows.
+        Whether the list of an item is another than before in its first `least` entries, except for
+        the numbers of rows.
 
     Notes
     -----
     With an exact method, the lists are those of a fit to the items after the change. Beside the
     search, the time is that of reading and writing all lists once.
     """
-    shape = change.after, ids.shape[1]
+    width = ids.shape[1]
+    least = width if least is None else min(least, width)
+    shape = change.after, width
     out = np.empty(shape, np.float32), np.empty(shape, np.int32)
     sizes, dirty = np.empty(change.after, np.int32), np.empty(change.after, bool)
-    renumber_lists(scores, ids, change.source, change.target, *out, sizes, dirty)
+    renumber_lists(scores, ids, change.source, change.target, least, *out, sizes, dirty)
     if index is None:
         return *out, dirty
     zero = _without_direction(index, np.flatnonzero(sizes == 0))
     k = min(k, max(1, change.after - 1))
-    if k != ids.shape[1]:
+    if k != width:
         lists = without_items(*index.neighbors(k, progress=progress), zero)
         return *lists, np.full(change.after, True)
-    least = k if least is None else min(least, k)
     state = np.zeros(change.after, np.int8)
     if len(change.added):
         _enter(index, change.added, zero, least, sizes, out, state)
@@ -79,7 +81,7 @@ def changed_lists(
     short = np.flatnonzero(((sizes < least) | (state == _AGAIN)) & ~zero)
     if len(short):
         found = _without(zero, *index.neighbors_at(short, k, progress=progress))
-        dirty[short] |= (found[1] != out[1][short]).any(axis=1)
+        dirty[short] |= (found[1] != out[1][short])[:, :least].any(axis=1)
         out[0][short], out[1][short] = found
     return *out, dirty
 

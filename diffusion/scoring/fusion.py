@@ -211,13 +211,11 @@ class Fusion(Score):
         degrees = graph.degrees[reached]
         scaled = np.maximum(values, 0) / np.sqrt(np.where(degrees > 0, degrees, 1))
         own = scaled[reached == item].sum()  # of one value, or of none
-        first = scores[0, : self.depth]
-        e = np.empty(len(first))
-        kernels.first_stage_evidence(first, e)
+        first = self.evidence(scores, ids)
         return Shares(
             diffusion=float(np.sqrt(own / scaled.max())) if own > 0 else 0.0,
             neighbourhood=self.weight * value_of(observation.J, item),
-            first_stage=self.weight * float(e[ids[0, : self.depth] == item].sum()),
+            first_stage=float(first[ids == item].sum()),
         )
 
 

@@ -20,7 +20,7 @@ from ..storage.contents import Array, Arrays, Between, Layout, Offsets, finite
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver, as_observations
 from .linalg.components import dense_components, joined, known_vector, large_pieces
-from .linalg.eigen import carried, leading_eigenpairs, pairs_layout
+from .linalg.eigen import Eigenpairs, carried, leading_eigenpairs, pairs_layout
 
 # Number of values of a half-precision or memory-mapped basis converted at a time.
 _BLOCK_VALUES = 1 << 24
@@ -95,7 +95,8 @@ class Spectral(Solver):
     `tol`, and computes the others orthogonal to them. These are those of the parts of the graph
     that are nearly separate from the changed items. If they are less than half of the pairs, as
     after a change everywhere in a connected graph, all pairs are computed anew, and always with
-    `float16` or `sparsity`. In both cases the residuals are within `tol`.
+    `float16` or `sparsity`. With `per_component`, components that have not changed keep theirs. The
+    residuals are within `tol` in any case.
 
     Memory: 4 r bytes per node of the large components (2 r with `float16`, 8 r (1 - sparsity)
     with `sparsity`, 6 r (1 - sparsity) with both), and 20 bytes per node for the known
@@ -143,36 +144,50 @@ class Spectral(Solver):
     def _precompute(
         self, progress: bool, checkpoint: str | os.PathLike[str] | None
     ) -> dict[str, NDArray[Any]]:
-        return self._computed(progress, lambda nodes: None)
+        return self._computed(lambda nodes: self._leading(nodes, progress))
 
     def _update(
         self, old: Spectral, change: Change, touched: NDArray[np.bool_], progress: bool
     ) -> dict[str, NDArray[Any]]:
-        if self.float16 or self.sparsity:  # no stored vector is an eigenvector to the tolerance
-            return self._precompute(progress, None)
         parts = old._parts()
+        first = np.cumsum([0, *(len(part.values) for part in parts)])
         part_of, row_of = np.full((2, change.before), -1, np.int64)
         for number, part in enumerate(parts):
             part_of[part.nodes], row_of[part.nodes] = number, np.arange(len(part.nodes))
 
-        def start(nodes: NDArray[np.int32]) -> NDArray[np.float32] | None:
-            source = change.source[self._graph.order[nodes]]
+        def pairs(nodes: NDArray[np.int32]) -> Eigenpairs:
+            now = self._graph.order[nodes]
+            source = change.source[now]
             owner = np.where(source < 0, -1, part_of[source])
             if owner.max(initial=-1) < 0:
-                return None
+                return self._leading(nodes, progress)
             # The part of the basis that most of the nodes belonged to.
             most = int(np.bincount(owner[owner >= 0]).argmax())
             place = np.where(owner == most, row_of[source], -1)
-            return carried(parts[most].rows, place, len(parts[most].values))
+            part, own = parts[most], slice(first[most], first[most + 1])
+            same = len(place) == len(part.nodes) and not (touched[now] | (place < 0)).any()
+            # Rounded or incomplete vectors are no eigenvectors to the tolerance.
+            if not same and (self.float16 or self.sparsity):
+                return self._leading(nodes, progress)
+            vectors = carried(part.rows, place, len(part.values))
+            if same:
+                return Eigenpairs(nodes, old.eigenvalues_[own], vectors, old.residuals_[own])
+            return self._leading(nodes, progress, vectors)
 
-        return self._computed(progress, start)
+        return self._computed(pairs)
+
+    def _leading(
+        self, nodes: NDArray[np.int32], progress: bool, start: NDArray[np.float32] | None = None
+    ) -> Eigenpairs:
+        graph, rank, tol, seed = self._graph, self.rank, self.tol, self.seed
+        return leading_eigenpairs(
+            graph, nodes, rank, tol=tol, seed=seed, progress=progress, start=start
+        )
 
     def _computed(
-        self,
-        progress: bool,
-        start: Callable[[NDArray[np.int32]], NDArray[np.float32] | None],
+        self, pairs_of: Callable[[NDArray[np.int32]], Eigenpairs]
     ) -> dict[str, NDArray[Any]]:
-        """Do the offline work, with start vectors for the eigenpairs of each large piece."""
+        """Do the offline work, given a function that returns the eigenpairs of some components."""
         graph, transfer = self._graph, self._transfer
         pieces = large_pieces(graph, self.dense_nodes, self.per_component)
         if not transfer.increasing:
@@ -183,18 +198,7 @@ class Spectral(Solver):
                         f"transfer: a truncated basis needs a non-decreasing function, got "
                         f"{transfer!r}; expected rank >= {available} here, or solver 'chebyshev'"
                     )
-        pairs = [
-            leading_eigenpairs(
-                graph,
-                nodes,
-                self.rank,
-                tol=self.tol,
-                seed=self.seed,
-                progress=progress,
-                start=start(nodes),
-            )
-            for nodes in pieces
-        ]
+        pairs = [pairs_of(nodes) for nodes in pieces]
         small = dense_components(graph, transfer, self.dense_nodes)
         in_order = [np.argsort(graph.order[p.nodes]) for p in pairs]
         arrays = {

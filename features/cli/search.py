@@ -173,7 +173,7 @@ def _reranker(options: argparse.Namespace) -> Reranker:
 def _search(options: argparse.Namespace) -> None:
     from diffusion.index_state import open_state
 
-    from ..index.photos import describe_queries, photo_names
+    from ..index.photos import describe_queries, first_stage, photo_names
     from ..index.results import PhotoResults, check_suffix, write_file, write_lines
 
     if options.output is not None:
@@ -197,7 +197,8 @@ def _search(options: argparse.Namespace) -> None:
     if options.output is None:
         write_lines(sys.stdout, results)
     else:
-        write_file(options.output, results)
+        first = photo_names(state, first_stage(ranker, queries, options.k))
+        write_file(options.output, results._replace(first=first))
 
 
 def _say_outdated(options: argparse.Namespace, state: IndexState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -44,6 +45,9 @@ class Update:
         What is taken over; None if there is nothing to take over.
     anew : str or None
         Why nothing is taken over of what was there; None if nothing was there.
+    about : dict
+        What the manifest is to say of the recipe, which names the file of weights, and of the place
+        of the photos: both may have been moved.
     """
 
     folder: str
@@ -52,6 +56,7 @@ class Update:
     run: RunSettings
     earlier: Descriptors | None
     anew: str | None
+    about: dict[str, Any]
 
     @classmethod
     def of(
@@ -66,7 +71,11 @@ class Update:
         """Compare a folder with what `earlier_descriptors` returned."""
         before = None if earlier is None else earlier.sources
         found = scan(folder, listing, describer, run, before)
-        return cls(folder, found, match(folder, found, before, run), run, earlier, anew)
+        known = match(folder, found, before, run)
+        about: dict[str, Any] = {"recipe": json.loads(json.dumps(describer.recipe.as_dict()))}
+        if earlier is not None:
+            about[PHOTOS] = place_of(folder, earlier.path)
+        return cls(folder, found, known, run, earlier, anew, about)
 
     def sweep(self, shards: Shards, settings: Any) -> Sweep:
         """Return the pass over the photos that have not been described."""
@@ -86,7 +95,7 @@ class Update:
         return (
             self.sources(self.known.reused, self.known.digests).equals(self.earlier.sources)
             and skipped == {entry["file"] for entry in earlier.manifest["skipped"]}
-            and earlier.manifest.get(PHOTOS) == place_of(self.folder, earlier.path)
+            and earlier.manifest.items() >= self.about.items()
             and not described.can_read(missing)
         )
 

@@ -21,7 +21,7 @@ from ..description.descriptors import (
     differences,
     whitening_arrays,
 )
-from ..description.sources import place_of
+from ..description.sources import DIGEST_BYTES, place_of
 from .photos import CONTENT, DESCRIBED, DIGESTS, SKIPPED, STATS, image_names
 
 # The share of photos above which changing a graph is not worth it.
@@ -133,8 +133,12 @@ def _content(descriptors: Descriptors, index: Path) -> dict[str, Any]:
         SKIPPED: [entry["file"] for entry in manifest["skipped"]],
     }
     if OBJECTS in manifest:
-        digest = manifest[OBJECTS]["digest"]
-        content[OBJECTS] = {"path": os.path.abspath(descriptors.path), "discovery": digest}
+        objects = manifest[OBJECTS]
+        content[OBJECTS] = {
+            "path": os.path.abspath(descriptors.path),
+            "discovery": objects["digest"],
+            "descriptor": objects["descriptor"],
+        }
     folders = descriptors.photos()
     if folders:
         content[PHOTOS] = place_of(next(filter(os.path.isdir, folders), folders[0]), index)
@@ -180,10 +184,14 @@ def _earlier(
     digests, sources = state.arrays.get(DIGESTS), descriptors.sources
     if digests is None or sources is None or earlier.ids_.dtype != object:
         raise _AnewError("an earlier version of this library wrote it")
+    if digests.shape != (len(names), DIGEST_BYTES):
+        raise _AnewError(f"damaged before ({DIGESTS}: shape {digests.shape})")
     about = state.parts[CONTENT]
-    if about.get(OBJECTS) != content.get(OBJECTS):
+    learned, now_learned = (dict(one.get(OBJECTS) or {}, path=None) for one in (about, content))
+    if learned.get("discovery") != now_learned.get("discovery"):
         raise _AnewError("the objects were learned again")
-    other = differences(about.get(MADE_WITH), content[MADE_WITH], "descriptors")
+    other = differences(learned, now_learned)
+    other += differences(about.get(MADE_WITH), content[MADE_WITH], "descriptors")
     other += differences(_parameters(earlier), _parameters(ranker))
     white = whitening_arrays(descriptors.whitening())
     if other or any(not np.array_equal(state.arrays.get(name, 0), a) for name, a in white.items()):

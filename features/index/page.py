@@ -159,11 +159,11 @@ class _Album:
 
     def check(self) -> None:
         """Raise if none of the photos is where it is looked for."""
-        files = [os.fspath(self._path_of(name)) for name in self._items]
-        if files and not any(map(os.path.isfile, files)):
+        if self._items and not any(os.path.isfile(self._path_of(name)) for name in self._items):
             raise DiffusionError(
-                f"{printable(files[0])}: there is no such photo, nor any of the {len(files) - 1} "
-                "others of the results; expected the folder that was indexed"
+                f"none of the {len(self._items)} photos of the results is where it was, such as "
+                f"{printable(next(iter(self._items)))}; expected the folder that was indexed "
+                "(--photos FOLDER)"
             )
 
     def pictures(self) -> Iterator[tuple[str, NDArray[np.uint8] | None]]:

@@ -199,3 +199,11 @@ def describe_queries(
         allow_download=allow_download,
     )
     return np.stack([describer.describe_file(file) for file in files])
+
+
+def first_stage(ranker: Reranker, queries: NDArray[np.float32], k: int) -> NDArray[Any]:
+    """Return the ids of the items nearest to queries: k of them, or as many as diffusion uses."""
+    fitted = ranker.fitted()
+    query_k = int(ranker.query_k)
+    (_, rows), _ = fitted.first_stage(queries, k, query_k=query_k, progress=False)
+    return fitted.items.of_rows(rows)

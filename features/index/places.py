@@ -14,7 +14,7 @@ from ..description.sources import plain_text
 from ..images.reading import each_image
 
 # Seconds that comparing a folder may take.
-_SECONDS = 2.0
+_SECONDS = 1.0
 
 
 def path_in(folders: Collection[str | os.PathLike[str]], name: str) -> Path:

@@ -30,11 +30,14 @@ class PhotoResults(NamedTuple):
         Padded with -inf.
     names : ndarray, shape (nq, k), object
         The photos that were found, padded with None.
+    first : ndarray, shape (nq, m), object, or None
+        The photos that the first stage found, padded with None.
     """
 
     queries: Sequence[str]
     scores: NDArray[np.float32]
     names: NDArray[Any]
+    first: NDArray[Any] | None = None
 
     def rows(self) -> Iterator[tuple[str, list[tuple[int, str, float]]]]:
         """Yield each query with the rank, the name and the score of its results."""
@@ -58,7 +61,7 @@ def write_lines(file: IO[str], results: PhotoResults) -> None:
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
     """Raise unless the suffix of a file of results names a format."""
-    if Path(path).suffix not in _WRITERS:
+    if Path(path).suffix.lower() not in _WRITERS:
         raise DiffusionError(
             f"-o {os.fspath(path)!r}: expected a name that ends in .json, in .npz, or in .trec, "
             ".run or .txt for a TREC run"
@@ -69,9 +72,11 @@ def write_file(path: str | os.PathLike[str], results: PhotoResults) -> None:
     """Write results atomically, in the format that the suffix of the file names.
 
     `.json`: a list with an object for each query, with its photo as "query" and its "results", each
-    with "rank" (from 1), "name" and "score". `.npz`: arrays `queries` (nq,), `names` (nq, k), str,
-    padded with "", and `scores` (nq, k), float32, padded with -inf. `.trec`, `.run` or `.txt`: a
-    TREC run, in whose names "%" and what is not printable or a blank are written as in a URL.
+    with "rank" (from 1), "name", "score" and "first_rank". The last one is null for what the first
+    stage has not found, and is left out if nobody knows what it has. `.npz`: arrays `queries`
+    (nq,), `names` (nq, k), str, padded with "", and `scores` (nq, k), float32, padded with -inf.
+    `.trec`, `.run` or `.txt`: a TREC run, in whose names blanks, "%" and what is not printable are
+    written as in a URL.
 
     Raises
     ------
@@ -79,19 +84,21 @@ def write_file(path: str | os.PathLike[str], results: PhotoResults) -> None:
         If the suffix is another, or the file cannot be written.
     """
     check_suffix(path)
-    write, mode = _WRITERS[Path(path).suffix]
+    write, mode = _WRITERS[Path(path).suffix.lower()]
     with errors_named(path), replacing(path, mode) as file:
         write(file, results)
 
 
 def _write_json(file: IO[str], results: PhotoResults) -> None:
-    listed = [
-        {
-            "query": query,
-            "results": [{"rank": rank, "name": name, "score": s} for rank, name, s in found],
-        }
+    listed: list[dict[str, Any]] = [
+        {"query": query, "results": [{"rank": n, "name": name, "score": s} for n, name, s in found]}
         for query, found in results.rows()
     ]
+    if results.first is not None:
+        for entry, first in zip(listed, results.first.tolist(), strict=True):
+            ranks = {name: rank for rank, name in enumerate(first, 1)}
+            for result in entry["results"]:
+                result["first_rank"] = ranks.get(result["name"])
     # ASCII, which also holds names that are no valid Unicode.
     json.dump(listed, file, indent=1)
     file.write("\n")

@@ -105,7 +105,7 @@ class Living(RuleBasedStateMachine):
         """The index on disk is the one before or the new one."""
         disk = Disk(self.folder, "crash before", at)
         try:
-            with disk:
+            with disk():
                 self.ranker.save(self.folder / "index")
             self.saved = dict(self.model.vectors)
         except Crash:

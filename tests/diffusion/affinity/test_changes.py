@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import diffusion
@@ -167,6 +167,7 @@ sizes = st.integers(2, 150)
     st.sampled_from([3, 12, 50]),
     st.sampled_from([0.5, 1.0]),
 )
+@example(260389044, 2, 94, False, [7], 3, 1.0)  # nothing is left of any list
 def test_contextual(seed, k, n, coarse, scales, size, most):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusion.affinity.context._MOST_CHANGED", most)

@@ -214,6 +214,16 @@ def test_explain_says_what_the_library_says(index, capsys):
     assert printed == json.loads(json.dumps(expected.as_dict()))
 
 
+def test_explain_takes_the_ids_of_the_index(folder, vectors, capsys):
+    names = [f"{i:03}" for i in range(120)]
+    diffusion.Reranker(k=8).fit(vectors, ids=names).save("named")
+    assert run("explain", "named", "queries.npy", "007", "--query", 1) == 0
+    expected = diffusion.load("named").explain(np.load("queries.npy")[1], "007")
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert run("explain", "named", "queries.npy", "7", "--query", 1) == 2
+    assert "id: expected the id of an item, got '7'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["first.npz", "first.run"])
 def test_explain_takes_first_stage_results(index, vectors, capsys, name):
     scores, ids = diffusion.nearest_neighbors(vectors, 20)
@@ -408,7 +418,7 @@ def test_info_of_an_index_of_regions_and_of_one_with_parts(index, vectors, capsy
         (["explain", "index", "queries.npy", "7"], "--query: expected the number of a query in"),
         (["explain", "index", "queries.npy", "7", "--query", "3"], "from 0 to 2, got 3"),
         (["explain", "index", "queries.npy", "120", "--query", "0"], "id: expected the id of an"),
-        (["explain", "index", "queries.npy", "cat", "--query", "0"], "got 'cat'"),
+        (["explain", "index", "queries.npy", "cat", "--query", "0"], "expected int64 ids"),
         (["explain", "index", "absent.npy", "7"], "absent.npy: cannot be read"),
         (["explain", "index", "bad.npz", "7"], "bad.npz: expected arrays 'scores' and"),
         (["rerank", "index", "bad.npz", "-o", "new"], "bad.npz: expected arrays 'scores' and"),

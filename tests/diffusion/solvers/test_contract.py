@@ -107,7 +107,7 @@ def check_form(solution, m, n):
     else:
         assert isinstance(x, np.ndarray)
     kinds = {"residual": "f", "iterations": "i", "converged": "b", "work": "i", "certified": "b"}
-    kinds["observed"] = "i"
+    kinds |= {"observed": "i", "unknown": "i"}
     assert set(report.solver.split(", ")) <= set(SOLVERS)
     for field in dataclasses.fields(Report):
         if field.name == "solver":

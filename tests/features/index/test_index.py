@@ -138,6 +138,7 @@ def test_photos_that_are_touched_are_noted(home, capsys, seen):
         ("many", "9 of 26 photos are new or altered"),
         ("few", "7 of 20 photos are gone or altered"),
         ("earlier", "an earlier version of this library wrote it"),
+        ("forged", "damaged before (image_digests: shape (19, 32))"),
         ("damaged", "the earlier index cannot be taken over ("),
     ],
 )
@@ -154,6 +155,12 @@ def test_an_index_that_cannot_be_updated_is_built_anew(home, capsys, options, sa
             photo.unlink()
     elif options == "earlier":
         as_earlier_version(home / "index")
+    elif options == "forged":
+        state = open_state("index")
+        arrays = {n: np.array(a) for n, a in state.arrays.items() if n.startswith("image_")}
+        arrays["image_digests"] = arrays["image_digests"][1:]
+        plain = diffusion.Reranker.from_state(state).state()
+        save_state("index", plain.with_part("images", state.parts["images"], arrays))
     elif options == "damaged":
         file = next((home / "index").rglob("graph_indices.npy"), None) or next(
             (home / "index").rglob("*.npy")
@@ -352,6 +359,13 @@ def test_results_are_written_as_arrays(tmp_path):
     assert np.load(tmp_path / "n.npz")["names"].shape == (1, 0)
 
 
+def test_ranks_of_the_first_stage_are_in_json(tmp_path):
+    first = np.array([["\u00e9.png", "c.png"], ["z.png", None]], object)
+    write_file(tmp_path / "r.JSON", RESULTS._replace(first=first))
+    found = json.loads((tmp_path / "r.JSON").read_text())
+    assert [[r["first_rank"] for r in q["results"]] for q in found] == [[None, 1], [None, None, 1]]
+
+
 @pytest.mark.parametrize("suffix", ["trec", "run", "txt"])
 def test_results_are_written_as_a_run(tmp_path, suffix):
     write_file(tmp_path / f"r.{suffix}", RESULTS)
@@ -372,6 +386,10 @@ def test_names_are_in_every_file_that_a_search_writes(home, capsys):
         assert cli.main([*query, "-o", file]) == 0
     (found,) = json.loads(Path("r.json").read_text())
     assert [result["name"] for result in found["results"]] == names
+    X = features.open_descriptors("index.descriptors")
+    order = np.argsort(-X.vectors @ X.vectors[X.files.index("b/04.png")], kind="stable")
+    ranks = [order.tolist().index(X.files.index(name)) + 1 for name in names]
+    assert [result["first_rank"] for result in found["results"]] == ranks
     assert np.load("r.npz")["names"].tolist() == [names]
     assert [line.split()[2] for line in Path("r.run").read_text().splitlines()] == names
 
@@ -417,6 +435,17 @@ def test_a_network_that_is_gone_is_named(home, capsys):
     assert "w.safetensors: the weights that made the descriptors are no longer" in (
         capsys.readouterr().err
     )
+
+
+def test_weights_that_were_moved_are_found_where_they_are_now(home, capsys):
+    assert cli.main(["index", "photos", "other", *NETWORK, *SHORT]) == 0
+    os.rename("w.safetensors", "moved.safetensors")
+    call = [*NETWORK, *SHORT]
+    call[call.index("w.safetensors")] = "moved.safetensors"
+    assert cli.main(["index", "photos", "other", *call]) == 0
+    assert "20 unchanged" in capsys.readouterr().out
+    assert cli.main(["search", "other", "photos/03.png", "-q"]) == 0
+    assert cli.main(["index", "photos", "other", "-q"]) == 0
 
 
 def test_an_index_is_built_of_descriptors_without_a_record_of_photos(home):

@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import diffusion
 import features
 from diffusion import DiffusionError, storage
 from features import cli
 from features.description import sweep
 from features.description.descriptors import FORMAT
+from features.index.build import build_index
 from features.objects.discovery import ObjectDiscovery
 from features.objects.locate import Mapper
 from features.objects.opened import open_objects
@@ -264,3 +266,16 @@ def test_the_commands_update_with_the_settings_of_before(
     assert cli.main(["discover", "photos", "fresh", *network, *own, "-q"]) == 0
     same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh")
     same_but_for_last_bits(tmp_path / "copy", tmp_path / "fresh")
+
+
+def test_an_index_of_other_descriptors_of_the_same_objects_is_built_anew(discover, tmp_path):
+    out = discover().descriptors
+    parameters = {"k": 3, "affinity": "cosine"}
+    build_index(out, tmp_path / "index", diffusion.Reranker(**parameters))
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    moved = open_objects(tmp_path / "moved").descriptors
+    again = build_index(moved, tmp_path / "index", diffusion.Reranker(**parameters))
+    assert (again.added, again.removed, again.anew) == (0, 0, "")
+    other = discover("moved", descriptor="mac").descriptors
+    again = build_index(other, tmp_path / "index", diffusion.Reranker(**parameters))
+    assert again.anew == "made with other settings (descriptor)"
