@@ -251,7 +251,9 @@ class ItemIds(ABC):
         if isinstance(found, np.ndarray):
             return found
         if found:
-            raise DiffusionError(f"{name}: expected int64 ids, as the items have, got str")
+            raise DiffusionError(
+                f"{name}: expected int64 ids, as the items have, got {shown(found[0])}"
+            )
         return _NOTHING
 
     def _padding(self, flat: NDArray[Any]) -> NDArray[np.bool_]:
@@ -551,7 +553,10 @@ class Names(_Tabled):
     def _checked(self, found: NDArray[np.int64] | list[Any], name: str) -> NDArray[Any]:
         if isinstance(found, np.ndarray):
             if (found != -1).any():
-                raise DiffusionError(f"{name}: expected str ids, as the items have, got integers")
+                number = found[found != -1][0]
+                raise DiffusionError(
+                    f"{name}: expected str ids, as the items have, got {shown(number)}"
+                )
             found = [None] * len(found)
         out = np.empty(len(found), object)
         out[:] = found

@@ -170,12 +170,12 @@ def test_forms_of_ids(values):
     [
         (["a", "b"], None, "ids: expected 1 ids of str, because the items of this index have such"),
         (["a", "b"], ["b"], "ids: expected each id once, the collection and row 0 have 'b'"),
-        (["a", "b"], [3], "ids: expected str ids, as the items have, got integers"),
+        (["a", "b"], [3], "ids: expected str ids, as the items have, got 3"),
         (["a", "b"], [""], "ids: expected ids other than ''"),
         (["a", "b"], ["c", "d"], "ids: expected 1 ids, one for each row of X, got 2"),
         ([4, 5], None, "ids: expected 1 ids, because the items of this index have ids that its"),
         ([4, 5], [5], "ids: expected each id once, the collection and row 0 have 5"),
-        ([4, 5], ["a"], "ids: expected int64 ids, as the items have, got str"),
+        ([4, 5], ["a"], "ids: expected int64 ids, as the items have, got 'a'"),
         ([4, 5], [-1], "ids: expected ids other than -1"),
     ],
 )
@@ -263,7 +263,7 @@ def test_repeated_hits_are_named_by_id(named):
 def test_hits_of_another_kind_are_refused(vectors):
     text = Reranker(k=8).fit(vectors, ids=[f"{i}" for i in range(120)])
     number = Reranker(k=8).fit(vectors, ids=np.arange(120) + 7)
-    with pytest.raises(DiffusionError, match="ids0: expected str ids, as the items have, got int"):
+    with pytest.raises(DiffusionError, match="ids0: expected str ids, as the items have, got 3"):
         text.rerank([0.9], [3])
     with pytest.raises(DiffusionError, match="ids0: expected integers"):
         number.rerank([0.9], ["3"])
