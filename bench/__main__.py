@@ -1,4 +1,4 @@
-"""Run a benchmark: `python -m bench quality`, `speed`, `gpu`, `features` or `objects`.
+"""Run a benchmark: `python -m bench quality`, `speed`, `live`, `gpu`, `features` or `objects`.
 
 A benchmark prints its tables as Markdown as soon as they are measured. Data that are not part of
 the project are looked for in the directory that the environment variable DIFFUSION_DATA names;
@@ -21,6 +21,7 @@ from .table import write_json
 BENCHMARKS = {
     "quality": ("bench.quality", "quality of the rankings of every method"),
     "speed": ("bench.speed", "speed and memory of graph construction and of every solver"),
+    "live": ("bench.live", "time, quality and files of a collection that items come to and leave"),
     "gpu": ("bench.gpu", "speed of building and re-ranking on a GPU"),
     "features": ("bench.photos", "quality of descriptors of photos and speed of extraction"),
     "objects": ("bench.objects", "quality and speed of object discovery"),
@@ -69,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         ("features", "also trainings"),
     ):
         options[name].add_argument("--long", action="store_true", help=f"{more}; takes minutes")
+    for name in ("items", "rounds"):
+        options["live"].add_argument(f"--{name}", type=int, help=f"another number of {name}")
     options["objects"].add_argument(
         "--section", choices=SECTIONS, help="measure this section only; by default all"
     )

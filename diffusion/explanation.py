@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .affinity import Observation
 from .errors import DiffusionError
 from .fitted import Fitted, Results, first_stage_of
-from .graph.explain import Path, neighbors_of, strongest_paths
+from .graph.explain import neighbors_of, strongest_paths
 from .kernels.matrix import SparseRows
 from .scoring.fusion import Shares, value_of
 from .solvers import Solver
@@ -20,6 +19,8 @@ from .transfer import RegularizedLaplacian
 
 # The factor by which lists and solves that do not reach an item are made longer.
 _MORE = 8
+
+_LOWEST = float(np.finfo(np.float32).min)
 
 # Neighbours that the text of an explanation names.
 _SHOWN = 5
@@ -137,19 +138,15 @@ class Explanation:
         return asdict(self) | {"shares": self.shares._asdict()}
 
     def __repr__(self) -> str:
-        moved = f"rank {_rank(self.first_rank)} -> {_rank(self.rank)}"
+        first, rank = (r if r is not None else "none" for r in (self.first_rank, self.rank))
+        moved = f"rank {first} -> {rank}"
         return f"Explanation({self.id!r}, {moved}, {len(self.chains)} chains)"
 
     def __str__(self) -> str:
-        first = _rank(self.first_rank)
-        if self.first_score is not None:
-            first += f" with {self.first_score:.4g}"
-        after = _rank(self.rank)
-        if self.score is not None:
-            after += f" with {self.score:.4g}"
         lines = [
             f"Item {self.id}, of {self.n_items}.",
-            f"First stage: rank {first}. After diffusion: rank {after}.",
+            f"First stage: {_place(self.first_rank, self.first_score)} "
+            f"After diffusion: {_place(self.rank, self.score)}",
             self._of_score(),
         ]
         if self.chains:
@@ -170,7 +167,7 @@ class Explanation:
         if any(self.shares):
             return f"Score: {parts}. Diffusion does not reach it: {why}."
         if self.rank is None:
-            return f"Diffusion does not reach it: {why}. The first stage does not list it."
+            return f"Diffusion does not reach it: {why}."
         return f"Diffusion does not reach it: {why}. It follows by its first-stage score."
 
     def _parts(self) -> list[str]:
@@ -185,8 +182,8 @@ class Explanation:
         return [f"{share:6.2f} %  {name}" for name, share in shares if abs(share) >= 0.005]
 
 
-def _rank(rank: int | None) -> str:
-    return "none" if rank is None else str(rank)
+def _place(rank: int | None, score: float | None) -> str:
+    return "not listed." if rank is None else f"rank {rank} with {score:.4g}."
 
 
 def _in_words(chain: Chain) -> str:
@@ -241,7 +238,7 @@ class FirstStage(NamedTuple):
         if not (isinstance(hits, tuple | list) and len(hits) == 2):
             raise DiffusionError(f"hits: expected a pair of scores and ids, got {hits!r:.40}")
         metric, depth = fitted.parameters["metric"], fitted.depth(query_k)
-        scores, ids, _, _ = first_stage_of(*hits, fitted.items, metric)
+        scores, ids = first_stage_of(*hits, fitted.items, metric).known
         _check_single((scores, ids), "hits")
         return cls((scores, ids), (scores[:, :depth], ids[:, :depth]))
 
@@ -251,105 +248,137 @@ def _check_single(lists: Results, name: str) -> None:
         raise DiffusionError(f"{name}: expected one query, got {len(lists[1])}")
 
 
-def explain(
-    fitted: Fitted,
-    row: int,
-    first: FirstStage,
-    *,
-    k: int,
-    query_k: int,
-    n_chains: int,
-    ids_of: Callable[[list[int]], list[Hashable]],
-) -> Explanation:
-    """Explain the place of an item.
+class Explainer:
+    """The ranking of one query, explained item by item; what items share is computed once.
 
     Parameters
     ----------
     fitted : Fitted
-    row : int
-        The item.
     first : FirstStage
     k : int >= 1
-        Length of the ranking, which is made longer if the item is not in it.
+        Length of the ranking, which is made longer for an item that is not in it.
     query_k : int >= 1
-    n_chains : int >= 1
-    ids_of : callable
-        Returns the ids of items, given by their rows.
-
-    Returns
-    -------
-    Explanation
     """
-    observation = fitted.affinity.observe(*first.observed, query_k)
-    wide = _lists_with(row, first, fitted.graph.n_nodes)
-    listed = np.flatnonzero(wide[1][0] == row)
-    first_rank = int(listed[0]) + 1 if len(listed) else None
-    first_score = float(wide[0][0, listed[0]]) if len(listed) else None
-    answer, rank, depth = _ranked(fitted, row, first.lists, wide, observation, k)
-    score = value_of(answer.scores, row)
-    x = value_of(answer.x, row)
-    shares = Shares()
-    if score > 0:
-        shares = fitted.score.shares(row, answer.x, observation, *first.lists, fitted.graph)
-    elif rank is not None:
-        score = float(np.float32(wide[0][0, listed[0]]) - np.float32(wide[0][0, 0]))
-    own, flow = _flow(fitted, row, answer.x, observation, ids_of)
-    return Explanation(
-        id=ids_of([row])[0],
-        first_rank=first_rank,
-        first_score=first_score,
-        rank=rank,
-        score=None if rank is None else score,
-        shares=shares,
-        reached=x > 0,
-        x=x,
-        degree=float(fitted.graph.degrees[row]),
-        chains=_chains(fitted, row, answer.x, observation, n_chains, ids_of),
-        flow=flow,
-        own=own,
-        remainder=None if own is None else x - own - sum(part.amount for part in flow),
-        depth=depth,
-        n_items=fitted.graph.n_nodes,
-    )
 
+    def __init__(self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int) -> None:
+        self._fitted, self._first, self._k = fitted, first, k
+        self._wide = first.lists
+        self._answers: dict[int, _Answer] = {}
+        self._observation = fitted.affinity.observe(*first.observed, query_k)
+        transfer = fitted.parameters["transfer"]
+        known = transfer is not None and transfer["name"] == RegularizedLaplacian.name
+        self._alpha: float | None = float(transfer["alpha"]) if known else None
 
-def _lists_with(row: int, first: FirstStage, n: int) -> Results:
-    """Return the results of the first stage, as many as it takes to have an item among them."""
-    lists = first.lists
-    while first.search is not None and not (lists[1] == row).any():
-        width = lists[1].shape[1]
-        if width >= n or lists[1][0, -1] < 0:
-            break
-        try:
-            lists = first.search(min(_MORE * width, n))
-        except DiffusionError:  # an index of the caller may refuse long lists
-            break
-    return lists
+    def _ids_of(self, rows: Any) -> list[Hashable]:
+        return self._fitted.items.of_rows(np.asarray(rows, np.int64)).tolist()
 
+    def explain(self, row: int, n_chains: int) -> Explanation:
+        """Explain the place of an item."""
+        fitted, lists, graph = self._fitted, self._first.lists, self._fitted.graph
+        scores, ids = self._lists_with(row)
+        listed = np.flatnonzero(ids == row)
+        first_rank = int(listed[0]) + 1 if len(listed) else None
+        first_score = float(scores[listed[0]]) if len(listed) else None
+        answer, rank, depth = self._ranked(row, ids)
+        x, score, shares = value_of(answer.x, row), value_of(answer.scores, row), Shares()
+        if score > 0:
+            shares = fitted.score.shares(row, answer.x, self._observation, *lists, graph)
+        elif rank is not None:
+            score = max(float(scores[listed[0]]) - float(scores[0]), _LOWEST)
+        own, flow = self._flow(row, answer.x)
+        return Explanation(
+            id=self._ids_of([row])[0],
+            first_rank=first_rank,
+            first_score=first_score,
+            rank=rank,
+            score=None if rank is None else score,
+            shares=shares,
+            reached=x > 0,
+            x=x,
+            degree=float(graph.degrees[row]),
+            chains=self._chains(row, answer.x, n_chains),
+            flow=flow,
+            own=own,
+            remainder=None if own is None else x - own - sum(part.amount for part in flow),
+            depth=depth,
+            n_items=graph.n_nodes,
+        )
 
-def _ranked(
-    fitted: Fitted, row: int, lists: Results, wide: Results, observation: Observation, k: int
-) -> tuple[_Answer, int | None, int]:
-    """Solve deep enough that the rank of an item is that of a search; return rank and depth."""
-    n = fitted.graph.n_nodes
-    depth = k
-    solver = fitted.solver.for_depth(depth)
-    while True:
-        answer = _solved(fitted, solver, lists, observation)
-        rank = _rank_of(row, answer.scores, wide[1][0])
-        least = n if rank is None else rank
-        if least <= depth or solver.for_depth(least) is solver:
-            return answer, rank, max(depth, least)
-        depth = min(n, _MORE * min(least, depth))
-        solver = solver.for_depth(depth)
+    def _lists_with(self, row: int) -> Results:
+        """Return the first stage's list, as long as it takes to have an item in it."""
+        first, n = self._first, self._fitted.graph.n_nodes
+        while first.search is not None and not (self._wide[1] == row).any():
+            width = self._wide[1].shape[1]
+            if width >= n or self._wide[1][0, -1] < 0:
+                break
+            try:
+                self._wide = first.search(min(_MORE * width, n))
+            except DiffusionError:  # an index of the caller may refuse long lists
+                break
+        return self._wide[0][0], self._wide[1][0]
 
+    def _ranked(self, row: int, listed: NDArray[np.int64]) -> tuple[_Answer, int | None, int]:
+        """Solve deep enough that the rank of an item is that of a search.
 
-def _solved(fitted: Fitted, solver: Solver, lists: Results, observation: Observation) -> _Answer:
-    """Diffuse an observation, as `Fitted.diffuse` does."""
-    solution = solver.solve(observation.y, candidates=lists[1])
-    x = _positive(solution.values)  # a copy: scores may take the place of the values
-    scores = fitted.score.combine(solution.values, observation, *lists, fitted.graph)
-    return _Answer(solver, x, _positive(scores))
+        Returns the solution, the rank, and the depth of that search.
+        """
+        n, depth = self._fitted.graph.n_nodes, self._k
+        while True:
+            answer = self._answer(depth)
+            rank = _rank_of(row, answer.scores, listed)
+            least = n if rank is None else rank
+            enough = least <= depth or depth >= n
+            if enough or answer.solver.for_depth(least) is answer.solver:
+                return answer, rank, max(depth, least)
+            depth = min(n, _MORE * depth)
+
+    def _answer(self, depth: int) -> _Answer:
+        """Diffuse the observation for a ranking of that many items, as `Fitted.diffuse` does."""
+        if depth not in self._answers:
+            fitted, observation, lists = self._fitted, self._observation, self._first.lists
+            solver = fitted.solver.for_depth(depth)
+            solution = solver.solve(observation.y, candidates=lists[1])
+            x = _positive(solution.values)  # a copy: scores may take the place of the values
+            scores = fitted.score.combine(solution.values, observation, *lists, fitted.graph)
+            self._answers[depth] = _Answer(solver, x, _positive(scores))
+        return self._answers[depth]
+
+    def _flow(self, row: int, x: SparseRows) -> tuple[float | None, tuple[Flow, ...]]:
+        """Return the terms of x_j = (1 - α) y_j + α Σ_i W_ji x_i: the first, and the others."""
+        if self._alpha is None:
+            return None, ()
+        neighbors, weights = neighbors_of(self._fitted.graph, row)
+        values = np.zeros(len(neighbors))
+        place = np.searchsorted(x.ids, neighbors)
+        known = place < len(x.ids)
+        known[known] = x.ids[place[known]] == neighbors[known]
+        values[known] = x.values[place[known]]
+        amounts = self._alpha * weights.astype(float) * values
+        order = np.argsort(-amounts, kind="stable")
+        ids = self._ids_of(neighbors[order])
+        parts = zip(ids, weights[order].tolist(), amounts[order].tolist(), strict=True)
+        own = (1.0 - self._alpha) * value_of(self._observation.y, row)
+        return own, tuple(Flow(*part) for part in parts)
+
+    def _chains(self, row: int, x: SparseRows, most: int) -> tuple[Chain, ...]:
+        """Return the strongest chains to an item within the support of x."""
+        own = value_of(x, row)
+        if not own:
+            return ()
+        alpha, (y, J) = self._alpha, (self._observation.y, self._observation.J)
+        observed = y.packed()[1:]
+        factor = 1.0 if alpha is None else alpha
+        paths = strongest_paths(self._fitted.graph, observed, x.ids, row, alpha=factor, most=most)
+        return tuple(
+            Chain(
+                ids=tuple(self._ids_of(path.nodes)),
+                weights=tuple(path.weights),
+                observed=value_of(y, path.nodes[0]),
+                similarity=None if J is None else value_of(J, path.nodes[0]),
+                share=None if alpha is None else (1.0 - alpha) * path.strength / own,
+            )
+            for path in paths
+        )
 
 
 def _positive(values: NDArray[np.float32] | SparseRows) -> SparseRows:
@@ -374,75 +403,3 @@ def _rank_of(row: int, scores: SparseRows, listed: NDArray[np.int64]) -> int | N
     behind = listed[~np.isin(listed, scores.ids)]
     place = np.flatnonzero(behind == row)
     return 1 + len(scores.ids) + int(place[0]) if len(place) else None
-
-
-def _alpha(fitted: Fitted) -> float | None:
-    """Return the α of the regularised Laplacian, None for another transfer function."""
-    transfer = fitted.parameters["transfer"]
-    if transfer is None or transfer["name"] != RegularizedLaplacian.name:
-        return None
-    return float(transfer["alpha"])
-
-
-def _flow(
-    fitted: Fitted,
-    row: int,
-    x: SparseRows,
-    observation: Observation,
-    ids_of: Callable[[list[int]], list[Hashable]],
-) -> tuple[float | None, tuple[Flow, ...]]:
-    """Return the terms of x_j = (1 - α) y_j + α Σ_i W_ji x_i: the first, and those of the sum."""
-    alpha = _alpha(fitted)
-    if alpha is None:
-        return None, ()
-    neighbors, weights = neighbors_of(fitted.graph, row)
-    values = np.zeros(len(neighbors))
-    place = np.searchsorted(x.ids, neighbors)
-    known = place < len(x.ids)
-    known[known] = x.ids[place[known]] == neighbors[known]
-    values[known] = x.values[place[known]]
-    amounts = alpha * weights.astype(float) * values
-    order = np.argsort(-amounts, kind="stable")
-    parts = zip(
-        ids_of(neighbors[order].tolist()),
-        weights[order].tolist(),
-        amounts[order].tolist(),
-        strict=True,
-    )
-    return (1.0 - alpha) * value_of(observation.y, row), tuple(Flow(*part) for part in parts)
-
-
-def _chains(
-    fitted: Fitted,
-    row: int,
-    x: SparseRows,
-    observation: Observation,
-    most: int,
-    ids_of: Callable[[list[int]], list[Hashable]],
-) -> tuple[Chain, ...]:
-    """Return the strongest chains to an item within the support of x."""
-    own = value_of(x, row)
-    if not own:
-        return ()
-    alpha = _alpha(fitted)
-    _, nodes, values = observation.y.packed()
-    paths = strongest_paths(
-        fitted.graph,
-        (nodes, values),
-        x.ids,
-        row,
-        alpha=1.0 if alpha is None else alpha,
-        most=most,
-    )
-
-    def chain(path: Path) -> Chain:
-        J = observation.J
-        return Chain(
-            ids=tuple(ids_of(path.nodes)),
-            weights=tuple(path.weights),
-            observed=value_of(observation.y, path.nodes[0]),
-            similarity=None if J is None else value_of(J, path.nodes[0]),
-            share=None if alpha is None else (1.0 - alpha) * path.strength / own,
-        )
-
-    return tuple(map(chain, paths))

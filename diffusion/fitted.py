@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .affinity import Affinity, Context
+from .affinity.base import Observation
+from .distances import similarities
 from .errors import DiffusionError
 from .graph.graph import Graph
 from .ids import ItemIds
-from .index_state import IndexState, graph_arrays, graph_of
+from .index_state import IndexState, graph_arrays, graph_of, graph_rows
 from .kernels import ranking as kernels
+from .kernels.matrix import SparseRows
+from .kernels.ranking import EVERYTHING
 from .neighbors import METHODS, Auto, Method, NeighborIndex, SearchIndex
 from .neighbors.given import GivenIndex
 from .neighbors.methods import Given
 from .neighbors.progress import row_blocks
+from .scoring.depth import depth_for, too_shallow
 from .scoring.fusion import SCORES, Score
-from .scoring.ranking import rank
+from .scoring.ranking import Unknown, fill, rank
 from .solvers import SOLVERS, Report, Solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_hits, as_vectors, padding_last
@@ -34,6 +39,21 @@ _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
 _AFFINITY, _SOLVER, _IDS = "affinity_", "solver_", "ids_"
+
+
+class _Asked(NamedTuple):
+    """What is solved and ranked for some queries."""
+
+    observation: Observation
+    first: Results
+    candidates: NDArray[np.int64]  # that the graph knows
+
+    def part(self, rows: NDArray[np.int64]) -> _Asked:
+        """Return what belongs to some of the queries."""
+        y, J = self.observation.y, self.observation.J
+        observation = Observation(y.part(rows), None if J is None else J.part(rows))
+        first = self.first[0][rows], self.first[1][rows]
+        return _Asked(observation, first, self.candidates[rows])
 
 
 class Components(NamedTuple):
@@ -143,23 +163,29 @@ class Fitted:
         k: int,
         *,
         query_k: int,
-        restrict: bool,
-        progress: bool,
+        restrict: bool = False,
+        progress: bool = False,
+        known: NDArray[np.int64] | None = None,
+        allowed: NDArray[np.uint8] = EVERYTHING,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], Report]:
         """Compute observations, diffuse them and rank the items.
 
         Parameters
         ----------
         lists : tuple of ndarray, shape (nq, c)
-            Scores and ids of the first stage.
+            Scores and ids of the first stage. Ids of n and more stand for unknown items.
         observed : tuple of ndarray
             The neighbours that the observations are computed from.
         k : int
             Length of the result lists.
         query_k : int
-        restrict : bool
+        restrict : bool, default False
             Only rank the candidates of the first stage.
-        progress : bool
+        progress : bool, default False
+        known : ndarray, shape (nq, c), optional
+            The ids of `lists` without the unknown ones, if there are any.
+        allowed : ndarray, shape (n + u,) or (0,), uint8, optional
+            The items that may be in the results, as `rank` takes them.
 
         Returns
         -------
@@ -167,23 +193,80 @@ class Fitted:
         report : Report
         """
         scores, ids = lists
-        nq = len(ids)
+        nq, n = len(ids), self.graph.n_nodes
         out_scores = np.empty((nq, k), np.float32)
         out_ids = np.empty((nq, k), np.int64)
         # A multiple of 32, the width of the solvers' blocks.
-        batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // self.graph.n_nodes // 32 * 32))
+        batch = min(_BATCH_QUERIES, max(32, _BATCH_VALUES // n // 32 * 32))
         # Of candidates that are only re-ordered, all are ranked.
-        solver = self.solver.for_depth(max(k, ids.shape[1]) if restrict else k)
+        depth = max(k, ids.shape[1]) if restrict else depth_for(k, allowed, n)
         reports = []
         parts = row_blocks(nq, "diffuse", show=progress, size=batch, unit="query")
         for part in parts if nq else [slice(0, 0)]:  # no query has a report, too
-            first = scores[part], ids[part]
             observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
-            solution = solver.solve(observation.y, candidates=ids[part])
-            fused = self.score.combine(solution.values, observation, *first, self.graph)
-            rank(fused, *first, out_scores[part], out_ids[part], restrict=restrict)
-            reports.append(solution.report)
-        return out_scores, out_ids, type(reports[0]).concatenate(reports)
+            candidates = (ids if known is None else known)[part]
+            asked = _Asked(observation, (scores[part], ids[part]), candidates)
+            out = out_scores[part], out_ids[part]
+            reports.append(self._rank(asked, out, depth, restrict, known is not None, allowed))
+        report = type(reports[0]).concatenate(reports)
+        if known is not None:
+            report = replace(report, unknown=np.count_nonzero(ids >= n, axis=1))
+        return out_scores, out_ids, report
+
+    def _rank(
+        self,
+        asked: _Asked,
+        out: Results,
+        depth: int,
+        restrict: bool,
+        some_unknown: bool,
+        allowed: NDArray[np.uint8],
+    ) -> Report:
+        """Diffuse observations to a depth, or deeper where a filter needs it, and rank."""
+        observation, first, candidates = asked
+        solution = self.solver.for_depth(depth).solve(observation.y, candidates=candidates)
+        x, report = solution.values, solution.report
+        fused = self.score.combine(x, observation, *first, self.graph)
+        n = self.graph.n_nodes
+        unknown = Unknown(n, self.score.evidence(*first)) if some_unknown else None
+        rank(fused, *first, *out, restrict=restrict, allowed=allowed, unknown=unknown)
+        if restrict or not len(allowed) or depth >= n:
+            return report
+        if not (isinstance(x, SparseRows) and isinstance(fused, SparseRows)):
+            return report  # of all items
+        rows, deeper = too_shallow(x, fused, observation.y, allowed, self.graph, out[0], depth)
+        if len(rows):
+            part = out[0][rows], out[1][rows]
+            again = self._rank(asked.part(rows), part, deeper, restrict, some_unknown, allowed)
+            out[0][rows], out[1][rows] = part
+            report = report.replaced(rows, again)
+        return report
+
+    def fill_up(
+        self, Q: ArrayLike, lists: Results, found: Results, allowed: NDArray[np.uint8]
+    ) -> None:
+        """Fill filtered results up with the allowed items that diffusion has not reached.
+
+        Parameters
+        ----------
+        Q : array_like
+            Queries, as `first_stage` takes them.
+        lists : tuple of ndarray
+            What `first_stage` has returned for them.
+        found : tuple of ndarray, shape (nq, k)
+            Ranked scores and ids, which are changed.
+        allowed : ndarray, shape (n,), uint8
+        """
+        wanted = min(found[1].shape[1], int(np.count_nonzero(allowed)))
+        if not wanted:
+            return
+        rows = np.flatnonzero(found[1][:, wanted - 1] < 0)
+        if len(rows):
+            index, queries = self.searched(Q)
+            among = index.among(queries[rows], allowed, wanted)
+            part = found[0][rows], found[1][rows]
+            fill(*among, lists[0][rows, 0], *part)
+            found[0][rows], found[1][rows] = part
 
     # --- the plain state --------------------------------------------------------------------------
 
@@ -216,7 +299,13 @@ class Fitted:
             **{_IDS + name: array for name, array in self.items.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
-        return IndexState({**self.parameters, "query_k": query_k, **recall}, sizes, arrays)
+        parameters = {**self.parameters, "query_k": query_k, **recall}
+        rows = (
+            graph_rows(),
+            *(() if index is None else index.rows),
+            *(family.with_prefix(_AFFINITY) for family in self.affinity.rows),
+        )
+        return IndexState(parameters, sizes, arrays, rows=rows)
 
     @classmethod
     def from_state(
@@ -272,15 +361,26 @@ class Hits(NamedTuple):
         The ids of items that are not of the collection.
     single : bool
         Whether they are of one query.
+    known : tuple of ndarray
+        Scores and rows without the unknown items.
     """
 
     scores: NDArray[np.float32]
     codes: NDArray[np.int64]
     unknown: NDArray[Any]
     single: bool
+    known: Results
 
 
-def first_stage_of(scores0: ArrayLike, ids0: Any, items: ItemIds, metric: str) -> Hits:
+def first_stage_of(
+    scores0: Any,
+    ids0: Any,
+    items: ItemIds,
+    metric: str,
+    *,
+    distances0: Any = None,
+    squared: bool | None = None,
+) -> Hits:
     """Check the first-stage results of `Reranker.rerank`, and return them as rows.
 
     Raises
@@ -288,11 +388,20 @@ def first_stage_of(scores0: ArrayLike, ids0: Any, items: ItemIds, metric: str) -
     DiffusionError
         If they are not as `Reranker.rerank` describes them.
     """
+    if (scores0 is None) == (distances0 is None):
+        given = "neither" if scores0 is None else "both"
+        raise DiffusionError(f"scores0, distances0: expected one of them, got {given}")
+    if ids0 is None:
+        raise DiffusionError("ids0: expected the ids of the hits, got None")
     unknown = np.empty(0, np.int64)
-    hits = _in_order(scores0, ids0, items.size, metric) if items.plain else None
+    name = "scores0" if distances0 is None else "distances0"
+    fast = items.plain and distances0 is None
+    hits = _in_order(scores0, ids0, items.size, metric) if fast else None
     if hits is None:
         codes, unknown = items.coded(ids0, "ids0")
         n = items.size + len(unknown)
+        if distances0 is not None:
+            scores0, codes = similarities(distances0, codes, metric, squared)
         hits = _in_order(scores0, codes, n, metric)
     if hits is None:
         # Lists in another form, to be put in order, or with an error to be described.
@@ -300,12 +409,16 @@ def first_stage_of(scores0: ArrayLike, ids0: Any, items: ItemIds, metric: str) -
             scores0,
             codes,
             n,
-            names=("scores0", "ids0"),
+            names=(name, "ids0"),
             metric=metric,
             show=lambda code: items.shown(code, unknown),
         )
         hits = *padding_last(out, kept.astype(np.int64, copy=False)), single
-    return Hits(hits[0], hits[1], unknown, hits[2])
+    scores, ids, single = hits
+    known = scores, ids
+    if len(unknown):
+        known = padding_last(scores, np.where(ids < items.size, ids, -1))
+    return Hits(scores, ids, unknown, single, known)
 
 
 def _in_order(

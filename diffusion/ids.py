@@ -57,9 +57,12 @@ class ItemIds(ABC):
         Number of items.
     plain : bool
         Whether ids are row numbers.
+    named : bool
+        Whether ids are str.
     """
 
     plain: ClassVar[bool] = False
+    named: ClassVar[bool] = False
 
     size: int
 
@@ -478,6 +481,8 @@ class Names(_Tabled):
     keys : Keys
     table : ndarray of int32
     """
+
+    named = True
 
     def __init__(self, keys: Keys, table: NDArray[np.int32], **checks: Any) -> None:
         self._open(len(keys.offsets) - 1, keys, table, **checks)

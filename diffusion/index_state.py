@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from . import storage
 from ._version import __version__
 from .errors import DiffusionError
-from .graph.graph import Graph, graph_layout
+from .graph.graph import GRAPH_ROWS, Graph, graph_layout
 from .storage.contents import Contents, with_rows
 
 # The format of an index on disk.
-INDEX = storage.Format("diffusion-rerank index", 1, "an index")
+INDEX = storage.Format("diffusion-rerank index", 2, "an index", earlier=(1,))
 
 # The largest number of items or of components, which are numbered in int32, and of other things.
 _MOST, _MOST_EDGES = 2**31 - 1, 2**48
@@ -42,6 +42,8 @@ class IndexState:
         What others have added (`with_part`), by name.
     source : str
         What error messages call the state: the path of the index that it was read from.
+    rows : tuple of storage.Ragged
+        Which arrays hold rows of any length, so that a change of some of them can be stored.
     """
 
     parameters: dict[str, Any]
@@ -50,6 +52,7 @@ class IndexState:
     kind: str | None = None
     parts: dict[str, Any] = field(default_factory=dict)
     source: str = "state"
+    rows: tuple[storage.Ragged, ...] = ()
 
     @classmethod
     def of(cls, stored: storage.Stored) -> IndexState:
@@ -104,7 +107,7 @@ class IndexState:
 
 
 def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
-    """Write a state to a directory, atomically.
+    """Write a state to a directory, atomically, or what differs from the one that is there.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
         "sizes": state.sizes,
         **state.parts,
     }
-    storage.save(path, INDEX, content, state.arrays)
+    storage.save(path, INDEX, content, state.arrays, state.rows)
 
 
 def open_state(path: str | os.PathLike[str], *, verify: bool = False) -> IndexState:
@@ -135,6 +138,11 @@ def open_state(path: str | os.PathLike[str], *, verify: bool = False) -> IndexSt
 def graph_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
     """Return the arrays of a graph by their names in a state."""
     return {f"{_GRAPH}{name}": getattr(graph, name) for name in graph_layout(1, 0, 1)}
+
+
+def graph_rows() -> storage.Ragged:
+    """Return which arrays of a state hold the rows of W."""
+    return GRAPH_ROWS.with_prefix(_GRAPH)
 
 
 def graph_of(state: IndexState) -> Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import storage, updates
 from .affinity import Context, make_affinity
 from .errors import DiffusionError
-from .explanation import Explanation, FirstStage, explain
+from .explanation import Explainer, Explanation, FirstStage
+from .filters import Allow, allowed_by
 from .fitted import (
     Components,
     Fitted,
@@ -484,7 +484,7 @@ class Reranker(Reporting, Parameters):
 
     # --- online ----------------------------------------------------------------------------------
 
-    def search(self, Q: ArrayLike, k: int = 100) -> Results:
+    def search(self, Q: ArrayLike, k: int = 100, *, allow: Allow = None) -> Results:
         """Search the collection for queries that are not part of its graph.
 
         Parameters
@@ -493,37 +493,65 @@ class Reranker(Reporting, Parameters):
             Query vectors, of the same kind as the collection's. There may be none, (0, d).
         k : int >= 1, default 100
             Length of the result lists.
+        allow : array_like, set or callable, optional
+            A filter, the same for all queries: only the items that it allows are in the results.
+            Ids, of which unknown ones are ignored; or a mask, booleans of shape (n,) in the order
+            of `ids_`; or a function that takes an array of ids and returns as many booleans.
+            Diffusion passes through all items nevertheless, and the result equals that of ranking
+            everything and leaving out what is not allowed. Do not filter hits before `rerank`:
+            see the notes.
 
         Returns
         -------
         scores : ndarray, shape (nq, k) or (k,), float32
-            Descending, padded with -inf, which JSON cannot hold: ``scores[ids >= 0]`` leaves the
-            padding out. A positive score is the fused or diffused score. Items
+            Descending, padded with -inf, which JSON cannot hold: ``scores[scores > -inf]`` leaves
+            the padding out. A positive score is the fused or diffused score. Items
             that diffusion did not reach follow in the order of the first stage; their scores are
             zero or negative: the first-stage score minus the query's best one.
-        ids : ndarray, shape (nq, k) or (k,), int64
-            Row numbers of X, padded with -1 (k > n). Equal scores are ordered by ascending id.
+        ids : ndarray, shape (nq, k) or (k,), int64 or object
+            The ids that `fit` was given, or row numbers of X, padded with -1, or None for str: if
+            k exceeds the number of items that are allowed. Equal scores are ordered by ascending
+            row.
 
         Raises
         ------
         DiffusionError
-            If the queries do not match the index, or it contains no vectors.
+            If the queries do not match the index, or it contains no vectors, or `allow` is not as
+            described.
+
+        Notes
+        -----
+        A filter needs a deeper ranking: about k / s items for one that allows a share s. Time grows
+        accordingly, up to that of ranking everything. A function is called with all ids; to use it
+        many times, pass its mask, ``function(ranker.ids_)``. With an index of the caller's, the
+        results are as many as its lists contain.
         """
         k = check_integer(k, "k", low=1)
         fitted = self.fitted()
+        allowed = allowed_by(allow, fitted.items)
         length = max(k, fitted.solver.shortlist, fitted.score.depth)
         lists, observed = fitted.first_stage(
             Q, length, query_k=int(self.query_k), progress=self.progress
         )
-        return self._diffuse(fitted, lists, observed, k, single=is_single(Q))
+        scores, rows, report = fitted.diffuse(
+            lists, observed, k, query_k=self.query_k, progress=self.progress, allowed=allowed
+        )
+        if len(allowed):
+            fitted.fill_up(Q, lists, (scores, rows), allowed)
+        self._keep_report(report)
+        ids = fitted.items.of_rows(rows)
+        return (scores[0], ids[0]) if is_single(Q) else (scores, ids)
 
     def rerank(
         self,
-        scores0: ArrayLike,
-        ids0: ArrayLike,
+        scores0: ArrayLike | None = None,
+        ids0: ArrayLike | None = None,
         k: int | None = 100,
         *,
+        distances0: ArrayLike | None = None,
+        squared: bool | None = None,
         restrict_to_candidates: bool = False,
+        allow: Allow = None,
     ) -> Results:
         """Re-rank the first-stage results of any search engine.
 
@@ -534,22 +562,35 @@ class Reranker(Reporting, Parameters):
             squared distances for `"euclidean"`). The contextual affinity ranks them among the
             scores of the collection's own lists. A list that is not in order is sorted by
             descending score; equal scores keep their order.
-        ids0 : array_like, shape (nq, m) or (m,), int
-            The items' ids in [0, n), padded with -1, each at most once in a list. Floats are
-            refused, as they may be scores. Lists may be empty, and a sequence of lists may have
-            different lengths; a query without hits gets an empty list back. The observation is
-            computed from the best `query_k`, or from the best 48 with the contextual affinity.
-            The fusion uses the scores of the best 100.
+        ids0 : array_like, shape (nq, m) or (m,), int or str
+            The items' ids, padded with -1, or None or "" for str, each at most once in a list.
+            Floats are refused, as they may be scores. Lists may be empty, and a sequence of lists
+            may have different lengths; a query without hits gets an empty list back. The
+            observation is computed from the best `query_k`, or from the best 48 with the contextual
+            affinity. The fusion uses the scores of the best 100. Ids that are not in the collection
+            are allowed; see the notes.
         k : int >= 1 or None, default 100
             Length of the result lists; None means m, or 1 if there are no hits.
+        distances0 : array_like, shape (nq, m) or (m,), float, optional
+            Distances, nearest first, instead of `scores0`: for `metric="cosine"` cosine distances,
+            1 - cosine; for `"euclidean"` Euclidean distances, of which `squared` says whether they
+            are squared. `"inner_product"` has none.
+        squared : bool, optional
+            Required for distances of `metric="euclidean"`, and only for them. True for faiss,
+            hnswlib and Milvus, which return squared distances; False for Qdrant, pgvector and
+            scikit-learn.
         restrict_to_candidates : bool, default False
             Only reorder the candidates. By default, diffusion may bring in any item.
+        allow : array_like, set or callable, optional
+            A filter of the results, as `search` takes it. Pass the first stage unfiltered. Ids and
+            functions may allow items that are not in the collection; a mask allows none of them.
 
         Returns
         -------
         scores, ids : ndarray, shape (nq, k) or (k,)
             As `search` returns them. With `restrict_to_candidates`, equal scores keep their
-            first-stage order.
+            first-stage order. With a filter, they have the allowed items that diffusion reaches,
+            and the other allowed candidates.
 
         Raises
         ------
@@ -557,19 +598,39 @@ class Reranker(Reporting, Parameters):
             If the lists are not as described; the message names the argument and the row. Also if
             the scores of a call rise ten times or more along the lists and fall nowhere, as those
             of distances do.
+
+        Notes
+        -----
+        Hits that are not in the collection, such as items that the engine has and the graph does
+        not have yet, are never lost, and `report_.unknown` counts them. Diffusion is that of the
+        other hits. With the fusion, the score of an unknown hit is its first-stage evidence,
+        weight e, which is computed over the whole list; otherwise, it stands among the candidates
+        that diffusion did not reach, in their order. If k would cut off unknown hits that are among
+        the k best candidates, they take the last places instead.
+
+        A filter belongs here and not into the search for the hits: diffusion finds items along
+        chains of neighbours, which a filter of the hits breaks.
         """
         fitted = self.fitted()
         metric = fitted.parameters["metric"]
-        hits = first_stage_of(scores0, ids0, fitted.items, metric)
-        if len(hits.unknown):
-            raise DiffusionError(f"ids0: expected ids in the collection, got {hits.unknown[0]!r}")
+        hits = first_stage_of(
+            scores0, ids0, fitted.items, metric, distances0=distances0, squared=squared
+        )
         k = hits.codes.shape[1] if k is None else check_integer(k, "k", low=1)
         depth = fitted.depth(int(self.query_k))
-        observed = hits.scores[:, :depth], hits.codes[:, :depth]
-        lists = hits.scores, hits.codes
-        return self._diffuse(
-            fitted, lists, observed, k, restrict=restrict_to_candidates, single=hits.single
+        scores, rows, report = fitted.diffuse(
+            (hits.scores, hits.codes),
+            (hits.known[0][:, :depth], hits.known[1][:, :depth]),
+            k,
+            query_k=self.query_k,
+            restrict=restrict_to_candidates,
+            progress=self.progress,
+            known=hits.known[1] if len(hits.unknown) else None,
+            allowed=allowed_by(allow, fitted.items, hits.unknown),
         )
+        self._keep_report(report)
+        ids = fitted.items.of_rows(rows, hits.unknown)
+        return (scores[0], ids[0]) if hits.single else (scores, ids)
 
     def explain(
         self,
@@ -644,10 +705,6 @@ class Reranker(Reporting, Parameters):
         check_integer(k, "k", low=1)
         check_integer(n_chains, "n_chains", low=1)
         row = fitted.items.row_of(id, "id")
-
-        def ids_of(rows: list[int]) -> list[Hashable]:
-            return fitted.items.of_rows(np.array(rows, np.int64)).tolist()
-
         query_k = int(self.query_k)
         if q is not None and hits is None:
             first = FirstStage.of_query(fitted, q, k, query_k)
@@ -655,29 +712,8 @@ class Reranker(Reporting, Parameters):
             first = FirstStage.of_hits(fitted, hits, query_k)
         else:
             raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
-        return explain(fitted, row, first, k=k, query_k=query_k, n_chains=n_chains, ids_of=ids_of)
-
-    def _diffuse(
-        self,
-        fitted: Fitted,
-        lists: Results,
-        observed: Results,
-        k: int,
-        *,
-        restrict: bool = False,
-        single: bool,
-    ) -> Results:
-        scores, rows, report = fitted.diffuse(
-            lists,
-            observed,
-            k,
-            query_k=int(self.query_k),
-            restrict=restrict,
-            progress=self.progress,
-        )
-        self._keep_report(report)
-        ids = fitted.items.of_rows(rows)
-        return (scores[0], ids[0]) if single else (scores, ids)
+        explainer = Explainer(fitted, first, k=k, query_k=query_k)
+        return explainer.explain(row, n_chains)
 
     @property
     def ids_(self) -> NDArray[Any]:

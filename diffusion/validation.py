@@ -301,7 +301,7 @@ def as_lists(
     """
     score_name, id_name = names
     if is_ragged(ids) or is_ragged(scores):
-        scores, ids = _rectangular(scores, ids, names)
+        scores, ids = rectangular(scores, ids, names)
     scores, ids = as_numeric(scores, score_name), as_numeric(ids, id_name, "iu")
     if ids.ndim == 2 and scores.shape != ids.shape:
         raise DiffusionError(
@@ -335,7 +335,7 @@ def as_lists(
         lowest = np.minimum.accumulate(block, axis=1)[:, :-1]
         disordered[part] = (real[:, 1:] & (block[:, 1:] > lowest)).any(axis=1)
     if disordered.any():
-        if metric != "euclidean" and _ascend(scores, ids):
+        if metric != "euclidean" and only_rise(scores, ids):
             raise DiffusionError(
                 f"{score_name}: expected similarities, best first (for distances pass their "
                 "negatives); these never fall along a row, and rise in many places"
@@ -396,7 +396,7 @@ def as_ids(
         the id and its places.
     """
     if is_ragged(ids):
-        ids = _rectangular(ids, ids, (name, name))[1]
+        ids = rectangular(ids, ids, (name, name))[1]
     ids = as_numeric(ids, name, kinds="iu")
     if ids.ndim != 2 or rows not in (None, len(ids)):
         expected = "(m, k)" if rows is None else f"({rows}, k), one list for each query"
@@ -421,7 +421,7 @@ def as_ids(
     return ids if ids.dtype == np.int32 else ids.astype(np.int64, copy=False)
 
 
-def _rectangular(
+def rectangular(
     scores: Any, ids: Any, names: tuple[str, str]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return sequences of lists as two arrays (m, k), with lists shorter than k padded."""
@@ -472,7 +472,7 @@ def _blocks(ids: NDArray[Any]) -> Iterator[slice]:
         yield slice(start, min(len(ids), start + rows))
 
 
-def _ascend(scores: NDArray[Any], ids: NDArray[Any]) -> bool:
+def only_rise(scores: NDArray[Any], ids: NDArray[Any]) -> bool:
     """Return whether the scores rise many times and never fall, which only distances do.
 
     Taken for similarities, they would be sorted into the opposite order.

@@ -19,6 +19,7 @@ FLOORS = (
     (
         "diffusion._version",
         "diffusion.change",
+        "diffusion.distances",
         "diffusion.errors",
         "diffusion.parameters",
         "diffusion.validation",
@@ -26,7 +27,7 @@ FLOORS = (
     ("diffusion.kernels",),
     ("diffusion.devices",),
     ("diffusion.storage",),
-    ("diffusion.ids", "diffusion.transfer", "diffusion.metrics"),
+    ("diffusion.filters", "diffusion.ids", "diffusion.metrics", "diffusion.transfer"),
     ("diffusion.neighbors",),
     ("diffusion.affinity",),
     ("diffusion.graph",),

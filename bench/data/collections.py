@@ -107,6 +107,25 @@ def descriptors(n: int, d: int = 128, scenes: int = 2000, seed: int = 0) -> NDAr
     return X
 
 
+def objects(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:
+    """Generate unit vectors of views of objects: noisy points of a circle for each object.
+
+    The n items are in the order of their objects, of which each has 50 to 100.
+    """
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(n // 50 + 1), rng.integers(50, 101, n // 50 + 1))[:n]
+    center, x, y = rng.standard_normal((3, n // 50 + 1, d), np.float32) / np.float32(d**0.5)
+    angle = rng.uniform(0, 2 * np.pi, (n, 1)).astype(np.float32)
+    X = np.empty((n, d), np.float32)
+    for start in range(0, n, 1 << 16):
+        part = slice(start, min(n, start + (1 << 16)))
+        own, turn = owner[part], angle[part]
+        X[part] = center[own] + 0.6 * (np.cos(turn) * x[own] + np.sin(turn) * y[own])
+        X[part] += 0.02 * rng.standard_normal(X[part].shape, np.float32)
+        X[part] /= np.linalg.norm(X[part], axis=1, keepdims=True)
+    return X
+
+
 def lattice_lists(
     side: int, k: int = 50, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

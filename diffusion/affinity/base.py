@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..change import Change
 from ..kernels.matrix import SparseRows
-from ..storage.contents import Array, Between, Layout
+from ..storage.contents import Array, Between, Layout, Ragged
 
 #: Neighbour lists: scores (n, k), float32, and ids (n, k), int32.
 Lists = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -150,6 +150,9 @@ class Affinity(ABC):
         -------
         Observation
         """
+
+    #: Which of the arrays that are stored hold rows of any length.
+    rows: ClassVar[tuple[Ragged, ...]] = ()
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:

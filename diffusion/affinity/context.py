@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..change import Change
 from ..devices import RUN_TIME, ContextLoops, check_device, context_on
 from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import encodings as blocks
-from ..kernels import queries
+from ..kernels import queries, updates
 from ..kernels.context import Encodings, Holders, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import SparseRows, read_only
@@ -27,14 +28,28 @@ from ..storage.contents import (
     Contents,
     Places,
     Promise,
+    Ragged,
     Stops,
     with_rows,
 )
 from ..validation import check_integer
-from .base import Affinity, Lists, Observation, lists_layout
+from .base import Affinity, Edges, Lists, Observation, lists_layout
+from .updates import differing, mapped, reached
 
 # Number of items encoded or compared between two updates of a progress bar.
 _PART = 1 << 16
+
+# Number of overlaps that an update keeps room for at a time: 24 MiB.
+_OFFERED = 1 << 22
+
+# An update that encodes a larger share of the items than this computes everything.
+_MOST_CHANGED = 0.5
+
+# The largest age, after which ages are counted anew.
+_MOST_AGES = 2**31 - 1
+
+# No ages: equal sums are ordered by row.
+_IN_ORDER = np.empty(0, np.int32)
 
 # Number of similarities computed at a time: 256 MiB.
 _BATCH_ENTRIES = 1 << 25
@@ -80,10 +95,10 @@ class Context(Affinity):
     Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
     and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
     default settings, in addition to the graph. Of the scores of the lists, a search reads those
-    at the places of the scales, which is all that the rank of a query depends on. Another 10 k
-    bytes per item, 480 with the default settings, are read by updates of the collection alone: all
-    scores, the most similar items and their similarities. Building takes 1,200 bytes per item in
-    addition to the lists. The time grows with the square of the number of
+    at the places of the scales, which is all that the rank of a query depends on. Another
+    10 k bytes per item, 480 with the default settings, are read by updates of the collection
+    alone: all scores, and the most similar items and their similarities. Building takes 1,200
+    bytes per item in addition to the lists. The time grows with the square of the number of
     encodings that hold an item, which is about `size` for most items. It is linear in the number
     of items unless some items are neighbours of a fixed share of all.
 
@@ -100,6 +115,10 @@ class Context(Affinity):
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # What only `changed` reads, see `_basis_layout`; empty for an index of an earlier version.
     _basis: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
+    # The items in the order in which they were added (see `Sets`); empty if that is their order.
+    _ages: NDArray[np.int32] = field(
+        init=False, repr=False, compare=False, default_factory=lambda: _IN_ORDER
+    )
     _basis_contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # The state in the form that queries are compared with.
     _opened: tuple[queries.Known, loops.Scales, Holders] | None = field(
@@ -107,6 +126,7 @@ class Context(Affinity):
     )
 
     name: ClassVar[str] = "context"
+    rows: ClassVar[tuple[Ragged, ...]] = (Ragged("starts", "stops", ("holders", "holders_high")),)
 
     def __post_init__(self) -> None:
         try:
@@ -150,7 +170,8 @@ class Context(Affinity):
         ids = np.ascontiguousarray(ids[:, :k], np.int32)
         scores = np.ascontiguousarray(scores[:, :k], np.float32)
         self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
-        on_device = context_on(self.device)
+        # A device resolves ties by row.
+        on_device = context_on("cpu" if len(self._ages) else self.device)
         order = locality_order(ids)
         levels = self._levels(order, scores, ids)
         self._state["levels"] = _packed(levels, len(self._cut))
@@ -196,7 +217,9 @@ class Context(Affinity):
             self._state |= _inverted(order, encodings)
             holders = self._holders
             for part in parts:
-                on_device.jaccard_lists(part, part, encodings, holders, encodings.ids, overlaps)
+                on_device.jaccard_lists(
+                    part, part, encodings, holders, sets.ages, encodings.ids, overlaps
+                )
                 bar.update(2 * len(part))  # comparing takes twice the time of encoding
         best = encodings.ids
         del encodings
@@ -215,11 +238,195 @@ class Context(Affinity):
         self, order: NDArray[np.int32], overlaps: NDArray[np.uint16], similar: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """Return J² times the share of the scales that hold the mutual rank by J."""
-        levels = self._levels(order, overlaps, similar)
+        return self._weights(overlaps, self._levels(order, overlaps, similar))
+
+    def _weights(
+        self, overlaps: NDArray[np.uint16], levels: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         share = np.arange(len(self._cut), -1, -1, dtype=np.float32) / np.float32(len(self._cut))
-        weights = np.empty(similar.shape, np.float32)
+        weights = np.empty(levels.shape, np.float32)
         loops.contextual_weights(overlaps, levels, share, weights)
         return weights
+
+    # --- a changed collection ---------------------------------------------------------------------
+
+    def changed(
+        self,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        dirty: NDArray[np.bool_],
+        change: Change,
+        *,
+        progress: bool = False,
+    ) -> tuple[Affinity, Edges]:
+        """Return the affinity of a changed collection, and the edges that are not as before.
+
+        An item is encoded again if a set that its encoding averages has changed. The overlaps of
+        these items with all others are merged into the lists of the others; a list that loses more
+        items than it receives is computed again. Edges are weighed again where places in these
+        lists have changed. All else is copied. If more than half of the items are to be encoded
+        again, everything is computed. An update runs on the CPU.
+
+        Equal sums are ordered by the time at which items were added, as in a fit of the items that
+        are left. Parameters and shapes are those of `Affinity.changed`.
+        """
+        ages = _ages_after(self._ages, change)
+        k, lists = min(self.scales[-1], ids.shape[1]), self.neighbor_lists()
+        sizes = {min(self.size, n) for n in (change.before, change.after)}
+        if lists is not None and lists[1].shape[1] == k and len(sizes) == 1:
+            new = replace(self)
+            new._ages = ages
+            new._state = {"ids": np.ascontiguousarray(ids[:, :k], np.int32)}
+            new._basis = {"scores": np.ascontiguousarray(scores[:, :k], np.float32)}
+            again = new._change_levels(self, dirty, change)
+            if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
+                with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
+                    listed = new._change_similar(self, again, change, bar)
+                    edges = new._changed_edges(self, listed, change)
+                    bar.update()
+                return new, edges
+        new = replace(self)
+        new._ages = ages
+        return new, Edges(*new.edges(scores, ids, progress=progress))
+
+    def _change_levels(
+        self, old: Context, dirty: NDArray[np.bool_], change: Change
+    ) -> NDArray[np.bool_]:
+        """Compute the levels from the old ones; mark the items to encode again (after,)."""
+        ids, scores, old_ids = self._state["ids"], self._basis["scores"], old._state["ids"]
+        rows, scales = np.flatnonzero(reached(dirty, ids, old_ids, change)), self._scales
+        source = change.source[rows]
+        known, source = source >= 0, source[source >= 0]
+        then = _unpacked(old._state["levels"][source], ids.shape[1])
+        levels = np.empty((len(rows), ids.shape[1]), np.uint8)
+        levels[known] = then
+        self._level(rows, dirty, ids, scores, levels)
+        self._state |= {name: change.rows_of(old._state[name]) for name in ("levels", "reach")}
+        self._state["levels"][rows] = _packed(levels, len(self._cut))
+        self._state["reach"][dirty] = scores[dirty][:, scales.ranks - 1]
+
+        near, listed = int(scales.spread[-1]) - 1, mapped(old_ids[source], change)
+        sets, again = np.zeros(change.after, bool), np.zeros(change.after, bool)
+        sets[rows] = again[rows] = True
+        now = ids[rows[known]]
+        sets[rows[known]] = differing((now, levels[known]), (listed, then), len(self._cut))
+        again[rows[known]] = np.any(now[:, :near] != listed[:, :near], axis=1)
+        updates.reads_changed(read_only(ids), near, sets, again)
+
+        again[change.moved] = True  # what holds them is stored by row
+        return again
+
+    def _change_similar(
+        self, old: Context, again: NDArray[np.bool_], change: Change, bar: tqdm[Any]
+    ) -> NDArray[np.bool_]:
+        """Encode items again, and list what is most similar to them and to all that share entries.
+
+        Marks the items with other lists than before (after,).
+        """
+        # By their old rows, the items whose entries and overlaps are not as before.
+        gone = np.where(change.target >= 0, again[change.target], True)
+        items = self._near_each_other(np.flatnonzero(again))
+        encodings = self._encoded(items)
+        self._state |= _reinverted(old._holders, gone, items, encodings, change.source)
+        bar.update()
+        n, k = self._state["ids"].shape
+        now = updates.Listed(np.empty((n, k), np.int32), np.empty((n, k), np.uint16))
+        before = updates.Listed(*map(read_only, old._similar))
+        least, found = np.empty(n, np.int64), np.empty(n, np.uint8)
+        updates.least_taken(change.source, again, read_only(old._ages), before, least)
+        offers, ages = self._offers(items, encodings, least, now), read_only(self._ages)
+        both = change.source, change.target
+        updates.merge_offers(found, both, again, gone, ages, offers, before, now)
+        others = self._near_each_other(np.flatnonzero(found == updates.INCOMPLETE))
+        encodings = self._encoded(others)
+        similar, overlaps = now.ids[others], now.overlaps[others]
+        places = np.arange(len(others))
+        blocks.jaccard_lists(others, places, encodings, self._holders, ages, similar, overlaps)
+        now.ids[others], now.overlaps[others] = similar, overlaps
+        self._basis |= {"similar": now.ids, "overlaps": now.overlaps}
+        bar.update()
+        differs = again | (found != updates.SAME)
+        rows = np.flatnonzero(differs & (found != updates.CHANGED) & (change.source >= 0))
+        source = change.source[rows]
+        differs[rows] = np.any(now.ids[rows] != mapped(before.ids[source], change), axis=1)
+        differs[rows] |= np.any(now.overlaps[rows] != before.overlaps[source], axis=1)
+        return differs
+
+    def _offers(
+        self,
+        items: NDArray[np.int32],
+        encodings: Encodings,
+        least: NDArray[np.int64],
+        out: updates.Listed,
+    ) -> Any:
+        """List what is most similar to items, and return what others take of it by receiver."""
+        bounds = np.empty(len(items), np.int64)
+        n, holders = len(least), self._holders
+        queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
+        parts = []
+        for part in _batches(bounds, _OFFERED) or [slice(0, 0)]:
+            these = Encodings(encodings.ids[part], encodings.values[part])
+            m, room = len(these.ids), int(bounds[part].sum())
+            similar = np.empty((m, out.ids.shape[1]), np.int32)
+            overlaps = np.empty(similar.shape, np.uint16)
+            ids, values = np.empty(room, np.int32), np.empty(room, np.uint16)
+            starts, counts = np.cumsum(bounds[part]) - bounds[part], np.empty(m, np.int64)
+            offers = blocks.Offers(least, starts, counts, ids, values)
+            blocks.jaccard_offers(
+                items[part], these, holders, read_only(self._ages), similar, overlaps, offers
+            )
+            out.ids[items[part]], out.overlaps[items[part]] = similar, overlaps
+            _, ids, values = SparseRows(starts, counts, ids, values).packed()
+            parts.append((counts, ids, values))
+        counts, ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return updates.by_receiver(items, counts, ids, values, n)
+
+    def _changed_edges(self, old: Context, changed: NDArray[np.bool_], change: Change) -> Edges:
+        """Weigh the edges of items with other lists of similar items than before, and of theirs."""
+        (similar, overlaps), before = self._similar, old._similar
+        others = np.flatnonzero(reached(changed, similar, before[0], change) & ~changed)
+        now = np.zeros((len(others), similar.shape[1]), np.uint8)
+        then = now.copy()
+        self._level(others, changed, similar, overlaps, now)
+        gone = np.where(change.target >= 0, changed[change.target], True)
+        self._level(change.source[others], gone, *before, then)
+        weighed = changed.copy()
+        weighed[others[np.any(now != then, axis=1)]] = True
+        rows = np.flatnonzero(weighed)
+        levels = np.empty((len(rows), similar.shape[1]), np.uint8)
+        self._level(rows, np.ones(len(similar), bool), similar, overlaps, levels)
+        return Edges(similar[rows], self._weights(overlaps[rows], levels), rows)
+
+    def _level(
+        self,
+        rows: NDArray[Any],
+        among: NDArray[np.bool_],
+        ids: NDArray[np.int32],
+        scores: NDArray[Any],
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Write the levels (m, k) of the entries of some lists, see `updates.levels_of_rows`."""
+        rows, ids, scores = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
+        updates.levels_of_rows(rows, among, ids, scores, self._scales.ranks, out)
+
+    def _encoded(self, items: NDArray[np.integer]) -> Encodings:
+        encodings = self._empty_encodings(len(items))
+        places = np.arange(len(items), dtype=np.int32)
+        blocks.encode(items, places, self._sets, self._scales, encodings)
+        return encodings
+
+    def _near_each_other(self, items: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Order items by clusters of neighbours."""
+        ids = self._state["ids"]
+        own = np.full(len(ids) + 1, -1, np.int32)  # the last is that of -1
+        own[items] = np.arange(len(items))
+        return items[locality_order(own[ids[items]])].astype(np.int32)
+
+    @property
+    def _similar(self) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+        return self._basis["similar"], self._basis["overlaps"]
+
+    # --- queries ----------------------------------------------------------------------------------
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
@@ -239,10 +446,10 @@ class Context(Affinity):
         queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y, similar = SparseRows.of_width(m, width), []
-        for part in _batches(bounds) or [slice(0, 0)]:
+        for part in _batches(bounds, _BATCH_ENTRIES) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
             similar.append(SparseRows.of_at_most(bounds[part]))
-            queries.compare(these, holders, similar[-1], y.part(part), width)
+            queries.compare(these, holders, known.sets.ages, similar[-1], y.part(part), width)
         return Observation(y, SparseRows.joined(similar))
 
     def lists(
@@ -251,20 +458,17 @@ class Context(Affinity):
         """Return the neighbour lists of some items, cut to `depth`, and which are mutual (m, k)."""
         self._contents.check(by_rows=True)
         ids, levels = self._state["ids"][items], self._state["levels"][items]
-        if levels.shape != ids.shape:
-            both = np.stack([levels & 15, levels >> 4], axis=2)
-            levels = both.reshape(len(ids), -1)[:, : ids.shape[1]]
-        return ids, levels < len(self._cut)
+        return ids, _unpacked(levels, ids.shape[1]) < len(self._cut)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
         ids = self.lists(items)[0][:, :k]
         items, places = items.astype(np.int32), np.arange(len(items), dtype=np.int32)
-        encodings = self._empty_encodings(len(items))
-        blocks.encode(items, places, self._sets, self._scales, encodings)
+        encodings = self._encoded(items)
         best = np.empty((len(items), k), np.int32)
         overlaps = np.empty((len(items), k), np.uint16)
-        blocks.jaccard_lists(items, places, encodings, self._holders, best, overlaps)
+        ages = read_only(self._ages)
+        blocks.jaccard_lists(items, places, encodings, self._holders, ages, best, overlaps)
         found = (best[:, :, None] == ids[:, None, :]) & (best[:, :, None] >= 0)
         return 1 - int(np.count_nonzero(found)) / max(1, int(np.count_nonzero(ids >= 0)))
 
@@ -280,7 +484,8 @@ class Context(Affinity):
 
     @property
     def _sets(self) -> Sets:
-        return Sets(*(read_only(self._checked[name]) for name in Sets._fields))
+        arrays = self._checked["ids"], self._checked["levels"], self._ages
+        return Sets(*map(read_only, arrays))
 
     @property
     def _holders(self) -> Holders:
@@ -294,7 +499,8 @@ class Context(Affinity):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays to store: the lists and what was made of them."""
-        return {**self._state, **self._basis}
+        ages = {"ages": self._ages} if len(self._ages) else {}
+        return {**self._state, **self._basis, **ages}
 
     def restore(self, arrays: dict[str, NDArray[Any]], n_items: int, source: str = "state") -> None:
         """Restore the state from stored arrays; their content is checked on first use."""
@@ -305,7 +511,9 @@ class Context(Affinity):
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
         arrays = with_rows(arrays)
         layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
-        self._contents = Contents(arrays, layout, source)
+        self._ages = arrays.get("ages", _IN_ORDER)
+        ages = {"ages": Array(np.int32, (n_items,))} if "ages" in arrays else {}
+        self._contents = Contents(arrays, {**layout, **ages}, source)
         self._state = {name: arrays[name] for name in layout}
         layout = _basis_layout(*self._state["ids"].shape) if "similar" in arrays else {}
         self._basis_contents = Contents(arrays, layout, source)
@@ -349,7 +557,7 @@ def _basis_layout(n: int, k: int) -> dict[str, Array]:
     """Return what the arrays must be that an update starts from.
 
     They are the scores of the lists, and, for each item, the most similar others and their
-    overlaps, of which the edges were made.
+    overlaps, of which the edges were made, and whether its encoding depends on the rows of items.
     """
     return {
         "scores": lists_layout(n, k)["scores"],
@@ -390,6 +598,14 @@ def _packed(levels: NDArray[np.uint8], scales: int) -> NDArray[np.uint8]:
     return packed
 
 
+def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+    """Return levels (m, k) from rows of those that are stored."""
+    if levels.shape[1] == k:
+        return levels
+    both = np.stack([levels & 15, levels >> 4], axis=2)
+    return both.reshape(len(levels), -1)[:, :k]
+
+
 def _high_type(n: int) -> type[np.unsignedinteger[Any]]:
     """Return the type of the upper bits of an item, of which `holders` has the other 16."""
     return np.uint8 if n <= 1 << 24 else np.uint16
@@ -405,12 +621,47 @@ def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArr
     return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
 
 
-def _batches(sizes: NDArray[np.int64]) -> list[slice]:
-    """Cut a sequence into parts with sums up to `_BATCH_ENTRIES`, each of at least one element."""
+def _ages_after(ages: NDArray[np.int32], change: Change) -> NDArray[np.int32]:
+    """Return the ages of the items of a changed collection; added items are the last."""
+    before = ages if len(ages) else np.arange(change.before, dtype=np.int32)
+    first = int(before.max(initial=-1)) + 1
+    if first > _MOST_AGES - change.after:
+        before = np.argsort(np.argsort(before)).astype(np.int32)
+        first = len(before)
+    new = change.rows_of(before, np.arange(first, first + len(change.added), dtype=np.int32))
+    return _IN_ORDER if (new[1:] > new[:-1]).all() else new
+
+
+def _reinverted(
+    old: Holders,
+    gone: NDArray[np.bool_],
+    items: NDArray[np.int32],
+    encodings: Encodings,
+    source: NDArray[np.int32],
+) -> dict[str, NDArray[Any]]:
+    """Return inverted lists without the items that are gone, and with those of new encodings.
+
+    `source` (after,) are the old rows of all items; only items that are gone have moved.
+    """
+    n = len(source)
+    kept = np.empty(n, np.int64)
+    updates.count_kept(kept, source, old, gone)
+    indptr = np.zeros(n + 1, np.int64)
+    added = np.bincount(encodings.ids[encodings.ids >= 0], minlength=n)
+    np.cumsum(kept + added, out=indptr[1:])
+    holders, high = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], _high_type(n))
+    updates.copy_kept(kept, source, old, gone, indptr, holders, high)
+    updates.add_entries(items, encodings, indptr[:-1] + kept, holders, high)
+    starts, stops = indptr[:-1], indptr[1:]
+    return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
+
+
+def _batches(sizes: NDArray[np.int64], most: int) -> list[slice]:
+    """Cut a sequence into parts with sums up to `most`, each of at least one element."""
     ends = np.cumsum(sizes)
     cuts, begin = [0], 0
     while cuts[-1] < len(sizes):
-        end = int(np.searchsorted(ends, begin + _BATCH_ENTRIES, side="right"))
+        end = int(np.searchsorted(ends, begin + most, side="right"))
         cuts.append(max(end, cuts[-1] + 1))
         begin = int(ends[cuts[-1] - 1])
     return [slice(a, b) for a, b in pairwise(cuts)]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..change import Change
+from ..kernels import updates
+from ..kernels.matrix import read_only
 from ..storage.contents import COMPUTED, Array, Between, Contents
-from .base import Affinity, Lists, Observation, lists_layout, sparse_rows
+from .base import Affinity, Edges, Lists, Observation, lists_layout, sparse_rows
+from .updates import differing, mapped, reached
 
 # Number of scores from which a scale is fitted: a sample of a million gives a stable median.
 _SAMPLE = 1_000_000
@@ -78,6 +83,44 @@ class Pointwise(Affinity):
         """Return the lists that the edges were made from, None if they were not kept."""
         self._contents.check()
         return (self._lists["scores"], self._lists["ids"]) if self._lists else None
+
+    def changed(
+        self,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        dirty: NDArray[np.bool_],
+        change: Change,
+        *,
+        progress: bool = False,
+    ) -> tuple[Affinity, Edges]:
+        """Return the affinity of a changed collection, and the edges that are not as before.
+
+        Those of changed lists and of their entries are weighed again; all are if the scale is
+        another one. Parameters and shapes are those of `Affinity.changed`.
+        """
+        new, lists = copy(self), self.neighbor_lists()
+        new.fit(scores)
+        if lists is None or lists[1].shape[1] != ids.shape[1] or new.scale != self.scale:
+            return super().changed(scores, ids, dirty, change, progress=progress)
+        new._lists, new._contents = {"scores": scores, "ids": ids}, COMPUTED
+        rows = np.flatnonzero(reached(dirty, ids, lists[1], change))
+        weights = new._reciprocal(rows, scores, ids)
+        source = change.source[rows]
+        known, source = source >= 0, source[source >= 0]
+        before = mapped(lists[1][source], change), self._reciprocal(source, *lists)
+        differs = np.ones(len(rows), bool)
+        differs[known] = differing((ids[rows[known]], weights[known]), before, 0)
+        rows = rows[differs]
+        return new, Edges(ids[rows], weights[differs], rows)
+
+    def _reciprocal(
+        self, rows: NDArray[Any], scores: NDArray[np.float32], ids: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Return the weights (m, k) of the reciprocal edges of some items, 0 for others."""
+        reverse = np.empty((len(rows), ids.shape[1]), np.float32)
+        rows = rows.astype(np.int64, copy=False)
+        updates.reverse_scores(rows, read_only(ids), read_only(scores), reverse)
+        return np.minimum(self.weights(scores[rows]), self.weights(reverse))
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int

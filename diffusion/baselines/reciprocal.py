@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from ..kernels.lists import Lists, Rows
-from ..kernels.ranking import largest_positive
+from ..kernels.ranking import EVERYTHING, largest_positive
 from ..kernels.reciprocal import expanded_rows, expanded_sizes, mutual_ranks, shared_weight
 from ..neighbors import Method, NeighborIndex, check_metric, make_method
 from ..validation import as_vectors, check_integer, check_real
@@ -138,7 +138,7 @@ def _search(
         distance = _distance(Q[part] @ X.T) / farthest[part, None]
         mixed = (1 - lambda_) * jaccard + lambda_ * (1 - distance)
         mixed = np.maximum(mixed, _ZERO, dtype=np.float32)
-        largest_positive(mixed, scores[part], out_ids[part])
+        largest_positive(mixed, EVERYTHING, scores[part], out_ids[part])
     scores[scores == _ZERO] = 0
     return scores, out_ids
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import storage
 from ..errors import DiffusionError
 from ..index_state import INDEX
-from ..storage import read_array
+from ..storage import read_array, runs
 from .command import Verbs, report
 from .files import named
 from .parameters import add_parameters, reranker_of
@@ -22,6 +22,12 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("index", metavar="INDEX", help="directory to write")
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
+    build.add_argument(
+        "--ids",
+        metavar="FILE",
+        help="ids of the items: (n,) int64 or str in a .npy file, or lines of text "
+        "(default: row numbers)",
+    )
     add_parameters(build)
     build.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
@@ -40,13 +46,15 @@ def _build(options: argparse.Namespace) -> None:
             "by `features index PHOTOS INDEX`"
         )
     storage.check_target(index, INDEX)
+    items = None if options.ids is None else runs.read_ids(options.ids)
     if lists[0] is None:
-        with named(X=vectors):
+        with named(X=vectors, ids=options.ids):
             # The checkpoint stands beside the index, so that a killed build can be resumed.
-            ranker.fit(read_array(vectors), checkpoint=f"{index.rstrip(os.sep)}.partial")
+            partial = f"{index.rstrip(os.sep)}.partial"
+            ranker.fit(read_array(vectors), ids=items, checkpoint=partial)
     else:
         X = None if vectors is None else read_array(vectors)
-        with named(X=vectors, scores=lists[0], ids=lists[1]):
-            ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X)
+        with named(X=vectors, scores=lists[0], ids=lists[1], item_ids=options.ids):
+            ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X, item_ids=items)
     ranker.save(index)
     report(f"{index}: {ranker.graph_}")

@@ -22,7 +22,7 @@ which all means are taken; "queries without results", which count as 0; "longest
 "mAP (trapezoidal)"; "mP@K" and "recall@K" for each K of --at. If the lists are cut, so that
 relevant items are missing, "mAP@L" and "mAP@L (trapezoidal)" take the place of the mAP, where L is
 the longest list. A TREC run is ordered by score, as trec_eval does, and may have names for queries
-and items if --qrels has the same."""
+and items if --qrels has the same. So may an .npz file for items, whose queries are row numbers."""
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -82,7 +82,8 @@ def _judge(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], int]:
     """Return the ranked ids, their hits, the numbers of relevant items, and of missing queries."""
     is_run = Path(options.results).suffix != ".npz"
-    if is_run and options.qrels is not None:
+    of_names = not is_run and runs.read_results(options.results)[1].dtype.kind == "U"
+    if (is_run or of_names) and options.qrels is not None:
         judged = runs.read_judged(options.results, options.qrels)
         hits = metrics.hits_from_lists(judged.ids, judged.relevant, judged.junk)
         return judged.ids, *hits, judged.missing

@@ -31,19 +31,20 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _explain(options: argparse.Namespace) -> None:
     ranker = load(options.index)
+    of_names = ranker.fitted().items.named
     vectors = Path(options.queries).suffix == ".npy"
     if vectors:
         queries = read_array(options.queries)
         queries = queries if queries.ndim == 2 else queries[None]
         count = len(queries)
     else:
-        scores, ids = runs.read_results(options.queries)
+        scores, ids = runs.read_results(options.queries, names=of_names)
         count = len(ids)
     row = _row(options, count)
     with named(q=options.queries, Q=options.queries, hits=options.queries):
         explanation = ranker.explain(
             queries[row] if vectors else None,
-            _as_id(options.id),
+            options.id if of_names else _as_id(options.id),
             hits=None if vectors else (scores[row], ids[row]),
             n_chains=options.chains,
         )

@@ -62,7 +62,8 @@ def _search(options: argparse.Namespace) -> None:
 def _rerank(options: argparse.Namespace) -> None:
     _check_output(options)
     ranker = load(options.index).set_params(progress=not options.quiet)
-    scores, ids = runs.read_results(options.results)
+    names = ranker.fitted().items.named
+    scores, ids = runs.read_results(options.results, names=names)
     with named(scores0=options.results, ids0=options.results):
         results = ranker.rerank(
             scores, ids, options.k, restrict_to_candidates=options.restrict_to_candidates
@@ -83,6 +84,6 @@ def _check_output(options: argparse.Namespace) -> None:
 def _write(options: argparse.Namespace, scores: Any, ids: Any) -> None:
     scores, ids = np.atleast_2d(scores), np.atleast_2d(ids)
     if options.output is None:
-        runs.write_run(sys.stdout, scores, ids)
+        sys.stdout.writelines(runs.run_lines(scores, ids))
     else:
         runs.write_results(options.output, scores, ids)

@@ -92,6 +92,7 @@ class ContextLoops(Protocol):
         places: NDArray[np.integer],
         encodings: Encodings,
         holders: Holders,
+        ages: NDArray[np.int32],
         out_ids: NDArray[np.int32],
         out_overlaps: NDArray[np.uint16],
     ) -> None:

@@ -84,9 +84,10 @@ def strongest_paths(
     sources = kernels.Sources(
         graph.position[observed[0][begin]].astype(np.int64), -np.log(observed[1][begin])
     )
+    target = int(graph.position[node])
+    most = min(most, 1 + int(graph.stops[target] - graph.starts[target]))
     arrivals = kernels.Arrivals(np.empty(most, np.int64), np.empty(most))
     before = np.empty(graph.n_nodes, np.int32)
-    target = int(graph.position[node])
     count = kernels.cheapest_paths(
         *map(read_only, graph.matrix),
         float(alpha),

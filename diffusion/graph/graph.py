@@ -27,7 +27,8 @@ from ..kernels.graph import (
 )
 from ..kernels.lists import Rows
 from ..kernels.locality import locality_order
-from ..kernels.matrix import LARGEST_WEIGHT, Matrix
+from ..kernels.matrix import LARGEST_WEIGHT, Matrix, read_only
+from ..kernels.updates import NewEdges, label_components, write_columns, write_rows
 from ..storage.contents import (
     COMPUTED,
     Array,
@@ -35,9 +36,13 @@ from ..storage.contents import (
     Contents,
     InverseOf,
     Layout,
+    Ragged,
     Stops,
     ZeroOrBetween,
 )
+
+# The arrays that hold the rows of W.
+GRAPH_ROWS = Ragged("starts", "stops", ("indices", "weights"))
 
 
 def graph_layout(n: int, n_edges: int, n_components: int) -> Layout:
@@ -165,11 +170,7 @@ class Graph:
             normalized_rows(ids, edges, degrees, order, position, rows)
             bar.update(50)
 
-            sizes = np.bincount(found)
-            by_size = np.argsort(-sizes, kind="stable")
-            label = np.empty(len(sizes), np.int32)
-            label[by_size] = np.arange(len(sizes), dtype=np.int32)
-            components = label[found]
+            components = _by_size(found)
             bar.update(5)
         return cls(
             starts=indptr[:-1],
@@ -181,7 +182,7 @@ class Graph:
             degrees=degrees,
             components=components,
             n_edges=len(indices) // 2,
-            n_components=len(sizes),
+            n_components=int(components.max(initial=-1)) + 1,
             n_isolated=int(np.count_nonzero(counts == 0)),
         )
 
@@ -209,9 +210,75 @@ class Graph:
             The rows of W whose columns or values have changed, other than by the new rows of moved
             nodes. Those of added nodes have.
         """
-        ids, weights, _ = edges
-        graph = self.from_neighbors(ids, weights, overwrite=True, progress=progress)
-        return graph, np.ones(change.after, bool)
+        ids, weights, rows = edges
+        if rows is None:
+            graph = self.from_neighbors(ids, weights, overwrite=True, progress=progress)
+            return graph, np.ones(change.after, bool)
+        self.check()
+        n, m = change.after, len(rows)
+        own, counts = np.empty(m, np.float64), np.empty(m, np.int32)
+        np.negative(weights, out=weights)  # the form of reciprocal edges that the loop takes
+        degrees_and_counts(weights, own, counts)
+        degrees = change.rows_of(self.degrees)
+        degrees[rows] = own
+        slots = np.full(n, -1, np.int32)
+        slots[rows] = np.arange(m)
+
+        order = self._changed_order(change, ids, weights, rows)
+        position = np.empty(n, np.int32)
+        position[order] = np.arange(n, dtype=np.int32)
+        source, target = change.source[order], change.target[self.order]
+        places = np.where(source >= 0, self.position[source], np.int32(-1))
+        moved = np.where(target >= 0, position[target], np.int32(-1))
+        lengths = np.where(places >= 0, (self.stops - self.starts)[places], 0)
+        lengths[position[rows]] = counts
+        indptr = np.zeros(n + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+
+        old = Matrix(*map(read_only, self.matrix))
+        indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+        stored = Matrix.of_csr(indptr, indices, values)
+        nodes = NewEdges(ids, weights, slots, position, degrees)
+        touched = np.zeros(n, bool)
+        write_rows(order, places, moved, nodes, old, stored, touched)
+        write_columns(rows, nodes, stored, touched)
+        components = _by_size(label_components(stored))
+        graph = Graph(
+            starts=stored.starts,
+            stops=stored.stops,
+            indices=indices,
+            weights=values,
+            order=order,
+            position=position,
+            degrees=degrees,
+            components=components[position],
+            n_edges=len(indices) // 2,
+            n_components=int(components.max(initial=-1)) + 1,
+            n_isolated=int(np.count_nonzero(lengths == 0)),
+        )
+        return graph, touched
+
+    def _changed_order(
+        self,
+        change: Change,
+        ids: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        rows: NDArray[np.int64],
+    ) -> NDArray[np.int32]:
+        """Return the storage order of a changed graph.
+
+        As few nodes as possible move, so that an index on disk changes little: the last ones, to
+        the places of removed nodes. Added nodes come last, those that are joined beside each other.
+        """
+        removed = self.position[change.removed]
+        kept = Change.removal(self.n_nodes, removed).source
+        added = change.added
+        own = np.full(change.after + 1, -1, np.int32)  # the last is that of -1
+        own[added] = np.arange(len(added))
+        at = np.searchsorted(rows, added)
+        beside = np.where(weights[at] > 0, own[ids[at]], np.int32(-1))
+        last = added[locality_order(beside)].astype(np.int32)
+        return np.concatenate([change.target[self.order[kept]], last])
 
     def check(self) -> None:
         """Check the arrays of a graph that was read from a file, its edges included.
@@ -253,3 +320,11 @@ class Graph:
             f"Graph({self.n_nodes} nodes, {self.n_edges} edges, {self.n_components} components, "
             f"{self.n_isolated} isolated nodes)"
         )
+
+
+def _by_size(found: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the labels of components, numbered by descending size."""
+    sizes = np.bincount(found)
+    label = np.empty(len(sizes), np.int32)
+    label[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes), dtype=np.int32)
+    return label[found]

@@ -42,6 +42,7 @@ class Sets(NamedTuple):
 
     ids: Any  # (n, k) int32, -1 padded at the end
     levels: Any  # (n, k) uint8, or (n, (k + 1) // 2) with two levels per byte, see `level_of`
+    ages: Any  # (n,) int32, or (0,) where items have the order of their rows, see `is_before`
 
 
 class Holders(NamedTuple):
@@ -123,21 +124,36 @@ def mutual_levels(
 
 
 @borrowing
-def insert_largest(filled: int, key: int, value: int, out_ids: Any, out_sums: Any) -> int:
-    """Insert a sum among the largest, in descending order, ties by ascending key.
+def is_before(ages: Any, item: int, other: int) -> bool:
+    """Return whether an item was in the collection before another, and precedes it in a tie.
+
+    The items of a fit have the order of their rows. Where items were removed, others have taken
+    their rows, and ties are resolved by `ages` as if nothing had moved.
+    """
+    if ages.shape[0] == 0:
+        return item < other
+    return ages[item] < ages[other]
+
+
+@borrowing
+def insert_largest(
+    ages: Any, filled: int, key: int, value: int, out_ids: Any, out_sums: Any
+) -> int:
+    """Insert a sum among the largest, in descending order, ties as `is_before` has it.
 
     `out_ids` and `out_sums` hold `filled` sums; the smallest is dropped if they are full. Returns
     the new number of sums.
     """
     if filled == out_sums.shape[0]:
         at = filled - 1
-        if value < out_sums[at] or (value == out_sums[at] and key > out_ids[at]):
+        if value < out_sums[at] or (value == out_sums[at] and is_before(ages, out_ids[at], key)):
             return filled
     else:
         at = filled
         filled += 1
     while at > 0 and (
-        value > out_sums[at - 1] or (value == out_sums[at - 1] and key < out_ids[at - 1])
+        value > out_sums[at - 1]
+        or (value == out_sums[at - 1] and is_before(ages, key, out_ids[at - 1]))
     ):
         out_ids[at], out_sums[at] = out_ids[at - 1], out_sums[at - 1]
         at -= 1

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .context import (
+    ONE,
     UNIT,
     Encodings,
     Holders,
@@ -75,19 +76,22 @@ def _least_kept(sums: Sums, touched: int, size: int) -> int:
 
 
 @borrowing
-def _take_largest(sums: Sums, touched: int, ids: Any, out_ids: Any, out_sums: Any) -> int:
-    """Write the largest sums in descending order, ties by ascending id; return their number.
+def _take_largest(
+    sums: Sums, touched: int, most: int, ids: Any, ages: Any, out_ids: Any, out_sums: Any
+) -> int:
+    """Write the largest sums in descending order, ties by age; return their number.
 
-    `ids` are the ids by local number. All sums are 0 afterwards.
+    Sums above `most` count as `most`, and `ids` are the ids by local number. All sums are 0
+    afterwards.
     """
     values, numbers, _ = sums
-    least = _least_kept(sums, touched, out_sums.shape[0])
+    least = min(most, _least_kept(sums, touched, out_sums.shape[0]))
     filled = 0
     for t in range(touched):
-        value = values[numbers[t]]
+        value = min(values[numbers[t]], most)
         values[numbers[t]] = 0
         if value >= least:
-            filled = insert_largest(filled, ids[numbers[t]], value, out_ids, out_sums)
+            filled = insert_largest(ages, filled, ids[numbers[t]], value, out_ids, out_sums)
     return filled
 
 
@@ -198,7 +202,7 @@ def encode(
         for p in range(first, last):
             filled = _sum_sets(near[p - first], members, scales.spread, weight, sums)
             row = places[p]
-            filled = _take_largest(sums, filled, names.ids, out.ids[row], best)
+            filled = _take_largest(sums, filled, ONE, names.ids, sets.ages, out.ids[row], best)
             write_encoding(best, filled, out.ids[row], out.values[row])
         forget(names, count)
         forget(lists, read)
@@ -322,9 +326,74 @@ def _write_overlaps(sums: Any, filled: int, out_ids: Any, out_overlaps: Any) -> 
     """Write the row of an item from its largest overlaps."""
     for a in range(out_overlaps.shape[0]):
         if a < filled:
-            out_overlaps[a] = min(sums[a], UNIT)
+            out_overlaps[a] = sums[a]
         else:
             out_ids[a], out_overlaps[a] = -1, 0
+
+
+class _Block(NamedTuple):
+    """The inverted lists that the encodings of a block of items read."""
+
+    which: Any  # (_BLOCK, size) int32: the lists of each encoding, -1 padded
+    decoded: Decoded
+    names: Numbers  # of items
+    lists: Numbers
+    sums: Sums
+
+
+@serial
+def _new_block(size: int) -> _Block:
+    return _Block(
+        np.empty((_BLOCK, size), np.int32),
+        Decoded(np.zeros(1, np.int64), np.empty(1, np.int32), np.empty(1, np.int64)),
+        new_numbers(1 << 12),
+        new_numbers(1 << 10),
+        Sums(np.zeros(1, np.int64), np.empty(2, np.int32), np.empty(_INTERVALS, np.int32)),
+    )
+
+
+@serial
+def _read_block(
+    first: int, stop: int, places: Any, encodings: Encodings, holders: Holders, block: _Block
+) -> tuple[int, int, int, _Block]:
+    """Read what a block of items from `first` on needs, which ends before `stop`.
+
+    Returns the end of the block, the numbers of items and of lists that were read, and the memory.
+    """
+    which, decoded, names, lists, sums = block
+    size = encodings.values.shape[1]
+    count = read = 0
+    last = first
+    while last < min(stop, first + _BLOCK) and decoded.begin[read] <= _ENTRIES:
+        before = read
+        lists = with_room(lists, read, read + size)
+        read = _find_lists(encodings.ids[places[last]], which[last - first], lists, read)
+        entries = lists.ids[before:read]
+        length = _length(entries, holders.starts, holders.stops)
+        names = with_room(names, count, count + length)
+        decoded = _more_decoded(decoded, read, decoded.begin[before] + length)
+        count = _decode(entries, before, holders, decoded, names, count)
+        last += 1
+    return last, count, read, _Block(which, decoded, names, lists, _sums(sums, count))
+
+
+@borrowing
+def _sum_row(p: int, first: int, item: int, values: Any, block: _Block) -> int:
+    """Sum the overlaps of an item with all others; return the number of sums."""
+    touched = _sum_overlaps(block.which[p - first], values, block.decoded, block.sums)
+    itself = number_of(block.names, item)
+    if itself >= 0:
+        block.sums.values[itself] = 0
+    return touched
+
+
+@borrowing
+def _write_row(
+    touched: int, block: _Block, ages: Any, best: Any, out_ids: Any, out_overlaps: Any
+) -> None:
+    """Write the largest overlaps of an item, whose sums are computed."""
+    filled = _take_largest(block.sums, touched, UNIT, block.names.ids, ages, out_ids, best)
+    _write_overlaps(best, filled, out_ids, out_overlaps)
 
 
 @parallel(lambda items, *_: len(items), grain=_BLOCK)
@@ -335,46 +404,90 @@ def jaccard_lists(
     places: Any,
     encodings: Encodings,
     holders: Holders,
+    ages: Any,
     out_ids: Any,
     out_overlaps: Any,
 ) -> None:
     """List the k others with the highest Jaccard similarity to items[p], for every p.
 
     Row places[p] of `encodings` is that of items[p]. The same row of `out_ids` and `out_overlaps`
-    (m, k), uint16, receives the list, in descending order of overlap, ties by ascending id, padded
-    with -1 and 0. `jaccard_of` turns an overlap into a similarity; one above UNIT, by rounding, is
-    written as UNIT, for both give the similarity 1. `out_ids` may be `encodings.ids`: a row is read
+    (m, k), uint16, receives the list, in descending order of overlap, ties by `ages`, padded with
+    -1 and 0. `jaccard_of` turns an overlap into a similarity; one above UNIT, by rounding,
+    counts as UNIT, for both give the similarity 1. `out_ids` may be `encodings.ids`: a row is read
     before it is written. Only its first k columns are written.
     """
-    k, size = out_overlaps.shape[1], encodings.values.shape[1]
-    which = np.empty((_BLOCK, size), np.int32)
-    decoded = Decoded(np.zeros(1, np.int64), np.empty(1, np.int32), np.empty(1, np.int64))
-    names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
-    sums = Sums(np.zeros(1, np.int64), np.empty(2, np.int32), np.empty(_INTERVALS, np.int32))
+    k = out_overlaps.shape[1]
+    block = _new_block(encodings.values.shape[1])
     best = np.empty(k, np.int64)
     first = start
     while first < stop:
-        count = read = 0
-        last = first
-        while last < min(stop, first + _BLOCK) and decoded.begin[read] <= _ENTRIES:
-            before = read
-            lists = with_room(lists, read, read + size)
-            read = _find_lists(encodings.ids[places[last]], which[last - first], lists, read)
-            entries = lists.ids[before:read]
-            length = _length(entries, holders.starts, holders.stops)
-            names = with_room(names, count, count + length)
-            decoded = _more_decoded(decoded, read, decoded.begin[before] + length)
-            count = _decode(entries, before, holders, decoded, names, count)
-            last += 1
-        sums = _sums(sums, count)
+        last, count, read, block = _read_block(first, stop, places, encodings, holders, block)
         for p in range(first, last):
             row = places[p]
-            touched = _sum_overlaps(which[p - first], encodings.values[row], decoded, sums)
-            itself = number_of(names, items[p])
-            if itself >= 0:
-                sums.values[itself] = 0
-            filled = _take_largest(sums, touched, names.ids, out_ids[row, :k], best)
-            _write_overlaps(best, filled, out_ids[row, :k], out_overlaps[row])
-        forget(names, count)
-        forget(lists, read)
+            touched = _sum_row(p, first, items[p], encodings.values[row], block)
+            _write_row(touched, block, ages, best, out_ids[row, :k], out_overlaps[row])
+        forget(block.names, count)
+        forget(block.lists, read)
+        first = last
+
+
+class Offers(NamedTuple):
+    """Overlaps of items with others that may list them."""
+
+    least: Any  # (n,) int64: the `offer_key` that another one takes at least
+    starts: Any  # (m,) int64: where what each item offers begins
+    counts: Any  # (m,) int64
+    ids: Any  # int32: to whom
+    values: Any  # uint16: the overlap
+
+
+@borrowing
+def offer_key(ages: Any, overlap: int, item: int) -> Any:
+    """Return a number by which entries are ordered: by overlap, ties as `is_before` has it."""
+    age = np.int64(item) if ages.shape[0] == 0 else np.int64(ages[item])
+    return (np.int64(overlap) << 32) - age
+
+
+@borrowing
+def _offer(p: int, item: int, touched: int, block: _Block, ages: Any, offers: Offers) -> None:
+    """Offer an item to all that share an entry with it and take it."""
+    total, numbers, _ = block.sums
+    end = offers.starts[p]
+    for t in range(touched):
+        j = block.names.ids[numbers[t]]
+        value = min(total[numbers[t]], UNIT)
+        if value > 0 and offer_key(ages, value, item) >= offers.least[j]:
+            offers.ids[end], offers.values[end] = j, value
+            end += 1
+    offers.counts[p] = end - offers.starts[p]
+
+
+@parallel(lambda items, *_: len(items), grain=_BLOCK)
+def jaccard_offers(
+    start: int,
+    stop: int,
+    items: Any,
+    encodings: Encodings,
+    holders: Holders,
+    ages: Any,
+    out_ids: Any,
+    out_overlaps: Any,
+    offers: Offers,
+) -> None:
+    """List the most similar others of items[p] as `jaccard_lists` does, and offer it to others.
+
+    All arrays of the items are in their order.
+    """
+    block = _new_block(encodings.values.shape[1])
+    best = np.empty(out_overlaps.shape[1], np.int64)
+    places = np.arange(len(items))
+    first = start
+    while first < stop:
+        last, count, read, block = _read_block(first, stop, places, encodings, holders, block)
+        for p in range(first, last):
+            touched = _sum_row(p, first, items[p], encodings.values[p], block)
+            _offer(p, items[p], touched, block, ages, offers)
+            _write_row(touched, block, ages, best, out_ids[p], out_overlaps[p])
+        forget(block.names, count)
+        forget(block.lists, read)
         first = last

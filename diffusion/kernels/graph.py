@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .lists import Rows
-from .threads import parallel, serial
+from .threads import borrowing, parallel, serial
 
 
 @parallel(lambda order, *_: len(order), grain=64)
@@ -92,6 +92,26 @@ def cuthill_mckee(ids: Any, mutual: Any, counts: Any, starts: Any) -> tuple[Any,
     return order, component
 
 
+@borrowing
+def normalized(edge: float, one: float, other: float) -> float:
+    """Return the entry of W of an edge between nodes of two degrees."""
+    # In float64, because the product of two small float32 degrees may underflow.
+    # The product is commutative, so W is symmetric to the last bit.
+    return edge / np.sqrt(one * other)
+
+
+@borrowing
+def insert_column(
+    begin: int, end: int, column: int, weight: float, indices: Any, weights: Any
+) -> None:
+    """Insert an entry into a row with ascending columns, at begin to end."""
+    t = end
+    while t > begin and indices[t - 1] > column:
+        indices[t], weights[t] = indices[t - 1], weights[t - 1]
+        t -= 1
+    indices[t], weights[t] = column, weight
+
+
 @parallel(lambda ids, *_: len(ids), grain=64)
 def normalized_rows(
     start: int, stop: int, ids: Any, mutual: Any, degrees: Any, order: Any, position: Any, out: Rows
@@ -106,12 +126,6 @@ def normalized_rows(
             edge = mutual[i, a]
             if edge > 0:
                 j = ids[i, a]
-                column = position[j]
-                t = end
-                while t > begin and indices[t - 1] > column:
-                    indices[t], weights[t] = indices[t - 1], weights[t - 1]
-                    t -= 1
-                # In float64, because the product of two small float32 degrees may underflow.
-                # The product is commutative, so W is symmetric to the last bit.
-                indices[t], weights[t] = column, edge / np.sqrt(degrees[i] * degrees[j])
+                weight = normalized(edge, degrees[i], degrees[j])
+                insert_column(begin, end, position[j], weight, indices, weights)
                 end += 1

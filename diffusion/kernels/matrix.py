@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,17 +152,26 @@ def packed(
     if np.array_equal(indptr[:-1], starts):
         return indptr, *(array[: indptr[-1]] for array in data)
     moved = [np.empty((indptr[-1], *array.shape[1:]), array.dtype) for array in data]
-    first = 0
-    while first < len(counts):
-        last = int(np.searchsorted(indptr, indptr[first] + _MOVED, side="right")) - 1
-        last = max(last, first + 1)
-        rows, part = slice(first, last), slice(indptr[first], indptr[last])
-        shift = np.repeat(starts[rows] - indptr[rows], counts[rows])
-        place = np.arange(part.start, part.stop) + shift
+    end = 0
+    for places in places_of(starts, stops):
+        part = slice(end, end + len(places))
         for array, out in zip(data, moved, strict=True):
-            np.take(array, place, axis=0, out=out[part])
-        first = last
+            np.take(array, places, axis=0, out=out[part])
+        end = part.stop
     return indptr, *moved
+
+
+def places_of(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of the entries of rows, row after row, about a million at a time."""
+    ends = np.cumsum(stops - starts)
+    shift = stops - ends
+    first = done = 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, done + _MOVED, side="right")))
+        rows = slice(first, last)
+        counts = stops[rows] - starts[rows]
+        yield np.arange(done, ends[last - 1]) + np.repeat(shift[rows], counts)
+        first, done = last, int(ends[last - 1])
 
 
 def read_only(array: Any) -> NDArray[Any]:

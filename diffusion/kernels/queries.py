@@ -152,7 +152,7 @@ def encode_queries(
     damaged: Any,
 ) -> None:
     """Encode queries by their neighbours; `damaged` (m,) says where a list was found to be."""
-    k, size = known.sets.ids.shape[1], out.ids.shape[1]
+    k, size, ages = known.sets.ids.shape[1], out.ids.shape[1], known.sets.ages
     depth = min(scales.ranks[-1], first.ids.shape[1])
     # At most one level per byte, so that a list of levels is as long as its list of ids.
     ids, levels = np.empty(depth, np.int32), np.empty(depth, np.uint8)
@@ -170,7 +170,7 @@ def encode_queries(
         count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
         filled = 0
         for x in range(count):
-            filled = insert_largest(filled, names.ids[x], sums[x], out.ids[q], best)
+            filled = insert_largest(ages, filled, names.ids[x], sums[x], out.ids[q], best)
         write_encoding(best, filled, out.ids[q], out.values[q])
         forget(names, count)
 
@@ -223,6 +223,7 @@ def compare(
     stop: int,
     encodings: Encodings,
     holders: Holders,
+    ages: Any,
     J: SparseRows,
     y: SparseRows,
     width: int,
@@ -230,7 +231,7 @@ def compare(
     """Compute the Jaccard similarity of encodings to all items that share an entry with them.
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
-    largest similarities, in descending order.
+    largest similarities, in descending order, ties by `ages`.
     """
     n = len(holders.starts)
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
@@ -244,10 +245,10 @@ def compare(
             item, similarity = np.int64(names.ids[x]), np.float32(jaccard_of(sums[x]))
             J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
             if similarity >= best[0]:
-                offer(best, ids, similarity, item)
+                offer(ages, best, ids, similarity, item)
         J.counts[q] = count
         forget(names, count)
-        end_best(best, ids)
+        end_best(ages, best, ids)
         size = 0
         while size < width and ids[size] >= 0:
             y.ids[y.starts[q] + size], y.values[y.starts[q] + size] = ids[size], best[size]

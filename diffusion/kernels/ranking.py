@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .matrix import SparseRows
+from .context import is_before
+from .matrix import SparseRows, read_only
 from .threads import borrowing, contracting, parallel, serial
 
 # Number of distinct first-stage scores whose range is the unit of a query's list.
@@ -19,13 +20,13 @@ _LOWEST = np.finfo(np.float32).min
 
 
 @borrowing
-def _before(value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
-    """Return whether a ranks before b: it has a larger value, or an equal one and a smaller id."""
-    return value_a > value_b or (value_a == value_b and id_a < id_b)
+def _before(ages: Any, value_a: Any, id_a: Any, value_b: Any, id_b: Any) -> bool:
+    """Return whether a ranks before b: by value, equal ones as `is_before` has it."""
+    return value_a > value_b or (value_a == value_b and is_before(ages, id_a, id_b))
 
 
 @borrowing
-def _sift_down(values: Any, ids: Any, size: int) -> None:
+def _sift_down(ages: Any, values: Any, ids: Any, size: int) -> None:
     """Restore a heap with the last-ranked entry at its root after the root was replaced."""
     root = 0
     while True:
@@ -33,10 +34,10 @@ def _sift_down(values: Any, ids: Any, size: int) -> None:
         if child >= size:
             return
         if child + 1 < size and _before(
-            values[child], ids[child], values[child + 1], ids[child + 1]
+            ages, values[child], ids[child], values[child + 1], ids[child + 1]
         ):
             child += 1
-        if not _before(values[root], ids[root], values[child], ids[child]):
+        if not _before(ages, values[root], ids[root], values[child], ids[child]):
             return
         values[root], values[child] = values[child], values[root]
         ids[root], ids[child] = ids[child], ids[root]
@@ -51,52 +52,89 @@ def begin_best(values: Any, ids: Any) -> None:
 
 
 @borrowing
-def offer(values: Any, ids: Any, value: Any, item: Any) -> None:
+def offer(ages: Any, values: Any, ids: Any, value: Any, item: Any) -> None:
     """Keep an entry if it ranks before the last of the best ones and is positive."""
-    if value > 0 and _before(value, item, values[0], ids[0]):
+    if value > 0 and _before(ages, value, item, values[0], ids[0]):
         values[0], ids[0] = value, item
-        _sift_down(values, ids, values.shape[0])
+        _sift_down(ages, values, ids, values.shape[0])
 
 
 @borrowing
-def end_best(values: Any, ids: Any) -> None:
-    """Sort the best entries: by descending value, equal ones by ascending id."""
+def end_best(ages: Any, values: Any, ids: Any) -> None:
+    """Sort the best entries by descending value, equal ones as `is_before` has it."""
     for size in range(values.shape[0] - 1, 0, -1):
         values[0], values[size] = values[size], values[0]
         ids[0], ids[size] = ids[size], ids[0]
-        _sift_down(values, ids, size)
+        _sift_down(ages, values, ids, size)
+
+
+#: The filter that allows every item.
+EVERYTHING = read_only(np.empty(0, np.uint8))
+
+
+@borrowing
+def _allows(allowed: Any, item: Any) -> bool:
+    """Return whether a filter allows an item: `allowed` (n,) uint8, or (0,) for every item."""
+    return allowed.shape[0] == 0 or allowed[item] != 0
 
 
 @parallel(lambda x, *_: len(x), grain=4)
-def largest_positive(start: int, stop: int, x: Any, out_values: Any, out_ids: Any) -> None:
+def largest_positive(
+    start: int, stop: int, x: Any, allowed: Any, out_values: Any, out_ids: Any
+) -> None:
     """Write the k largest positive entries of each row of x (m, n), in descending order.
 
-    Equal entries are ordered by ascending id. `out_values` and `out_ids` (m, k) are padded with
-    -inf and -1.
+    Only items that are allowed are written. Equal entries are ordered by ascending id. `out_values`
+    and `out_ids` (m, k) are padded with -inf and -1.
     """
-    n = x.shape[1]
+    n, by_row = x.shape[1], np.empty(0, np.int32)
     for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
         begin_best(values, ids)
         for i in range(n):
             # Ids ascend, so an equal value never displaces one that is already kept.
-            if x[row, i] > values[0]:
-                offer(values, ids, x[row, i], i)
-        end_best(values, ids)
+            if x[row, i] > values[0] and _allows(allowed, i):
+                offer(by_row, values, ids, x[row, i], i)
+        end_best(by_row, values, ids)
 
 
 @parallel(lambda x, *_: len(x.counts), grain=1)
 def largest_positive_sparse(
-    start: int, stop: int, x: SparseRows, out_values: Any, out_ids: Any
+    start: int, stop: int, x: SparseRows, allowed: Any, out_values: Any, out_ids: Any
 ) -> None:
     """Write what `largest_positive` does, for sparse rows."""
+    by_row = np.empty(0, np.int32)
     for row in range(start, stop):
         values, ids = out_values[row], out_ids[row]
         begin_best(values, ids)
         for e in range(x.starts[row], x.starts[row] + x.counts[row]):
-            if x.values[e] >= values[0]:
-                offer(values, ids, x.values[e], x.ids[e])
-        end_best(values, ids)
+            if x.values[e] >= values[0] and _allows(allowed, x.ids[e]):
+                offer(by_row, values, ids, x.values[e], x.ids[e])
+        end_best(by_row, values, ids)
+
+
+@parallel(lambda x, *_: len(x.counts), grain=4)
+def depth_of_filtered(
+    start: int,
+    stop: int,
+    x: SparseRows,
+    fused: SparseRows,
+    allowed: Any,
+    last: Any,
+    out_reached: Any,
+    out_depth: Any,
+) -> None:
+    """Write how many allowed items x reaches, and how many fused scores are at least `last` (m,).
+
+    The second number is the place in a ranking of all items that the last allowed one has.
+    """
+    for row in range(start, stop):
+        reached = depth = 0
+        for e in range(x.starts[row], x.starts[row] + x.counts[row]):
+            reached += x.values[e] > 0 and allowed[x.ids[e]] != 0
+        for e in range(fused.starts[row], fused.starts[row] + fused.counts[row]):
+            depth += fused.values[e] >= last[row]
+        out_reached[row], out_depth[row] = reached, depth
 
 
 # --- a few items of a row ------------------------------------------------------------------------
@@ -135,7 +173,7 @@ def slot_of(keys: Any, item: Any) -> int:
 
 
 class FirstStage(NamedTuple):
-    """The results of the first stage."""
+    """The results of the first stage; ids of n and more are of items that the graph lacks."""
 
     scores: Any  # (m, c) float32, best first
     ids: Any  # (m, c) int64, -1 padded at the end
@@ -174,9 +212,21 @@ def first_stage_evidence(scores: Any, e: Any) -> None:
         e[a] -= least
 
 
+@parallel(lambda first, *_: len(first.ids), grain=64)
+def evidence(start: int, stop: int, first: FirstStage, depth: int, weight: float, out: Any) -> None:
+    """Write the evidence weight e of the candidates of the first stage to `out` (m, c)."""
+    depth = min(depth, first.ids.shape[1])
+    e = np.empty(depth, np.float64)
+    for row in range(start, stop):
+        first_stage_evidence(first.scores[row, :depth], e)
+        out[row] = 0
+        for a in range(depth):
+            out[row, a] = weight * e[a]
+
+
 @contracting
-def _gather(beside: Beside, row: int) -> Few:
-    """Return the items with evidence beside the diffused score, and that evidence."""
+def _gather(beside: Beside, row: int, n: int) -> Few:
+    """Return which of n items have evidence beside the diffused score, and that evidence."""
     J, first, depth, weight = beside
     depth = min(depth, first.ids.shape[1])
     table = few(J.counts[row] + depth, np.empty(0, np.float64))
@@ -188,7 +238,7 @@ def _gather(beside: Beside, row: int) -> Few:
     e = np.empty(depth, np.float64)
     first_stage_evidence(first.scores[row, :depth], e)
     for a in range(depth):
-        if first.ids[row, a] >= 0:
+        if 0 <= first.ids[row, a] < n:
             slot = slot_of(keys, first.ids[row, a])
             keys[slot] = first.ids[row, a]
             values[slot] += e[a]
@@ -213,7 +263,7 @@ def fuse(start: int, stop: int, x: Any, weights: Any, beside: Beside) -> None:
         if largest > 0:
             for i in range(n):
                 x[row, i] = np.sqrt(x[row, i] / largest)
-        keys, values = _gather(beside, row)
+        keys, values = _gather(beside, row, n)
         for slot in range(keys.shape[0]):
             if keys[slot] >= 0:
                 x[row, keys[slot]] += np.float32(values[slot])
@@ -240,7 +290,7 @@ def fuse_sparse(
             largest = max(largest, fused[t])
         if not largest > 0:
             largest = np.float32(1)
-        keys, values = _gather(beside, row)
+        keys, values = _gather(beside, row, degrees.shape[0])
         for t in range(count):
             fused[t] = np.sqrt(fused[t] / largest)
             slot = slot_of(keys, ids[t])
@@ -307,11 +357,18 @@ def entries(start: int, stop: int, x: SparseRows, ids: Any, out: Any) -> None:
 
 @parallel(lambda first, *_: len(first.ids), grain=32)
 def append_unreached(
-    start: int, stop: int, first: FirstStage, out_scores: Any, out_ids: Any
+    start: int,
+    stop: int,
+    first: FirstStage,
+    best: Any,
+    allowed: Any,
+    out_scores: Any,
+    out_ids: Any,
 ) -> None:
     """Fill lists (m, k) of all reached items up with the other candidates of the first stage.
 
-    They keep their order. Their score is the first-stage score minus the query's best one.
+    They keep their order. Their score is the first-stage score minus the query's best one, `best`
+    (m,). Candidates that are not allowed are left out.
     """
     k, c = out_ids.shape[1], first.ids.shape[1]
     for row in range(start, stop):
@@ -325,10 +382,103 @@ def append_unreached(
             keys[slot_of(keys, out_ids[row, t])] = out_ids[row, t]
         for a in range(c):
             item = first.ids[row, a]
-            if item >= 0 and filled < k and keys[slot_of(keys, item)] < 0:
+            if item < 0 or filled == k or not _allows(allowed, item):
+                continue
+            if keys[slot_of(keys, item)] < 0:
                 out_ids[row, filled] = item
-                out_scores[row, filled] = behind(first.scores[row, a], first.scores[row, 0])
+                out_scores[row, filled] = behind(first.scores[row, a], best[row])
                 filled += 1
+
+
+# --- candidates that the graph lacks -------------------------------------------------------------
+
+
+@parallel(lambda first, *_: len(first.ids), grain=32)
+def insert_unknown(
+    start: int,
+    stop: int,
+    first: FirstStage,
+    n: int,
+    own: Any,
+    allowed: Any,
+    out_scores: Any,
+    out_ids: Any,
+) -> None:
+    """Insert candidates with ids of n and more into ranked lists (m, k), by their evidence.
+
+    Their evidence is in `own` (m, c); those with 0 are left out. Behind equal scores, they keep
+    their order.
+    """
+    k = out_ids.shape[1]
+    for row in range(start, stop):
+        scores, ids = out_scores[row], out_ids[row]
+        for a in range(first.ids.shape[1]):
+            item, score = first.ids[row, a], own[row, a]
+            if item < n or score <= 0 or score <= scores[k - 1] or not _allows(allowed, item):
+                continue
+            t = k - 1
+            while t > 0 and scores[t - 1] < score:
+                scores[t], ids[t] = scores[t - 1], ids[t - 1]
+                t -= 1
+            scores[t], ids[t] = score, item
+
+
+@parallel(lambda first, *_: len(first.ids), grain=32)
+def keep_unknown(
+    start: int,
+    stop: int,
+    first: FirstStage,
+    n: int,
+    own: Any,
+    allowed: Any,
+    out_scores: Any,
+    out_ids: Any,
+) -> None:
+    """Let no candidate with an id of n or more be lost by the cut of ranked lists (m, k).
+
+    Those of the k best allowed candidates that are not in the list take the last places, in the
+    order of the first stage, instead of the last items that are none of them.
+    """
+    k = out_ids.shape[1]
+    for row in range(start, stop):
+        scores, ids = out_scores[row], out_ids[row]
+        keys, listed = few(k, np.empty(0, np.int8))
+        lost = seen = 0
+        for a in range(first.ids.shape[1]):
+            item = first.ids[row, a]
+            if item >= 0 and seen < k and _allows(allowed, item):
+                seen += 1
+                if item >= n:
+                    keys[slot_of(keys, item)] = item
+                    lost += 1
+        for t in range(k):
+            if ids[t] >= n:
+                slot = slot_of(keys, ids[t])
+                lost -= keys[slot] >= 0
+                listed[slot] = 1
+        if lost == 0:
+            continue
+        # The others that are left move together, from the end on.
+        free, drop = k, lost
+        for t in range(k - 1, -1, -1):
+            keep = ids[t] >= n and keys[slot_of(keys, ids[t])] >= 0
+            if not keep and drop > 0:
+                drop -= 1
+            else:
+                free -= 1
+                scores[free], ids[free] = scores[t], ids[t]
+        for t in range(free, k):
+            scores[t - free], ids[t - free] = scores[t], ids[t]
+        free, seen = k - lost, 0
+        for a in range(first.ids.shape[1]):
+            item = first.ids[row, a]
+            if item >= 0 and seen < k and _allows(allowed, item):
+                seen += 1
+                if item >= n and listed[slot_of(keys, item)] == 0:
+                    alone = own[row, a]
+                    rest = behind(first.scores[row, a], first.scores[row, 0])
+                    ids[free], scores[free] = item, alone if alone > 0 else rest
+                    free += 1
 
 
 @borrowing

@@ -85,6 +85,12 @@ class Cells(NamedTuple):
         arrays = vectors, ids, starts, stops, centroids, groups, means
         return cls(*map(read_only, arrays))
 
+    def places(self) -> NDArray[np.int64]:
+        """Return the rows of `vectors` that are in cells, and not in the gaps between them."""
+        sizes = self.stops - self.starts
+        first = np.cumsum(sizes) - sizes
+        return np.arange(int(sizes.sum())) + np.repeat(self.starts - first, sizes)
+
     def packed(self) -> Cells:
         """Return the cells without gaps."""
         offsets, vectors, ids = packed(self.starts, self.stops, self.vectors, self.ids)

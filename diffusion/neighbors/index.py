@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from ..storage.contents import (
     Contents,
     Layout,
     Offsets,
+    Ragged,
     Stops,
     finite,
     with_rows,
@@ -53,6 +54,12 @@ _LARGEST_UNIT, _LARGEST = 1 + 1e-3, 1e19
 # What is stored of the cells of an inverted file beside the vectors, which are sorted by cell. An
 # earlier version stored vectors in the order of their ids, and the cell of each.
 _STORED = ("ids", "starts", "stops", "centroids", "groups")
+
+# Gathered vectors held at a time, in values: 64 MiB of float32.
+_GATHER_VALUES = 1 << 24
+
+# The factor by which lists are made longer until they have enough of what a filter allows.
+_MORE = 4
 
 # The longest list that is searched to find all items that tie for a place.
 _WIDEST_TIE = 4096
@@ -86,6 +93,8 @@ class SearchIndex(ABC):
     center: NDArray[np.float64] | None = None
     recall: float | None = None
     contents: Contents = COMPUTED
+    #: Which of the arrays that are stored hold rows of any length, if they are stored.
+    rows: ClassVar[tuple[Ragged, ...]] = ()
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -189,6 +198,36 @@ class SearchIndex(ABC):
         DiffusionError
             If it is an index of the caller.
         """
+
+    def among(
+        self, queries: NDArray[np.float32], allowed: NDArray[np.uint8], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the k nearest of the items that a filter allows, by exact search if possible.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (m, d), float32
+            As `validation.as_vectors` returns them.
+        allowed : ndarray, shape (n,), uint8
+            Not 0 for the items that are allowed, of which there are at least k.
+        k : int >= 1
+
+        Returns
+        -------
+        scores : ndarray, shape (m, k), float32
+            In descending order, padded with -inf.
+        ids : ndarray, shape (m, k), int64
+            Equal scores are ordered by ascending id. Padded with -1.
+        """
+        width = k
+        while True:
+            width = min(_MORE * width, self.size)
+            scores, ids = self.search(queries, width)
+            ids = np.where((ids >= 0) & (allowed[ids] != 0), ids, -1)
+            if width == self.size or (np.count_nonzero(ids >= 0, axis=1) >= k).all():
+                out = np.empty((len(ids), k), np.float32), np.empty((len(ids), k), np.int64)
+                copy_without_self(scores, ids, -len(ids), *out)
+                return out
 
     def neighbors_of(
         self,
@@ -300,6 +339,8 @@ class NeighborIndex(SearchIndex):
     -----
     With IVF the vectors are kept sorted by cell, with HNSW inside the faiss index.
     """
+
+    rows = (Ragged("ivf_starts", "ivf_stops", ("vectors", "ivf_ids")),)
 
     def __init__(
         self,
@@ -607,6 +648,40 @@ class NeighborIndex(SearchIndex):
         sorted_ = isinstance(self.method, IVF)
         return f"{self.method} {fingerprint(self._cells.ids)}" if sorted_ else str(self.method)
 
+    def among(
+        self, queries: NDArray[np.float32], allowed: NDArray[np.uint8], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Compare queries with the vectors of all items that a filter allows."""
+        self.contents.check()
+        sorted_ = isinstance(self.method, IVF)
+        if sorted_:
+            places = self._cells.places()
+            places = places[allowed[self._cells.ids[places]] != 0]
+        else:
+            places = np.flatnonzero(allowed)
+        rows = max(1, _GATHER_VALUES // self.dimension)
+        scores = np.empty((len(queries), 0), np.float32)
+        ids = np.empty((len(queries), 0), np.int64)
+        for start in range(0, len(places), rows):
+            part = places[start : start + rows]
+            found, near = search_all(self._at(part), queries, min(k, len(part)), self.metric)
+            scores = np.concatenate([scores, self._similarities(found)], axis=1)
+            items = self._cells.ids[part] if sorted_ else part
+            ids = np.concatenate([ids, items[near]], axis=1)
+            order = np.lexsort((ids, -scores), axis=1)[:, :k]
+            scores = np.take_along_axis(scores, order, axis=1)
+            ids = np.take_along_axis(ids, order, axis=1)
+        return scores, ids
+
+    def _at(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors at some places of their order in storage."""
+        if isinstance(self.method, IVF):
+            return self._cells.vectors[places]
+        if self.vectors is not None:
+            return self.vectors[places]
+        vectors: NDArray[np.float32] = self._faiss.reconstruct_batch(places)
+        return vectors
+
     def _search_block(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -618,11 +693,15 @@ class NeighborIndex(SearchIndex):
             assert isinstance(self.method, HNSW)
             self.method.set_effort(self._faiss, k)
             scores, ids = self._faiss.search(queries, k)
+        return self._similarities(scores), ids
+
+    def _similarities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn the distances or products of faiss into similarities, in place."""
         if self.metric == "euclidean":
             np.negative(scores, out=scores)
         elif self.metric == "cosine":
             np.minimum(scores, np.float32(1), out=scores)
-        return scores, ids
+        return scores
 
 
 def _layout_of_cells(arrays: Arrays, n: int, d: int, vectors: Layout) -> Layout:

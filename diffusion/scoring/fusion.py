@@ -50,6 +50,10 @@ class Score(ABC):
         """Return the factor of each item's diffused score, shape (n,), or None if it is 1."""
         return None
 
+    def evidence(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the score of first-stage candidates (m, c) that the first stage alone gives."""
+        return np.zeros(scores.shape, np.float32)
+
     @abstractmethod
     def combine(
         self,
@@ -70,7 +74,8 @@ class Score(ABC):
         scores : ndarray, shape (m, c), float32
             First-stage scores, best first.
         ids : ndarray, shape (m, c), int64
-            First-stage ids, padded with -1 at the end.
+            First-stage ids, padded with -1 at the end. Those of n and more stand for items that the
+            graph does not know: they count among the candidates and get no score.
         graph : Graph
         """
 
@@ -165,6 +170,12 @@ class Fusion(Score):
     def weights(self, graph: Graph) -> NDArray[np.float32]:
         """Return the diagonal of D^-1/2, shape (n,), with 1 for isolated nodes."""
         return (1 / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1))).astype(np.float32)
+
+    def evidence(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return weight e of each candidate."""
+        out = np.empty(scores.shape, np.float32)
+        kernels.evidence(FirstStage(scores, ids), self.depth, float(self.weight), out)
+        return out
 
     def combine(
         self,

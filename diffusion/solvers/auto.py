@@ -69,7 +69,7 @@ class Auto(Solver):
     Notes
     -----
     `report.solver` names the solver that was used, two of them as "local, cg". The other entries
-    of the report are as these solvers define them.
+    of the report are as these solvers define them. The offline work is that of `Local`.
 
     Memory: that of `Local`; that of the other solvers while they solve.
 

@@ -42,6 +42,9 @@ class Report:
     observed : ndarray, shape (m,), int64
         Number of items with a weight in the observation. If it is 0, diffusion has nothing to
         start from: x is 0, and a ranking is that of the first stage.
+    unknown : ndarray, shape (m,), int64
+        Number of first-stage hits that are not in the collection; they follow by their first-stage
+        score.
     solver : str
         Name of the solver, which "auto" has chosen.
     """
@@ -52,6 +55,7 @@ class Report:
     work: NDArray[np.int64]
     certified: NDArray[np.bool_]
     observed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
+    unknown: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
     solver: str = field(default="", kw_only=True)
 
     @classmethod
@@ -69,7 +73,8 @@ class Report:
         own = {f.name: getattr(self, f.name).copy() for f in fields(self) if f.name != "solver"}
         for name, values in own.items():
             values[rows] = getattr(report, name)
-        return type(self)(**own, solver=f"{self.solver}, {report.solver}")
+        names = dict.fromkeys([*self.solver.split(", "), *report.solver.split(", ")])
+        return type(self)(**own, solver=", ".join(names))
 
     def warn(self, advice: str, stacklevel: int) -> None:
         """Issue a `ConvergenceWarning` if an observation has not converged."""
@@ -322,7 +327,9 @@ class Solver(ABC):
         self.check()
         solution = self._solve(y, candidates)
         report = solution.report
-        report = replace(report, observed=y.counts, solver=report.solver or self.name)
+        known = np.zeros(len(y.counts), np.int64)
+        name = report.solver or self.name
+        report = replace(report, observed=y.counts, unknown=known, solver=name)
         return Solution(solution.values, report, self._graph.n_nodes)
 
     def for_depth(self, depth: int) -> Solver:

@@ -201,7 +201,8 @@ class CG(BlockCG):
 
     Notes
     -----
-    `report.residual` is the true relative residual ||b - L x|| / ||b||.
+    `report.residual` is the true relative residual ||b - L x|| / ||b||. There is no offline work,
+    and an update redoes nothing.
 
     References
     ----------

@@ -57,6 +57,7 @@ class Chebyshev(Solver):
     Notes
     -----
     `report.residual` is the bound `tol`, and `report.iterations` is the degree of the polynomial.
+    There is no offline work, and an update redoes nothing.
 
     References
     ----------

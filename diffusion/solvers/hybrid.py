@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..change import Change
 from ..storage.contents import Array, Arrays, Between, Layout, finite
 from ..validation import check_integer, check_real
 from .cg import BlockCG
 from .linalg.components import known_vector, large_pieces
-from .linalg.eigen import leading_eigenpairs, pairs_layout
+from .linalg.eigen import carried, leading_eigenpairs, pairs_layout
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Hybrid(BlockCG):
 
     Notes
     -----
+    An update keeps eigenpairs and computes the others as `Spectral` does.
+
     The eigenvectors take 4 rank bytes per node, in addition to the working memory of `CG`.
     `report.residual` is the true relative residual ||b - L x|| / ||b||, with L = I - α W and
     b = (1 - α) y.
@@ -99,10 +102,35 @@ class Hybrid(BlockCG):
     def _precompute(
         self, progress: bool, checkpoint: str | os.PathLike[str] | None
     ) -> dict[str, NDArray[Any]]:
+        return self._computed(progress, None, None)
+
+    def _update(
+        self, old: Hybrid, change: Change, touched: NDArray[np.bool_], progress: bool
+    ) -> dict[str, NDArray[Any]]:
+        old.check()
+        return self._computed(progress, old, change)
+
+    def _computed(
+        self, progress: bool, old: Hybrid | None, change: Change | None
+    ) -> dict[str, NDArray[Any]]:
+        """Compute the eigenpairs, with the help of a solver for the graph before a change."""
         graph = self._graph
         for nodes in large_pieces(graph, self.min_nodes, per_component=False):
+            start = None
+            if old is not None and change is not None and old._arrays["vectors"].size:
+                vectors, at = old._arrays["vectors"], old._arrays["nodes"]
+                row_of = np.full(change.before + 1, -1, np.int64)  # the last one for added nodes
+                row_of[at] = np.arange(len(at))
+                place = row_of[self._positions(old, change)[0][nodes]]
+                start = carried(vectors.__getitem__, place, vectors.shape[1])
             pairs = leading_eigenpairs(
-                graph, nodes, self.rank, tol=self.pair_tol, seed=self.seed, progress=progress
+                graph,
+                nodes,
+                self.rank,
+                tol=self.pair_tol,
+                seed=self.seed,
+                progress=progress,
+                start=start,
             )
             return {
                 "nodes": pairs.nodes,

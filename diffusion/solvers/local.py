@@ -106,6 +106,8 @@ class Local(Solver):
     bound on the error of every entry. With `certify=0` the constant that is added makes x a better
     solution in the support and leaves a step at its edge, which the residual and the bound include.
 
+    The offline work, which an update repeats, is the square roots of the degrees.
+
     Memory: 4 bytes per node, and for each thread 4 bytes per node, up to 16 bytes per edge of the
     largest support and up to 120 bytes per touched node (a node of the support or a neighbour of
     it).

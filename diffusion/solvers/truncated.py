@@ -54,7 +54,8 @@ class Truncated(Solver):
     Notes
     -----
     The solution x is a CSR array whose entries are the nodes T of each query. `report.residual`
-    is the relative residual ||b - L x|| / ||b|| in the truncated system.
+    is the relative residual ||b - L x|| / ||b|| in the truncated system. There is no offline work,
+    and an update redoes nothing.
 
     Memory: for a graph of n nodes, 4 n + 80 size bytes and 8 bytes per entry of W[T, T] for each
     thread, and 8 size bytes per query.

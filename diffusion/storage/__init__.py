@@ -5,7 +5,8 @@ is called, its version, and which companions its writer keeps beside the manifes
 
 Whole directories:
 
-- `save(path, format, content, arrays)` writes one, or replaces it;
+- `save(path, format, content, arrays, rows=None)` writes one, or replaces it; with `rows`, it
+  writes only what differs from what is there;
 - `writing(path, format)` does so piece by piece: its `Writing` has `add(name, array)`,
   `create(name, dtype, shape)` for arrays larger than memory, and `commit(content)`;
 - `load(path, format, verify=False)` returns a `Stored`: path, manifest, memory-mapped arrays;
@@ -25,20 +26,8 @@ Single files: `opened(path)`, `replacing(path)`, `errors_named(path)`, which mak
 arrays of a state must contain is declared and checked with `contents`.
 """
 
-from .directory import (
-    MANIFEST,
-    Format,
-    Stored,
-    Writing,
-    check_target,
-    claimed,
-    load,
-    peek_manifest,
-    read_manifest,
-    remove,
-    save,
-    writing,
-)
+from .contents import Ragged
+from .directory import Stored, check_target, claimed, load, remove
 from .files import (
     DAMAGED,
     as_path,
@@ -50,12 +39,15 @@ from .files import (
     replacing,
     sha256_of,
 )
+from .manifest import MANIFEST, Format, peek_manifest, read_manifest
+from .saving import Writing, save, writing
 from .shards import Shard, Shards
 
 __all__ = [
     "DAMAGED",
     "MANIFEST",
     "Format",
+    "Ragged",
     "Shard",
     "Shards",
     "Stored",

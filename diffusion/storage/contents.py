@@ -229,6 +229,27 @@ class Array(NamedTuple):
 Layout = Mapping[str, Array]
 
 
+class Ragged(NamedTuple):
+    """Rows of any length: row i is at starts[i] to stops[i] in each of several arrays.
+
+    Attributes
+    ----------
+    starts, stops : str
+        The names of the arrays (n,), int64, that tell the places.
+    data : tuple of str
+        The names of the arrays of entries, which have one length.
+    """
+
+    starts: str
+    stops: str
+    data: tuple[str, ...]
+
+    def with_prefix(self, prefix: str) -> Ragged:
+        """Return rows of which all names begin with a prefix."""
+        data = tuple(prefix + name for name in self.data)
+        return Ragged(prefix + self.starts, prefix + self.stops, data)
+
+
 class Contents:
     """Arrays that are checked on first use.
 

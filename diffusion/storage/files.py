@@ -56,6 +56,9 @@ _NOT_A_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NOT_WAITING = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
+# Bytes that are read at a time to compute a checksum.
+_HASHED = 1 << 20
+
 # The arrays of an .npz file may take this many times its size, or this many bytes.
 _INFLATED, _SMALL = 100, 1 << 26
 
@@ -310,13 +313,14 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def array_header(stream: Any) -> Header:
+def array_header(stream: Any, kinds: str = "biuf") -> Header:
     """Read the header of an .npy file; the stream is then at the first byte of the array.
 
     Raises
     ------
     ValueError
-        If there is none, or it is that of an array of objects, or with a negative length.
+        If there is none, or it is that of an array of another kind than those of `kinds`, or with a
+        negative length.
     """
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -324,7 +328,7 @@ def array_header(stream: Any) -> Header:
     }
     try:
         shape, fortran, dtype = read[np.lib.format.read_magic(stream)](stream)
-        if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        if dtype.kind not in kinds or min(shape, default=0) < 0:
             raise ValueError(f"{dtype} of shape {shape}")
     except DAMAGED as error:
         reason = (str(error) or "damaged").splitlines()[0]
@@ -332,7 +336,9 @@ def array_header(stream: Any) -> Header:
     return Header(dtype, tuple(shape), fortran)
 
 
-def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+def read_archive(
+    stream: IO[bytes], names: Sequence[str] | None = None, *, kinds: str = "biuf"
+) -> dict[str, NDArray[Any]]:
     """Read arrays of an .npz file, of which no more is inflated than their headers promise.
 
     Parameters
@@ -341,11 +347,13 @@ def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[
         Opened for reading, seekable.
     names : sequence of str, optional
         The arrays to read; by default all.
+    kinds : str, default "biuf"
+        The kinds of their types: numbers, and "U" for strings.
 
     Raises
     ------
     OSError, or one of `DAMAGED`
-        If the file is damaged, an array is missing or not of numbers, or it is a hundred times as
+        If the file is damaged, an array is missing or of another kind, or it is a hundred times as
         large as the file, which `np.savez_compressed` reaches only with constant arrays.
     """
     most = max(_SMALL, _INFLATED * stream.seek(0, os.SEEK_END))
@@ -357,15 +365,15 @@ def read_archive(stream: IO[bytes], names: Sequence[str] | None = None) -> dict[
             most -= found[name].file_size
             if most < 0:
                 raise ValueError(f"{name}: would take {found[name].file_size} bytes of memory")
-            arrays[name] = _read_member(archive, found[name])
+            arrays[name] = _read_member(archive, found[name], kinds)
     return arrays
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kinds: str) -> NDArray[Any]:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename}: expected no compression, or that of numpy")
     with contextlib.closing(cast(zipfile.ZipExtFile, archive.open(info))) as member:
-        header = array_header(member)
+        header = array_header(member, kinds)
         if member.tell() + header.bytes != info.file_size:
             raise ValueError(
                 f"{info.filename}: expected {header.bytes} bytes of {header.dtype} of shape "
@@ -424,6 +432,16 @@ def digest_of(stream: io.BufferedReader) -> str:
     """Return the SHA-256 of a stream from its beginning, in hexadecimal."""
     stream.seek(0)
     return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_between(stream: io.BufferedReader, begin: int, end: int) -> str:
+    """Return the SHA-256 of the bytes of a stream between two places, in hexadecimal."""
+    stream.seek(begin)
+    digest = hashlib.sha256()
+    while begin < end and (block := stream.read(min(_HASHED, end - begin))):
+        digest.update(block)
+        begin += len(block)
+    return digest.hexdigest()
 
 
 def fingerprint(value: Any) -> str:

@@ -16,16 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .directory import (
-    Format,
-    check_target,
-    read_manifest,
-    remove,
-    remove_leftovers,
-    write_manifest,
-)
+from .directory import check_target, remove, remove_leftovers
 from .files import DAMAGED, as_path, create_array, errors_named, fingerprint, map_array, opened
 from .lock import lock_directory, unlock
+from .manifest import Format, read_manifest, write_manifest
 
 # Seconds of work that a kill may cost.
 _INTERVAL = 5.0

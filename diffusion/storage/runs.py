@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
-from .files import DAMAGED, errors_named, opened, read_archive, replacing
+from .files import DAMAGED, errors_named, opened, read_archive, read_array, replacing
 
-Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
+# Ids are int64, padded with -1, or str: an array of objects padded with None, or of str with "".
+Lists = tuple[NDArray[np.float32], NDArray[Any]]
+
+# The largest character.
+_LAST_CHARACTER = 0x10FFFF
 
 # Padding may make lists this many times as large as what was read, and a little more.
 _PADDING, _LITTLE = 100, 1 << 24
@@ -26,15 +31,21 @@ TAG = "diffusion-rerank"
 _LONGEST = 1 << 16
 
 
-def read_results(path: str | os.PathLike[str]) -> Lists:
+def read_results(path: str | os.PathLike[str], *, names: bool = False) -> Lists:
     """Read result lists from an .npz file with `scores` and `ids`, or from a TREC run.
+
+    Parameters
+    ----------
+    path : path-like
+    names : bool, default False
+        Whether the items of a TREC run are strings; otherwise they are integers.
 
     Returns
     -------
     scores : ndarray, shape (nq, k), float32
         Padded with -inf.
-    ids : ndarray, shape (nq, k), int64
-        Padded with -1.
+    ids : ndarray, shape (nq, k), int64 or object, or str from an .npz file
+        Padded with -1, None or "".
 
     Raises
     ------
@@ -42,10 +53,16 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
         If the file cannot be read, or has neither format.
     """
     if Path(path).suffix != ".npz":
-        return _read_run(path)
+        return _read_run(path, names)
     try:
         with opened(path, links=True) as stream:
-            scores, ids = read_archive(stream, ("scores", "ids")).values()
+            scores, ids = read_archive(stream, ("scores", "ids"), kinds="biufU").values()
+        if scores.dtype.kind == "U":
+            raise ValueError("scores: expected numbers")
+        if ids.dtype.kind == "U" and ids.size:
+            characters = np.ascontiguousarray(ids).view(f"{ids.dtype.byteorder}u4")
+            if characters.max() > _LAST_CHARACTER:
+                raise ValueError("ids: expected characters")
         if ids.ndim != 2 or scores.shape != ids.shape:
             raise ValueError(f"of one shape (nq, k), got {scores.shape} and {ids.shape}")
         return scores, ids
@@ -56,23 +73,67 @@ def read_results(path: str | os.PathLike[str]) -> Lists:
 
 
 def write_results(
-    path: str | os.PathLike[str], scores: NDArray[np.float32], ids: NDArray[np.int64]
+    path: str | os.PathLike[str], scores: NDArray[np.float32], ids: NDArray[Any]
 ) -> None:
-    """Write result lists atomically, to an .npz file if `path` says so, otherwise as a TREC run."""
+    """Write result lists atomically, to an .npz file if `path` says so, otherwise as a TREC run.
+
+    Ids of str become an array of str in an .npz file, padded with "".
+    """
     if Path(path).suffix == ".npz":
+        if ids.dtype == object:
+            ids = np.where(ids == None, "", ids).astype(str)  # noqa: E711 (element by element)
         with errors_named(path), replacing(path) as file:
             np.savez(file, scores=scores, ids=ids)
     else:
+        lines = run_lines(scores, ids)
         with errors_named(path), replacing(path, "w") as file:
-            write_run(file, scores, ids)
+            file.writelines(lines)
 
 
-def write_run(file: IO[str], scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-    """Write a TREC run: lines of `query Q0 item rank score tag`, ranks from 1, without padding."""
+def run_lines(scores: NDArray[np.float32], ids: NDArray[Any]) -> Iterator[str]:
+    """Return the lines of a TREC run: `query Q0 item rank score tag`, ranks from 1, no padding.
+
+    Raises
+    ------
+    DiffusionError
+        Before the first line, if an id has white space, which separates the fields.
+    """
+    padding = None if ids.dtype == object else -1
+    if padding is None:
+        for item in ids.flat:
+            if item is not None and len(item.split()) != 1:
+                raise DiffusionError(
+                    f"ids: expected ids without white space for a TREC run, got {item!r}; an .npz "
+                    "file holds any"
+                )
+    return _lines(scores, ids, padding)
+
+
+def _lines(scores: NDArray[np.float32], ids: NDArray[Any], padding: object) -> Iterator[str]:
     for query, (row_scores, row_ids) in enumerate(zip(scores, ids, strict=True)):
         for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
-            if item >= 0:
-                file.write(f"{query} Q0 {item} {rank} {score:.9g} {TAG}\n")
+            if item != padding:
+                yield f"{query} Q0 {item} {rank} {score:.9g} {TAG}\n"
+
+
+def read_ids(path: str | os.PathLike[str]) -> NDArray[Any] | list[str]:
+    """Read the ids of items from an .npy file of int64 or str, or from the lines of a text file.
+
+    Raises
+    ------
+    DiffusionError
+        If the file cannot be read or is neither.
+    """
+    if Path(path).suffix == ".npy":
+        return read_array(path)
+    try:
+        with opened(path, links=True) as stream:
+            lines = stream.read().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise DiffusionError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise DiffusionError(f"{path}: expected an .npy file or a text file in UTF-8") from None
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def _fields(path: str | os.PathLike[str], count: int) -> Any:
@@ -98,12 +159,16 @@ def _fields(path: str | os.PathLike[str], count: int) -> Any:
 def _number(path: object, number: int, name: str, text: str, kind: type = int) -> Any:
     try:
         value = kind(text)
-        if not abs(value) < (1 << 62 if kind is int else 3e38):
+        if not abs(value) < (1 << 63 if kind is int else 3e38):
             raise ValueError
         return value
     except ValueError:
         expected = "a row number" if kind is int else "a number"
-        names = " (only `diffusion evaluate --qrels` reads names)" if kind is int else ""
+        names = (
+            " (only an index with ids of str and `evaluate --qrels` have names)"
+            if kind is int
+            else ""
+        )
         raise DiffusionError(
             f"{path}: line {number}: {name}: expected {expected}, got {text!r}{names}"
         ) from None
@@ -114,9 +179,9 @@ def _place(rank: str) -> int:
     return int(rank) if rank.isascii() and rank.isdigit() and len(rank) < 19 else 0
 
 
-def _read_run(path: str | os.PathLike[str]) -> Lists:
-    """Read a TREC run whose queries and items are row numbers; lists are ordered by rank."""
-    rows: dict[int, list[tuple[int, float, int]]] = defaultdict(list)
+def _read_run(path: str | os.PathLike[str], names: bool) -> Lists:
+    """Read a TREC run whose queries are row numbers; lists are ordered by rank."""
+    rows: dict[int, list[tuple[int, float, Any]]] = defaultdict(list)
     for number, (query, _, item, rank, score, _) in _fields(path, 6):
         query_row = _number(path, number, "query", query)
         if not 0 <= query_row < 1 << 24:
@@ -127,7 +192,7 @@ def _read_run(path: str | os.PathLike[str]) -> Lists:
             (
                 _place(rank),
                 _number(path, number, "score", score, float),
-                _number(path, number, "item", item),
+                item if names else _number(path, number, "item", item),
             )
         )
     if not rows:
@@ -145,7 +210,7 @@ def _read_run(path: str | os.PathLike[str]) -> Lists:
             f"are padded to one length; it has {shape[1]} of {lines} lines for {shape[0]} queries"
         )
     scores = np.full(shape, -np.inf, np.float32)
-    ids = np.full(shape, -1, np.int64)
+    ids = np.full(shape, None, object) if names else np.full(shape, -1, np.int64)
     for query_row, entries in rows.items():
         entries.sort(key=lambda entry: entry[0])
         scores[query_row, : len(entries)] = [entry[1] for entry in entries]
@@ -206,9 +271,11 @@ class Judged:
 
 
 def read_judged(results: str | os.PathLike[str], qrels: str | os.PathLike[str]) -> Judged:
-    """Read a TREC run and its judgements; queries and items have any names, as for trec_eval.
+    """Read result lists and their judgements; queries and items have any names, as for trec_eval.
 
-    A list is ordered by descending score, as trec_eval does; equal scores are ordered by rank.
+    The lists are those of a TREC run, or of an .npz file with ids of str, whose queries are row
+    numbers. A list of a run is ordered by descending score, as trec_eval does; equal scores are
+    ordered by rank.
 
     Raises
     ------
@@ -247,6 +314,12 @@ def read_judged(results: str | os.PathLike[str], qrels: str | os.PathLike[str]) 
 def _ranked(path: str | os.PathLike[str], numbers: dict[str, int]) -> dict[str, list[int]]:
     """Read the list of each query of a run; add the numbers of items to those given by name."""
     rows: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
+    if Path(path).suffix == ".npz":
+        _, ids = read_results(path)
+        return {
+            str(query): [numbers.setdefault(item, len(numbers)) for item in row if item]
+            for query, row in enumerate(ids.tolist())
+        }
     for number, (query, _, item, rank, score, _) in _fields(path, 6):
         key = numbers.setdefault(item, len(numbers))
         if key in rows[query]:

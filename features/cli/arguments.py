@@ -95,6 +95,36 @@ def run_of(options: argparse.Namespace) -> RunSettings:
     return from_options(RunSettings, options, progress=not options.quiet)
 
 
+def names_network(options: argparse.Namespace, *kinds: type, **defaults: Any) -> bool:
+    """Return whether options name a network; without one, what is there is updated.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    *kinds : type
+        Kinds of settings that there are options for, besides those of networks and images.
+    **defaults
+        Further options, with their defaults.
+
+    Raises
+    ------
+    DiffusionError
+        If they do not, and name other settings, which would replace those of what is there.
+    """
+    if options.backbone is not None or options.weights is not None:
+        return True
+    for kind in (NetworkSettings, ImageSettings, *kinds):
+        defaults |= {field.name: field.default for field in fields(kind)}
+    defaults |= {"whitening": None, "multi_scale": False}
+    for name, default in defaults.items():
+        if getattr(options, name, default) != default:
+            raise DiffusionError(
+                f"--{name.replace('_', '-')}: expected --backbone or --weights too; without them, "
+                "what is there is updated with its own settings"
+            )
+    return False
+
+
 def check_output(option: str, output: str | None) -> None:
     """Raise before the work starts if its output could not be written afterwards."""
     if output is not None:

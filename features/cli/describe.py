@@ -15,6 +15,7 @@ from .arguments import (
     add_run,
     from_options,
     images_of,
+    names_network,
     run_of,
     say_skipped,
 )
@@ -26,7 +27,9 @@ _PAIRS = 1 << 18
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `extract` and `whiten`."""
-    extract = verbs.add("extract", _extract, "Describe every image of a folder.")
+    extract = verbs.add(
+        "extract", _extract, "Describe the images of a folder, or update descriptors."
+    )
     extract.add_argument("folder", metavar="FOLDER", help="images; subfolders are read too")
     extract.add_argument(
         "out", metavar="OUT", help="folder to write, for `features index` and `features whiten`"
@@ -57,22 +60,28 @@ def add_verbs(verbs: command.Verbs) -> None:
 
 
 def _extract(options: argparse.Namespace) -> None:
-    from ..description.extraction import extract_folder
+    from ..description.descriptors import is_described
+    from ..description.extraction import extract_folder, update_folder
 
-    written = extract_folder(
-        options.folder,
-        options.out,
-        from_options(NetworkSettings, options),
-        images=images_of(options),
-        run=run_of(options),
-        whitening=options.whitening,
-    )
+    if not names_network(options) and is_described(options.out):
+        written = update_folder(options.folder, options.out, run=run_of(options))
+    else:
+        written = extract_folder(
+            options.folder,
+            options.out,
+            from_options(NetworkSettings, options),
+            images=images_of(options),
+            run=run_of(options),
+            whitening=options.whitening,
+        )
     skipped = written.manifest["skipped"]
     say_skipped(written.manifest, options.out)
     n, d = written.vectors.shape
     regions = "" if written.regional is None else f", {len(written.regional)} of regions"
+    changes = "" if written.changes is None else f" ({written.changes})"
     command.report(
         f"{options.out}: {n} descriptors of dimension {d}{regions}; {len(skipped)} images skipped"
+        f"{changes}"
     )
 
 

@@ -22,6 +22,7 @@ from .arguments import (
     add_stored_network,
     check_output,
     from_options,
+    names_network,
     run_of,
     say_skipped,
 )
@@ -29,7 +30,9 @@ from .arguments import (
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `discover` and `locate`."""
-    discover = verbs.add("discover", _discover, "Find recurring objects in the photos of a folder.")
+    discover = verbs.add(
+        "discover", _discover, "Find recurring objects in a folder of photos, or update them."
+    )
     discover.add_argument("folder", metavar="FOLDER", help="photos; subfolders are read too")
     discover.add_argument(
         "out", metavar="OUT", help="folder to write: maps, boxes, descriptors, page.html"
@@ -65,21 +68,28 @@ def add_verbs(verbs: command.Verbs) -> None:
 
 
 def _discover(options: argparse.Namespace) -> None:
-    from ..objects.folder import discover_folder
+    from ..description.descriptors import is_described
+    from ..objects.folder import discover_folder, update_discovery
 
-    objects = discover_folder(
-        options.folder,
-        options.out,
-        from_options(NetworkSettings, options),
-        images=from_options(ImageSettings, options),
-        discovery=from_options(DiscoverySettings, options),
-        run=run_of(options),
-        descriptor=options.descriptor,
-        whitening=options.whitening,
-        pictures=options.pictures,
-    )
+    named = names_network(options, DiscoverySettings, descriptor="egm-weighted", pictures=12)
+    if not named and is_described(options.out):
+        objects = update_discovery(options.folder, options.out, run=run_of(options))
+    else:
+        objects = discover_folder(
+            options.folder,
+            options.out,
+            from_options(NetworkSettings, options),
+            images=from_options(ImageSettings, options),
+            discovery=from_options(DiscoverySettings, options),
+            run=run_of(options),
+            descriptor=options.descriptor,
+            whitening=options.whitening,
+            pictures=options.pictures,
+        )
     skipped = objects.descriptors.manifest["skipped"]
     say_skipped(objects.descriptors.manifest, options.out)
+    if objects.descriptors.changes is not None:
+        command.report(f"{options.out}: {objects.done()}")
     n, d = objects.descriptors.vectors.shape
     command.report(
         f"{options.out}: {n} maps, {len(objects.boxes)} boxes, descriptors of dimension {d}; "

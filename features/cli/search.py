@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from diffusion import Reranker
 from diffusion.cli import command
 from diffusion.cli.parameters import add_parameters, reranker_of
 from diffusion.errors import DiffusionError
@@ -20,17 +23,22 @@ from .arguments import (
     check_output,
     from_options,
     images_of,
+    names_network,
     run_of,
     say_skipped,
 )
 
 if TYPE_CHECKING:
+    from diffusion.index_state import IndexState
+
     from ..description.descriptors import Descriptors
 
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `index` and `search`."""
-    index = verbs.add("index", _index, "Describe a folder of photos and build an index of them.")
+    index = verbs.add(
+        "index", _index, "Describe a folder of photos and index them, or update an index."
+    )
     index.add_argument(
         "photos",
         metavar="PHOTOS",
@@ -56,19 +64,33 @@ def add_verbs(verbs: command.Verbs) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="write results to an .npz file or a TREC run instead of printing names",
+        help="write names, ranks and scores to a .json or .npz file or a TREC run (.trec, .run, "
+        ".txt) instead of printing them",
+    )
+    search.add_argument(
+        "--photos",
+        dest="folder",
+        metavar="FOLDER",
+        help="folder of the indexed photos, if it was moved",
+    )
+    search.add_argument(
+        "--page",
+        metavar="FILE.html",
+        help="write a page of the results before and after diffusion, with the chains of photos",
     )
     add_stored_network(search)
     search.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
 
 
 def _index(options: argparse.Namespace) -> None:
-    from ..index.photos import build_index
+    from ..index.build import build_index
 
     descriptors = _described(options)
-    ranker = reranker_of(options, progress=not options.quiet)
-    build_index(descriptors, options.index, ranker)
-    command.report(f"{options.index}: {len(descriptors.files)} photos; {ranker.graph_}")
+    built = build_index(descriptors, options.index, _reranker(options))
+    if descriptors.changes is not None:
+        command.report(f"{options.photos}: {descriptors.changes}")
+    done = f" ({built})" if str(built) else ""
+    command.report(f"{options.index}: {len(descriptors.files)} photos{done}; {built.ranker.graph_}")
 
 
 def _described(options: argparse.Namespace) -> Descriptors:
@@ -88,34 +110,132 @@ def _described(options: argparse.Namespace) -> Descriptors:
         return open_descriptors(options.photos)
     from ..description.extraction import extract_folder
 
-    out = options.descriptors or f"{os.fspath(options.index).rstrip(os.sep)}.descriptors"
-    described = extract_folder(
-        options.photos,
-        out,
-        from_options(NetworkSettings, options),
-        images=images_of(options),
-        run=run_of(options),
-        whitening=options.whitening,
-    )
-    say_skipped(described.manifest, out)
+    if names_network(options):
+        out = options.descriptors or _beside(options.index)
+        described = extract_folder(
+            options.photos,
+            out,
+            from_options(NetworkSettings, options),
+            images=images_of(options),
+            run=run_of(options),
+            whitening=options.whitening,
+        )
+    else:
+        described = _updated(options)
+    say_skipped(described.manifest, described.path)
     return described
 
 
-def _search(options: argparse.Namespace) -> None:
-    from diffusion import Reranker
+def _updated(options: argparse.Namespace) -> Descriptors:
+    """Update the descriptors that the index was built from, with their own settings."""
     from diffusion.index_state import open_state
-    from diffusion.storage import runs
 
-    from ..index.photos import describe_queries, write_names
+    from ..description.descriptors import OBJECTS, is_described, open_descriptors
+    from ..description.extraction import update_folder
+    from ..index.photos import descriptor_folders
 
-    check_output("-o", options.output)
+    places = [options.descriptors or _beside(options.index)]
+    if options.descriptors is None:
+        with contextlib.suppress(DiffusionError):
+            places[:0] = descriptor_folders(open_state(options.index))
+    out = next(filter(is_described, places), None)
+    if out is None:
+        from_options(NetworkSettings, options)  # the error that none is named
+        raise AssertionError
+    if OBJECTS not in open_descriptors(out).manifest:
+        return update_folder(options.photos, out, run=run_of(options))
+    from ..objects.folder import update_discovery
+
+    return update_discovery(options.photos, out, run=run_of(options)).descriptors
+
+
+def _beside(index: str) -> str:
+    return f"{os.fspath(index).rstrip(os.sep)}.descriptors"
+
+
+def _reranker(options: argparse.Namespace) -> Reranker:
+    """Return the Reranker to fit: without the name of a network, that of an index as it is."""
+    from diffusion.index_state import open_state
+
+    from ..description.descriptors import is_described
+
+    ranker = reranker_of(options, progress=not options.quiet)
+    if is_described(options.photos) or names_network(options):
+        return ranker
+    with contextlib.suppress(DiffusionError):
+        default = Reranker().get_params()
+        given = {n: v for n, v in ranker.get_params().items() if v != default[n]}
+        earlier = Reranker.from_state(open_state(options.index))
+        return Reranker(**{**earlier.get_params(), **given})
+    return ranker
+
+
+def _search(options: argparse.Namespace) -> None:
+    from diffusion.index_state import open_state
+
+    from ..index.photos import describe_queries, photo_names
+    from ..index.results import PhotoResults, check_suffix, write_file, write_lines
+
+    if options.output is not None:
+        check_suffix(options.output)
+        check_output("-o", options.output)
+    check_output("--page", options.page)
+    if options.folder is not None and not os.path.isdir(options.folder):
+        raise DiffusionError(
+            f"--photos: expected the folder of the photos that were indexed, got {options.folder!r}"
+        )
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
     queries = describe_queries(
         state, options.photos, weights=options.weights, allow_download=options.allow_download
     )
+    if options.page is not None:
+        _write_page(options, state, ranker, queries)
+    _say_outdated(options, state)
     scores, ids = ranker.search(queries, options.k)
+    results = PhotoResults(options.photos, scores, photo_names(state, ids))
     if options.output is None:
-        write_names(sys.stdout, state, options.photos, scores, ids)
+        write_lines(sys.stdout, results)
     else:
-        runs.write_results(options.output, scores, ids)
+        write_file(options.output, results)
+
+
+def _say_outdated(options: argparse.Namespace, state: IndexState) -> None:
+    """Say on standard error if the photos have changed since they were indexed."""
+    from ..index.photos import outdated
+
+    found = outdated(state, options.folder)
+    if found is not None:
+        command.say(
+            "features",
+            f"{options.index} is older than {found.folder}: {found}; update it: features index "
+            f"{shlex.quote(found.folder)} {shlex.quote(options.index)}",
+        )
+
+
+def _write_page(
+    options: argparse.Namespace, state: IndexState, ranker: Reranker, queries: Any
+) -> None:
+    from ..index.page import write_search_page
+    from ..index.photos import image_names, photo_path
+
+    # In indexes that an earlier version of this library wrote, ids are row numbers.
+    names = dict(enumerate(image_names(state)))
+
+    def path_of(name: str) -> str:
+        try:
+            return os.fspath(photo_path(state, name, options.folder))
+        except DiffusionError:
+            return ""  # the page shows an empty frame
+
+    missing = write_search_page(
+        options.page,
+        ranker,
+        options.photos,
+        queries,
+        lambda item: names.get(item, str(item)),
+        path_of,
+        options.k,
+    )
+    if missing:
+        command.say("features", f"{len(missing)} photos cannot be read, such as {missing[0]}")

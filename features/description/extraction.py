@@ -33,7 +33,7 @@ from .descriptors import (
     source_arrays,
     whitening_arrays,
 )
-from .recipe import Describer, make_recipe
+from .recipe import Describer, describer_of, make_recipe
 from .sources import Changes, place_of
 from .sweep import Sweep
 from .update import Block, Update
@@ -108,6 +108,44 @@ def extract_folder(
     describer = Describer(recipe, None, white, run.device, allow_download=named)
     with storage.claimed(out, FORMAT), quiet():
         return _Extraction(folder, out, describer, run).run(listing)
+
+
+def update_folder(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    run: RunSettings | None = None,
+) -> Descriptors:
+    """Update an extraction with the settings that it was made with.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of images.
+    out : path-like
+        An earlier extraction.
+    run : RunSettings, optional
+
+    Returns
+    -------
+    Descriptors
+        As `extract_folder` returns them.
+
+    Raises
+    ------
+    DiffusionError
+        If `out` holds no extraction, or its network cannot be loaded; none is downloaded.
+    """
+    run = as_settings(run, "run", RunSettings)
+    listing = list_folder(folder)
+    out = storage.as_path(out, "out")
+    check_target(out, objects=False)
+    earlier = open_descriptors(out)
+    describer = describer_of(
+        earlier.manifest["recipe"], earlier.whitening(), str(out), device=run.device
+    )
+    with storage.claimed(out, FORMAT), quiet():
+        return _Extraction(os.fspath(folder), out, describer, run).run(listing)
 
 
 class _Extraction:

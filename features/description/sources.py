@@ -208,3 +208,8 @@ def folders_at(place: Any, seen_from: str | os.PathLike[str]) -> list[str]:
         if isinstance(name, str) and "\0" not in name
     ]
     return list(dict.fromkeys(paths))
+
+
+def plain_text(text: str) -> str:
+    """Return text in which the undecodable bytes of a file name are replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

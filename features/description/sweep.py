@@ -31,7 +31,7 @@ from ..images.reading import Listing, decoder
 from ..settings import RunSettings
 from .recipe import Describer
 from .scan import Found
-from .sources import DIGEST_BYTES
+from .sources import DIGEST_BYTES, plain_text
 
 # Images per shard: an interruption costs the work on this many at most, on half of them on average.
 SHARD_IMAGES = 128
@@ -297,8 +297,3 @@ def places(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 def whitened(describer: Describer, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return descriptors with the whitening of the describer applied, if it has one."""
     return vectors if describer.whitening is None else describer.whitening.apply(vectors)
-
-
-def plain_text(text: str) -> str:
-    """Return text in which the undecodable bytes of a file name are replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

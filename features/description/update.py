@@ -18,7 +18,7 @@ from . import sweep
 from .descriptors import PHOTOS, Descriptors, open_descriptors
 from .recipe import Describer
 from .scan import Found, Known, match, scan
-from .sources import Changes, Sources, place_of
+from .sources import Changes, Sources, place_of, plain_text
 from .sweep import Sweep
 
 
@@ -81,8 +81,8 @@ class Update:
         if self.earlier is None or self.earlier.sources is None:
             return False
         earlier, missing = self.earlier, self.known.missing
-        skipped = {sweep.plain_text(file) for file in self.found.skipped}
-        skipped |= {sweep.plain_text(self.found.items[n].file) for n in missing}
+        skipped = {plain_text(file) for file in self.found.skipped}
+        skipped |= {plain_text(self.found.items[n].file) for n in missing}
         return (
             self.sources(self.known.reused, self.known.digests).equals(self.earlier.sources)
             and skipped == {entry["file"] for entry in earlier.manifest["skipped"]}

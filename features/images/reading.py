@@ -143,24 +143,14 @@ def list_folder(folder: str | os.PathLike[str]) -> Listing:
     folder = as_path(folder, "folder")
     if not folder.is_dir():
         raise DiffusionError(f"{folder}: expected a folder of images")
-
-    def complain(error: OSError) -> None:
-        raise DiffusionError(f"{error.filename}: cannot be read ({error.strerror})") from None
-
     known = formats()
     images, links, others = [], [], Counter[str]()
-    for place, folders, files in os.walk(folder, onerror=complain):
-        inside = Path(place).relative_to(folder)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        links += [
-            (inside / name).as_posix() for name in folders if os.path.islink(Path(place, name))
-        ]
+    for files, linked in _walk(folder):
+        links += linked
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
             if suffix in known:
-                images.append((inside / name).as_posix())
+                images.append(name)
             else:
                 others[suffix] += 1
     listing = Listing(
@@ -172,6 +162,31 @@ def list_folder(folder: str | os.PathLike[str]) -> Listing:
         found = listing.passed_over()
         raise DiffusionError(f"{folder}: expected images, found none{found and f' ({found})'}")
     return listing
+
+
+def _walk(folder: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the files of a folder and of its subfolders in turn, and the links to folders.
+
+    Paths are relative to the folder, with "/" as separator.
+    """
+
+    def complain(error: OSError) -> None:
+        raise DiffusionError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    for place, folders, files in os.walk(folder, onerror=complain):
+        inside = Path(place).relative_to(folder)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield (
+            [(inside / name).as_posix() for name in files if not name.startswith(".")],
+            [(inside / name).as_posix() for name in folders if os.path.islink(Path(place, name))],
+        )
+
+
+def each_image(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the images that `list_folder` lists, folder by folder, as they are found."""
+    known = formats()
+    for files, _ in _walk(as_path(folder, "folder")):
+        yield from (name for name in files if os.path.splitext(name)[1].lower() in known)
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:

@@ -1,94 +1,139 @@
-"""Photos in an index: it is built from descriptors, and searched with photos."""
+"""The photos of an index: their names, where they are, and searches with other photos."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion import Reranker, storage
+from diffusion import Reranker
 from diffusion.errors import DiffusionError
-from diffusion.index_state import INDEX, IndexState, save_state
-from diffusion.storage.strings import pack_strings, printable, unpack_strings
+from diffusion.index_state import IndexState
+from diffusion.storage.strings import unpack_strings
 
 from ..description.descriptors import (
     OBJECTS,
-    Descriptors,
+    PHOTOS,
     stored_whitening,
-    whitening_arrays,
 )
+from ..description.sources import folders_at
+from .places import Outdated, compare, path_in
 
-# What an index of photos holds beside an index of vectors.
-_CONTENT = "images"
+# What an index of photos holds beside an index of vectors: a JSON value, with the place of the
+# descriptors and the files that could not be read, and two arrays, of the size and modification
+# time of each photo and of the SHA-256 of its content.
+CONTENT = "images"
+DESCRIBED, SKIPPED = "descriptors", "skipped"
+STATS, DIGESTS = "image_stats", "image_digests"
+# In indexes of earlier versions, whose ids are row numbers.
 _NAMES, _ENDS = "image_names", "image_name_ends"
 
 
-def build_index(
-    descriptors: Descriptors, index: str | os.PathLike[str], ranker: Reranker
-) -> Reranker:
-    """Fit a Reranker to descriptors, and save it together with what describes query photos.
+def photo_folders(state: IndexState) -> list[str]:
+    """Return the folders that the photos of an index may be in, the likeliest first.
 
-    After an interruption the same call resumes.
+    The first is that which lies as it did from the index, so that both can be moved together. There
+    is none if an earlier version of this library built the index.
+    """
+    image_names(state)
+    return folders_at(state.parts[CONTENT].get(PHOTOS), state.source)
+
+
+def descriptor_folders(state: IndexState) -> list[str]:
+    """Return where the descriptors that an index was built from may be, the likeliest first."""
+    image_names(state)
+    return folders_at(state.parts[CONTENT].get(DESCRIBED), state.source)
+
+
+def photo_path(state: IndexState, name: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Return the path of a photo of an index.
 
     Parameters
     ----------
-    descriptors : Descriptors
-        As `open_descriptors` returns them.
-    index : path-like
-        Directory to write: an earlier index, an empty directory or one that does not exist.
-    ranker : Reranker
-        Not fitted yet.
-
-    Returns
-    -------
-    Reranker
-        The fitted one.
+    state : IndexState
+        An opened index.
+    name : str
+        The name of the photo, as searches return it.
+    folder : path-like, optional
+        The folder of the photos, by default the one that they were described from.
 
     Raises
     ------
     DiffusionError
-        If `index` holds anything else, or cannot be written.
+        If the photo is not there, or the index is not one of photos.
     """
-    index = storage.as_path(index, "index")
-    storage.check_target(index, INDEX)
-    content: dict[str, Any] = {"recipe": descriptors.manifest["recipe"]}
-    if OBJECTS in descriptors.manifest:
-        digest = descriptors.manifest[OBJECTS]["digest"]
-        content[OBJECTS] = {"path": os.path.abspath(descriptors.path), "discovery": digest}
-    names, ends = pack_strings(descriptors.files)
-    extra: dict[str, NDArray[Any]] = {_NAMES: names, _ENDS: ends}
-    extra |= whitening_arrays(descriptors.whitening())
-    ranker.fit(descriptors.vectors, checkpoint=f"{index}.partial")
-    save_state(index, ranker.state().with_part(_CONTENT, content, extra))
-    return ranker
+    return path_in(photo_folders(state) if folder is None else [folder], name)
+
+
+def outdated(state: IndexState, folder: str | os.PathLike[str] | None = None) -> Outdated | None:
+    """Compare an index with the folder of its photos, by names, sizes and modification times.
+
+    Returns
+    -------
+    Outdated or None
+        None if nothing has changed, as far as it can be told: the folder may be out of reach, or an
+        earlier version of this library may have built the index.
+    """
+    content = state.parts[CONTENT]
+    folders = photo_folders(state) if folder is None else [os.fspath(folder)]
+    there = next(filter(os.path.isdir, folders), None)
+    skipped = content.get(SKIPPED)
+    if there is None or STATS not in state.arrays or not isinstance(skipped, list):
+        return None
+    names, stats = image_names(state), state.arrays[STATS]
+    if stats.shape != (len(names), 2):
+        return None
+    try:
+        known = dict(zip(names, map(tuple, stats.tolist()), strict=True))
+        found = compare(there, known, set(map(str, skipped)))
+    except DiffusionError:
+        return None
+    return found if found.new or found.altered or found.gone else None
 
 
 def image_names(state: IndexState) -> list[str]:
-    """Return the photo of each item of an index.
+    """Return the photo of each item of an index, by row.
 
     Raises
     ------
     DiffusionError
         If it is an index of vectors alone.
     """
-    content = state.parts.get(_CONTENT)
-    if not isinstance(content, dict) or not {_NAMES, _ENDS} <= set(state.arrays):
+    content = state.parts.get(CONTENT)
+    if not isinstance(content, dict):
         raise DiffusionError(
             f"{state.source}: expected an index of photos, as `features index` builds it; this one "
             "is of vectors alone"
         )
     try:
-        names = unpack_strings(state.arrays[_NAMES], state.arrays[_ENDS])
-        if len(names) != state.size("items"):
-            raise ValueError(f"{len(names)} names")
+        if _NAMES in state.arrays:
+            names = unpack_strings(state.arrays[_NAMES], state.arrays[_ENDS])
+            if len(names) != state.size("items"):
+                raise ValueError(f"{len(names)} names")
+            return names
+        ids = Reranker.from_state(state).ids_
+        if ids.dtype != object:
+            raise ValueError(f"ids of {ids.dtype}")
+        return ids.tolist()
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{state.source}: altered, its photos have no names ({error})"
         ) from None
-    return names
+
+
+def photo_names(state: IndexState, ids: NDArray[Any]) -> NDArray[Any]:
+    """Return the photos that a search has found, padded with None.
+
+    In indexes that an earlier version of this library wrote, ids are row numbers.
+    """
+    if ids.dtype == object:
+        return ids
+    names = np.array([*image_names(state), None], object)
+    return names[np.where((ids >= 0) & (ids < len(names) - 1), ids, -1)]
 
 
 def describe_queries(
@@ -122,7 +167,7 @@ def describe_queries(
     from ..description.recipe import describer_of
 
     image_names(state)
-    content = state.parts[_CONTENT]
+    content = state.parts[CONTENT]
     if OBJECTS in content:
         from ..objects.opened import open_objects
 
@@ -130,15 +175,17 @@ def describe_queries(
         made = content[OBJECTS]
         if not isinstance(made, dict) or not isinstance(made.get("path"), str):
             raise DiffusionError(f"{state.source}: altered, it names no object discovery")
-        if not os.path.isdir(made["path"]):
+        places = [*folders_at(content.get(DESCRIBED), state.source), made["path"]]
+        place = next(filter(os.path.isdir, places), None)
+        if place is None:
             raise DiffusionError(
                 f"{made['path']}: the object discovery that the index was built from is no longer "
                 "here; move it back, or build the index again"
             )
-        objects = open_objects(made["path"])
+        objects = open_objects(place)
         if objects.descriptors.manifest[OBJECTS]["digest"] != made.get("discovery"):
             raise DiffusionError(
-                f"{made['path']}: expected the object discovery that the index was built from, "
+                f"{place}: expected the object discovery that the index was built from, "
                 "this is another one; build the index again"
             )
         locator = objects.locator(weights=weights, allow_download=allow_download)
@@ -152,25 +199,3 @@ def describe_queries(
         allow_download=allow_download,
     )
     return np.stack([describer.describe_file(file) for file in files])
-
-
-def write_names(
-    file: IO[str],
-    state: IndexState,
-    queries: Sequence[str],
-    scores: NDArray[np.float32],
-    ids: NDArray[np.int64],
-) -> None:
-    """Write lines of query, rank, score and file name, separated by tabs, without padding.
-
-    Control characters of names are written as escapes.
-    """
-    names = image_names(state)
-    encoding = getattr(file, "encoding", None) or "utf-8"
-    for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
-        for rank, (score, item) in enumerate(zip(row_scores, row_ids, strict=True), 1):
-            if item >= 0:
-                photo, found = printable(query), printable(names[item])
-                line = f"{photo}\t{rank}\t{score:.6g}\t{found}\n"
-                # Characters that the output cannot encode are replaced.
-                file.write(line.encode(encoding, "replace").decode(encoding))

@@ -58,6 +58,7 @@ from ..settings import (
 from . import locate
 from .discovery import ObjectDiscovery
 from .egm import EGM
+from .kept import FoundRegions, Located, earlier_blocks
 from .locate import Locator, Mapper
 from .opened import (
     BOX_IMAGES,
@@ -73,7 +74,10 @@ from .opened import (
     open_objects,
 )
 from .page import LEGEND, Picture, write_page
-from .regions import ImageRegions, find_regions
+from .regions import find_regions
+
+# Photos on the page.
+_PICTURES = 12
 
 
 def discover_folder(
@@ -86,7 +90,7 @@ def discover_folder(
     run: RunSettings | None = None,
     descriptor: str = "egm-weighted",
     whitening: str | os.PathLike[str] | Whitening | None = None,
-    pictures: int = 12,
+    pictures: int = _PICTURES,
 ) -> Objects:
     """Learn the recurring objects of a folder of photos, and find them in each photo.
 
@@ -172,8 +176,43 @@ def discover_folder(
         return _Work(folder, out, describer, settings, descriptor, pictures, run).run(listing)
 
 
-# Rows, and by name what was found in their photos.
-Located = tuple[NDArray[np.int64], dict[str, NDArray[Any]]]
+def update_discovery(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    run: RunSettings | None = None,
+) -> Objects:
+    """Update an object discovery with the settings that it was made with.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of photos.
+    out : path-like
+        An earlier object discovery.
+    run : RunSettings, optional
+
+    Returns
+    -------
+    Objects
+        As `discover_folder` returns them.
+
+    Raises
+    ------
+    DiffusionError
+        If `out` holds no discovery, or its network cannot be loaded; none is downloaded.
+    """
+    run = as_settings(run, "run", RunSettings)
+    listing = list_folder(folder)
+    out = storage.as_path(out, "out")
+    check_target(out, objects=True)
+    earlier = open_objects(out)
+    describer = earlier.describer(device=run.device)
+    about, settings = earlier.descriptors.manifest[OBJECTS], earlier.discovery().settings
+    descriptor, pictures = about["descriptor"], about.get("pictures", _PICTURES)
+    with storage.claimed(out, FORMAT), quiet():
+        work = _Work(os.fspath(folder), out, describer, settings, descriptor, pictures, run)
+        return work.run(listing)
 
 
 def _opened(path: Path) -> Descriptors:
@@ -181,78 +220,6 @@ def _opened(path: Path) -> Descriptors:
     objects = open_objects(path)
     objects.regions()
     return objects.descriptors
-
-
-def _earlier_blocks(objects: Objects) -> Iterator[Located]:
-    """Yield what was found in the photos of an earlier discovery."""
-    n = len(objects.files)
-    cells = np.cumsum([0, *objects.map_shapes.prod(axis=1)])
-    boxes = np.searchsorted(objects.box_images, np.arange(n + 1))
-    for start in range(0, n, sweep.SHARD_IMAGES):
-        stop = min(start + sweep.SHARD_IMAGES, n)
-        of_boxes = slice(boxes[start], boxes[stop])
-        yield (
-            np.arange(start, stop),
-            {
-                "descriptors": objects.descriptors.vectors[start:stop],
-                "shapes": objects.map_shapes[start:stop],
-                "maps": objects.maps[cells[start] : cells[stop]],
-                "extents": objects.map_extents[start:stop],
-                "counts": np.diff(boxes[start : stop + 1]),
-                "boxes": objects.boxes[of_boxes],
-                "weights": objects.box_weights[of_boxes],
-            },
-        )
-
-
-class _Regions:
-    """The regions of all photos that can be read: those of before, and those found now.
-
-    Attributes
-    ----------
-    kept : ndarray, int64
-        The numbers of the items that can be read.
-    sources : Sources
-        What to keep of them.
-    skipped : dict of str to str
-        All images that cannot be read, with the reason.
-    """
-
-    def __init__(self, update: Update, regions: Sweep) -> None:
-        self._update, self._sweep = update, regions
-        readable = update.known.rows >= 0
-        digests = update.known.digests.copy()
-        for numbers, _, arrays in regions.contents():
-            if numbers:
-                readable[numbers], digests[numbers] = True, arrays["digests"]
-        self.skipped = update.skipped(regions)
-        if not readable.any():
-            nothing = update.found._replace(items=[], skipped=self.skipped)
-            nothing.refuse_nothing(update.folder)
-        self.kept = np.flatnonzero(readable)
-        self.sources = update.sources(self.kept, digests)
-
-    @property
-    def names(self) -> list[str]:
-        """Fingerprints of those found now, to the last bit."""
-        return self._sweep.names
-
-    def __iter__(self) -> Iterator[tuple[int, ImageRegions]]:
-        """Yield numbers of items, and their regions."""
-        if len(self._update.known.reused):
-            assert self._update.earlier is not None
-            earlier = open_objects(self._update.earlier.path).regions()
-            for numbers, rows in self._update.reused_blocks():
-                yield from zip(numbers.tolist(), map(earlier, rows.tolist()), strict=True)
-        for found in self._sweep.contents():
-            if not found.numbers:
-                continue
-            arrays, ends = found.arrays, np.cumsum(found.arrays["counts"])[:-1]
-            parts = (
-                np.split(arrays[name], ends) for name in ("cells", "weights", "saliency", "vectors")
-            )
-            for number, *fields in zip(found.numbers, *parts, strict=True):
-                yield number, ImageRegions(*fields)
 
 
 class _Work:
@@ -298,7 +265,7 @@ class _Work:
         update.found.refuse_nothing(self.folder)
         self.found = update.found
         regions.run(self._regions, name="regions", digests=True, passes=2)
-        found = _Regions(update, regions)
+        found = FoundRegions(update, regions)
         taken = self._taken_over(update, found)
         discovery = self._learned(found) if taken is None else taken.discovery()
         locator = Locator(self.mapper, discovery, self.descriptor)
@@ -308,7 +275,7 @@ class _Work:
             objects = self._locate(found, locator, digest)
             located: Callable[[], Iterator[Located]] = partial(self._blocks, objects)
         else:
-            located = partial(_earlier_blocks, taken)
+            located = partial(earlier_blocks, taken)
         if taken is None or taken.files != files:
             self._page(locator, list(files))
         content = {
@@ -333,7 +300,7 @@ class _Work:
         about = update.earlier.manifest[OBJECTS]
         return {name: value for name, value in about.items() if name != "digest"} == self.about
 
-    def _taken_over(self, update: Update, found: _Regions) -> Objects | None:
+    def _taken_over(self, update: Update, found: FoundRegions) -> Objects | None:
         """Return what was discovered before if the photos have only got other names or times.
 
         The objects depend on all regions and on the order of the photos.
@@ -360,7 +327,7 @@ class _Work:
             "vectors": np.concatenate([one.vectors for one in found]),
         }
 
-    def _learned(self, found: _Regions) -> ObjectDiscovery:
+    def _learned(self, found: FoundRegions) -> ObjectDiscovery:
         """Return the fitted discovery, which is kept beside the shards until the end."""
         sources = found.sources
         photos = [found.names, list(sources.files), sources.digests]
@@ -375,7 +342,7 @@ class _Work:
 
     # --- locating ---------------------------------------------------------------------------------
 
-    def _locate(self, found: _Regions, locator: Locator, digest: str) -> Sweep:
+    def _locate(self, found: FoundRegions, locator: Locator, digest: str) -> Sweep:
         """Pass over all photos, to locate the objects that were learned; numbers are rows."""
         items = [self.found.items[n] for n in found.kept]
         sizes = [self.found.sizes[n] for n in found.kept]
@@ -413,7 +380,7 @@ class _Work:
     def _assemble(
         self,
         located: Callable[[], Iterator[Located]],
-        found: _Regions,
+        found: FoundRegions,
         discovery: ObjectDiscovery,
         content: dict[str, Any],
     ) -> None:
@@ -448,7 +415,7 @@ class _Work:
             new.commit({**content, **numbers})
 
     def _keep_regions(
-        self, new: storage.Writing, found: _Regions, discovery: ObjectDiscovery
+        self, new: storage.Writing, found: FoundRegions, discovery: ObjectDiscovery
     ) -> None:
         """Keep the regions of each photo, so that an update finds those of new photos alone."""
         r, c = len(discovery.vectors_), len(discovery.whitening_.mean)

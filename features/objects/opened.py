@@ -17,6 +17,7 @@ from diffusion.validation import check_integer
 from ..description.descriptors import OBJECTS, Descriptors, open_descriptors
 
 if TYPE_CHECKING:
+    from ..description.recipe import Describer
     from .discovery import ObjectDiscovery
     from .locate import Locator
     from .regions import ImageRegions
@@ -84,6 +85,17 @@ class Objects:
         first, last = np.searchsorted(self.box_images, [self._row(row), row + 1])
         return self.boxes[first:last]
 
+    def done(self) -> str:
+        """Return in words what the call that returned this took over, and what it did again."""
+        changes = self.descriptors.changes
+        if changes is None:
+            return ""
+        if not self.learned_again:
+            return f"{changes}; nothing was done again"
+        kept = 0 if changes.anew else changes.unchanged + changes.renamed
+        regions = f"the regions of {kept} photos were kept; " if kept else ""
+        return f"{changes}; {regions}objects were learned again, and located in all photos"
+
     def discovery(self) -> ObjectDiscovery:
         """Load what was learned from the photos."""
         from .discovery import ObjectDiscovery
@@ -140,10 +152,23 @@ class Objects:
         allow_download : bool, default False
             Whether a network of the Hugging Face hub that the manifest names may be downloaded.
         """
-        from ..description.recipe import describer_of
         from .locate import Locator, Mapper
 
-        describer = describer_of(
+        describer = self.describer(weights=weights, device=device, allow_download=allow_download)
+        kind = self.descriptors.manifest[OBJECTS]["descriptor"]
+        return Locator(Mapper(describer), self.discovery(), kind)
+
+    def describer(
+        self,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        allow_download: bool = False,
+    ) -> Describer:
+        """Load the network, as `locator` does."""
+        from ..description.recipe import describer_of
+
+        return describer_of(
             self.descriptors.manifest["recipe"],
             self.descriptors.whitening(),
             str(self.descriptors.path),
@@ -151,8 +176,6 @@ class Objects:
             device=device,
             allow_download=allow_download,
         )
-        kind = self.descriptors.manifest[OBJECTS]["descriptor"]
-        return Locator(Mapper(describer), self.discovery(), kind)
 
     def _row(self, row: int) -> int:
         if check_integer(row, "row", low=0) >= len(self.files):

@@ -154,6 +154,20 @@ def test_an_item_far_down_is_solved_for_as_deeply_as_it_takes():
     assert set(np.diff(far.chains[0].ids[1:]).tolist()) == {3}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_items_with_equal_scores(vectors, queries, kind):
+    ranker = ranker_of(np.repeat(vectors, 4, axis=0), kind)
+    scores, ids = ranker.search(queries[0], 480)
+    reached = 0
+    for item in [*range(12, 24), *range(440, 452)]:
+        explanation = ranker.explain(queries[0], item)
+        assert scores[explanation.rank - 1] == np.float32(explanation.score)
+        # A list of the first stage may end with any of the items that tie for its last place.
+        assert ids[explanation.rank - 1] == item or not explanation.reached
+        reached += explanation.reached
+    assert reached >= 12
+
+
 @pytest.fixture
 def apart():
     """A ranker of two clusters and an item without neighbours, and a query near one of them."""
@@ -188,7 +202,7 @@ def test_an_item_that_no_stage_lists_has_no_rank(apart):
     explanation = ranker.explain(id=30, hits=hits)
     assert (explanation.first_rank, explanation.first_score) == (None, None)
     assert (explanation.rank, explanation.score) == (None, None)
-    assert "The first stage does not list it." in str(explanation)
+    assert "First stage: not listed. After diffusion: not listed." in str(explanation)
     listed = ranker.explain(id=25, hits=hits)
     scores, ids = ranker.rerank(*hits, k=30)
     assert listed.first_rank == 3
@@ -278,7 +292,8 @@ def test_an_index_that_refuses_long_lists(vectors, queries):
     last = int(np.argmin(similarity(queries[:1], vectors, "cosine")))
     explanation = ranker.explain(queries[0], last)
     assert explanation.first_rank is None
-    assert "rank none" in str(explanation)
+    assert "First stage: not listed." in str(explanation)
+    assert "rank none -> " in repr(explanation)
 
 
 def test_a_loaded_index_explains_the_same(vectors, queries, tmp_path):

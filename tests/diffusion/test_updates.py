@@ -85,7 +85,7 @@ def test_nothing_added_and_nothing_removed_is_nothing_changed(ranker):
 
 
 def test_row_numbers_stay_with_their_items():
-    """Without own ids, an item keeps the number that it has, and new ones get the next."""
+    """Without own ids, an item keeps its number, which no other ever gets."""
     X = made(30)
     ranker = diffusion.Reranker(**SETTINGS).fit(X)
     ranker.remove([3, 29, 10])
@@ -93,8 +93,8 @@ def test_row_numbers_stay_with_their_items():
     for item in (0, 4, 28):
         assert ranker.search(X[item], 1)[1].tolist() == [item]
     ranker.add(X[[3, 10]])
-    assert sorted(ranker.ids_.tolist())[-2:] == [29, 30]
-    assert ranker.search(X[10], 1)[1].tolist() == [30]
+    assert sorted(ranker.ids_.tolist())[-2:] == [30, 31]
+    assert ranker.search(X[10], 1)[1].tolist() == [31]
 
 
 def test_one_vector_and_one_id():
@@ -242,6 +242,6 @@ def test_updates_of_several_threads_take_turns():
         thread.join()
     assert sorted(ranker.ids_.tolist()) == [*range(30), *range(100, 112)]
     model = Collection(**SETTINGS)
-    model.add(list(range(30)), made(30))
-    model.add(list(range(100, 112)), X)
+    every = np.concatenate([made(30), np.zeros((70, 5)), X])
+    model.add(ranker.ids_.tolist(), every[ranker.ids_])  # in the order of their turns
     assert_same(ranker, model.fitted())

@@ -511,6 +511,25 @@ class Machine(RuleBasedStateMachine):
         check_form(*found, ids.shape, range(self.n))
         assert (np.sort(found[1], axis=1) == np.sort(ids, axis=1)).all(), "other candidates"
 
+    @rule(place=st.integers(0, 4), seed=st.integers(0, 99))
+    def unknown_hits(self, place: int, seed: int) -> None:
+        """A hit that the collection does not have is not lost."""
+        scores, ids = (a[:, :5].copy() for a in self._first(2, seed))
+        place %= ids.shape[1]
+        ids[0, place] = (self.n, -7, 2**40)[seed % 3]
+        found = called(self.ranker.rerank, scores, ids, place + 1)
+        assert ids[0, place] in found[1][0], "an unknown hit is lost"
+        assert self.ranker.report_.unknown.tolist() == [1, 0]
+
+    @rule(share=st.sampled_from([0.0, 0.1, 0.9]), k=st.integers(1, 50), seed=st.integers(0, 99))
+    def filtered(self, share: float, k: int, seed: int) -> None:
+        """A filtered answer is full, and holds what is allowed."""
+        if self.has_vectors:
+            mask = np.random.default_rng(seed).random(self.n) < share
+            scores, ids = called(self.ranker.search, self.data.queries(2, seed), k, allow=mask)
+            assert (np.count_nonzero(ids >= 0, axis=1) == min(k, mask.sum())).all(), "not full"
+            check_form(scores, ids, (2, k), np.flatnonzero(mask))
+
     @rule(kind=st.integers(0, 9), seed=st.integers(0, 99))
     def bad_search(self, kind: int, seed: int) -> None:
         Q = self.data.queries(2, seed)
@@ -533,7 +552,7 @@ class Machine(RuleBasedStateMachine):
         scores, ids = (a[:, :4].copy() for a in self._first(2, seed))
         named: dict[str, Any] = {}
         if kind == 0:
-            ids[0, 0] = (self.n, -7, 2**40)[seed % 3]
+            ids = ids.astype(np.uint64) + np.uint64(2**63)
         elif kind == 1:
             ids = np.zeros((2, 4), int)
         elif kind == 2:

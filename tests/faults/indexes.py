@@ -15,7 +15,8 @@ import diffusion
 from diffusion import RegionalReranker, Reranker
 from diffusion.index_state import IndexState, open_state, save_state
 from features.description.descriptors import stored_whitening
-from features.index.photos import image_names, write_names
+from features.index.photos import image_names, photo_names
+from features.index.results import PhotoResults, write_lines
 
 from .campaigns import Case
 from .mutations import (
@@ -176,7 +177,7 @@ def _ask(target: str, path: Path, *, verify: bool) -> tuple[list[Any], str]:
         whitening = stored_whitening(state.arrays)
         scores, ids = ranker.search(Q if whitening is None else whitening.apply(Q), k=5)
         text = io.StringIO()
-        write_names(text, state, ["a", "b", "c"], scores, ids)
+        write_lines(text, PhotoResults(["a", "b", "c"], scores, photo_names(state, ids)))
         return [scores, ids, image_names(state), text.getvalue()], _form(scores, ids, N)
     ranker = diffusion.load(path, verify=verify)
     answers: list[Any] = []

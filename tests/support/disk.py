@@ -79,8 +79,9 @@ class Disk:
         self.log: list[Operation] = []
         self.failed: Operation | None = None
         self.crashed = self._aside = False
-        # Files with content that was not made durable, which a power cut may take.
-        self._volatile: dict[tuple[int, int], str] = {}
+        # Files with content that was not made durable, which a power cut may take, and the size
+        # up to which they are.
+        self._volatile: dict[tuple[int, int], int] = {}
         self._lock = threading.RLock()
 
     # --- what becomes of an operation ---------------------------------------------------------
@@ -122,17 +123,18 @@ class Disk:
                 self.failed = Operation(self.at, "write", Path(self._place(file.fileno()) or ""))
                 self.log.append(self.failed)
                 self.at, self.kind = self.at + 1, "ENOSPC"
+            self.soil(file.fileno(), file.tell())
             return file.plain_write(view[: len(view) // 2])
+        self.soil(file.fileno(), file.tell())
         written: int = self.perform("write", file.fileno(), lambda: file.plain_write(view))
-        self.soil(file.fileno())
         return written
 
-    def soil(self, descriptor: int) -> None:
-        """Note that a file has content that is not durable."""
-        place = self._place(descriptor)
-        if place is not None:
+    def soil(self, descriptor: int, size: int) -> None:
+        """Note that the content of a file is not durable beyond a size."""
+        if self._place(descriptor) is not None:
             status = os.fstat(descriptor)
-            self._volatile[status.st_dev, status.st_ino] = place
+            file = status.st_dev, status.st_ino
+            self._volatile[file] = min(size, self._volatile.get(file, size))
 
     def clean(self, descriptor: int) -> None:
         """Note that the content of a file is durable."""
@@ -142,13 +144,13 @@ class Disk:
     def _crash(self, *, power: bool) -> None:
         if power:
             self._aside = True
-            inodes = set(self._volatile)
             for folder, _, names in os.walk(self.root):
                 for name in names:
                     path = os.path.join(folder, name)
                     status = os.lstat(path)
-                    if (status.st_dev, status.st_ino) in inodes:
-                        os.truncate(path, 0)
+                    size = self._volatile.get((status.st_dev, status.st_ino))
+                    if size is not None and size < status.st_size:
+                        os.truncate(path, size)
             self._aside = False
         self.crashed = True
         raise Crash
@@ -281,7 +283,7 @@ class Disk:
                         self.close()
                         raise
                 if "w" in mode or "x" in mode:
-                    disk.soil(self.fileno())
+                    disk.soil(self.fileno(), 0)
 
             def write(self, data: Any) -> int:
                 return disk.write(self, data)

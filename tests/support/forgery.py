@@ -27,13 +27,28 @@ def change_manifest(index: Path, change: Callable[[dict[str, Any]], Any]) -> Non
     file.write_text(json.dumps(manifest))
 
 
+def entries_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of all files of arrays, patches among them."""
+    entries = list(manifest["arrays"].values())
+    return entries + [entry["patch"] for entry in entries if "patch" in entry]
+
+
+def describe_file(entry: dict[str, Any], content: bytes) -> None:
+    """Make an entry describe a file; what was appended becomes one stretch."""
+    first = min(entry["bytes"], len(content)) if "appended" in entry else len(content)
+    parts = content[:first], content[first:]
+    sizes = [{"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()} for part in parts]
+    entry.update(sizes[0])
+    if "appended" in entry:
+        entry["appended"] = sizes[1:]
+
+
 def sign(index: Path) -> None:
     """Make the manifest describe the files that are there, whatever they contain."""
 
     def describe(manifest: dict[str, Any]) -> None:
-        for entry in manifest["arrays"].values():
-            content = (index / entry["file"]).read_bytes()
-            entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for entry in entries_of(manifest):
+            describe_file(entry, (index / entry["file"]).read_bytes())
 
     change_manifest(index, describe)
 

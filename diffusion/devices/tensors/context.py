@@ -37,7 +37,12 @@ class TensorContext:
         self._sent: dict[int, tuple[Any, torch.Tensor]] = {}
 
     def encode(
-        self, items: NDArray[Any], places: NDArray[Any], sets: Sets, scales: Scales, out: Encodings
+        self,
+        items: NDArray[Any],
+        places: NDArray[Any],
+        sets: Sets,
+        scales: Scales,
+        out: Encodings,
     ) -> None:
         """Encode items; the arguments are those of `kernels.encodings.encode`."""
         n, k = sets.ids.shape
@@ -65,6 +70,7 @@ class TensorContext:
         places: NDArray[Any],
         encodings: Encodings,
         holders: Holders,
+        ages: NDArray[np.int32],
         out_ids: NDArray[np.int32],
         out_overlaps: NDArray[np.uint16],
     ) -> None:
@@ -82,10 +88,10 @@ class TensorContext:
             row, other, overlap = _overlaps(
                 owners[part], ids[part], values[part], lengths[part], rows
             )
-            at, row, other, overlap = _nearest(row, other, overlap, k)
+            at, row, other, overlap = _nearest(row, other, overlap.clamp(max=UNIT), k)
             where = places[row.cpu().numpy() + part.start], at.cpu().numpy()
             out_ids[where] = other.cpu().numpy()
-            out_overlaps[where] = overlap.clamp(max=UNIT).cpu().numpy()
+            out_overlaps[where] = overlap.cpu().numpy()
 
     def _send(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.tensor(array, device=self._device)

@@ -53,6 +53,18 @@ _GROWTH = 50.0
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+# A vector whose residual is at most this fraction of the tolerance is an eigenvector. The others
+# are computed orthogonal to it, so that their residuals include a part of its own.
+_SETTLED = 0.3
+
+# The largest product of two columns that still count as orthogonal.
+_ORTHONORMAL = 1e-5
+
+# Spare pairs computed besides eigenvectors that are given, in case some of those are not among the
+# leading ones any more: this number, and this fraction of the rank.
+_SPARE_PAIRS = 8
+_SPARE_SHARE = 0.05
+
 # Eigenvalues of W lie in [-1, 1], up to rounding.
 _LARGEST = 1 + 1e-2
 
@@ -97,6 +109,7 @@ def leading_eigenpairs(
     tol: float = 1e-4,
     seed: int = 0,
     progress: bool = False,
+    start: Float32 | None = None,
 ) -> Eigenpairs:
     """Compute the algebraically largest eigenvalues of W on whole components, with eigenvectors.
 
@@ -121,6 +134,9 @@ def leading_eigenpairs(
         Seed of the random starting vectors.
     progress : bool, default False
         Whether to show a progress bar on standard error.
+    start : ndarray, shape (s, any), float32, optional
+        Vectors of which many may be eigenvectors, such as those of a similar graph. If at least
+        half of the pairs are among them, only the others are computed.
 
     Returns
     -------
@@ -149,12 +165,11 @@ def leading_eigenpairs(
     Lin, Saad, Yang. Approximating Spectral Densities of Large Matrices. SIAM Review 2016.
     """
     piece = _Piece(graph, nodes)
-    available = piece.size - piece.n_components
-    rank = min(rank, available)
+    rank = min(rank, piece.available)
     if rank <= 0:
         empty = np.empty(0)
         return Eigenpairs(nodes, empty, np.empty((len(nodes), 0), np.float32), empty)
-    if piece.size <= _DENSE_NODES or 2 * rank >= available:
+    if piece.size <= _DENSE_NODES or 2 * rank >= piece.available:
         return _dense(piece, rank)
     # Between calls, the threads of BLAS spin on the cores that the kernels need, which doubles the
     # time of the kernels. Each call therefore runs on one thread, and calls run concurrently.
@@ -162,7 +177,19 @@ def leading_eigenpairs(
         _blas().limit(limits=1, user_api="blas"),
         tqdm(total=rank, desc="eigenpairs", unit="pair", disable=not progress) as bar,
     ):
-        return _lanczos(piece, rank, max(tol, 2e-6), np.random.default_rng(seed), bar)
+        tol, rng = max(tol, 2e-6), np.random.default_rng(seed)
+        pairs = None if start is None else _completed(piece, rank, tol, rng, bar, start)
+        if pairs is None:
+            pairs = _lanczos(piece, rank, tol, rng, bar)
+    missed = int(np.count_nonzero(pairs.residuals > tol))
+    if missed:
+        warnings.warn(
+            f"{missed} of {rank} eigenpairs have residuals above {tol:g}, the largest "
+            f"{pairs.residuals.max():.1e}; raise tol or change the rank",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    return pairs
 
 
 @cache
@@ -175,8 +202,24 @@ def _by_parts(size: int, apply: Callable[[slice], Any]) -> list[Any]:
     return threads.side_by_side(apply, parts(size, _PART))
 
 
+def _inner(A: Float32, B: Float32) -> Float32:
+    """Return Aᵀ B for A (s, a) and B (s, b)."""
+    return np.asarray(sum(_by_parts(len(A), lambda part: A[part].T @ B[part])))
+
+
+def _product(A: Float32, S: Float32) -> Float32:
+    """Return A S for A (s, a) and S (a, b)."""
+    return np.concatenate(_by_parts(len(A), lambda part: A[part] @ S))
+
+
 class _Piece:
-    """The part of W that belongs to some components, with its known eigenvectors."""
+    """The part of W that belongs to some components, with its known eigenvectors.
+
+    Attributes
+    ----------
+    fixed : ndarray, shape (s, l), float32, or None
+        Further eigenvectors, orthonormal, that `deflate` leaves out.
+    """
 
     def __init__(self, graph: Graph, nodes: NDArray[np.int32]) -> None:
         n = graph.n_nodes
@@ -193,13 +236,21 @@ class _Piece:
         self.known = known_vector(graph)[nodes]
         labels, component = np.unique(graph.components[graph.order[nodes]], return_inverse=True)
         self.n_components = len(labels)
+        self.fixed: Float32 | None = None
         self._indicator = sparse.csr_array(
             (self.known, (component, np.arange(self.size))), shape=(len(labels), self.size)
         )
 
+    @property
+    def available(self) -> int:
+        """The number of eigenvectors that are neither known nor fixed."""
+        return self.size - self.n_components - (0 if self.fixed is None else self.fixed.shape[1])
+
     def deflate(self, Z: Float32) -> None:
-        """Make the columns of Z (s, b) orthogonal to the known eigenvectors."""
+        """Make the columns of Z (s, b) orthogonal to the known and the fixed eigenvectors."""
         Z -= self._indicator.T @ (self._indicator @ Z)
+        if self.fixed is not None:
+            Z -= _product(self.fixed, _inner(self.fixed, Z))
 
     def slabs(self, Z: Float32, apply: Callable[[Float32], Any]) -> list[Any]:
         """Apply a function to copies of slabs of the columns of Z, concurrently."""
@@ -241,6 +292,25 @@ class _Piece:
 
         values, residuals = zip(*self.slabs(Z, apply), strict=True)
         return np.concatenate(values), np.concatenate(residuals)
+
+
+def carried(
+    rows: Callable[[NDArray[np.int64]], Float32], place: NDArray[np.integer], rank: int
+) -> Float32:
+    """Return vectors of the graph before a change, at the nodes of the graph after it.
+
+    Parameters
+    ----------
+    rows : callable
+        Takes row numbers and returns these rows of the vectors, shape (m, rank).
+    place : ndarray, shape (s,), int
+        Which row each node had, -1 for none; its values are then 0.
+    rank : int
+    """
+    out = np.zeros((len(place), rank), np.float32)
+    kept = np.flatnonzero(place >= 0)
+    out[kept] = rows(place[kept].astype(np.int64))
+    return out
 
 
 def _dense(piece: _Piece, rank: int) -> Eigenpairs:
@@ -379,10 +449,11 @@ def _lanczos(
     piece: _Piece, rank: int, tol: float, rng: np.random.Generator, bar: Any
 ) -> Eigenpairs:
     above = _density(piece, rng)
+    fixed = 0 if piece.fixed is None else piece.fixed.shape[1]
     best: Eigenpairs | None = None
     # The density is only an estimate. If the cut turns out to be too high, it is lowered.
     for lower in (1, 3, 9, 27):
-        count = lower * (_SPARE * rank + _BLOCK)
+        count = lower * (_SPARE * (rank + fixed) + _BLOCK) - fixed
         cut, smallest = max(-0.9, _edge(above, count)), _edge(above, rank)
         stretch = 1 + 2 * (smallest - cut) / (1 + cut)
         # Odd degrees map eigenvalues that rounding has moved below -1 to the lowest values.
@@ -395,15 +466,40 @@ def _lanczos(
         if (complete and pairs.residuals.max() <= tol) or degree == 1:
             break
     assert best is not None
-    missed = int(np.count_nonzero(best.residuals > tol))
-    if missed:
-        warnings.warn(
-            f"{missed} of {rank} eigenpairs have residuals above {tol:g}, the largest "
-            f"{best.residuals.max():.1e}; raise tol or change the rank",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
     return best
+
+
+def _completed(
+    piece: _Piece, rank: int, tol: float, rng: np.random.Generator, bar: Any, start: Float32
+) -> Eigenpairs | None:
+    """Return the leading pairs, of which some eigenvectors are given by `start`.
+
+    Returns None if fewer than half of the pairs are, or too many of those given are not leading.
+    """
+    norms = _norms(start)
+    used = norms > 0.5
+    given: Float32 = np.asarray(start[:, used] / norms[used], np.float32)
+    piece.deflate(given)
+    values, residuals = piece.quotients(given)
+    settled = residuals <= _SETTLED * tol
+    count = int(np.count_nonzero(settled))
+    more = max(0, rank - count) + _SPARE_PAIRS + int(_SPARE_SHARE * rank)
+    if 2 * count < rank or count + more > piece.available:
+        return None
+    fixed = given[:, settled]
+    if np.abs(_inner(fixed, fixed) - np.eye(count)).max() > _ORTHONORMAL:
+        return None
+    piece.fixed = fixed
+    found = _lanczos(piece, more, tol, rng, bar)
+    piece.fixed = None
+    values = np.concatenate([values[settled], found.values])
+    residuals = np.concatenate([residuals[settled], found.residuals])
+    order = np.argsort(-values, kind="stable")[:rank]
+    # What has not been found is below what has.
+    if values[order[-1]] < found.values[-1] or residuals[order].max() > tol:
+        return None
+    U = np.concatenate([fixed, found.vectors], axis=1)[:, order]
+    return Eigenpairs(piece.nodes, values[order], U, residuals[order])
 
 
 def _missed(
@@ -442,7 +538,7 @@ def _attempt(
     bar: Any,
 ) -> tuple[Eigenpairs, bool]:
     """Run Lanczos on the filtered matrix; return the pairs, and whether all exceed the cut."""
-    capacity = min(piece.size - piece.n_components, 4 * rank + 8 * _BLOCK)
+    capacity = min(piece.available, 4 * rank + 8 * _BLOCK)
     basis = _Basis(piece, capacity, rng)
     Z = rng.standard_normal((piece.size, _BLOCK), dtype=np.float32)
     piece.deflate(Z)

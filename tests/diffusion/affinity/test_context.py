@@ -154,7 +154,8 @@ def test_items_against_the_naive_encoding(X, k, scales):
     again = np.empty(best.shape, np.int32)
     items = np.arange(len(X), dtype=np.int32)
     encodings = Encodings(entries, values)
-    blocks.jaccard_lists(items, items, encodings, affinity._holders, again, overlaps)
+    nobody = np.empty(0, np.int32)
+    blocks.jaccard_lists(items, items, encodings, affinity._holders, nobody, again, overlaps)
     jaccard = overlaps / (2 * 65535.0 - overlaps)
     for i in range(len(X)):
         listed = best[i][best[i] >= 0]

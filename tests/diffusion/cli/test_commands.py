@@ -111,6 +111,99 @@ def test_rerank_takes_either_format(index, vectors, name):
     assert (np.sort(restricted, axis=1) == np.sort(ids[:5], axis=1)).all()
 
 
+NAMES = [f"{number:03}é.jpg" for number in range(120)]
+
+
+@pytest.fixture(params=["text", "npy"])
+def named_index(request, folder, vectors):
+    """Build an index with names, and one with row numbers beside it."""
+    if request.param == "text":
+        (folder / "ids.txt").write_text("\r\n".join(NAMES) + "\n", encoding="utf-8", newline="")
+    else:
+        np.save(folder / "ids.npy", NAMES)
+    file = {"text": "ids.txt", "npy": "ids.npy"}[request.param]
+    assert run("build", "vectors.npy", "index", "--ids", file, "-q") == 0
+    assert run("build", "vectors.npy", "plain", "-q") == 0
+
+
+@pytest.mark.parametrize("suffix", ["npz", "run"])
+def test_names_in_every_format(named_index, folder, suffix, capsys):
+    one, plain = f"out.{suffix}", f"plain.{suffix}"
+    assert run("search", "index", "queries.npy", "-k", 130, "-o", one, "-q") == 0
+    assert run("search", "plain", "queries.npy", "-k", 130, "-o", plain, "-q") == 0
+    scores, ids = runs.read_results(one, names=True)
+    rows = runs.read_results(plain)[1]
+    assert ids[:, :120].tolist() == np.array(NAMES)[rows[:, :120]].tolist()
+    assert not ids[:, 120:].any()
+    # From names to names, with an item that is not in the index.
+    hits = scores[:, :9], ids[:, :9].astype(object)
+    hits[1][1, 2] = "fresh.jpg"
+    runs.write_results(f"hits.{suffix}", *hits)
+    assert run("rerank", "index", f"hits.{suffix}", "-k", 6, "-o", f"again.{suffix}", "-q") == 0
+    again = runs.read_results(f"again.{suffix}", names=True)[1]
+    assert again.tolist() == diffusion.load("index").rerank(*hits, 6)[1].tolist()
+    with open("truth.qrels", "w", encoding="utf-8") as file:
+        for number, name in enumerate(NAMES):
+            file.write(f"{number // 40} 0 {name} 1\n")
+    with open("rows.qrels", "w") as file:
+        for number in range(120):
+            file.write(f"{number // 40} 0 {number} 1\n")
+    capsys.readouterr()
+    assert run("evaluate", one, "--qrels", "truth.qrels", "--json") == 0
+    assert run("evaluate", plain, "--qrels", "rows.qrels", "--json") == 0
+    printed = capsys.readouterr().out
+    assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
+
+
+def test_lists_with_item_ids(folder, vectors):
+    scores, rows = diffusion.nearest_neighbors(vectors, 10)
+    numbers = np.arange(120) * 10**12 - 60
+    for name, array in {"s": scores, "i": numbers[rows], "ids": numbers}.items():
+        np.save(folder / f"{name}.npy", array)
+    options = ("--neighbor-scores", "s.npy", "--neighbor-ids", "i.npy", "--ids", "ids.npy")
+    assert run("build", "index", *options, "-q") == 0
+    runs.write_results("hits.run", scores[:2], numbers[rows[:2]])
+    assert run("rerank", "index", "hits.run", "-k", 4, "-o", "out.run", "-q") == 0
+    ids = runs.read_results("out.run")[1]
+    expected = diffusion.Reranker().fit_neighbors(scores, rows).rerank(scores[:2], rows[:2], 4)
+    assert (ids == numbers[expected[1]]).all()
+
+
+def test_unknown_items_of_a_run_are_kept(index):
+    runs.write_results("far.run", np.array([[0.9, 0.5]]), np.array([[500, 3]]))
+    assert run("rerank", "index", "far.run", "-k", 5, "-o", "out.npz", "-q") == 0
+    assert 500 in np.load("out.npz")["ids"]
+
+
+def test_white_space_in_a_name_needs_another_format(folder, vectors, capsys):
+    (folder / "ids.txt").write_text("\n".join(f"a {name}" for name in NAMES), encoding="utf-8")
+    assert run("build", "vectors.npy", "index", "--ids", "ids.txt", "-q") == 0
+    capsys.readouterr()
+    for output in ((), ("-o", "out.run")):
+        assert run("search", "index", "queries.npy", "-q", *output) == 2
+        printed = capsys.readouterr()
+        assert "ids: expected ids without white space for a TREC run" in printed.err
+        assert not printed.out
+    assert run("search", "index", "queries.npy", "-q", "-o", "out.npz") == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\nb\n", "ids.txt: expected 120 ids, one for each row of X, got 2"),
+        (b"\n".join([b"a"] * 120), "ids.txt: expected each id once, rows 0 and 1 have 'a'"),
+        (b"\n".join([b"a", b"", *(b"%d" % i for i in range(118))]), "ids.txt: expected ids other"),
+        (b"\xff\xfe\n", "ids.txt: expected an .npy file or a text file in UTF-8"),
+        (None, "ids.txt: cannot be read"),
+    ],
+)
+def test_bad_files_of_ids_are_named(folder, vectors, capsys, content, message):
+    if content is not None:
+        (folder / "ids.txt").write_bytes(content)
+    assert run("build", "vectors.npy", "index", "--ids", "ids.txt", "-q") == 2
+    assert message in capsys.readouterr().err
+
+
 def test_explain_says_what_the_library_says(index, capsys):
     assert run("explain", "index", "queries.npy", 7, "--query", 1, "--chains", 2) == 0
     expected = diffusion.load(index).explain(np.load("queries.npy")[1], 7, n_chains=2)
@@ -309,7 +402,6 @@ def test_info_of_an_index_of_regions_and_of_one_with_parts(index, vectors, capsy
         (["search", "index", "nan.npy", "-o", "new"], "nan.npy: expected vectors of dimension 12"),
         (["search", "index", "queries.npy", "-o", "no/new"], "expected a file in a directory"),
         (["rerank", "index", "text.npy", "-o", "new"], "text.npy: line 1: expected 6 fields"),
-        (["rerank", "index", "far.run", "-o", "new"], "far.run: expected ids in [-1, 120)"),
         (["rerank", "index", "words.run", "-o", "new"], "words.run: line 1: item: expected a row"),
         (["rerank", "index", "empty.run", "-o", "new"], "empty.run: expected a TREC run"),
         (["rerank", "index", "vectors.npy", "-o", "new"], "vectors.npy: expected an .npz file"),

@@ -92,6 +92,19 @@ def test_the_strongest_chains_are_those_of_a_dense_search(lists, seed, alpha):
     assert len({path.nodes[-2:][0] for path in found}) == len(found)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_several_chains_in_a_dense_graph_of_uneven_weights(seed):
+    rng = np.random.default_rng(seed)
+    A = np.triu(rng.random((40, 40)) ** 6, 1).astype(np.float32)
+    graph = symmetric_graph(A + A.T)
+    W, y = graph.W.toarray().astype(float), rng.random(40) * (rng.random(40) < 0.1)
+    for node in range(40):
+        for most in (1, 2, 3, 10, 50):
+            found = paths(graph, y, node, alpha=0.99, most=most)
+            expected = dense_strengths(W, y, node, 0.99)[:most]
+            assert [path.strength for path in found] == pytest.approx(expected, rel=1e-5)
+
+
 @given(st.integers(0, 10**6))
 def test_the_first_chain_is_the_best_of_all_orders_of_nodes(seed):
     rng = np.random.default_rng(seed)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import diffusion
+from diffusion.change import Change
 from diffusion.graph.graph import Graph
+from diffusion.solvers.hybrid import Hybrid
 from diffusion.solvers.linalg import eigen
 from diffusion.solvers.linalg.components import large_pieces
 from diffusion.solvers.linalg.eigen import leading_eigenpairs
@@ -91,6 +95,88 @@ def test_progress_goes_to_standard_error(iterative, capsys):
     captured = capsys.readouterr()
     assert "20/20" in captured.err
     assert not captured.out
+
+
+# --- eigenpairs after an update ------------------------------------------------------------------
+
+
+def blocks_of(count, n=80):
+    """The adjacency of separate blocks, all different."""
+    A = np.zeros((count * n, count * n))
+    for i in range(count):
+        A[i * n : (i + 1) * n, i * n : (i + 1) * n] = random_block(n, i)
+    return A
+
+
+def asked_pairs(monkeypatch):
+    """A list that receives the number of pairs of each run of Lanczos."""
+    asked, lanczos = [], eigen._lanczos
+    monkeypatch.setattr(eigen, "_lanczos", lambda *a: asked.append(a[1]) or lanczos(*a))
+    return asked
+
+
+def local_updates():
+    """A block of eight is removed, or added."""
+    A, n = blocks_of(8), 640
+    removal, addition = Change.removal(n, np.arange(80, 160)), Change.addition(560, 80)
+    part = symmetric_graph(A[np.ix_(removal.source, removal.source)])
+    names = np.concatenate([removal.source, removal.removed])
+    whole, renamed = symmetric_graph(A), symmetric_graph(A[np.ix_(names, names)])
+    return [(whole, part, removal), (part, renamed, addition)]
+
+
+@pytest.mark.parametrize("rank", [1, 40, 100])
+def test_pairs_after_an_update_equal_numpy(iterative, monkeypatch, rank):
+    for before, after, change in local_updates():
+        touched = np.zeros(change.after, bool)
+        old = Hybrid(rank=rank).prepare(before, RegularizedLaplacian())
+        asked = asked_pairs(monkeypatch)
+        new = old.changed(after, change, touched)
+        assert asked[0] < (rank if rank > 1 else 10)
+        assert len(asked) <= 2
+        W = after.W.toarray().astype(float)
+        # One known eigenvalue a component.
+        expected = np.sort(np.linalg.eigvalsh(W))[::-1][after.n_components :]
+        np.testing.assert_allclose(new.eigenvalues_, expected[:rank], atol=2e-4)
+        a = new.arrays()
+        U = np.zeros((change.after, rank))
+        U[after.order[a["nodes"]]] = a["vectors"]
+        assert np.linalg.norm(W @ U - U * a["eigenvalues"], axis=0).max() <= 1e-4 + 3e-6
+        np.testing.assert_allclose(U.T @ U, np.eye(rank), atol=4e-5)
+
+
+@pytest.mark.parametrize("per_component", [False, True])
+@pytest.mark.parametrize("kind", [{}, {"float16": True}, {"sparsity": 0.3}], ids=str)
+def test_a_spectral_solver_after_an_update(iterative, monkeypatch, kind, per_component):
+    solver = Spectral(rank=20, tol=1e-5, per_component=per_component, **kind)
+    for before, after, change in local_updates():
+        old = replace(solver).prepare(before, RegularizedLaplacian(0.9))
+        fresh = replace(solver).prepare(after, RegularizedLaplacian(0.9))
+        asked = asked_pairs(monkeypatch)
+        new = old.changed(after, change, np.zeros(change.after, bool))
+        assert (min(asked) < 20) != bool(kind)
+        np.testing.assert_allclose(new.eigenvalues_, fresh.eigenvalues_, atol=2e-5)
+        assert new.residuals_.max() <= 1e-5
+        y = random_observations(after, 4)
+        x, expected = new.solve(y).x, fresh.solve(y).x
+        assert relative_error(x, expected) < (1e-2 if kind else 1e-3)
+
+
+def test_vectors_that_are_no_eigenvectors_do_no_harm(iterative):
+    graph = symmetric_graph(blocks_of(8))
+    nodes, rng = np.arange(640, dtype=np.int32), np.random.default_rng(0)
+    expected = leading_eigenpairs(graph, nodes, 40)
+    for start in (
+        rng.standard_normal((640, 40), dtype=np.float32),
+        np.zeros((640, 0), np.float32),
+        np.zeros((640, 40), np.float32),
+        np.repeat(expected.vectors[:, :1], 40, axis=1),
+        # Eigenvectors, but the smallest ones.
+        leading_eigenpairs(graph, nodes, 300).vectors[:, -40:],
+    ):
+        pairs = leading_eigenpairs(graph, nodes, 40, start=start)
+        np.testing.assert_allclose(pairs.values, expected.values, atol=2e-4)
+        assert pairs.residuals.max() <= 1e-4
 
 
 # --- full rank -----------------------------------------------------------------------------------

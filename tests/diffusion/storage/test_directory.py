@@ -218,8 +218,10 @@ def test_refuses_an_altered_manifest(index):
 
 
 def test_refuses_a_newer_version(index):
-    edit(index / "manifest.json", lambda m: m.update(version=2))
-    with pytest.raises(DiffusionError, match="index of version 2, this library reads version 1"):
+    edit(index / "manifest.json", lambda m: m.update(version=3))
+    with pytest.raises(
+        DiffusionError, match="index of version 3, this library reads version 1 or 2"
+    ):
         diffusion.load(index)
 
 
@@ -518,7 +520,7 @@ def test_reads_an_index_that_an_earlier_version_wrote(tmp_path):
     assert ids.tolist() == [2, 3]
     np.testing.assert_allclose(scores, scores[0])
     loaded.save(tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 1
+    assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 2
 
 
 # --- writing piece by piece -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffusion import DiffusionError
-from diffusion.storage.directory import read_manifest, write_manifest
+from diffusion.storage.manifest import read_manifest, write_manifest
 from diffusion.storage.rows import CHECKPOINT, ListsCheckpoint, RowsCheckpoint, discard
 
 X = np.ones((10, 3), np.float32)

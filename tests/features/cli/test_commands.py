@@ -21,6 +21,7 @@ import features
 from diffusion.cli import main as diffusion_main
 from features import cli
 from features.networks.weights import write_file
+from tests.support.pages import Page
 from tests.support.photos import CHINA, with_exif, write_photos
 
 SKIPPED = "features: skipped text.jpg: not an image of a format that is read\n"
@@ -78,10 +79,37 @@ def test_images_find_themselves_by_name(index, capsys):
     X, files = out.vectors, out.files
     white = features.load_whitening("w.npz").apply(X[files.index("b/04.png")][None])
     scores, ids = ranker.search(white[0], 3)
-    assert [files[i] for i in ids] == [line[3] for line in lines[:3]]
+    assert ids.tolist() == [line[3] for line in lines[:3]]
     np.testing.assert_allclose([float(line[2]) for line in lines[:3]], scores, rtol=1e-3)
     assert cli.main(["search", "index", *queries, "-o", "r.npz", "-q"]) == 0
-    assert np.load("r.npz")["ids"].shape == (2, 100)
+    with np.load("r.npz") as found:
+        assert found["names"][:, :3].tolist() == [
+            [line[3] for line in lines[i : i + 3]] for i in (0, 3)
+        ]
+        assert found["names"].shape == found["scores"].shape == (2, 100)
+
+
+def test_the_page_of_a_search(index, capsys):
+    search = ["search", "index", "photos/b/04.png", "-k", "5", "-q", "--page", "page.html"]
+    assert cli.main([*search, "--photos", "photos"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 5
+    assert printed.err == ""
+    page = Page(Path("page.html").read_text(encoding="utf-8"))
+    labels = [svg["aria-label"] for svg in page.attributes("svg") if "aria-label" in svg]
+    results = [line.split("\t")[3] for line in printed.out.splitlines()]
+    assert labels[0] == "photos/b/04.png"
+    assert labels[6:11] == results
+    shutil.copytree("photos", "fewer")
+    Path("fewer", results[1]).unlink()
+    assert cli.main([*search, "--photos", "fewer"]) == 0
+    assert f"1 photos cannot be read, such as {results[1]}" in capsys.readouterr().err
+    assert cli.main([*search, "--photos", "fewer/absent"]) == 2
+    assert "--photos: expected the folder" in capsys.readouterr().err
+    assert cli.main(search) == 0  # the index knows where they are
+    assert capsys.readouterr().err == ""
+    assert cli.main([*search[:-1], "absent/page.html", "--photos", "photos"]) == 2
+    assert "--page 'absent/page.html': expected a file in a directory" in capsys.readouterr().err
 
 
 def test_a_name_that_the_output_cannot_show_does_not_end_the_list(index):

@@ -364,18 +364,6 @@ def test_a_complete_discovery_is_not_repeated(discover, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == before
 
 
-def test_what_changed_is_done_again(discover, photos, tmp_path):
-    discover()
-    (photos / "00.png").write_bytes(png(photo(16)))
-    (photos / "b" / "01.png").unlink()
-    out = discover()
-    assert len(out.files) == N - 1
-    discover("fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-    other = discover(discovery=DiscoverySettings(**{**SETTINGS, "centrality": "none"}))
-    assert not np.array_equal(other.maps, out.maps)
-
-
 def test_a_photo_altered_meanwhile_is_named(discover, photos, tmp_path, monkeypatch):
     fit = ObjectDiscovery.fit_regions
 

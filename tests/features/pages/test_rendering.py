@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+from io import BytesIO
+
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
+from PIL import Image
 
 from diffusion import DiffusionError
 from features.pages import rendering
 from tests.support.pages import Page, pixels_of
+from tests.support.photos import pattern
 
 
 def test_page_reads_in_light_and_dark_and_needs_nothing_else(tmp_path):
@@ -32,6 +37,16 @@ def test_addresses_hold_the_pixels(rng, shape):
     pixels = rng.integers(0, 256, shape, np.uint8)
     for part in (pixels, pixels[:, ::-1]):
         np.testing.assert_array_equal(pixels_of(rendering.data_address(part)), part)
+
+
+def test_addresses_of_photos_are_close_to_the_pixels():
+    photo = pattern(40, 60, seed=2)
+    kind, _, data = rendering.photo_address(photo).partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(BytesIO(base64.b64decode(data, validate=True))) as image:
+        assert image.format == "JPEG"
+        error = np.abs(np.array(image).astype(int) - photo)
+    assert error.mean() < 8
 
 
 def test_a_page_that_cannot_be_written_is_named(tmp_path):

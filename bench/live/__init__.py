@@ -1,0 +1,1 @@
+"""Benchmark of a collection that items are added to and removed from, round after round."""

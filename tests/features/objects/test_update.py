@@ -1,0 +1,266 @@
+"""An object discovery whose folder changes: against one of the folder as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import features
+from diffusion import DiffusionError, storage
+from features import cli
+from features.description import sweep
+from features.description.descriptors import FORMAT
+from features.objects.discovery import ObjectDiscovery
+from features.objects.locate import Mapper
+from features.objects.opened import open_objects
+from features.settings import DiscoverySettings, NetworkSettings, RunSettings
+from tests.features.objects.test_folder import SETTINGS, N, photo, write_photos
+from tests.support.folders import contents
+from tests.support.photos import png
+from tests.support.processes import run_killed, run_whole
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write_photos(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def discover(photos, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "SHARD_IMAGES", 4)
+
+    def discover(out="out", **settings):
+        return features.discover_folder(
+            photos,
+            tmp_path / out,
+            NetworkSettings("alexnet", weights),
+            images=features.ImageSettings(size=120),
+            run=RunSettings(batch_size=3, workers=2),
+            **{"pictures": 2, "discovery": DiscoverySettings(**SETTINGS), **settings},
+        )
+
+    return discover
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The number of photos in each batch that the network was given."""
+    seen = []
+    activations = Mapper.activations
+    monkeypatch.setattr(
+        Mapper, "activations", lambda self, x: seen.append(len(x)) or activations(self, x)
+    )
+    return seen
+
+
+def same_but_for_last_bits(one, other):
+    """Compare two discoveries; the last bits of activations depend on the photos of a batch."""
+    one, other = (open_objects(path, verify=True) for path in (one, other))
+    assert one.files == other.files
+    assert one.descriptors.sources.equals(other.descriptors.sources)
+    arrays, expected = one.descriptors.arrays, other.descriptors.arrays
+    assert set(arrays) == set(expected)
+    # The signs of principal directions may differ, and with them what is projected on them.
+    turned = {"discovery_projection", "discovery_vectors"}
+    for name in set(arrays) - turned:
+        scale = np.abs(expected[name]).max() if expected[name].size else 0
+        np.testing.assert_allclose(
+            arrays[name], expected[name], rtol=1e-2, atol=1e-3 * scale, err_msg=name
+        )
+    for name in turned:
+        np.testing.assert_allclose(
+            np.abs(arrays[name]), np.abs(expected[name]), rtol=1e-2, atol=1e-3, err_msg=name
+        )
+
+
+def change(photos):
+    """Add a photo, alter one, rename one, touch one and delete one."""
+    (photos / "b" / "20.png").write_bytes(png(photo(20)))
+    (photos / "02.png").write_bytes(png(photo(17)))
+    (photos / "04.png").rename(photos / "b" / "04.png")
+    os.utime(photos / "06.png")
+    (photos / "00.png").unlink()
+
+
+def test_what_changed_is_done_again(discover, photos, tmp_path):
+    discover()
+    (photos / "00.png").write_bytes(png(photo(16)))
+    (photos / "b" / "01.png").unlink()
+    out = discover()
+    assert len(out.files) == N - 1
+    discover("fresh")
+    same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh")
+    other = discover(discovery=DiscoverySettings(**{**SETTINGS, "centrality": "none"}))
+    assert not np.array_equal(other.maps, out.maps)
+
+
+@pytest.mark.parametrize("settings", [{}, {"descriptor": "mac"}, {"whitening": True}])
+def test_regions_are_found_in_what_changed_alone(discover, photos, tmp_path, seen, settings):
+    if "whitening" in settings:
+        plain = discover("plain").descriptors.vectors
+        settings["whitening"] = features.learn_pca(plain, 5)
+    assert discover(**settings).descriptors.changes is None
+    change(photos)
+    seen.clear()
+    out = discover(**settings)
+    # The regions of two, the objects of all, and two pictures for the page.
+    assert sum(seen) == 2 + N + 2
+    assert out.learned_again
+    assert out.done() == (
+        "15 photos: 1 new, 1 altered, 1 gone, 1 renamed, 12 unchanged; the regions of 13 photos "
+        "were kept; objects were learned again, and located in all photos"
+    )
+    discover("fresh", **settings)
+    same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh")
+    seen.clear()
+    before = contents(tmp_path / "out")
+    out = discover(**settings)
+    assert (seen, contents(tmp_path / "out")) == ([], before)
+    assert out.done() == (
+        "15 photos: 0 new, 0 altered, 0 gone, 15 unchanged; nothing was done again"
+    )
+
+
+def test_photos_of_other_names_and_times_are_not_learned_from_again(
+    discover, photos, tmp_path, seen, monkeypatch
+):
+    discover()
+    page = (tmp_path / "out" / "page.html").read_text()
+    os.utime(photos / "06.png")
+    monkeypatch.setattr(ObjectDiscovery, "fit_regions", lambda *_: 1 / 0)
+    seen.clear()
+    out = discover()
+    assert (seen, out.learned_again) == ([], False)
+    monkeypatch.undo()
+    discover("fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    # The names are on the page, which is written again if they have changed.
+    (photos / "00.png").rename(photos / "0.png")
+    assert not discover().learned_again
+    assert page.replace("00.png", "0.png") == (tmp_path / "out" / "page.html").read_text()
+    discover("fresh2")
+    same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh2")
+
+
+def test_other_settings_of_learning_keep_the_regions(discover, tmp_path, seen):
+    discover()
+    other = {"discovery": DiscoverySettings(**{**SETTINGS, "centrality": "none"})}
+    seen.clear()
+    out = discover(**other)
+    assert sum(seen) == N + 2
+    assert "0 new, 0 altered, 0 gone, 15 unchanged; the regions of 15 photos were" in out.done()
+    discover("fresh", **other)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    seen.clear()
+    egm = replace(DiscoverySettings().feature_egm, threshold=0.3)
+    out = discover(discovery=DiscoverySettings(**SETTINGS, feature_egm=egm))
+    assert sum(seen) == 2 * N + 2
+    assert out.done().startswith(
+        "15 photos, all described anew: made with other settings (threshold); objects were"
+    )
+
+
+@pytest.mark.parametrize("damage", ["altered", "earlier version"])
+def test_damaged_discoveries_are_not_taken_over(discover, photos, tmp_path, seen, damage):
+    discover()
+    if damage == "altered":
+        (file,) = (tmp_path / "out").glob("arrays-*/found_vectors.npy")
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    else:
+        stored = storage.load(tmp_path / "out", FORMAT)
+        arrays = {n: a for n, a in stored.arrays.items() if not n.startswith("found_")}
+        storage.save(tmp_path / "out", FORMAT, stored.manifest, arrays)
+        assert len(open_objects(tmp_path / "out").files) == N
+    (photos / "00.png").unlink()
+    seen.clear()
+    out = discover()
+    assert sum(seen) == 2 * (N - 1) + 2
+    assert damage in out.descriptors.changes.anew
+    discover("fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_regions_that_are_not_as_expected_are_an_error(discover, tmp_path):
+    discover()
+    stored = storage.load(tmp_path / "out", FORMAT)
+    for changed in (
+        {"found_weights": stored.arrays["found_weights"][1:]},
+        {"found_vectors": stored.arrays["found_vectors"].astype(np.float64)},
+        {"found_vectors": stored.arrays["found_vectors"][1:]},
+    ):
+        storage.save(tmp_path / "changed", FORMAT, stored.manifest, {**stored.arrays, **changed})
+        with pytest.raises(DiffusionError, match=r"manifest\.json: altered"):
+            open_objects(tmp_path / "changed")
+
+
+# The two photos make a shard of regions; then come what was learned and the shards of objects.
+@pytest.mark.parametrize(
+    ("after", "ending"), [(0, ".npz"), (0, "manifest.json"), (2, ".npz"), (1, "manifest.json")]
+)
+def test_a_killed_update_goes_on_to_the_same_bytes(
+    discover, photos, weights, tmp_path, seen, after, ending
+):
+    discover()
+    shutil.copytree(tmp_path / "out", tmp_path / "killed")
+    before = open_objects(tmp_path / "out").files
+    change(photos)
+    discover()
+    call = (
+        "import torch\n"
+        "from features import *\n"
+        "from features.description import sweep\n"
+        "torch.set_num_threads(1)\n"
+        "sweep.SHARD_IMAGES = 4\n"
+        "discover_folder(*sys.argv[3:5], NetworkSettings('alexnet', sys.argv[5]), "
+        "images=ImageSettings(size=120), run=RunSettings(batch_size=3, workers=2), pictures=2, "
+        f"discovery=DiscoverySettings(**{SETTINGS!r}))\n"
+    )
+    arguments = photos, tmp_path / "killed", weights
+    run_killed(call, after, ending, *arguments)
+    assert open_objects(tmp_path / "killed", verify=True).files == before
+    run_whole(call, *arguments)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "out")
+
+
+def test_the_commands_update_with_the_settings_of_before(
+    photos, weights, tmp_path, capsys, seen, monkeypatch
+):
+    network = ["--backbone", "alexnet", "--weights", str(weights), "--size", "120"]
+    own = ["--descriptor", "mac", "--pictures", "3", "-k", "4", "--map-beta", "5"]
+    graph = ["--affinity", "cosine", "-k", "5"]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["discover", "photos", "out", *network, *own, "-q"]) == 0
+    assert cli.main(["index", "out", "index", *graph, "-q"]) == 0
+    change(photos)
+    capsys.readouterr()
+    assert cli.main(["search", "index", "photos/06.png", "-k", "1", "-q"]) == 0
+    said = capsys.readouterr().err
+    assert ": 2 new, 2 altered, 2 gone; update it: features index " in said
+    shutil.copytree("out", "copy", copy_function=shutil.copy2)
+    seen.clear()
+    assert cli.main(["index", "photos", "index", "-q"]) == 0
+    assert sum(seen) == 2 + N + 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "photos: 15 photos: 1 new, 1 altered, 1 gone, 1 renamed, 12 unchanged"
+    assert lines[1].startswith("index: 15 photos (built anew: the objects were learned again); Gr")
+    assert cli.main(["search", "index", "photos/06.png", "-k", "1", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+    seen.clear()
+    assert cli.main(["discover", "photos", "copy", "-q"]) == 0
+    assert sum(seen) == 2 + N + 3
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "copy: 15 photos: 1 new, 1 altered, 1 gone, 1 renamed, 12 unchanged; the regions of 13 "
+        "photos were kept; objects were learned again, and located in all photos"
+    )
+    assert cli.main(["discover", "photos", "fresh", *network, *own, "-q"]) == 0
+    same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh")
+    same_but_for_last_bits(tmp_path / "copy", tmp_path / "fresh")
