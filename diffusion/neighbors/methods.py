@@ -91,6 +91,7 @@ class IVF:
     thread, because the loop around them uses all cores.
 
     Memory: the vectors, which are copied once while the cells are made, and 4 bytes per vector.
+    After changes of the collection there may be room for half as many vectors more.
     """
 
     nlist: int | None = None
@@ -114,7 +115,8 @@ class HNSW:
     """Hierarchical navigable small-world graph of faiss.
 
     What is stored are the vectors and the arrays of the graph. faiss's own format is not used:
-    faiss follows whatever such a file says, to any address.
+    faiss follows whatever such a file says, to any address. Items are added to the graph; after a
+    removal it is built again, because faiss takes no vector out of it.
 
     Parameters
     ----------
