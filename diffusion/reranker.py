@@ -255,7 +255,7 @@ class Reranker(Reporting, Parameters):
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         found, zero, lists = listed(
             X,
-            int(self.k),
+            components.affinity.listed(int(self.k)),
             self.metric,
             components.method,
             index=index,
@@ -329,7 +329,7 @@ class Reranker(Reporting, Parameters):
                     f"X: expected {len(ids)} rows, one for each neighbour list, got {index.size}"
                 )
             scores, ids = without_items(scores, ids, zero)
-        k = min(int(self.k), ids.shape[1])
+        k = min(components.affinity.listed(int(self.k)), ids.shape[1])
         return self._fit_lists(components, *tidy_lists(scores, ids, k), index, items)
 
     def _components(self) -> Components:

@@ -90,8 +90,15 @@ def _changed(
                 "lists; expected one that is built again"
             )
         lists = np.empty((change.before, 0), np.float32), np.empty((change.before, 0), np.int32)
-    length = fitted.affinity.depth_of(parameters["k"])
-    scores, ids, dirty = changed_lists(index, *lists, change, length, progress=progress)
+    length, least = (
+        of(parameters["k"]) for of in (fitted.affinity.listed, fitted.affinity.depth_of)
+    )
+    width = lists[1].shape[1]
+    if width not in (0, min(length, max(1, change.before - 1))):
+        length = width  # that of lists which were given
+    scores, ids, dirty = changed_lists(
+        index, *lists, change, length, least=least, progress=progress
+    )
     affinity, edges = fitted.affinity.changed(scores, ids, dirty, change, progress=progress)
     graph, touched = fitted.graph.changed(change, edges, progress=progress)
     solver = fitted.solver.changed(graph, change, touched, progress=progress)

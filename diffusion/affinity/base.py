@@ -68,6 +68,10 @@ class Affinity(ABC):
         """Return how many neighbours of lists of k are used, in a collection that has as many."""
         return k
 
+    def listed(self, k: int) -> int:
+        """Return how many neighbours lists should have, more than `depth_of` for updates."""
+        return k
+
     @abstractmethod
     def edges(
         self, scores: NDArray[np.float32], ids: NDArray[np.int32], *, progress: bool = False

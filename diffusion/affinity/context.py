@@ -45,6 +45,9 @@ _OFFERED = 1 << 22
 # An update that encodes a larger share of the items than this computes everything.
 _MOST_CHANGED = 0.75
 
+# Entries of lists beyond the largest scale.
+_SPARE = 8
+
 # The largest age, after which ages are counted anew.
 _MOST_AGES = 2**31 - 1
 
@@ -96,11 +99,11 @@ class Context(Affinity):
     and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
     default settings, in addition to the graph. Of the scores of the lists, a search reads those
     at the places of the scales, which is all that the rank of a query depends on. Another
-    10 k bytes per item, 480 with the default settings, are read by updates of the collection
-    alone: all scores, and the most similar items and their similarities. Building takes 1,200
-    bytes per item in addition to the lists. The time grows with the square of the number of
-    encodings that hold an item, which is about `size` for most items. It is linear in the number
-    of items unless some items are neighbours of a fixed share of all.
+    10 k + 64 bytes per item, 544 with the default settings, are read by updates of the collection
+    alone: all scores, spare entries, and the most similar items and their similarities. Building
+    takes 1,200 bytes per item in addition to the lists. The time grows with the square of the
+    number of encodings that hold an item, which is about `size` for most items. It is linear in the
+    number of items unless some items are neighbours of a fixed share of all.
 
     References
     ----------
@@ -150,6 +153,13 @@ class Context(Affinity):
         """Return the number of neighbours up to the largest scale."""
         return min(k, self.scales[-1])
 
+    def listed(self, k: int) -> int:
+        """Return the number of neighbours up to the largest scale, and spare ones.
+
+        When an item is removed, a spare one takes its place in the lists that had it.
+        """
+        return self.depth_of(k) + _SPARE
+
     @property
     def _cut(self) -> tuple[int, ...]:
         """The scales, cut to the length of the lists."""
@@ -167,8 +177,8 @@ class Context(Affinity):
         shapes are those of `Affinity.edges`.
         """
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
-        ids = np.ascontiguousarray(ids[:, :k], np.int32)
-        scores = np.ascontiguousarray(scores[:, :k], np.float32)
+        basis = _kept_lists(scores, ids, k)
+        ids, scores = np.ascontiguousarray(ids[:, :k], np.int32), basis["scores"]
         self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
         # A device resolves ties by row.
         on_device = context_on("cpu" if len(self._ages) else self.device)
@@ -179,17 +189,23 @@ class Context(Affinity):
         del levels
         overlaps = np.empty((n, k), np.uint16)
         similar = self._compare_items(on_device, order, overlaps, progress)
-        self._basis = {"scores": scores, "similar": similar, "overlaps": overlaps}
+        self._basis = {**basis, "similar": similar, "overlaps": overlaps}
         self._basis_contents = COMPUTED
         return similar, self._weigh(order, overlaps, similar)
 
     def neighbor_lists(self) -> Lists | None:
-        """Return the lists that the edges were made from, `depth` columns of them, or None."""
+        """Return the lists that the edges were made from, and their spare entries, or None."""
         if not self._basis:
             return None
         self._contents.check(by_rows=True)
         self._basis_contents.check()
-        return self._basis["scores"], self._state["ids"]
+        scores, ids = self._basis["scores"], self._state["ids"]
+        if "spare_ids" not in self._basis:
+            return scores, ids
+        return (
+            np.concatenate([scores, self._basis["spare_scores"]], axis=1),
+            np.concatenate([ids, self._basis["spare_ids"]], axis=1),
+        )
 
     def _compare_items(
         self,
@@ -271,13 +287,15 @@ class Context(Affinity):
         are left. Parameters and shapes are those of `Affinity.changed`.
         """
         ages = _ages_after(self._ages, change)
-        k, lists = min(self.scales[-1], ids.shape[1]), self.neighbor_lists()
+        k = min(self.scales[-1], ids.shape[1])
         sizes = {min(self.size, n) for n in (change.before, change.after)}
-        if lists is not None and lists[1].shape[1] == k and len(sizes) == 1:
+        if self._basis and self._state["ids"].shape[1] == k and len(sizes) == 1:
+            self._contents.check(by_rows=True)
+            self._basis_contents.check()
             new = replace(self)
             new._ages = ages
             new._state = {"ids": np.ascontiguousarray(ids[:, :k], np.int32)}
-            new._basis = {"scores": np.ascontiguousarray(scores[:, :k], np.float32)}
+            new._basis = _kept_lists(scores, ids, k)
             again = new._change_levels(self, dirty, change)
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
@@ -516,6 +534,8 @@ class Context(Affinity):
         self._contents = Contents(arrays, {**layout, **ages}, source)
         self._state = {name: arrays[name] for name in layout}
         layout = _basis_layout(*self._state["ids"].shape) if "similar" in arrays else {}
+        if layout and "spare_ids" not in arrays:
+            del layout["spare_ids"], layout["spare_scores"]
         self._basis_contents = Contents(arrays, layout, source)
         self._basis = {name: arrays[name] for name in layout}
 
@@ -553,14 +573,32 @@ def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
     }
 
 
+def _kept_lists(
+    scores: NDArray[np.float32], ids: NDArray[np.integer], k: int
+) -> dict[str, NDArray[Any]]:
+    """Return what is kept of lists for updates: the scores of the first k, and spare entries."""
+    kept = {"scores": np.ascontiguousarray(scores[:, :k], np.float32)}
+    if ids.shape[1] == k:
+        return kept
+    spare = slice(k, k + _SPARE)
+    return {
+        **kept,
+        "spare_scores": np.ascontiguousarray(scores[:, spare], np.float32),
+        "spare_ids": np.ascontiguousarray(ids[:, spare], np.int32),
+    }
+
+
 def _basis_layout(n: int, k: int) -> dict[str, Array]:
     """Return what the arrays must be that an update starts from.
 
-    They are the scores of the lists, and, for each item, the most similar others and their
-    overlaps, of which the edges were made, and whether its encoding depends on the rows of items.
+    They are the scores of the lists, their spare entries, and, for each item, the most similar
+    others and their overlaps, of which the edges were made.
     """
+    spare = lists_layout(n, "spare")
     return {
         "scores": lists_layout(n, k)["scores"],
+        "spare_scores": spare["scores"],
+        "spare_ids": spare["ids"],
         "similar": Array(np.int32, (n, k), Between(-1, n - 1)),
         "overlaps": Array(np.uint16, (n, k)),
     }
