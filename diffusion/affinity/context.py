@@ -156,9 +156,10 @@ class Context(Affinity):
     def listed(self, k: int) -> int:
         """Return the number of neighbours up to the largest scale, and spare ones.
 
-        When an item is removed, a spare one takes its place in the lists that had it.
+        When an item is removed, a spare one takes its place in the lists that had it. Lists that
+        are shorter than the largest scale have none: all of their entries are used.
         """
-        return self.depth_of(k) + _SPARE
+        return k if k < self.scales[-1] else self.scales[-1] + _SPARE
 
     @property
     def _cut(self) -> tuple[int, ...]:

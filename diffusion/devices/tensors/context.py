@@ -46,7 +46,7 @@ class TensorContext:
     ) -> None:
         """Encode items; the arguments are those of `kernels.encodings.encode`."""
         n, k = sets.ids.shape
-        ids, levels = map(self._kept, sets)
+        ids, levels = self._kept(sets.ids), self._kept(sets.levels)
         spread = scales.spread.tolist()
         width = out.values.shape[1]
         size = max(1, _PAIRS // (spread[-1] * (k + 1)))
