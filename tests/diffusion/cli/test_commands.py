@@ -155,6 +155,42 @@ def test_names_in_every_format(named_index, folder, suffix, capsys):
     assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
 
 
+def test_an_index_is_changed(index, vectors, capsys):
+    np.save("new.npy", vectors[:5] + 0.1)
+    assert run("add", "index", "new.npy", "-q") == 0
+    assert capsys.readouterr().out.startswith("index: 125 items; Graph(125 nodes")
+    assert run("remove", "index", 3, 124, "-q") == 0
+    (index.parent / "gone.txt").write_text("7\n9\n")
+    assert run("remove", "index", "--ids", "gone.txt", "-q") == 0
+    capsys.readouterr()
+    changed = diffusion.load(index, verify=True)
+    expected = diffusion.Reranker(k=8).fit(vectors)
+    expected.add(vectors[:5] + 0.1).remove([3, 124]).remove([7, 9])
+    assert changed.ids_.tolist() == expected.ids_.tolist()
+    assert (changed.graph_.W != expected.graph_.W).nnz == 0
+
+
+def test_an_index_with_names_is_changed(named_index, folder, vectors, capsys):
+    names = diffusion.load("index").ids_.tolist()
+    np.save("new.npy", vectors[:2] + 0.1)
+    (folder / "new.txt").write_text("one\ntwo é\n")
+    assert run("add", "index", "new.npy", "--ids", "new.txt", "-q") == 0
+    assert run("remove", "index", names[4], "two é", "-q") == 0
+    left = set(diffusion.load("index").ids_.tolist())
+    assert left == {*names, "one"} - {names[4]}
+    capsys.readouterr()
+    for arguments, message in (
+        (("remove", "index", "nobody"), "ids: expected ids of the collection"),
+        (("remove", "index"), "ID, --ids: expected ids, or a file of ids"),
+        (("add", "index", "new.npy"), "ids: "),
+        (("add", "index", "absent.npy"), "absent.npy: "),
+        (("add", "absent", "new.npy"), "absent: expected an index"),
+    ):
+        assert run(*arguments, "-q") == 2
+        assert capsys.readouterr().err.startswith(f"diffusion: error: {message}")
+    assert set(diffusion.load("index").ids_.tolist()) == left
+
+
 def test_lists_with_item_ids(folder, vectors):
     scores, rows = diffusion.nearest_neighbors(vectors, 10)
     numbers = np.arange(120) * 10**12 - 60
