@@ -263,7 +263,8 @@ def recall(ranker: Reranker, sampled: int) -> float:
     lists = fitted.affinity.neighbor_lists()
     assert isinstance(fitted.index, NeighborIndex)
     assert lists is not None
-    n, k = lists[1].shape
+    ids = lists[1][:, : fitted.affinity.depth or None]  # without spare entries
+    n, k = ids.shape
     rows = np.random.default_rng(3).choice(n, min(n, sampled), replace=False)
     exact = NeighborIndex(fitted.index.vectors_of(np.arange(n)), fitted.index.metric, Exact())
     _, found = exact.search(exact.vectors_of(rows), k + 1)
@@ -271,7 +272,7 @@ def recall(ranker: Reranker, sampled: int) -> float:
     # An item that is not among its own neighbours has as many equal ones: the last one is left out.
     whole = (expected >= 0).all(axis=1)
     expected[whole, -1] = -1
-    return overlap(lists[1][rows], expected)
+    return overlap(ids[rows], expected)
 
 
 def file_row(done: Run, folder: Path) -> list[float]:

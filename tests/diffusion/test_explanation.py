@@ -382,7 +382,7 @@ def test_the_forms_of_an_explanation(vectors, queries):
     [
         ({"id": 120}, "id: expected the id of an item, got 120"),
         ({"id": -1}, "id: expected"),
-        ({"id": "a"}, "id: expected int64 ids, as the items have, got str"),
+        ({"id": "a"}, "id: expected int64 ids, as the items have, got 'a'"),
         ({"id": [3, 4]}, "id: expected"),
         ({"id": 3.0}, "id: expected"),
         ({"id": True}, "id: expected"),
