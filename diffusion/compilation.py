@@ -14,9 +14,12 @@ from .solvers import make_solver
 # A few items in two dimensions: compiled loops do not depend on the sizes of their arguments.
 _ITEMS = 24
 
+# Groups of items of a collection that changes.
+_GROUPS = 40
+
 
 def warm_up(*solvers: str) -> None:
-    """Compile the loops that a first fit, search and re-ranking would compile.
+    """Compile the loops that a first fit, search, re-ranking or update would compile.
 
     Loops are compiled when they are first used, which takes about twenty seconds, and are kept in a
     cache on disk: beside the package's source files if that directory is writable, otherwise in
@@ -56,3 +59,13 @@ def warm_up(*solvers: str) -> None:
                 # One query and several: blocks of both widths are compiled.
                 ranker.search(X[0], k=3)
                 ranker.rerank(*ranker.search(X, k=3))
+            _update(Reranker(k=3, affinity=affinity, solver=names[0], neighbors=neighbors))
+
+
+def _update(ranker: Reranker) -> None:
+    """Change a collection, of which the greatest part stays as it is, and ask about it."""
+    angle = np.repeat(np.arange(_GROUPS), 6) + 0.01 * np.tile(np.arange(6), _GROUPS)
+    X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    ranker.fit(X[:-6]).add(X[-6:]).remove(np.arange(6))
+    ranker.search(X[-1], k=9, allow=ranker.ids_[:12])
+    ranker.explain(X[-1], int(ranker.ids_[0]))

@@ -40,6 +40,12 @@ for settings in ({}, {"affinity": "cosine"}, {"neighbors": diffusion.IVF(nlist=4
     ranker.rerank(*ranker.search(X[:40]))
     ranker.save(sys.argv[1])
     diffusion.load(sys.argv[1]).search(X[:3])
+    ranker.add(X[:2] + 0.1).remove([5, 7])
+    ranker.search(X[:3], allow=np.arange(20, 60))
+    ranker.explain(X[0], 3)
+    ranker.save(sys.argv[1])
+    changed = diffusion.load(sys.argv[1])
+    changed.remove([11]).search(X[:3])
 print(compiled)
 """
 
