@@ -223,6 +223,11 @@ def _locate(inputs: Path, home: Path, version: int) -> None:
     run_features("locate", inputs / "objects", *photos[: 1 + version], *files)
 
 
+def without_places(text: str) -> str:
+    """Return a manifest without the places of folders, which a home of another name changes."""
+    return re.sub(r'"(absolute|relative|path)": "[^"]*"', "", text)
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
@@ -235,6 +240,7 @@ def _stored(path: Path, format: storage.Format) -> str | None:
             return None
         raise
     plain = {key: v for key, v in stored.manifest.items() if key not in ("arrays", "checksum")}
+    plain = without_places(json.dumps(plain, sort_keys=True))
     arrays = {key: hashlib.sha256(a.tobytes()).hexdigest() for key, a in stored.arrays.items()}
     return json.dumps([plain, arrays], sort_keys=True)
 
@@ -243,7 +249,8 @@ def _index(home: Path) -> tuple[Any]:
     state = _stored(home / "index", INDEX)
     if state is None:
         return (None,)
-    scores, ids = diffusion.load(home / "index").rerank([[1.0, 0.5, 0.2]], [[3, 1, 2]], k=10)
+    ranker = diffusion.load(home / "index")
+    scores, ids = ranker.rerank([[1.0, 0.5, 0.2]], [ranker.ids_[[3, 1, 2]].tolist()], k=10)
     return ((state, ids.tolist(), scores.tolist()),)
 
 
