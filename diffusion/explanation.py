@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .copies import Copies
 from .errors import DiffusionError
 from .fitted import Fitted, Results, first_stage_of
 from .graph.explain import neighbors_of, strongest_paths
@@ -113,6 +114,9 @@ class Explanation:
     depth : int
         The `k` of the search whose ranking this is. An item far down needs a deeper solve with
         some solvers.
+    copies : int
+        Number of other items with the same vector. They have the same score, and ranks next to
+        each other. In chains and flows, the first item of a vector stands for all of them.
     n_items : int
         Number of items of the collection.
     """
@@ -131,6 +135,7 @@ class Explanation:
     own: float | None
     remainder: float | None
     depth: int
+    copies: int
     n_items: int = field(compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -144,7 +149,7 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [
-            f"Item {self.id}, of {self.n_items}.",
+            f"Item {self.id}, of {self.n_items}{self._of_copies()}.",
             f"First stage: {_place(self.first_rank, self.first_score)} "
             f"After diffusion: {_place(self.rank, self.score)}",
             self._of_score(),
@@ -156,6 +161,12 @@ class Explanation:
             lines.append("Flow into it, in shares of x:")
             lines += [f"  {part}" for part in self._parts()]
         return "\n".join(lines)
+
+    def _of_copies(self) -> str:
+        if not self.copies:
+            return ""
+        others = "1 other has" if self.copies == 1 else f"{self.copies} others have"
+        return f", of which {others} the same vector"
 
     def _of_score(self) -> str:
         """Say what the score consists of, or why diffusion has no share in it."""
@@ -212,11 +223,13 @@ class FirstStage(NamedTuple):
     Attributes
     ----------
     lists : tuple of ndarray, shape (1, c)
-        Scores and rows. Those of n and more stand for items that are not of the collection.
+        Scores and nodes. Those of n and more stand for items that are not of the collection.
     observed : tuple of ndarray
         The neighbours that the observation is computed from.
     candidates : ndarray, shape (1, c)
-        The rows of `lists` that are of the collection.
+        The nodes of `lists` that are of the collection.
+    given : ndarray, shape (c,), or None
+        The items of another engine's results.
     search : callable or None
         Returns lists (1, w) of a given length w, if there is an index to search.
     """
@@ -224,6 +237,7 @@ class FirstStage(NamedTuple):
     lists: Results
     observed: Results
     candidates: NDArray[np.int64]
+    given: NDArray[np.int64] | None = None
     search: Callable[[int], Results] | None = None
 
     @classmethod
@@ -233,18 +247,31 @@ class FirstStage(NamedTuple):
         lists, observed = fitted.first_stage(q, length, query_k=query_k, progress=False)
         _check_single(lists, "q")
         index, queries = fitted.searched(q)
-        return cls(lists, observed, lists[1], lambda width: index.search(queries, width))
+        return cls(lists, observed, lists[1], search=lambda width: index.search(queries, width))
 
     @classmethod
     def of_hits(cls, fitted: Fitted, hits: tuple[Any, Any], query_k: int) -> FirstStage:
         """Take the results of another engine, as `Reranker.rerank` does."""
         if not (isinstance(hits, tuple | list) and len(hits) == 2):
             raise DiffusionError(f"hits: expected a pair of scores and ids, got {hits!r:.40}")
-        metric, depth = fitted.parameters["metric"], fitted.depth(query_k)
-        found = first_stage_of(*hits, fitted.items, metric)
+        depth = fitted.depth(query_k)
+        found = first_stage_of(*hits, fitted)
         lists, (scores, candidates) = (found.scores, found.codes), found.known
         _check_single(lists, "hits")
-        return cls(lists, (scores[:, :depth], candidates[:, :depth]), candidates)
+        return cls(lists, (scores[:, :depth], candidates[:, :depth]), candidates, found.given[0])
+
+    def rank(self, item: int, nodes: NDArray[np.int64], copies: Copies) -> int | None:
+        """Return the rank of an item in a list of nodes (c,), from 1; None if it is not there."""
+        node = int(copies.of_items(np.array([item]))[0])
+        place = np.flatnonzero(nodes == node)
+        if not len(place):
+            return None
+        if self.given is None:
+            return 1 + int(copies.counts(nodes[: place[0]]).sum()) + copies.place(item)
+        # Hits may have some of its copies only.
+        own = np.flatnonzero(self.given == item)
+        alike = np.flatnonzero(copies.of_items(self.given) == node)
+        return 1 + int(own[0] if len(own) else alike[0])
 
 
 def _check_single(lists: Results, name: str) -> None:
@@ -273,17 +300,23 @@ class Explainer:
         known = transfer is not None and transfer["name"] == RegularizedLaplacian.name
         self._alpha: float | None = float(transfer["alpha"]) if known else None
 
-    def _ids_of(self, rows: Any) -> list[Hashable]:
-        return self._fitted.items.of_rows(np.asarray(rows, np.int64)).tolist()
+    def _ids_of(self, nodes: Any) -> list[Hashable]:
+        """Return the ids of nodes: those of their first items."""
+        fitted = self._fitted
+        items = fitted.copies.first_items(np.asarray(nodes, np.int64))
+        return fitted.items.of_rows(items).tolist()
 
-    def explain(self, row: int, n_chains: int) -> Explanation:
+    def explain(self, item: int, n_chains: int) -> Explanation:
         """Explain the place of an item."""
+        copies = self._fitted.copies
+        row = int(copies.of_items(np.array([item]))[0])
+        id_: Hashable = self._fitted.items.of_rows(np.array([item])).tolist()[0]
         fitted, lists, graph = self._fitted, self._first.lists, self._fitted.graph
         scores, ids = self._lists_with(row)
         listed = np.flatnonzero(ids == row)
-        first_rank = int(listed[0]) + 1 if len(listed) else None
+        first_rank = self._first.rank(item, ids, copies)
         first_score = float(scores[listed[0]]) if len(listed) else None
-        answer, rank, depth = self._ranked(row, ids)
+        answer, rank, depth = self._ranked(item, row, ids)
         x, score, shares = value_of(answer.x, row), value_of(answer.scores, row), Shares()
         if score > 0:
             shares = fitted.score.shares(row, answer.x, self._observation, *lists, graph)
@@ -291,7 +324,7 @@ class Explainer:
             score = max(float(scores[listed[0]]) - float(scores[0]), _LOWEST)
         own, flow = self._flow(row, answer.x)
         return Explanation(
-            id=self._ids_of([row])[0],
+            id=id_,
             first_rank=first_rank,
             first_score=first_score,
             rank=rank,
@@ -300,12 +333,13 @@ class Explainer:
             reached=x > 0,
             x=x,
             degree=float(graph.degrees[row]),
-            chains=self._chains(row, answer.x, n_chains),
+            chains=self._chains(row, id_, answer.x, n_chains),
             flow=flow,
             own=own,
             remainder=None if own is None else x - own - sum(part.amount for part in flow),
             depth=depth,
-            n_items=graph.n_nodes,
+            copies=int(copies.counts(np.array([row]))[0]) - 1,
+            n_items=fitted.items.size,
         )
 
     def _lists_with(self, row: int) -> Results:
@@ -321,15 +355,18 @@ class Explainer:
                 break
         return self._wide[0][0], self._wide[1][0]
 
-    def _ranked(self, row: int, listed: NDArray[np.int64]) -> tuple[_Answer, int | None, int]:
+    def _ranked(
+        self, item: int, row: int, listed: NDArray[np.int64]
+    ) -> tuple[_Answer, int | None, int]:
         """Solve deep enough that the rank of an item is that of a search.
 
         Returns the solution, the rank, and the depth of that search.
         """
-        n, depth = self._fitted.graph.n_nodes, self._k
+        n, depth, copies = self._fitted.graph.n_nodes, self._k, self._fitted.copies
         while True:
             answer = self._answer(depth)
-            rank = _rank_of(row, answer.scores, listed)
+            rank = _rank_of(row, answer.scores, listed, copies)
+            rank = None if rank is None else rank + copies.place(item)
             least = n if rank is None else rank
             enough = least <= depth or depth >= n
             if enough or answer.solver.for_depth(least) is answer.solver:
@@ -374,7 +411,7 @@ class Explainer:
         own = (1.0 - self._alpha) * value_of(self._observation.y, row)
         return own, tuple(Flow(*part) for part in parts)
 
-    def _chains(self, row: int, x: SparseRows, most: int) -> tuple[Chain, ...]:
+    def _chains(self, row: int, id_: Hashable, x: SparseRows, most: int) -> tuple[Chain, ...]:
         """Return the strongest chains to an item within the support of x."""
         own = value_of(x, row)
         if not own:
@@ -385,7 +422,7 @@ class Explainer:
         paths = strongest_paths(self._fitted.graph, observed, x.ids, row, alpha=factor, most=most)
         return tuple(
             Chain(
-                ids=tuple(self._ids_of(path.nodes)),
+                ids=(*self._ids_of(path.nodes[:-1]), id_),
                 weights=tuple(path.weights),
                 observed=value_of(y, path.nodes[0]),
                 similarity=None if J is None else value_of(J, path.nodes[0]),
@@ -408,12 +445,18 @@ def _positive(values: NDArray[np.float32] | SparseRows) -> SparseRows:
     return SparseRows(np.zeros(1, np.int64), np.full(1, len(ids)), ids, found)
 
 
-def _rank_of(row: int, scores: SparseRows, listed: NDArray[np.int64]) -> int | None:
-    """Return the rank of an item, as `scoring.ranking.rank` orders items; None if it has none."""
+def _rank_of(row: int, scores: SparseRows, listed: NDArray[np.int64], copies: Copies) -> int | None:
+    """Return the rank of the first item of a node, as `scoring.ranking.rank` orders nodes.
+
+    It is None if the node has none.
+    """
     own = value_of(scores, row)
     if own > 0:
         before = (scores.values > own) | ((scores.values == own) & (scores.ids < row))
-        return 1 + int(np.count_nonzero(before))
+        return 1 + int(copies.counts(scores.ids[before]).sum())
     behind = listed[~np.isin(listed, scores.ids)]
     place = np.flatnonzero(behind == row)
-    return 1 + len(scores.ids) + int(place[0]) if len(place) else None
+    if not len(place):
+        return None
+    before = np.concatenate([scores.ids, behind[: place[0]]])
+    return 1 + int(copies.counts(before).sum())

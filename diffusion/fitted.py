@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .affinity import Affinity, Context
 from .affinity.base import Observation
+from .copies import Copies
 from .distances import similarities
 from .errors import DiffusionError
 from .graph.graph import Graph
@@ -38,7 +39,7 @@ _BATCH_VALUES = 1 << 26
 _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
-_AFFINITY, _SOLVER, _IDS = "affinity_", "solver_", "ids_"
+_AFFINITY, _SOLVER, _IDS, _COPIES = "affinity_", "solver_", "ids_", "copies_"
 
 
 class _Asked(NamedTuple):
@@ -84,6 +85,8 @@ class Fitted:
         None for a Reranker that was fitted from neighbour lists alone.
     items : ItemIds
         The ids by which users name the items.
+    copies : Copies
+        Which items share a node. Everything else is about nodes.
     """
 
     parameters: dict[str, Any]
@@ -93,6 +96,7 @@ class Fitted:
     graph: Graph
     index: SearchIndex | None
     items: ItemIds
+    copies: Copies
 
     def searched(self, Q: ArrayLike) -> tuple[SearchIndex, NDArray[np.float32]]:
         """Return the index to search, and queries (nq, d) or (d,) converted to its space.
@@ -268,6 +272,50 @@ class Fitted:
             fill(*among, lists[0][rows, 0], *part)
             found[0][rows], found[1][rows] = part
 
+    def expanded(
+        self,
+        found: Results,
+        k: int,
+        *,
+        allowed: NDArray[np.uint8] = EVERYTHING,
+        hits: Hits | None = None,
+        restrict: bool = False,
+    ) -> Results:
+        """Expand ranked nodes to items.
+
+        Parameters
+        ----------
+        found : tuple of ndarray
+            Scores and nodes as `diffuse` returns them.
+        k : int
+            Length of the lists of items.
+        allowed : ndarray, shape (n_items + u,) or (0,), uint8
+            The items that may be in them.
+        hits : Hits, optional
+            The first-stage results of another engine.
+        restrict : bool, default False
+            Only keep items of the hits.
+
+        Returns
+        -------
+        scores, codes : ndarray, shape (nq, k)
+        """
+        copies = self.copies
+        if copies.plain:
+            return found
+        if hits is None:
+            return copies.expanded(found, k, allowed)
+        if restrict:
+            out = copies.among(found, hits.given, k, allowed)
+        else:
+            out = copies.expanded(found, k, allowed)
+        if len(hits.unknown):
+            # Copies of better items must not push them out.
+            first = kernels.FirstStage(hits.scores, copies.first_items(hits.codes))
+            own = self.score.evidence(hits.scores, hits.codes)
+            kernels.keep_unknown(first, copies.n_items, own, allowed, *out)
+        return out
+
     # --- the plain state --------------------------------------------------------------------------
 
     def state(self, query_k: int) -> IndexState:
@@ -285,7 +333,8 @@ class Fitted:
             )
         graph, index = self.graph, self.index
         sizes = {
-            "items": graph.n_nodes,
+            "items": self.items.size,
+            **({} if self.copies.plain else {"nodes": graph.n_nodes}),
             "dimension": None if index is None else index.dimension,
             "edges": graph.n_edges,
             "components": graph.n_components,
@@ -297,6 +346,7 @@ class Fitted:
             **{_AFFINITY + name: array for name, array in self.affinity.arrays().items()},
             **{_SOLVER + name: array for name, array in self.solver.arrays().items()},
             **{_IDS + name: array for name, array in self.items.arrays().items()},
+            **{_COPIES + name: array for name, array in self.copies.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
         parameters = {**self.parameters, "query_k": query_k, **recall}
@@ -341,8 +391,11 @@ class Fitted:
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
             source = f"{state.source}: {_IDS[:-1]}"
-            items = ItemIds.restored(state.with_prefix(_IDS), n, source)
-        return cls(parameters, affinity, score, solver, graph, index, items)
+            n_items = state.size("items", low=1)
+            items = ItemIds.restored(state.with_prefix(_IDS), n_items, source)
+            source = f"{state.source}: {_COPIES[:-1]}"
+            copies = Copies.restored(state.with_prefix(_COPIES), n_items, n, source)
+        return cls(parameters, affinity, score, solver, graph, index, items, copies)
 
 
 # --- first-stage results -------------------------------------------------------------------------
@@ -356,17 +409,21 @@ class Hits(NamedTuple):
     scores : ndarray, shape (nq, m), float32
         In descending order, padded with -inf at the end.
     codes : ndarray, shape (nq, m), int64
+        The nodes of the items, each at its best place, or the number of nodes plus i for the id
+        ``unknown[i]``; padded with -1.
+    given : ndarray, shape (nq, m), int64
         The items as the codes of a `Coded`, padded with -1.
     unknown : ndarray, shape (u,)
         The ids of items that are not of the collection.
     single : bool
         Whether they are of one query.
     known : tuple of ndarray
-        Scores and rows without the unknown items.
+        Scores and nodes without the unknown items.
     """
 
     scores: NDArray[np.float32]
     codes: NDArray[np.int64]
+    given: NDArray[np.int64]
     unknown: NDArray[Any]
     single: bool
     known: Results
@@ -375,19 +432,19 @@ class Hits(NamedTuple):
 def first_stage_of(
     scores0: Any,
     ids0: Any,
-    items: ItemIds,
-    metric: str,
+    fitted: Fitted,
     *,
     distances0: Any = None,
     squared: bool | None = None,
 ) -> Hits:
-    """Check the first-stage results of `Reranker.rerank`, and return them as rows.
+    """Check the first-stage results of `Reranker.rerank`, and return them as nodes.
 
     Raises
     ------
     DiffusionError
         If they are not as `Reranker.rerank` describes them.
     """
+    items, metric = fitted.items, fitted.parameters["metric"]
     if (scores0 is None) == (distances0 is None):
         given = "neither" if scores0 is None else "both"
         raise DiffusionError(f"scores0, distances0: expected one of them, got {given}")
@@ -415,10 +472,10 @@ def first_stage_of(
         )
         hits = *padding_last(out, kept.astype(np.int64, copy=False)), single
     scores, ids, single = hits
-    known = scores, ids
+    scores, nodes = known = fitted.copies.distinct(scores, ids)
     if len(unknown):
-        known = padding_last(scores, np.where(ids < items.size, ids, -1))
-    return Hits(scores, ids, unknown, single, known)
+        known = padding_last(scores, np.where(nodes < fitted.graph.n_nodes, nodes, -1))
+    return Hits(scores, nodes, ids, unknown, single, known)
 
 
 def _in_order(

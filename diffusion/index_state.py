@@ -34,7 +34,8 @@ class IndexState:
     parameters : dict
         JSON values by the names of the parameters.
     sizes : dict of str to int or None
-        Number of items, dimension (None without vectors), edges and so on.
+        Number of items, of nodes if that is another, dimension (None without vectors), edges and
+        so on.
     arrays : dict of str to ndarray
     kind : str or None
         "regional" for the state of a RegionalReranker, None for that of a Reranker.
@@ -153,7 +154,7 @@ def graph_of(state: IndexState) -> Graph:
     KeyError, ValueError
         If an array is missing, or has another shape or type than the sizes say.
     """
-    n = state.size("items", low=1)
+    n = state.size("nodes" if "nodes" in state.sizes else "items", low=1)
     components, isolated = (state.size(name, high=n) for name in ("components", "isolated"))
     edges = state.size("edges", high=_MOST_EDGES)
     layout = graph_layout(n, edges, components)

@@ -198,7 +198,7 @@ class RegionalReranker(Reporting, Parameters):
         groups = Groups.of(images, X, "images")
         shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
         ranker = Reranker(**shared)
-        ranker.fit(X, index=index, checkpoint=checkpoint)
+        ranker.fit_rows(X, index=index, checkpoint=checkpoint)
         weights = generalized_max_pooling(X, images, regularization=self.regularization)
         self._set(ranker, groups, weights)
         return self

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import storage, updates
 from .affinity import Context, make_affinity
+from .copies import Copies
 from .errors import DiffusionError
 from .explanation import Explainer, Explanation, FirstStage
 from .filters import Allow, allowed_by
@@ -112,7 +113,8 @@ class Reranker(Reporting, Parameters):
     Attributes
     ----------
     graph_ : Graph
-        The graph; `graph_.W` is the normalised adjacency, a scipy CSR array in the user's order.
+        The graph; `graph_.W` is the normalised adjacency, a scipy CSR array in the user's order,
+        with one row for all items with the same vector (`nodes_`).
     solver_ : solver
         The prepared solver.
     n_items_ : int
@@ -135,12 +137,13 @@ class Reranker(Reporting, Parameters):
     the transformed vectors, but has no verb that passes queries on to `search`; they are
     transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
 
-    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 36
-    bytes per item; with the contextual affinity, another 502 bytes per item. What only `add` and
-    `remove` read takes 544 bytes per item with the contextual affinity and 8 k with the others; in
-    an index that was loaded, it stays on disk. Building takes at most 12 n k bytes in addition to
-    the neighbour lists; with the contextual affinity, at most 1,400 bytes per item. Own ids take 21
-    bytes per item as int64, and 12 to 16 bytes more than their text as str.
+    Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 44
+    bytes per item, 64 where there are copies; with the contextual affinity, another 502 bytes per
+    item. What only `add` and `remove` read takes 544 bytes per item with the contextual affinity
+    and 8 k with the others; in an index that was loaded, it stays on disk. Building takes at most
+    12 n k bytes in addition to the neighbour lists; with the contextual affinity, at most 1,400
+    bytes per item. Own ids take 21 bytes per item as int64, and 12 to 16 bytes more than their text
+    as str.
 
     Zero vectors have no direction. With the metrics "cosine" and "inner_product", they have
     similarity 0 with everything and become isolated nodes, which are in no neighbour list. A query
@@ -150,9 +153,16 @@ class Reranker(Reporting, Parameters):
     Edges need a positive weight: with `affinity="cosine"`, an item whose scores are all 0 or less
     becomes an isolated node. The contextual affinity only compares scores; neither their sign
     nor their scale matters, and equal scores share a rank. If k >= n, every
-    item is a neighbour of every other. Groups of more than k + 1 identical vectors cannot all
-    list each other; those left out of the lists become isolated nodes, which
-    `graph_.n_isolated` counts.
+    item is a neighbour of every other.
+
+    Copies: `fit` makes one node of all items whose vectors are identical as they are stored
+    (float32, for the cosine divided by their norms). Without that, a group of more than k + 1
+    copies would fill each other's lists and be cut off from everything else. In answers, they are
+    items like others: they have equal scores and follow each other in the order of `ids_`.
+    `graph_.n_nodes` is the number of nodes, and `n_items_` that of items. Vectors that are nearly
+    identical remain nodes of their own: which of them belong together would depend on the order in
+    which they are added and removed. `fit_neighbors`, and `fit` with an index of the caller's,
+    refer to rows, and make a node of each.
 
     References
     ----------
@@ -236,6 +246,7 @@ class Reranker(Reporting, Parameters):
             -1 at the end: similarities in descending order, for `"euclidean"` squared distances
             in ascending order. An item may be in its own list. One thread calls `search` at a
             time if one thread calls this Reranker.
+            Each row of X becomes a node, as it is in the index (see the notes of the class).
         checkpoint : path-like, optional
             A directory for the neighbour lists while they are being computed (8 n k bytes). The
             offline work of a slow solver is kept in a second directory, whose name has ".solver"
@@ -255,19 +266,45 @@ class Reranker(Reporting, Parameters):
         """
         components = self._components()
         items = None if ids is None else ItemIds.of(ids, count_of(X), "ids")
+        return self._fit_vectors(components, X, items, index, checkpoint, collapse=index is None)
+
+    def fit_rows(
+        self,
+        X: ArrayLike,
+        *,
+        index: object = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Fit as `fit` does, with a node for each row of X, for the other modules of this package.
+
+        Identical vectors are nodes of their own.
+        """
+        return self._fit_vectors(self._components(), X, None, index, checkpoint, collapse=False)
+
+    def _fit_vectors(
+        self,
+        components: Components,
+        X: ArrayLike,
+        items: ItemIds | None,
+        index: object,
+        checkpoint: str | os.PathLike[str] | None,
+        *,
+        collapse: bool,
+    ) -> Self:
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
-        found, zero, lists = listed(
+        found, zero, lists, copies = listed(
             X,
             components.affinity.listed(int(self.k)),
             self.metric,
             components.method,
             index=index,
+            collapse=collapse,
             progress=self.progress,
             checkpoint=checkpoint,
         )
         lists = without_items(*lists, zero)
-        return self._fit_lists(components, *lists, found, items, checkpoint)
+        return self._fit_lists(components, *lists, found, items, copies, checkpoint)
 
     def fit_neighbors(
         self,
@@ -278,6 +315,8 @@ class Reranker(Reporting, Parameters):
         item_ids: ArrayLike | None = None,
     ) -> Self:
         """Build the graph of a collection from neighbour lists computed elsewhere.
+
+        Each list becomes a node, also where vectors are identical.
 
         Parameters
         ----------
@@ -325,7 +364,7 @@ class Reranker(Reporting, Parameters):
             )
         index = None
         if X is not None:
-            index, zero = indexed(
+            index, zero, _ = indexed(
                 X, self.metric, components.method, k=int(self.k), progress=self.progress
             )
             if index.size != len(ids):
@@ -334,7 +373,8 @@ class Reranker(Reporting, Parameters):
                 )
             scores, ids = without_items(scores, ids, zero)
         k = min(components.affinity.listed(int(self.k)), ids.shape[1])
-        return self._fit_lists(components, *tidy_lists(scores, ids, k), index, items)
+        lists, copies = tidy_lists(scores, ids, k), Copies.none(len(ids))
+        return self._fit_lists(components, *lists, index, items, copies)
 
     def _components(self) -> Components:
         """Check the parameters, and return the objects that they name."""
@@ -363,6 +403,7 @@ class Reranker(Reporting, Parameters):
         ids: NDArray[np.int32],
         index: SearchIndex | None,
         items: ItemIds | None,
+        copies: Copies,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         affinity, score, solver, transfer, method = components
@@ -373,8 +414,8 @@ class Reranker(Reporting, Parameters):
         graph = Graph.from_neighbors(*edges, overwrite=True, progress=self.progress)
         of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
         solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=of_solver)
-        items = items or ItemIds.rows(graph.n_nodes)
-        self._set(Fitted(parameters, affinity, score, solver, graph, index, items))
+        items = items or ItemIds.rows(copies.n_items)
+        self._set(Fitted(parameters, affinity, score, solver, graph, index, items, copies))
         if checkpoint is not None and of_solver is not None:
             discard(checkpoint)
             discard(of_solver)
@@ -389,7 +430,7 @@ class Reranker(Reporting, Parameters):
         """Replace the state: searches that run at the time go on with the one that they began."""
         self._fitted = fitted
         self.graph_ = fitted.graph
-        self.n_items_ = fitted.graph.n_nodes
+        self.n_items_ = fitted.items.size
         self.solver_ = fitted.solver
         self.__dict__.pop("n_features_in_", None)
         if fitted.index is not None:
@@ -410,6 +451,7 @@ class Reranker(Reporting, Parameters):
         ids : array_like, shape (m,), int or str, optional
             Their ids, of the same kind as those of the collection and none of them in use. They are
             required if `fit` was given ids. Otherwise, items are numbered on from the largest id.
+            An item with the vector of another one joins its node, and the graph stays as it is.
 
         Returns
         -------
@@ -515,7 +557,7 @@ class Reranker(Reporting, Parameters):
         ids : ndarray, shape (nq, k) or (k,), int64 or object
             The ids that `fit` was given, or row numbers of X, padded with -1, or None for str: if
             k exceeds the number of items that are allowed. Equal scores are ordered by ascending
-            row.
+            row of `graph_.W`, and items of one row as in `ids_`.
 
         Raises
         ------
@@ -537,12 +579,14 @@ class Reranker(Reporting, Parameters):
         lists, observed = fitted.first_stage(
             Q, length, query_k=int(self.query_k), progress=self.progress
         )
-        scores, rows, report = fitted.diffuse(
-            lists, observed, k, query_k=self.query_k, progress=self.progress, allowed=allowed
+        of_nodes = fitted.copies.allowed(allowed)
+        scores, nodes, report = fitted.diffuse(
+            lists, observed, k, query_k=self.query_k, progress=self.progress, allowed=of_nodes
         )
         if len(allowed):
-            fitted.fill_up(Q, lists, (scores, rows), allowed)
+            fitted.fill_up(Q, lists, (scores, nodes), of_nodes)
         self._keep_report(report)
+        scores, rows = fitted.expanded((scores, nodes), k, allowed=allowed)
         ids = fitted.items.of_rows(rows)
         return (scores[0], ids[0]) if is_single(Q) else (scores, ids)
 
@@ -609,30 +653,34 @@ class Reranker(Reporting, Parameters):
         not have yet, are never lost, and `report_.unknown` counts them. Diffusion is that of the
         other hits. With the fusion, the score of an unknown hit is its first-stage evidence,
         weight e, which is computed over the whole list; otherwise, it stands among the candidates
-        that diffusion did not reach, in their order. If k would cut off unknown hits that are among
+        that diffusion did not reach, in their order. Hits with the same vector count once, with the
+        best of their scores. If k would cut off unknown hits that are among
         the k best candidates, they take the last places instead.
 
         A filter belongs here and not into the search for the hits: diffusion finds items along
         chains of neighbours, which a filter of the hits breaks.
         """
         fitted = self.fitted()
-        metric = fitted.parameters["metric"]
-        hits = first_stage_of(
-            scores0, ids0, fitted.items, metric, distances0=distances0, squared=squared
-        )
+        hits = first_stage_of(scores0, ids0, fitted, distances0=distances0, squared=squared)
         k = hits.codes.shape[1] if k is None else check_integer(k, "k", low=1)
         depth = fitted.depth(int(self.query_k))
-        scores, rows, report = fitted.diffuse(
+        allowed = allowed_by(allow, fitted.items, hits.unknown)
+        # A node that a filter allows may have no candidate that it allows.
+        every = restrict_to_candidates and not fitted.copies.plain
+        scores, nodes, report = fitted.diffuse(
             (hits.scores, hits.codes),
             (hits.known[0][:, :depth], hits.known[1][:, :depth]),
-            k,
+            max(k, hits.codes.shape[1]) if every else k,
             query_k=self.query_k,
             restrict=restrict_to_candidates,
             progress=self.progress,
             known=hits.known[1] if len(hits.unknown) else None,
-            allowed=allowed_by(allow, fitted.items, hits.unknown),
+            allowed=fitted.copies.allowed(allowed),
         )
         self._keep_report(report)
+        scores, rows = fitted.expanded(
+            (scores, nodes), k, allowed=allowed, hits=hits, restrict=restrict_to_candidates
+        )
         ids = fitted.items.of_rows(rows, hits.unknown)
         return (scores[0], ids[0]) if hits.single else (scores, ids)
 
@@ -709,7 +757,7 @@ class Reranker(Reporting, Parameters):
         fitted = self.fitted()
         check_integer(k, "k", low=1)
         check_integer(n_chains, "n_chains", low=1)
-        row = fitted.items.row_of(id, "id")
+        item = fitted.items.row_of(id, "id")
         query_k = int(self.query_k)
         if q is not None and hits is None:
             first = FirstStage.of_query(fitted, q, k, query_k)
@@ -718,27 +766,39 @@ class Reranker(Reporting, Parameters):
         else:
             raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
         explainer = Explainer(fitted, first, k=k, query_k=query_k)
-        return explainer.explain(row, n_chains)
+        return explainer.explain(item, n_chains)
 
     @property
     def ids_(self) -> NDArray[Any]:
         """The ids of the items, shape (n,), int64 or object (str), computed when they are read.
 
-        They are in the order of the rows of `graph_.W`, which is that of X until items are removed.
+        They are in the order of X until items are removed; `nodes_` has the row of `graph_.W` of
+        each.
         """
         return self.fitted().items.all()
+
+    @property
+    def nodes_(self) -> NDArray[np.int32]:
+        """The row of `graph_.W` of each item, shape (n,), int32, in the order of `ids_`.
+
+        Items with the same vector have one row. Without any, these are the numbers from 0 to n - 1
+        (after copies have been removed, they may be in another order).
+        """
+        return self.fitted().copies.nodes.copy()
 
     @property
     def embedding_(self) -> NDArray[np.float32]:
         """Spectral embedding of the items, U h(Λ)^½, shape (n, r), float32; solver "spectral" only.
 
-        The inner product of the embeddings of an item and of a query (`embed`) is the diffused
+        The rows are in the order of `ids_`, and equal for items with the same vector. The inner
+        product of the embeddings of an item and of a query (`embed`) is the diffused
         score of the item for the query. Any engine for inner-product search can therefore serve
         diffusion.
         """
-        embedding = self._spectral().embedding_
-        weights = self.fitted().score.weights(self.graph_)
-        return embedding if weights is None else embedding * weights[:, None]
+        embedding, fitted = self._spectral().embedding_, self.fitted()
+        weights = fitted.score.weights(self.graph_)
+        embedding = embedding if weights is None else embedding * weights[:, None]
+        return embedding if fitted.copies.plain else embedding[fitted.copies.nodes]
 
     def embed(self, Q: ArrayLike) -> NDArray[np.float32]:
         """Embed queries for an inner-product search in `embedding_`.

@@ -45,11 +45,13 @@ def added(fitted: Fitted, X: ArrayLike, ids: ArrayLike | None, *, progress: bool
     vectors = as_vectors(
         X, "X", metric=index.metric, dimension=index.dimension, center=index.center, queries=True
     )
-    change = Change.addition(fitted.graph.n_nodes, len(vectors))
     items = fitted.items.added(ids, len(vectors))
     if not len(vectors):
         return fitted
-    return replace(_changed(fitted, change, vectors, progress=progress), items=items)
+    copies, fresh = fitted.copies.added(vectors, index.vectors_of)
+    change = Change.addition(fitted.graph.n_nodes, len(fresh))
+    changed = _changed(fitted, change, vectors[fresh], progress=progress)
+    return replace(changed, items=items, copies=copies)
 
 
 def removed(fitted: Fitted, ids: ArrayLike, *, progress: bool) -> Fitted:
@@ -61,7 +63,7 @@ def removed(fitted: Fitted, ids: ArrayLike, *, progress: bool) -> Fitted:
         If an id is unknown or repeated, or no item would be left.
     """
     rows = fitted.items.rows_to_remove(ids)
-    n = fitted.graph.n_nodes
+    n = fitted.items.size
     if len(rows) == n:
         raise DiffusionError(
             f"ids: expected at least one of the {n} items to be left, got all of them"
@@ -70,13 +72,17 @@ def removed(fitted: Fitted, ids: ArrayLike, *, progress: bool) -> Fitted:
         return fitted
     change = Change.removal(n, rows)
     items = fitted.items.changed(change)
-    return replace(_changed(fitted, change, None, progress=progress), items=items)
+    copies, of_nodes = fitted.copies.removed(change)
+    changed = _changed(fitted, of_nodes, None, progress=progress)
+    return replace(changed, items=items, copies=copies)
 
 
 def _changed(
     fitted: Fitted, change: Change, vectors: NDArray[np.float32] | None, *, progress: bool
 ) -> Fitted:
-    """Return a fit with everything but the ids changed."""
+    """Return a fit with everything but the items changed: `change` and `vectors` are of nodes."""
+    if not len(change.added) and change.before == change.after:
+        return fitted  # only copies have come or gone
     parameters, index = fitted.parameters, fitted.index
     if index is not None:
         index = index.changed(change, vectors, progress=progress)

@@ -69,6 +69,10 @@ class GivenIndex(SearchIndex):
         """Raise an error: only the caller can change the index."""
         raise _unchangeable()
 
+    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Raise an error: what an index of the caller's returns need not be its vectors."""
+        raise _unchangeable()
+
     def check_scores(self, vectors: NDArray[np.float32]) -> None:
         """Check that the index is of these vectors, from the lists of some of them.
 

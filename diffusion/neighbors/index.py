@@ -199,6 +199,16 @@ class SearchIndex(ABC):
             If it is an index of the caller.
         """
 
+    @abstractmethod
+    def vectors_of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the vectors (m, d) of some items.
+
+        Raises
+        ------
+        DiffusionError
+            If it is an index of the caller.
+        """
+
     def among(
         self, queries: NDArray[np.float32], allowed: NDArray[np.uint8], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..copies import Copies
 from ..validation import as_vectors, center_of, check_integer
 from .given import GivenIndex
 from .index import Lists, NeighborIndex, SearchIndex
@@ -15,9 +16,9 @@ from .methods import Method, check_metric, make_method
 
 
 def indexed(
-    X: ArrayLike, metric: str, method: Method, *, k: int, progress: bool
-) -> tuple[NeighborIndex, NDArray[np.bool_]]:
-    """Return an index of vectors, and which of them (n,) have no direction.
+    X: ArrayLike, metric: str, method: Method, *, k: int, progress: bool, collapse: bool = False
+) -> tuple[NeighborIndex, NDArray[np.bool_], Copies]:
+    """Return an index of vectors, which of these (n,) have no direction, and the copies among X.
 
     Parameters
     ----------
@@ -27,12 +28,17 @@ def indexed(
     k : int
         Number of neighbours that `Auto` chooses the settings for.
     progress : bool
+    collapse : bool, default False
+        Let copies be one vector of the index; otherwise, there are none.
     """
     center = center_of(X, "X") if metric == "euclidean" else None
     vectors = as_vectors(X, "X", metric=metric, center=center)
+    copies, first = Copies.of(vectors) if collapse else (Copies.none(len(vectors)), None)
+    if first is not None:
+        vectors = vectors[first]
     zero = _without_direction(vectors, metric)
     index = NeighborIndex(vectors, metric, method, k=k, center=center, progress=progress)
-    return index, zero
+    return index, zero, copies
 
 
 def listed(
@@ -42,10 +48,11 @@ def listed(
     method: Method,
     *,
     index: object = None,
+    collapse: bool = False,
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
-) -> tuple[SearchIndex, NDArray[np.bool_], Lists]:
-    """Return an index of vectors, which of them have no direction, and their neighbour lists.
+) -> tuple[SearchIndex, NDArray[np.bool_], Lists, Copies]:
+    """Return an index of vectors, as `indexed` does, with their neighbour lists before the copies.
 
     Parameters
     ----------
@@ -56,21 +63,23 @@ def listed(
     method : method of neighbour search
         Not used if `index` is given.
     index : object, optional
-        An index of the caller, as `Reranker.fit` takes it.
+        An index of the caller, as `Reranker.fit` takes it. Copies stay as they are in it.
+    collapse : bool, default False
+        As `indexed` takes it.
     progress : bool, default False
     checkpoint : path-like, optional
         As `NeighborIndex.neighbors` takes it.
     """
     if index is None:
-        made, zero = indexed(X, metric, method, k=k, progress=progress)
+        made, zero, copies = indexed(X, metric, method, k=k, progress=progress, collapse=collapse)
         k = min(k, max(1, made.size - 1))
-        return made, zero, made.neighbors(k, progress=progress, checkpoint=checkpoint)
+        return made, zero, made.neighbors(k, progress=progress, checkpoint=checkpoint), copies
     vectors = as_vectors(X, "X", metric=metric)
     given = GivenIndex(index, metric, vectors.shape)
     given.check_scores(vectors)
     k = min(k, max(1, given.size - 1))
     lists = given.neighbors_of(vectors, k, progress=progress, checkpoint=checkpoint)
-    return given, _without_direction(vectors, metric), lists
+    return given, _without_direction(vectors, metric), lists, Copies.none(given.size)
 
 
 def _without_direction(vectors: NDArray[np.float32], metric: str) -> NDArray[np.bool_]:
@@ -128,7 +137,7 @@ def nearest_neighbors(
     """
     k = check_integer(k, "k", low=1)
     metric = check_metric(metric, method := make_method(method))
-    _, _, lists = listed(X, k, metric, method, index=index, progress=progress)
+    _, _, lists, _ = listed(X, k, metric, method, index=index, progress=progress)
     missing = k - lists[1].shape[1]
     if not missing:
         return lists

@@ -188,7 +188,7 @@ def _section(
     fitted, query_k, shown = ranker.fitted(), int(ranker.query_k), min(k, _SHOWN)
     first = FirstStage.of_query(fitted, vector, k, query_k)
     explainer = Explainer(fitted, first, k=k, query_k=query_k)
-    before = first.lists[1][0, :shown]
+    before = fitted.expanded(first.lists, shown)[1][0, :shown]
     after = fitted.items.rows_of(ranker.search(vector, k)[1][:shown], "ids")
     explained = {
         int(item): explainer.explain(int(item), n_chains=1)

@@ -205,5 +205,5 @@ def first_stage(ranker: Reranker, queries: NDArray[np.float32], k: int) -> NDArr
     """Return the ids of the items nearest to queries: k of them, or as many as diffusion uses."""
     fitted = ranker.fitted()
     query_k = int(ranker.query_k)
-    (_, rows), _ = fitted.first_stage(queries, k, query_k=query_k, progress=False)
-    return fitted.items.of_rows(rows)
+    found, _ = fitted.first_stage(queries, k, query_k=query_k, progress=False)
+    return fitted.items.of_rows(fitted.expanded(found, found[1].shape[1])[1])

@@ -40,6 +40,7 @@ class Living(RuleBasedStateMachine):
 
     parameters: dict[str, Any]
     named = True
+    repeated = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +58,10 @@ class Living(RuleBasedStateMachine):
         # Around a few centres, which are the same every time.
         centres = np.random.default_rng(7).standard_normal((4, DIMENSION))
         vectors = centres[rng.integers(0, 4, count)] + 0.5 * rng.standard_normal((count, DIMENSION))
+        if self.repeated:
+            # One of a few vectors, among them one without a direction.
+            pool = np.random.default_rng(8).standard_normal((12, DIMENSION))
+            vectors = (pool * (np.arange(12) > 0)[:, None])[rng.integers(0, 12, count)]
         # Neither in ascending order nor dense.
         ids = [
             f"item {number * 7919 % 1000:03}é" if self.named else -2 - 3 * number
@@ -140,9 +145,12 @@ class Living(RuleBasedStateMachine):
             self.changed = False
 
 
-def machine(affinity: dict[str, Any], solver: str, named: bool) -> type[Living]:
+def machine(
+    affinity: dict[str, Any], solver: str, named: bool, repeated: bool = False
+) -> type[Living]:
     parameters = {**affinity, "solver": SOLVERS[solver], "neighbors": "exact"}
-    return type("Living", (Living,), {"parameters": parameters, "named": named})
+    kind = {"parameters": parameters, "named": named, "repeated": repeated}
+    return type("Living", (Living,), kind)
 
 
 VARIANTS = [
@@ -161,10 +169,19 @@ def test_a_collection_that_changes_equals_one_that_is_fitted(affinity, solver):
     )
 
 
+@pytest.mark.parametrize("affinity", AFFINITIES)
+def test_a_collection_with_copies_equals_one_that_is_fitted(affinity):
+    run_state_machine_as_test(
+        machine(AFFINITIES[affinity], "cg", named=affinity == "context", repeated=True),
+        settings=settings(max_examples=8, stateful_step_count=12),
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("affinity", "solver"), VARIANTS)
-def test_thousands_of_steps(affinity, solver):
+@pytest.mark.parametrize("repeated", [False, True], ids=["different", "repeated"])
+def test_thousands_of_steps(affinity, solver, repeated):
     run_state_machine_as_test(
-        machine(AFFINITIES[affinity], solver, named=solver == "local"),
+        machine(AFFINITIES[affinity], solver, named=solver == "local", repeated=repeated),
         settings=settings(max_examples=40, stateful_step_count=50, derandomize=False),
     )

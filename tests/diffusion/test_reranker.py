@@ -144,7 +144,8 @@ def test_ties_are_stable():
 
 
 def test_duplicates_keep_each_other(vectors):
-    ranker = Reranker(k=10).fit(np.concatenate([vectors, vectors]))
+    # Where rows are nodes: `fit` makes one node of both.
+    ranker = Reranker(k=10).fit_rows(np.concatenate([vectors, vectors]))
     W = ranker.graph_.W.toarray()
     assert (W[np.arange(120), np.arange(120) + 120] > 0).all()
 

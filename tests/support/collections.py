@@ -44,9 +44,12 @@ def assert_same(
     Their rows may be in different orders, so that items are compared by id.
     """
     ids = np.array(fresh.ids_)
-    row_of = {item: row for row, item in enumerate(np.array(live.ids_).tolist())}
-    rows = [row_of[item] for item in ids.tolist()]
-    assert live.n_items_ == fresh.n_items_ == len(rows)
+    node_of = dict(zip(np.array(live.ids_).tolist(), live.nodes_.tolist(), strict=True))
+    assert live.n_items_ == fresh.n_items_ == len(ids)
+    # Of a node of one, the node of the other: every item says the same.
+    pairs = {(node, node_of[item]) for node, item in zip(fresh.nodes_, ids.tolist(), strict=True)}
+    assert len(pairs) == fresh.graph_.n_nodes == live.graph_.n_nodes
+    rows = [row for _, row in sorted(pairs)]
     np.testing.assert_allclose(
         live.graph_.W.toarray()[np.ix_(rows, rows)], fresh.graph_.W.toarray(), atol=1e-6
     )
