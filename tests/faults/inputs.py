@@ -493,7 +493,7 @@ def _build_shards(folder: Path, shared: Path) -> None:
         def interrupted(*arguments: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(extraction, "_assemble", interrupted)
+        patch.setattr(extraction._Extraction, "_assemble", interrupted)
         settings = NetworkSettings("tiny", shared / "w.safetensors")
         images, run = ImageSettings(size=48), RunSettings(batch_size=3, workers=1)
         extraction.extract_folder(
