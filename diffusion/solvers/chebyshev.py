@@ -68,7 +68,7 @@ class Chebyshev(Solver):
     Examples
     --------
     >>> import numpy as np, diffusion
-    >>> graph = diffusion.Reranker(k=2).fit(np.eye(4)[[0, 0, 1, 1]] + 0.1).graph_
+    >>> graph = diffusion.Reranker(k=2).fit([[9, 1], [9, 2], [1, 9], [2, 9]]).graph_
     >>> solver = Chebyshev().prepare(graph, diffusion.RegularizedLaplacian(0.5))
     >>> bool(solver.solve(np.eye(4)[0]).report.iterations[0] > 5)
     True

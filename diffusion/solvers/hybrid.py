@@ -76,7 +76,7 @@ class Hybrid(BlockCG):
     Examples
     --------
     >>> import numpy as np, diffusion
-    >>> graph = diffusion.Reranker(k=2).fit(np.eye(4)[[0, 0, 1, 1]] + 0.1).graph_
+    >>> graph = diffusion.Reranker(k=2).fit([[9, 1], [9, 2], [1, 9], [2, 9]]).graph_
     >>> solver = Hybrid(rank=2).prepare(graph, diffusion.RegularizedLaplacian())
     >>> bool(solver.solve(np.eye(4)[0]).report.converged.all())
     True

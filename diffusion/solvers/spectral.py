@@ -110,7 +110,7 @@ class Spectral(Solver):
     Examples
     --------
     >>> import numpy as np, diffusion
-    >>> X = np.eye(4)[[0, 0, 1, 1]] + 0.1
+    >>> X = [[9, 1], [9, 2], [1, 9], [2, 9]]
     >>> graph = diffusion.Reranker(k=2).fit(X).graph_
     >>> solver = Spectral(rank=10).prepare(graph, diffusion.RegularizedLaplacian(0.5))
     >>> solver.solve(np.eye(4)[0]).x.argmax()

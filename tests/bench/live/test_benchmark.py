@@ -87,9 +87,9 @@ def test_stages_are_measured_once(vectors):
     assert sum(fit.seconds.values()) < fit.whole - 0.009
     assert fit.row()[-1] >= 0.009
     with Stages() as addition:
-        ranker.add(vectors[:3])
+        ranker.add(vectors[:3] + 0.1)
     assert set(addition.seconds) >= {SEARCH, GRAPH, SOLVER, "lists"}
     assert (Reranker.fit, Reranker.add) == before
     spent = dict(addition.seconds)
-    ranker.add(vectors[:2])
+    ranker.add(vectors[:2] + 0.2)
     assert dict(addition.seconds) == spent

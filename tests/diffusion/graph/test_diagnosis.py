@@ -48,7 +48,7 @@ def test_a_hub_and_those_that_nobody_lists():
 def test_the_graph_of_another_affinity_and_isolated_items():
     X = np.zeros((12, 3))
     X[:4, 0], X[4:10, 1] = 1, 1
-    found = Reranker(affinity="cosine").fit(X).diagnose()
+    found = Reranker(affinity="cosine").fit_rows(X).diagnose()
     assert found.isolated == pytest.approx(2 / 12)
     assert found.n_components == 2
     assert found.largest_component == pytest.approx(6 / 12)

@@ -87,7 +87,8 @@ CASES = [
 @pytest.mark.parametrize(("name", "metric"), CASES)
 def test_the_lists_and_the_results_are_those_of_exact_search(X, tmp_path, name, metric):
     parameters = {"k": 10, "metric": metric, "affinity": "context"}
-    expected = diffusion.Reranker(**parameters, neighbors=Exact()).fit(X)
+    # With an index of the caller, each of its rows is a node.
+    expected = diffusion.Reranker(**parameters, neighbors=Exact()).fit_rows(X)
     index = given(name, X, metric)
     ranker = diffusion.Reranker(**parameters).fit(X, index=index)
     lists = nearest_neighbors(X, 10, metric=metric, index=index)
