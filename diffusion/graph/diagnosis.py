@@ -26,7 +26,7 @@ class Diagnosis:
     Attributes
     ----------
     n_items : int
-        Number of items.
+        Number of nodes: of items, of which those with the same vector count once.
     edges_per_item : float
         Mean number of neighbours in the graph.
     isolated : float in [0, 1]

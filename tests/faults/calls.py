@@ -666,7 +666,9 @@ class Machine(RuleBasedStateMachine):
     def diagnosed(self) -> None:
         assert str(called(self.ranker.diagnose))
         W = self.ranker.graph_.W.toarray().astype(float)
-        assert W.shape == (self.n, self.n)
+        nodes = self.ranker.nodes_  # items with the same vector share one
+        assert nodes.shape == (self.n,)
+        assert W.shape == (len(np.unique(nodes)),) * 2
         assert np.array_equal(W, W.T), "W is not symmetric"
         assert (W >= 0).all()
         assert not W.diagonal().any()
