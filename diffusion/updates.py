@@ -96,9 +96,8 @@ def _changed(
                 "lists; expected one that is built again"
             )
         lists = np.empty((change.before, 0), np.float32), np.empty((change.before, 0), np.int32)
-    length, least = (
-        of(parameters["k"]) for of in (fitted.affinity.listed, fitted.affinity.depth_of)
-    )
+    k = parameters["k"]
+    length, least = fitted.affinity.listed(k), fitted.affinity.depth_of(k)
     width = lists[1].shape[1]
     if width not in (0, min(length, max(1, change.before - 1))):
         length = width  # that of lists which were given

@@ -7,8 +7,6 @@ room moves behind all others, and its old place is room for the cell before.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +14,7 @@ from ..change import Change
 from ..kernels.cells import Level
 from ..kernels.matrix import read_only
 from ..kernels.neighbors import Near
-from .cells import UNEVEN, Cells, assigned
+from .cells import UNEVEN, Cells, assigned, ranges
 
 # Places for each vector at most; with more, cells are put next to each other again, each with room
 # for an eighth of its size.
@@ -61,7 +59,7 @@ def fits(cells: Cells, wanted: int) -> bool:
 
 def places_of(cells: Cells, n: int) -> NDArray[np.int64]:
     """Return the place of each of n vectors in the array of all."""
-    taken = _ranges(cells.starts, cells.stops)
+    taken = cells.places()
     places = np.empty(n, np.int64)
     places[cells.ids[taken]] = taken
     return places
@@ -82,7 +80,7 @@ def near_items(
     near = cells.probe(cells.centroids, _WIDER * probes, metric)
     many = np.where(near >= 0, counts[near], 0)
     first = np.where(near >= 0, starts[near], 0)
-    places = order[_ranges(first.ravel(), (first + many).ravel())]
+    places = order[ranges(first.ravel(), (first + many).ravel())]
     stops = np.cumsum(many.sum(axis=1))
     compared = Near(*map(read_only, (stops - many.sum(axis=1), stops, places)))
     return Level(cells.vectors, cells.ids, cells.starts, cells.stops), compared
@@ -92,7 +90,7 @@ def _remove(cells: Cells, change: Change) -> None:
     """Let the last vectors of cells fill the places of removed ones, whose id is -1."""
     if not len(change.removed):
         return
-    taken = _ranges(cells.starts, cells.stops)
+    taken = cells.places()
     cell = np.repeat(np.arange(len(cells.starts)), cells.stops - cells.starts)
     gone = cells.ids[taken] < 0
     stops = cells.stops - np.bincount(cell[gone], minlength=len(cells.starts))
@@ -109,7 +107,7 @@ def _add(cells: Cells, rows: NDArray[np.int64], vectors: NDArray[np.float32]) ->
     counts = np.bincount(own, minlength=len(cells.starts))
     cells = _with_room(cells, counts)
     order = np.argsort(own, kind="stable")
-    places = _ranges(cells.stops, cells.stops + counts)
+    places = ranges(cells.stops, cells.stops + counts)
     cells.vectors[places], cells.ids[places] = vectors[order], rows[order]
     cells.stops[:] += counts
     # A centroid follows the vectors of its cell, as in k-means with small batches (Sculley, WWW
@@ -163,14 +161,7 @@ def _resized(cells: Cells, length: int) -> Cells:
 def _copied(cells: Cells, out: Cells, starts: NDArray[np.int64], moved: NDArray[np.bool_]) -> Cells:
     """Copy the cells that move to where they start now."""
     sizes = cells.stops - cells.starts
-    before = _ranges(cells.starts[moved], cells.stops[moved])
-    after = _ranges(starts[moved], (starts + sizes)[moved])
+    before = ranges(cells.starts[moved], cells.stops[moved])
+    after = ranges(starts[moved], (starts + sizes)[moved])
     out.vectors[after], out.ids[after] = cells.vectors[before], cells.ids[before]
     return out._replace(starts=starts, stops=starts + sizes)
-
-
-def _ranges(starts: NDArray[Any], stops: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the integers from each start to before its stop, one range after the other."""
-    sizes = stops - starts
-    shift = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
-    return np.arange(len(shift), dtype=np.int64) + shift

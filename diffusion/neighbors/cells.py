@@ -87,9 +87,7 @@ class Cells(NamedTuple):
 
     def places(self) -> NDArray[np.int64]:
         """Return the rows of `vectors` that are in cells, and not in the gaps between them."""
-        sizes = self.stops - self.starts
-        first = np.cumsum(sizes) - sizes
-        return np.arange(int(sizes.sum())) + np.repeat(self.starts - first, sizes)
+        return ranges(self.starts, self.stops)
 
     def packed(self) -> Cells:
         """Return the cells without gaps."""
@@ -141,6 +139,13 @@ class Cells(NamedTuple):
 
     def _level(self) -> Level:
         return Level(self.vectors, self.ids, self.starts, self.stops)
+
+
+def ranges(starts: NDArray[Any], stops: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the integers from each start to before its stop, one range after the other."""
+    sizes = stops - starts
+    shift = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    return np.arange(len(shift), dtype=np.int64) + shift
 
 
 class Partition(NamedTuple):
