@@ -35,7 +35,7 @@ from .parameters import Parameters
 from .reporting import Reporting, Turns
 from .scoring.fusion import Fusion, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
-from .storage.rows import discard
+from .storage.rows import discard_fit, of_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import (
     as_lists,
@@ -412,13 +412,12 @@ class Reranker(Reporting, Parameters):
         parameters = stored_parameters(self.get_params(), components, used)
         edges = affinity.edges(scores, ids, progress=self.progress)
         graph = Graph.from_neighbors(*edges, overwrite=True, progress=self.progress)
-        of_solver = None if checkpoint is None else f"{os.fspath(checkpoint)}.solver"
-        solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=of_solver)
+        partial = None if checkpoint is None else of_solver(checkpoint)
+        solver = solver.prepare(graph, transfer, progress=self.progress, checkpoint=partial)
         items = items or ItemIds.rows(copies.n_items)
         self._set(Fitted(parameters, affinity, score, solver, graph, index, items, copies))
-        if checkpoint is not None and of_solver is not None:
-            discard(checkpoint)
-            discard(of_solver)
+        if checkpoint is not None:
+            discard_fit(checkpoint)
         return self
 
     def _set(self, fitted: Fitted) -> None:

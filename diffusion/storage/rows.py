@@ -176,6 +176,17 @@ class ListsCheckpoint(RowsCheckpoint):
         self.scores, self.ids = self.arrays["scores"], self.arrays["ids"]
 
 
+def of_solver(path: str | os.PathLike[str]) -> str:
+    """Return where the solver's part of the checkpoint of a fit is."""
+    return f"{os.fspath(path)}.solver"
+
+
+def discard_fit(path: str | os.PathLike[str]) -> None:
+    """Delete the checkpoint of a fit, both parts."""
+    discard(path)
+    discard(of_solver(path))
+
+
 def discard(path: str | os.PathLike[str]) -> None:
     """Delete a checkpoint, and nothing else that may be in its directory.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffusion import Reranker, storage
 from diffusion.errors import DiffusionError
 from diffusion.index_state import INDEX, IndexState, open_state, save_state
+from diffusion.storage.rows import discard_fit
 
 from ..description.descriptors import (
     MADE_WITH,
@@ -99,6 +100,7 @@ def build_index(descriptors: Descriptors, index: str | os.PathLike[str], ranker:
     content = _content(descriptors, index)
     added, removed = 0, 0
     anew: str | None = None
+    partial = f"{index}.partial"
     try:
         earlier = _earlier(descriptors, index, ranker, content)
     except _AnewError as reason:
@@ -106,10 +108,10 @@ def build_index(descriptors: Descriptors, index: str | os.PathLike[str], ranker:
     else:
         anew = None if earlier is None else ""
     if earlier is None:
-        fitted = ranker.fit(
-            descriptors.vectors, ids=descriptors.files, checkpoint=f"{index}.partial"
-        )
+        fitted = ranker.fit(descriptors.vectors, ids=descriptors.files, checkpoint=partial)
     else:
+        # An earlier call may have been unable to delete it.
+        discard_fit(partial)
         fitted = earlier.ranker.set_params(progress=ranker.progress)
         added, removed = len(earlier.added), len(earlier.removed)
         if removed:
