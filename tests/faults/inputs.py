@@ -254,7 +254,7 @@ def _columns() -> Reranker:
 
 def _build_fit(folder: Path, shared: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diffusion.reranker, "discard", lambda path: None)
+        patch.setattr(diffusion.reranker, "discard_fit", lambda path: None)
         _columns().fit(_vectors(), checkpoint=folder / "checkpoint")
 
 
