@@ -10,23 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
 
-from .collections import Collection, digits, grocery
-
-Labelled: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+from . import texts
+from .collections import Collection, Labelled, digits, grocery
 
 # The largest number of queries of a collection.
 QUERIES = 400
 
 
 def everything() -> list[Callable[[], Collection]]:
-    """Return functions that generate 35 collections.
+    """Return functions that generate 39 collections, four of them of text.
 
     Their classes have 2 to 500 items and their galleries at most 2500. Each collection is generated
     when its function is called, so that only one is in memory at a time. The eleven collections of
@@ -58,6 +57,10 @@ def everything() -> list[Callable[[], Collection]]:
         lambda: split("documents 20 × 50", *documents(20, 50)),
         lambda: split("documents 100 × 8", *documents(100, 8, seed=1)),
         lambda: split("faces 40 × 10", *faces(40, 10)),
+        lambda: split("docstrings, 64", *texts.docstrings(64)),
+        lambda: split("docstrings, 256", *texts.docstrings(256)),
+        lambda: split("error messages", *texts.messages(64)),
+        lambda: split("Unicode names", *texts.characters(64)),
     ]
     if grocery(packages_only=True) is not None:
         packages, photos = partial(_grocery, True), partial(_grocery, False)
