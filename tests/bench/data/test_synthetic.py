@@ -239,14 +239,14 @@ def test_everything_is_small_and_every_query_has_something_to_find():
 
 def test_everything_does_without_grocery(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
-    assert len(synthetic.everything()) == 28
+    assert len(synthetic.everything()) == 31
 
 
 def test_subsets_of_grocery():
     if grocery(packages_only=True) is None:
         pytest.skip("grocery descriptors are not in DIFFUSION_DATA")
     found = [
-        collection for make in synthetic.everything()[28:] if "each" in (collection := make()).name
+        collection for make in synthetic.everything()[31:] if "each" in (collection := make()).name
     ]
     assert [(len(collection.gallery), collection.name) for collection in found] == [
         (93, "packages 3 each"),
