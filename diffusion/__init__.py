@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .compilation import warm_up
     from .explanation import Explanation
     from .graph import Graph
+    from .joining import Joined, join
     from .neighbors import HNSW, IVF, Exact, NNDescent, nearest_neighbors
     from .regional import RegionalReranker
     from .reranker import Reranker, load
@@ -60,6 +61,7 @@ __all__ = [
     "Graph",
     "HeatKernel",
     "Hybrid",
+    "Joined",
     "Local",
     "NNDescent",
     "RegionalReranker",
@@ -74,6 +76,7 @@ __all__ = [
     "degree",
     "expansion",
     "generalized_max_pooling",
+    "join",
     "katz",
     "load",
     "metrics",
@@ -98,6 +101,7 @@ _HOMES = {
     "Graph": "graph",
     "HeatKernel": "transfer",
     "Hybrid": "solvers",
+    "Joined": "joining",
     "Local": "solvers",
     "NNDescent": "neighbors",
     "RegionalReranker": "regional",
@@ -110,6 +114,7 @@ _HOMES = {
     "TruncatedRandomWalk": "transfer",
     "degree": "scoring.centrality",
     "generalized_max_pooling": "scoring.regions",
+    "join": "joining",
     "katz": "scoring.centrality",
     "load": "reranker",
     "nearest_neighbors": "neighbors",

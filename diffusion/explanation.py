@@ -13,6 +13,7 @@ from .copies import Copies
 from .errors import DiffusionError
 from .fitted import Fitted, Results, first_stage_of
 from .graph.explain import neighbors_of, strongest_paths
+from .kernels import ranking as kernels
 from .kernels.matrix import SparseRows
 from .scoring.fusion import Shares, value_of
 from .solvers import Solver
@@ -296,6 +297,8 @@ class Explainer:
         self._wide = first.lists
         self._answers: dict[int, _Answer] = {}
         self._observation = fitted.affinity.observe(*first.observed, query_k)
+        self._lists = kernels.FirstStage(*first.lists)
+        self._scale = fitted.affinity.scale_of(first.observed[0])
         transfer = fitted.parameters["transfer"]
         known = transfer is not None and transfer["name"] == RegularizedLaplacian.name
         self._alpha: float | None = float(transfer["alpha"]) if known else None
@@ -311,7 +314,7 @@ class Explainer:
         copies = self._fitted.copies
         row = int(copies.of_items(np.array([item]))[0])
         id_: Hashable = self._fitted.items.of_rows(np.array([item])).tolist()[0]
-        fitted, lists, graph = self._fitted, self._first.lists, self._fitted.graph
+        fitted, graph = self._fitted, self._fitted.graph
         scores, ids = self._lists_with(row)
         listed = np.flatnonzero(ids == row)
         first_rank = self._first.rank(item, ids, copies)
@@ -319,7 +322,9 @@ class Explainer:
         answer, rank, depth = self._ranked(item, row, ids)
         x, score, shares = value_of(answer.x, row), value_of(answer.scores, row), Shares()
         if score > 0:
-            shares = fitted.score.shares(row, answer.x, self._observation, *lists, graph)
+            shares = fitted.score.shares(
+                row, answer.x, self._observation, self._lists, self._scale, graph
+            )
         elif rank is not None:
             score = max(float(scores[listed[0]]) - float(scores[0]), _LOWEST)
         own, flow = self._flow(row, answer.x)
@@ -376,18 +381,20 @@ class Explainer:
     def _answer(self, depth: int) -> _Answer:
         """Diffuse the observation for a ranking of that many items, as `Fitted.diffuse` does."""
         if depth not in self._answers:
-            fitted, observation, lists = self._fitted, self._observation, self._first.lists
+            fitted, observation = self._fitted, self._observation
             solver = fitted.solver.for_depth(depth)
             solution = solver.solve(observation.y, candidates=self._first.candidates)
             x = _positive(solution.values)  # a copy: scores may take the place of the values
-            scores = fitted.score.combine(solution.values, observation, *lists, fitted.graph)
+            scores = fitted.score.combine(
+                solution.values, observation, self._lists, self._scale, fitted.graph
+            )
             self._answers[depth] = _Answer(solver, x, self._with_unknown(_positive(scores)))
         return self._answers[depth]
 
     def _with_unknown(self, scores: SparseRows) -> SparseRows:
         """Return scores (one row) with those of hits that are not of the collection."""
-        lists = self._first.lists
-        own, codes = self._fitted.score.evidence(*lists)[0], lists[1][0]
+        own = self._fitted.score.evidence(self._lists, self._scale)[0]
+        codes = self._lists.ids[0]
         added = (codes >= self._fitted.graph.n_nodes) & (own > 0)
         ids = np.concatenate([scores.ids, codes[added].astype(np.int32)])
         return SparseRows(

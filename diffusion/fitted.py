@@ -46,15 +46,17 @@ class _Asked(NamedTuple):
     """What is solved and ranked for some queries."""
 
     observation: Observation
-    first: Results
+    first: kernels.FirstStage
+    scale: kernels.LocalScale
     candidates: NDArray[np.int64]  # that the graph knows
 
     def part(self, rows: NDArray[np.int64]) -> _Asked:
         """Return what belongs to some of the queries."""
         y, J = self.observation.y, self.observation.J
         observation = Observation(y.part(rows), None if J is None else J.part(rows))
-        first = self.first[0][rows], self.first[1][rows]
-        return _Asked(observation, first, self.candidates[rows])
+        first = kernels.FirstStage(self.first.scores[rows], self.first.ids[rows])
+        scale = self.scale._replace(queries=self.scale.queries[rows])
+        return _Asked(observation, first, scale, self.candidates[rows])
 
 
 class Components(NamedTuple):
@@ -208,8 +210,10 @@ class Fitted:
         parts = row_blocks(nq, "diffuse", show=progress, size=batch, unit="query")
         for part in parts if nq else [slice(0, 0)]:  # no query has a report, too
             observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
+            scale = self.affinity.scale_of(observed[0][part])
             candidates = (ids if known is None else known)[part]
-            asked = _Asked(observation, (scores[part], ids[part]), candidates)
+            first = kernels.FirstStage(scores[part], ids[part])
+            asked = _Asked(observation, first, scale, candidates)
             out = out_scores[part], out_ids[part]
             reports.append(self._rank(asked, out, depth, restrict, known is not None, allowed))
         report = type(reports[0]).concatenate(reports)
@@ -227,12 +231,12 @@ class Fitted:
         allowed: NDArray[np.uint8],
     ) -> Report:
         """Diffuse observations to a depth, or deeper where a filter needs it, and rank."""
-        observation, first, candidates = asked
+        observation, first, scale, candidates = asked
         solution = self.solver.for_depth(depth).solve(observation.y, candidates=candidates)
         x, report = solution.values, solution.report
-        fused = self.score.combine(x, observation, *first, self.graph)
+        fused = self.score.combine(x, observation, first, scale, self.graph)
         n = self.graph.n_nodes
-        unknown = Unknown(n, self.score.evidence(*first)) if some_unknown else None
+        unknown = Unknown(n, self.score.evidence(first, scale)) if some_unknown else None
         rank(fused, *first, *out, restrict=restrict, allowed=allowed, unknown=unknown)
         if restrict or not len(allowed) or depth >= n:
             return report
@@ -311,8 +315,9 @@ class Fitted:
             out = copies.expanded(found, k, allowed)
         if len(hits.unknown):
             # Copies of better items must not push them out.
+            scale = self.affinity.scale_of(hits.known[0])
+            own = self.score.evidence(kernels.FirstStage(hits.scores, hits.codes), scale)
             first = kernels.FirstStage(hits.scores, copies.first_items(hits.codes))
-            own = self.score.evidence(hits.scores, hits.codes)
             kernels.keep_unknown(first, copies.n_items, own, allowed, *out)
         return out
 

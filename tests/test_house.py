@@ -39,7 +39,7 @@ FLOORS = (
     ("diffusion.graph",),
     ("diffusion.solvers",),
     ("diffusion.scoring",),
-    ("diffusion.baselines",),
+    ("diffusion.baselines", "diffusion.joining"),
     (
         "diffusion.index_state",
         "diffusion.explanation",

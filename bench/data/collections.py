@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Vectors (n, d) and the class of each (n,).
+Labelled: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,26 @@ def digits() -> Collection:
     return _split("digits (raw pixels)", X.astype(np.float32), labels, 297)
 
 
+def digits_by_parity() -> Collection:
+    """Return the digits in two classes, odd and even, of five separate kinds of shapes each."""
+    whole = digits()
+    return replace(
+        whole,
+        name="digits, odd or even",
+        gallery_labels=whole.gallery_labels % 2,
+        query_labels=whole.query_labels % 2,
+    )
+
+
+def breast_cancer() -> Collection:
+    """Return scikit-learn's measurements of cell nuclei, standardised: 569 items of 2 classes."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.preprocessing import scale
+
+    X, labels = load_breast_cancer(return_X_y=True)
+    return _split("breast cancer", scale(X).astype(np.float32), labels)
+
+
 def data_folder() -> Path:
     """Return the directory of data outside the project: DIFFUSION_DATA or ../shared/data."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -48,17 +71,35 @@ def data_folder() -> Path:
 
 def grocery(packages_only: bool) -> Collection | None:
     """Return MobileNetV2 descriptors of the Grocery Store data set, or None if they are absent."""
+    found = _grocery()
+    if found is None:
+        return None
+    X, labels, folders = found
+    if not packages_only:
+        return _split("grocery, all", X, labels)
+    keep = folders[:, 0] == "Packages"
+    return _split("grocery, packages", X[keep], labels[keep])
+
+
+def grocery_by_kind(coarse: bool) -> Collection | None:
+    """Return the same photos in 43 kinds, such as apples, or in 3: fruit, vegetables, packages."""
+    found = _grocery()
+    if found is None:
+        return None
+    X, _, folders = found
+    _, labels = np.unique(folders[:, 0 if coarse else 1], return_inverse=True)
+    return _split(f"grocery, {labels.max() + 1} kinds", X, labels)
+
+
+def _grocery() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_]] | None:
+    """Return the descriptors, the products, and the two directories above that of the product."""
     folder = data_folder() / "descriptors"
     if not (folder / "grocery_test.npy").exists():
         return None
     X = np.load(folder / "grocery_test.npy")
-    labels = np.load(folder / "grocery_test_labels.npy")
-    name = "grocery, all"
-    if packages_only:
-        files = (folder / "grocery_test_files.txt").read_text().split("\n")
-        keep = np.array([file.startswith("test/Packages/") for file in files[: len(X)]])
-        X, labels, name = X[keep], labels[keep], "grocery, packages"
-    return _split(name, X, labels)
+    files = (folder / "grocery_test_files.txt").read_text().split("\n")[: len(X)]
+    folders = np.array([file.split("/")[1:3] for file in files])
+    return X, np.load(folder / "grocery_test_labels.npy"), folders
 
 
 def manifold(n: int, d: int = 128, seed: int = 0) -> NDArray[np.float32]:

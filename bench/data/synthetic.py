@@ -10,27 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.errors import DiffusionError
 
-from .collections import Collection, digits, grocery
-
-Labelled: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+from . import texts
+from .collections import (
+    Collection,
+    Labelled,
+    breast_cancer,
+    digits,
+    digits_by_parity,
+    grocery,
+    grocery_by_kind,
+)
 
 # The largest number of queries of a collection.
 QUERIES = 400
 
 
 def everything() -> list[Callable[[], Collection]]:
-    """Return functions that generate 35 collections.
+    """Return functions that generate 44 collections, four of them of text.
 
-    Their classes have 2 to 500 items and their galleries at most 2500. Each collection is generated
-    when its function is called, so that only one is in memory at a time. The eleven collections of
-    photos of groceries are left out if their descriptors are absent.
+    Their classes have 2 to 1000 items and their galleries at most 2500. Each collection is
+    generated when its function is called, so that only one is in memory at a time. The 13
+    collections of photos of groceries are left out if their descriptors are absent.
     """
     makers: list[Callable[[], Collection]] = [
         digits,
@@ -50,6 +57,7 @@ def everything() -> list[Callable[[], Collection]]:
         lambda: split("clusters 2 to 300, Zipf", *clusters(zipf_sizes(120, 300), seed=1)),
         lambda: split("clusters 150 × 8", *clusters([8] * 150, seed=2)),
         lambda: split("clusters 300 × 4", *clusters([4] * 300, seed=3)),
+        lambda: split("clusters 8 × 250", *clusters([250] * 8, seed=5)),
         lambda: few_each(
             "clusters 30 × 8 + 900", *clusters([20] * 30 + [1] * 900, seed=4), 8, distractors=900
         ),
@@ -58,12 +66,19 @@ def everything() -> list[Callable[[], Collection]]:
         lambda: split("documents 20 × 50", *documents(20, 50)),
         lambda: split("documents 100 × 8", *documents(100, 8, seed=1)),
         lambda: split("faces 40 × 10", *faces(40, 10)),
+        digits_by_parity,
+        breast_cancer,
+        lambda: split("docstrings, 64", *texts.docstrings(64)),
+        lambda: split("docstrings, 256", *texts.docstrings(256)),
+        lambda: split("error messages", *texts.messages(64)),
+        lambda: split("Unicode names", *texts.characters(64)),
     ]
     if grocery(packages_only=True) is not None:
-        packages, photos = partial(_grocery, True), partial(_grocery, False)
+        packages, photos = partial(_present, grocery, True), partial(_present, grocery, False)
         makers += [
             packages,
             photos,
+            *(partial(_present, grocery_by_kind, coarse) for coarse in (False, True)),
             *(partial(_few, "packages", packages, n_each) for n_each in (3, 5)),
             *(
                 partial(_few, "grocery", photos, n_each, seed)
@@ -79,8 +94,8 @@ def everything() -> list[Callable[[], Collection]]:
     return makers
 
 
-def _grocery(packages_only: bool) -> Collection:
-    collection = grocery(packages_only)
+def _present(load: Callable[[bool], Collection | None], which: bool) -> Collection:
+    collection = load(which)
     assert collection is not None
     return collection
 

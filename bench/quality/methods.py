@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from .. import rivals
 from ..data.collections import Collection
 from ..measure import percent, precision_of, timed
 from ..table import Table
+from .survey import cosine, diffused
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -43,21 +43,17 @@ class Method:
     queries_in_graph: bool = False
 
 
-def _cosine(X: Vectors) -> Callable[[Vectors], Ids]:
-    return lambda Q: expansion.search(Q, X, len(X))[1]
-
-
 def _expansion(k: int, alpha: float, dba: int = 0) -> Callable[[Vectors], Callable[[Vectors], Ids]]:
     def prepare(X: Vectors) -> Callable[[Vectors], Ids]:
         X = expansion.augment_database(X, dba, alpha=3.0) if dba else X
-        search = _cosine(X)
+        search = cosine(X)
         return lambda Q: search(expansion.average(Q, X, *expansion.search(Q, X, k), alpha=alpha))
 
     return prepare
 
 
 def _discriminative(X: Vectors) -> Callable[[Vectors], Ids]:
-    search = _cosine(X)
+    search = cosine(X)
     return lambda Q: search(expansion.discriminative(Q, X, search(Q)))
 
 
@@ -65,20 +61,12 @@ def _reciprocal(X: Vectors) -> Callable[[Vectors], Ids]:
     return lambda Q: reciprocal.search(Q, X, len(X))[1]
 
 
-def _diffusion(**parameters: Any) -> Callable[[Vectors], Callable[[Vectors], Ids]]:
-    def prepare(X: Vectors) -> Callable[[Vectors], Ids]:
-        ranker = diffusion.Reranker(**parameters).fit(X)
-        return lambda Q: ranker.search(Q, len(X))[1]
-
-    return prepare
-
-
 def _rival(name: str, module: ModuleType) -> Method:
     return Method(name, partial(partial, module.rank), module.QUERIES_IN_GRAPH)
 
 
 METHODS = (
-    Method("cosine", _cosine),
+    Method("cosine", cosine),
     Method("AQE (n = 10)", _expansion(10, 0.0)),
     Method("α-QE (α = 3, n = 50)", _expansion(50, 3.0)),
     Method("DQE (5 up, 200 down)", _discriminative),
@@ -88,9 +76,12 @@ METHODS = (
     _rival("RDP (k = 30)", rivals.rdp),
     _rival("GNN (k1 = 26, k2 = 7)", rivals.gnn),
     _rival("CAS (k1 = 6, k2 = 60)", rivals.cas),
-    Method("diffusion, cosine affinity (k = 50, α = 0.99)", _diffusion(affinity="cosine")),
-    Method("diffusion, as by default", _diffusion()),
-    Method("diffusion, Fusion(weight=1)", _diffusion(score=diffusion.Fusion(1.0))),
+    _rival("Cheb-GR (λ = 2.5, β = 0.1, 2 rounds)", rivals.cheb_gr),
+    _rival("C-CRF (β = 0.1) + diffusion", rivals.c_crf),
+    _rival("LPMT (k = 20, k1 = 60)", rivals.lpmt),
+    Method("diffusion, cosine affinity (k = 50, α = 0.99)", partial(diffused, affinity="cosine")),
+    Method("diffusion, as by default", diffused),
+    Method("diffusion, Fusion(weight=1)", partial(diffused, score=diffusion.Fusion(1.0))),
 )
 
 

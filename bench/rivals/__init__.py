@@ -2,10 +2,12 @@
 
 Each module is a method. Its function `rank(gallery, queries)` takes L2-normalised vectors (n, d)
 and (nq, d) and returns the ids (nq, n) of the full rankings. `QUERIES_IN_GRAPH` says whether the
-ranking of a query depends on the other queries. The implementations are for the collections of the
-benchmark only: those with queries in the graph hold several matrices of (nq + n)² values.
+ranking of a query depends on the other queries. A `GRID` holds values of parameters; `bench rivals`
+shows its best setting on the whole survey beside the defaults. The implementations are for the
+collections of the benchmark only: those with queries in the graph hold several matrices of
+(nq + n)² values.
 """
 
-from . import cas, gnn, rdp, superglobal
+from . import c_crf, cas, cheb_gr, gnn, lpmt, rdp, superglobal
 
-__all__ = ["cas", "gnn", "rdp", "superglobal"]
+__all__ = ["c_crf", "cas", "cheb_gr", "gnn", "lpmt", "rdp", "superglobal"]

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.csgraph import dijkstra
 from scipy.special import rel_entr
 
 from .common import (
     Ids,
     Vectors,
+    bidirectional,
+    kernel,
     listed,
+    mutual,
     nearest,
     normalized_rows,
     ranking,
+    shortest_paths,
     symmetrically_normalized,
 )
 
 QUERIES_IN_GRAPH = True
-
-# The length assigned to items without a path between them.
-_FAR = 50.0
 
 
 def rank(
@@ -66,15 +66,11 @@ def rank(
     Queries and gallery form one graph; several matrices are dense.
     """
     nq = len(queries)
-    vectors = np.concatenate([queries, gallery]).astype(np.float64)
-    similarity = vectors @ vectors.T
-    distance = np.maximum(2 - 2 * similarity, 0)
-    distance /= distance.max(axis=1, keepdims=True)
-    weights = np.exp(-distance / sigma**2)
+    similarity, distance, weights = kernel(gallery, queries, sigma)
     ids = nearest(similarity, max(k1, k2 + 1, k3, k4, links))
 
-    confident = _mutual(ids[:, :k1])
-    candidates = _expanded(_mutual(ids[:, : k2 + 1]), _mutual(ids[:, : k2 // 2 + 1]))
+    confident = mutual(ids[:, :k1])
+    candidates = _expanded(mutual(ids[:, : k2 + 1]), mutual(ids[:, : k2 // 2 + 1]))
     W = listed(ids[:, 1:k1], weights)
     F = _diffuse(W + (boost - 1) * (W * confident), mu)
     P = normalized_rows(listed(ids[:, 1:k3], weights))
@@ -85,16 +81,8 @@ def rank(
     V = normalized_rows(_largest(V @ V, k5))
     V = normalized_rows(V @ V)
 
-    lengths = _divergences(V.toarray(), ids[:, :links])
-    # Undirected: there is a step in both directions if either item lists the other.
-    paths = dijkstra(lengths, directed=False, indices=np.arange(nq))
-    return ranking((lambda_ - 1) * np.minimum(paths, _FAR)[:, nq:] - lambda_ * distance[:nq, nq:])
-
-
-def _mutual(ids: Ids) -> sparse.csr_array:
-    """Return 1 for the pairs that are in each other's lists, and 0 elsewhere."""
-    directed = listed(ids, np.ones((len(ids), len(ids))))
-    return sparse.csr_array(directed * directed.T)
+    paths = shortest_paths(V.toarray(), ids[:, :links], _divergence, nq)
+    return ranking((lambda_ - 1) * paths[:, nq:] - lambda_ * distance[:nq, nq:])
 
 
 def _expanded(mutual: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_array:
@@ -109,14 +97,7 @@ def _expanded(mutual: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_ar
 
 def _diffuse(W: sparse.csr_array, mu: float) -> NDArray[np.float64]:
     W = (W + W.T) / 2
-    S = symmetrically_normalized(W)
-    alpha = 1 / (1 + mu)
-    F = W.toarray()
-    for _ in range(10):
-        F = S @ F
-        F = alpha / 2 * (F + F.T)
-        F[np.diag_indices_from(F)] += 1 - alpha
-    return F
+    return bidirectional(symmetrically_normalized(W), W.toarray(), 1 / (1 + mu), 10)
 
 
 def _smooth(
@@ -145,16 +126,12 @@ def _largest(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
     return listed(ranking(dense)[:, :k], dense)
 
 
-def _divergences(V: NDArray[Any], ids: Ids) -> sparse.csr_array:
-    """Return the Jensen-Shannon divergences, in bits, of each row of V from its listed neighbours.
+def _divergence(p: NDArray[Any], q: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the Jensen-Shannon divergences, in bits, of p from the rows of q.
 
-    JS = 1 - ½ Σ [p log2((p+q)/p) + q log2((p+q)/q)] over the entries that both rows have.
+    JS = 1 - ½ Σ [p log2((p+q)/p) + q log2((p+q)/q)] over the entries that both have.
     """
-    values = np.empty(ids.shape)
-    for i, row in enumerate(ids):
-        own = np.flatnonzero(V[i])
-        p, q = V[i, own], V[np.ix_(row, own)]
-        both = (rel_entr(p, p + q) + rel_entr(q, p + q)).sum(axis=1)
-        values[i] = np.maximum(1 + both / (2 * np.log(2)), 0)
-    indptr = np.arange(len(ids) + 1) * ids.shape[1]
-    return sparse.csr_array((values.ravel(), ids.ravel(), indptr), shape=(len(ids), len(ids)))
+    own = np.flatnonzero(p)
+    p, q = p[own], q[:, own]
+    both = (rel_entr(p, p + q) + rel_entr(q, p + q)).sum(axis=1)
+    return np.maximum(1 + both / (2 * np.log(2)), 0)

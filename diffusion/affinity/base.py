@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..change import Change
-from ..kernels.matrix import SparseRows
+from ..kernels.matrix import SparseRows, read_only
+from ..kernels.ranking import LocalScale
 from ..storage.contents import Array, Between, Layout, Ragged
 
 #: Neighbour lists: scores (n, k), float32, and ids (n, k), int32.
 Lists = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+
+_UNSCALED = read_only(np.empty(0, np.float32))
 
 
 class Edges(NamedTuple):
@@ -67,6 +71,13 @@ class Affinity(ABC):
     def depth_of(self, k: int) -> int:
         """Return how many neighbours of lists of k are used, in a collection that has as many."""
         return k
+
+    def scale_of(self, scores: NDArray[np.float32]) -> LocalScale:
+        """Return the local scale of the items, and of queries by their first-stage scores (m, c).
+
+        The scores are in descending order, padded with -inf, and those of items of the collection.
+        """
+        return LocalScale(0.0, _UNSCALED, read_only(np.zeros(len(scores), np.float32)))
 
     def listed(self, k: int) -> int:
         """Return how many neighbours lists should have, more than `depth_of` for updates."""

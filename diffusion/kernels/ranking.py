@@ -179,20 +179,39 @@ class FirstStage(NamedTuple):
     ids: Any  # (m, c) int64, -1 padded at the end
 
 
+class LocalScale(NamedTuple):
+    """Local scaling of first-stage scores: s'_qj = s_qj - factor (r_q + r_j)."""
+
+    factor: float
+    items: Any  # (n,) float32, r of the items; (0,) if the factor is 0
+    queries: Any  # (m,) float32, r of the queries
+
+
+@borrowing
+def _scaled(score: Any, item: Any, scale: LocalScale, row: int) -> Any:
+    """Return s' of a score and an item; the r of an item that the graph lacks is the query's."""
+    if scale.factor == 0:
+        return np.float64(score)
+    own = scale.queries[row]
+    other = scale.items[item] if item < scale.items.shape[0] else own
+    return np.float64(score) - scale.factor * (np.float64(own) + np.float64(other))
+
+
 class Beside(NamedTuple):
     """The evidence that is added to the diffused score: weight (J + e)."""
 
     J: SparseRows
     first: FirstStage
+    scale: LocalScale
     depth: int  # number of candidates of the first stage that have an e
     weight: float
 
 
 @borrowing
-def first_stage_evidence(scores: Any, e: Any) -> None:
-    """Compute e of descending scores (c,), minus the e of the last; 0 where padded with -inf."""
-    size = 0
-    while size < scores.shape[0] and scores[size] > -np.inf:
+def _evidence(first: FirstStage, scale: LocalScale, row: int, e: Any) -> None:
+    """Compute e of the best candidates of a query, minus the least e; 0 where they are padded."""
+    scores, size = first.scores[row], 0
+    while size < e.shape[0] and scores[size] > -np.inf:
         size += 1
     place = unit = 0  # the place among the distinct scores, and the score that ends the unit
     for a in range(1, size):
@@ -202,23 +221,35 @@ def first_stage_evidence(scores: Any, e: Any) -> None:
     e[:] = 0
     if size == 0:
         return
-    best = np.float64(scores[0])
-    spread = best - scores[unit]
+    spread = np.float64(scores[0]) - np.float64(scores[unit])
+    best = -np.inf
+    for a in range(size):
+        e[a] = _scaled(scores[a], first.ids[row, a], scale, row)
+        best = max(best, e[a])
     least = 1.0
     for a in range(size):
-        e[a] = np.exp((scores[a] - best) / spread) if spread > 0 else 1.0
+        z = (best - e[a]) / spread if spread > 0 else 0.0
+        e[a] = 1 / ((1 + z) * (1 + z))
         least = min(least, e[a])
     for a in range(size):
         e[a] -= least
 
 
 @parallel(lambda first, *_: len(first.ids), grain=64)
-def evidence(start: int, stop: int, first: FirstStage, depth: int, weight: float, out: Any) -> None:
+def evidence(
+    start: int,
+    stop: int,
+    first: FirstStage,
+    scale: LocalScale,
+    depth: int,
+    weight: float,
+    out: Any,
+) -> None:
     """Write the evidence weight e of the candidates of the first stage to `out` (m, c)."""
     depth = min(depth, first.ids.shape[1])
     e = np.empty(depth, np.float64)
     for row in range(start, stop):
-        first_stage_evidence(first.scores[row, :depth], e)
+        _evidence(first, scale, row, e)
         out[row] = 0
         for a in range(depth):
             out[row, a] = weight * e[a]
@@ -227,7 +258,7 @@ def evidence(start: int, stop: int, first: FirstStage, depth: int, weight: float
 @contracting
 def _gather(beside: Beside, row: int, n: int) -> Few:
     """Return which of n items have evidence beside the diffused score, and that evidence."""
-    J, first, depth, weight = beside
+    J, first, scale, depth, weight = beside
     depth = min(depth, first.ids.shape[1])
     table = few(J.counts[row] + depth, np.empty(0, np.float64))
     keys, values = table
@@ -236,7 +267,7 @@ def _gather(beside: Beside, row: int, n: int) -> Few:
         keys[slot] = J.ids[t]
         values[slot] = J.values[t]
     e = np.empty(depth, np.float64)
-    first_stage_evidence(first.scores[row, :depth], e)
+    _evidence(first, scale, row, e)
     for a in range(depth):
         if 0 <= first.ids[row, a] < n:
             slot = slot_of(keys, first.ids[row, a])

@@ -14,7 +14,7 @@ from ..errors import DiffusionError
 from ..graph import Graph
 from ..kernels import ranking as kernels
 from ..kernels.matrix import SparseRows, read_only
-from ..kernels.ranking import FirstStage
+from ..kernels.ranking import FirstStage, LocalScale
 from ..validation import check_real
 
 Diffused: TypeAlias = NDArray[np.float32] | SparseRows
@@ -50,17 +50,17 @@ class Score(ABC):
         """Return the factor of each item's diffused score, shape (n,), or None if it is 1."""
         return None
 
-    def evidence(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def evidence(self, first: FirstStage, scale: LocalScale) -> NDArray[np.float32]:
         """Return the score of first-stage candidates (m, c) that the first stage alone gives."""
-        return np.zeros(scores.shape, np.float32)
+        return np.zeros(first.scores.shape, np.float32)
 
     @abstractmethod
     def combine(
         self,
         x: Diffused,
         observation: Observation,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
+        first: FirstStage,
+        scale: LocalScale,
         graph: Graph,
     ) -> Diffused:
         """Return the score of every item (m, n), 0 for items without evidence.
@@ -71,11 +71,12 @@ class Score(ABC):
             Diffused scores; may be overwritten.
         observation : Observation
             Observations of the m queries.
-        scores : ndarray, shape (m, c), float32
-            First-stage scores, best first.
-        ids : ndarray, shape (m, c), int64
-            First-stage ids, padded with -1 at the end. Those of n and more stand for items that the
-            graph does not know: they count among the candidates and get no score.
+        first : FirstStage
+            Scores, float32 (m, c), best first, and ids, int64 (m, c), padded with -1 at the end.
+            Those of n and more stand for items that the graph does not know: they count among the
+            candidates and get no score.
+        scale : LocalScale
+            As `Affinity.scale_of` returns it.
         graph : Graph
         """
 
@@ -85,8 +86,8 @@ class Score(ABC):
         item: int,
         x: SparseRows,
         observation: Observation,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
+        first: FirstStage,
+        scale: LocalScale,
         graph: Graph,
     ) -> Shares:
         """Return what the score of an item for a single query is the sum of.
@@ -96,7 +97,7 @@ class Score(ABC):
         item : int
         x : SparseRows
             The diffused scores of all items; one row, as all arguments that `combine` takes.
-        observation, scores, ids, graph
+        observation, first, scale, graph
             As `combine` takes them.
         """
 
@@ -111,8 +112,8 @@ class Diffusion(Score):
         self,
         x: Diffused,
         observation: Observation,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
+        first: FirstStage,
+        scale: LocalScale,
         graph: Graph,
     ) -> Diffused:
         """Return x unchanged."""
@@ -123,8 +124,8 @@ class Diffusion(Score):
         item: int,
         x: SparseRows,
         observation: Observation,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
+        first: FirstStage,
+        scale: LocalScale,
         graph: Graph,
     ) -> Shares:
         """Return x as the only share."""
@@ -138,31 +139,34 @@ class Fusion(Score):
     The score of an item j for a query q is::
 
         f_qj = sqrt(x_j / max x) + weight (J_qj + e_qj),     x = D^-1/2 h(W) y
-        e_qj = exp((s_qj - s_(1)) / (s_(1) - s_(12)))
+        e_qj = 1 / (1 + z_qj)²,     z_qj = (max s'_q - s'_qj) / (s_(1) - s_(12))
 
     Here x is the diffused score, which reaches items along the manifold; J is the similarity of the
     neighbourhoods of q and j, which is reliable near the query; and e is the evidence of the first
     stage, in units of the query's own list. s_(1) and s_(12) are the highest and the twelfth
-    highest of the distinct first-stage scores of the query (or the lowest, if there are fewer). If
-    diffusion reaches the wrong neighbourhood, J and e determine the head of the list. Any
+    highest of the distinct first-stage scores of the query (or the lowest, if there are fewer). s'
+    are the scores less the local scales of q and j, as `Context` computes them, so that items near
+    everything get less. If diffusion reaches the wrong neighbourhood, J and e determine the head of
+    the list; far down, where x says little, e keeps the order of the first stage. Any
     similarity can be used, because e does not depend on the scale and the offset of the scores.
 
     The factor D^-1/2 removes the bias of x towards nodes of large degree, as dividing the columns
     of h(W) by their norms would. The x of an isolated node is not changed. e is computed for the
-    best 100 candidates of the first stage. The e of the last of them is subtracted from all, so
-    that an item without evidence has score 0.
+    best 1000 candidates of the first stage, or for all if there are fewer, whatever the length of
+    the ranking: a shorter ranking is the beginning of a longer one. The least e of them is
+    subtracted from all, so that an item without evidence has score 0.
 
     Parameters
     ----------
-    weight : float >= 0, default 0.5
-        Weight of J and e. With 1, fewer queries get worse, and the gain along thin manifolds is
-        smaller.
+    weight : float >= 0, default 0.75
+        Weight of J and e. With 1.5, fewer queries get worse, and the gain along thin manifolds is
+        smaller; with 0.5, the other way round.
     """
 
-    weight: float = 0.5
+    weight: float = 0.75
 
     name: ClassVar[str] = "fusion"
-    depth: ClassVar[int] = 100
+    depth: ClassVar[int] = 1000
 
     def __post_init__(self) -> None:
         check_real(self.weight, "weight", low=0.0)
@@ -171,28 +175,28 @@ class Fusion(Score):
         """Return the diagonal of D^-1/2, shape (n,), with 1 for isolated nodes."""
         return (1 / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1))).astype(np.float32)
 
-    def evidence(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def evidence(self, first: FirstStage, scale: LocalScale) -> NDArray[np.float32]:
         """Return weight e of each candidate."""
-        out = np.empty(scores.shape, np.float32)
-        kernels.evidence(FirstStage(scores, ids), self.depth, float(self.weight), out)
+        out = np.empty(first.scores.shape, np.float32)
+        kernels.evidence(first, scale, self.depth, float(self.weight), out)
         return out
 
     def combine(
         self,
         x: Diffused,
         observation: Observation,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
+        first: FirstStage,
+        scale: LocalScale,
         graph: Graph,
     ) -> Diffused:
         """Return the fused score of every item."""
         J = observation.J
         assert J is not None
-        beside = kernels.Beside(J, FirstStage(scores, ids), self.depth, float(self.weight))
+        beside = kernels.Beside(J, first, scale, self.depth, float(self.weight))
         if isinstance(x, np.ndarray):
             kernels.fuse(x, self.weights(graph), beside)
             return x
-        out = SparseRows.of_at_most(x.counts + J.counts + min(self.depth, ids.shape[1]))
+        out = SparseRows.of_at_most(x.counts + J.counts + min(self.depth, first.ids.shape[1]))
         kernels.fuse_sparse(x, read_only(graph.degrees), beside, out)
         return out
 
@@ -201,8 +205,8 @@ class Fusion(Score):
         item: int,
         x: SparseRows,
         observation: Observation,
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
+        first: FirstStage,
+        scale: LocalScale,
         graph: Graph,
     ) -> Shares:
         """Return the three summands of the fused score."""
@@ -211,11 +215,11 @@ class Fusion(Score):
         degrees = graph.degrees[reached]
         scaled = np.maximum(values, 0) / np.sqrt(np.where(degrees > 0, degrees, 1))
         own = scaled[reached == item].sum()  # of one value, or of none
-        first = self.evidence(scores, ids)
+        alone = self.evidence(first, scale)
         return Shares(
             diffusion=float(np.sqrt(own / scaled.max())) if own > 0 else 0.0,
             neighbourhood=self.weight * value_of(observation.J, item),
-            first_stage=float(first[ids == item].sum()),
+            first_stage=float(alone[first.ids == item].sum()),
         )
 
 

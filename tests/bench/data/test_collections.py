@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import diffusion
 from bench.data import collections as datasets
@@ -9,6 +10,41 @@ from bench.data import collections as datasets
 def test_grocery_is_skipped_where_it_is_absent(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
     assert datasets.grocery(packages_only=True) is None
+    assert datasets.grocery_by_kind(coarse=True) is None
+
+
+def test_kinds_are_the_directories_above_the_products():
+    fine = datasets.grocery(packages_only=False)
+    if fine is None:
+        pytest.skip("grocery descriptors are not in DIFFUSION_DATA")
+    for coarse, n_kinds in ((False, 43), (True, 3)):
+        kinds = datasets.grocery_by_kind(coarse)
+        assert np.array_equal(kinds.gallery, fine.gallery)
+        pairs = set(zip(fine.gallery_labels.tolist(), kinds.gallery_labels.tolist(), strict=True))
+        # Each product is of one kind.
+        assert len(pairs) == len({product for product, _ in pairs}) == 81
+        assert len({kind for _, kind in pairs}) == n_kinds
+        assert kinds.name == f"grocery, {n_kinds} kinds"
+    packages = datasets.grocery(packages_only=True)
+    of_kind = kinds.gallery_labels[np.isin(fine.gallery_labels, packages.gallery_labels)]
+    assert len(set(of_kind)) == 1
+
+
+def test_parity_of_digits():
+    whole, halves = datasets.digits(), datasets.digits_by_parity()
+    assert np.array_equal(halves.queries, whole.queries)
+    assert set(whole.gallery_labels[halves.gallery_labels == 1]) == {1, 3, 5, 7, 9}
+    assert set(whole.query_labels[halves.query_labels == 0]) == {0, 2, 4, 6, 8}
+
+
+def test_measurements_of_cells_are_standardised():
+    cells = datasets.breast_cancer()
+    X = np.concatenate([cells.gallery, cells.queries])
+    assert X.shape == (569, 30)
+    np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(X.std(axis=0), 1, atol=1e-5)
+    labels = np.concatenate([cells.gallery_labels, cells.query_labels])
+    assert np.bincount(labels).tolist() == [212, 357]
 
 
 def test_manifold_is_connected_and_repeatable():

@@ -102,7 +102,7 @@ def test_json_holds_the_figures_that_are_printed(tmp_path, capsys):
         assert f" {row[1]} |" in printed
     # The tables of methods, of solvers and of the survey agree on the defaults.
     by_default = {row[0]: row[1] for row in written[0]["rows"]}["diffusion, as by default"]
-    assert written[1]["rows"][0][1] == written[3]["rows"][0][5] == by_default
+    assert written[1]["rows"][0][1] == written[3]["rows"][0][6] == by_default
 
 
 def test_absent_collections_are_skipped(monkeypatch, tmp_path, capsys):

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+from scipy import sparse
 
-from bench.rivals import cas, gnn, rdp, superglobal
+import diffusion
+from bench.rivals import c_crf, cas, cheb_gr, gnn, lpmt, rdp, superglobal
 from bench.rivals.common import nearest
 from diffusion.baselines import expansion
 
@@ -167,8 +171,139 @@ def test_cas_equals_loops(data, settings):
     assert_ranked_by(cas_by_loops(s, *settings)[:nq, nq:], ids)
 
 
-@pytest.mark.parametrize("rival", [cas, gnn, rdp, superglobal])
+def test_cheb_gr_equals_loops(data):
+    X = np.concatenate([data[1], data[0]]).astype(float)
+    n, nq = len(X), len(data[1])
+    sizes = set()
+    for _ in range(2):
+        d = np.array([[np.linalg.norm(x - y) for y in X] for x in X])
+        S = np.zeros((n, n))
+        for i in range(n):
+            near = [j for j in range(n) if j == i or d[i, j] <= d[i].mean() - 1.2 * d[i].std()]
+            sizes.add(len(near))
+            S[i, near] = np.exp((1 - d[i, near] ** 2 / 2) / 0.1)
+        L = S / np.sqrt(np.outer(S.sum(axis=1), S.sum(axis=0)))
+        X = L @ X
+        X /= np.linalg.norm(X, axis=1)[:, None]
+    assert len(sizes) > 5
+    assert_ranked_by(X[:nq] @ X[nq:].T, cheb_gr.rank(*data, lambda_=1.2, beta=0.1))
+
+
+def test_c_crf_minimises_its_energy(data):
+    gallery = data[0][2:].astype(float)
+    s = np.maximum(gallery @ gallery.T, 0)
+    scores, ids = c_crf.denoised(data[0][2:], 7, 0.4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    changed = 0
+    for i, (row, found) in enumerate(zip(scores, ids, strict=True)):
+        clique = in_order(s)[i][:7]
+        assert set(found) == set(clique) - {i}
+        p = np.array([s[j, clique] / s[j, clique].sum() for j in clique])
+        h = np.array([[((np.sqrt(a) - np.sqrt(b)) ** 2).sum() / 2 for b in p] for a in p])
+        w = np.exp(-h / h.mean())
+        start = s[i, clique]
+
+        def energy(t, w=w, start=start):
+            pairs = 0.5 * 0.4 * (w * (t[:, None] - t) ** 2).sum()
+            return ((t - start) ** 2).sum() + pairs
+
+        # Not known from the lists is the value of the item itself, which has its own minimum.
+        rest = np.array([row[found.tolist().index(j)] for j in clique[1:]])
+        own = (start[0] + 0.4 * w[0, 1:] @ rest) / (1 + 0.4 * w[0, 1:].sum())
+        best = np.concatenate([[own], rest])
+        rng = np.random.default_rng(i)
+        for _ in range(5):
+            assert energy(best) < energy(best + 1e-3 * rng.standard_normal(7))
+        changed += found.tolist() != clique[1:]
+    assert changed > 0
+
+
+def test_c_crf_of_unchanged_lists_is_diffusion(data):
+    gallery, queries = data[0][2:], data[1]
+    ids = c_crf.rank(gallery, queries, beta=0.0, clique=9, k=8)
+    plain = diffusion.Reranker(affinity="cosine", k=8, alpha=0.99).fit(gallery)
+    assert np.mean(ids == plain.search(queries, len(gallery))[1]) > 0.95
+    assert (ids != c_crf.rank(gallery, queries, beta=1.0, clique=20, k=8)).any()
+
+
+def lpmt_by_loops(s, k, k1, k2, links):
+    """Return similarities; diffusion is a dense iteration, and the weights a projection."""
+    n, order = len(s), in_order(s)
+    d = np.array([(2 - 2 * row) / (2 - 2 * row).max() for row in s])
+    graphs = []
+    for size in (round(k / 2), k, 2 * k):
+        W = np.zeros((n, n))
+        for i in range(n):
+            W[i, order[i][:size]] = np.exp(-d[i, order[i][:size]] / 0.09)
+        W = (W + W.T) / 2
+        graphs.append(W / np.sqrt(np.outer(W.sum(axis=1), W.sum(axis=1))))
+    alpha, F = 1 / 1.23, np.eye(n)
+    b = np.full(3, 1 / 3)
+    for _ in range(3):
+        S = sum(weight * graph for weight, graph in zip(b, graphs, strict=True))
+        for _ in range(10):
+            F = alpha / 2 * (F @ S + S @ F) + (1 - alpha) * np.eye(n)
+        H = np.array([
+            (np.trace(F.T @ (np.eye(n) - S) @ F) + np.trace(F @ (np.eye(n) - S) @ F.T)) / 2
+            + 0.23 * np.linalg.norm(F - np.eye(n)) ** 2
+            for S in graphs
+        ])  # fmt: skip
+        b = lpmt.simplex(-H / H.mean())
+    near = in_order(F)
+    V = np.zeros((n, n))
+    for i in range(n):
+        for j in near[i][:k1]:
+            V[i, j] = F[i, j] * (i in near[j][:k1])
+        V[i] /= V[i].sum()
+    V = np.array([V[near[i][:k2]].mean(axis=0) for i in range(n)])
+    paths = np.full((n, n), 50.0)
+    np.fill_diagonal(paths, 0)
+    for i in range(n):
+        for j in order[i][:links]:
+            paths[i, j] = paths[j, i] = abs(V[i] - V[j]).sum() / 2
+    for m in range(n):
+        paths = np.minimum(paths, paths[:, m, None] + paths[m])
+    return 1 - 0.7 * paths - 0.3 * d, b
+
+
+@pytest.mark.parametrize("settings", [(6, 12, 3, 9), (4, 5, 2, 5)])
+def test_lpmt_equals_loops(data, settings):
+    s, nq = together(data, np.float64)
+    scores, b = lpmt_by_loops(s, *settings)
+    ids = lpmt.rank(*data, **dict(zip(("k", "k1", "k2", "links"), settings, strict=True)))
+    assert_ranked_by(scores[:nq, nq:], ids)
+    np.testing.assert_allclose(b.sum(), 1)
+
+
+def test_collaborative_diffusion_prefers_the_smoother_graph(rng):
+    def graph(blocks, noise):
+        W = np.kron(np.eye(blocks), np.ones((5, 5))) + noise * rng.random((5 * blocks,) * 2)
+        W = W + W.T
+        return sparse.csr_array(W / np.sqrt(np.outer(W.sum(axis=1), W.sum(axis=1))))
+
+    # Two graphs that agree, and one of random weights.
+    F, b = lpmt.collaborative([graph(4, 0.0), graph(4, 0.05), graph(4, 5.0)], 0.8)
+    assert b[0] > b[2]
+    assert b[1] > b[2]
+    np.testing.assert_allclose(F, F.T)
+
+
+def test_projection_to_the_simplex():
+    np.testing.assert_allclose(lpmt.simplex(np.array([0.2, 0.3, 0.5])), [0.2, 0.3, 0.5])
+    np.testing.assert_allclose(lpmt.simplex(np.array([2.0, 0.0, -5.0])), [1, 0, 0])
+    rng = np.random.default_rng(0)
+    for values in rng.standard_normal((20, 4)):
+        point = lpmt.simplex(values)
+        np.testing.assert_allclose(point.sum(), 1)
+        assert point.min() >= 0
+        others = rng.dirichlet(np.full(4, 0.5), 300)
+        assert np.linalg.norm(point - values) <= np.linalg.norm(others - values, axis=1).min()
+
+
+@pytest.mark.parametrize("rival", [c_crf, cas, cheb_gr, gnn, lpmt, rdp, superglobal])
 def test_other_queries_matter_where_it_says_so(rival, data):
     gallery, queries = data
-    alone = np.concatenate([rival.rank(gallery, query[None]) for query in queries])
-    assert (rival.rank(gallery, queries) != alone).any() == rival.QUERIES_IN_GRAPH
+    # Three clusters have no items as near as the published cut of Cheb-GR.
+    rank = partial(rival.rank, lambda_=1.0) if rival is cheb_gr else rival.rank
+    alone = np.concatenate([rank(gallery, query[None]) for query in queries])
+    assert (rank(gallery, queries) != alone).any() == rival.QUERIES_IN_GRAPH

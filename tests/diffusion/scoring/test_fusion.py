@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
 import diffusion
 from diffusion import Context, DiffusionError, Fusion, Reranker
-from diffusion.kernels.matrix import SparseRows
-from diffusion.kernels.ranking import first_stage_evidence
+from diffusion.kernels.matrix import SparseRows, read_only
+from diffusion.kernels.ranking import FirstStage, LocalScale
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +26,27 @@ def unit(X):
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
-def naive_first_stage(scores):
+UNSCALED = LocalScale(0.0, read_only(np.empty(0, np.float32)), read_only(np.zeros(9, np.float32)))
+
+
+def naive_first_stage(scores, scaled=None):
     """e of one query's candidates, in plain Python."""
+    scaled = scores if scaled is None else scaled
     different = sorted(set(scores), reverse=True)
     spread = different[0] - different[min(12, len(different)) - 1]
-    e = [np.exp((s - different[0]) / spread) if spread else 1.0 for s in scores]
+    z = [(max(scaled) - s) / spread if spread else 0.0 for s in scaled]
+    e = [(1 + value) ** -2 for value in z]
     return np.array(e) - min(e)
 
 
-def dense_scores(ranker, Q, X, *, depth=100, weight=0.5, alpha=0.99, query_k=10):
+def evidence(scores, ids=None, scale=UNSCALED):
+    """e of candidates by the library."""
+    scores = np.atleast_2d(np.asarray(scores, np.float32))
+    places = np.where(scores > -np.inf, np.arange(scores.shape[1]), -1)
+    return Fusion(1.0).evidence(FirstStage(scores, places if ids is None else ids), scale)
+
+
+def dense_scores(ranker, Q, X, *, depth=1000, weight=0.75, alpha=0.99, query_k=10):
     """Every item's score by matrices; J and A from the affinity, which has its own tests."""
     graph = ranker.graph_
     W = graph.W.toarray().astype(np.float64)
@@ -86,7 +100,9 @@ def test_lists_of_every_length_begin_alike(parts):
 def test_rerank_of_the_first_stage_equals_search(parts):
     X, Q = parts
     ranker = Reranker().fit(X)
-    scores, ids = ranker.rerank(*ranker.fitted().index.search(unit(Q).astype(np.float32), 120), 50)
+    scores, ids = ranker.rerank(
+        *ranker.fitted().index.search(unit(Q).astype(np.float32), len(X)), 50
+    )
     expected = ranker.search(Q, 50)
     np.testing.assert_allclose(scores, expected[0], rtol=1e-4, atol=1e-5)
     assert np.mean(ids == expected[1]) > 0.99  # all but near ties
@@ -107,16 +123,39 @@ def test_scale_and_offset_of_the_first_stage_do_not_matter(parts):
 
 def test_first_stage_by_hand():
     first = np.array([[3.0, 2.0, 2.0, 1.0], [5.0, 5.0, 5.0, -np.inf]], np.float32)
-    e = np.empty(first.shape)
-    for scores, out in zip(first, e, strict=True):
-        first_stage_evidence(scores, out)
-    units = np.exp([0, -0.5, -0.5, -1]) - np.exp(-1)
-    np.testing.assert_allclose(e, [units, [0, 0, 0, 0]], atol=1e-12)
+    units = np.array([1, 1 / 1.5**2, 1 / 1.5**2, 1 / 4]) - 1 / 4
+    np.testing.assert_allclose(evidence(first), [units, [0, 0, 0, 0]], atol=1e-7)
     # Thirteen different scores: the twelfth, not the last, is one unit below the first.
     steps = -np.arange(13.0)
-    expected = np.exp(steps / 11) - np.exp(-12 / 11)
-    first_stage_evidence(steps.astype(np.float32), e := np.empty(13))
-    np.testing.assert_allclose(e, expected)
+    expected = (1 - steps / 11) ** -2 - (1 + 12 / 11) ** -2
+    np.testing.assert_allclose(evidence(steps)[0], expected, rtol=1e-6)
+
+
+def test_local_scale_by_hand():
+    # The second item is near everything: its local scale is higher by a unit of the list.
+    scale = LocalScale(0.5, np.array([0, 2, 0], np.float32), np.array([7.0], np.float32))
+    found = evidence([[3.0, 2.5, 2.0, 1.0]], np.array([[0, 1, 2, 3]]), scale)
+    # The scale of the unknown item 3 is the query's.
+    z = (3 - 3.5 - np.array([3 - 3.5, 1.5 - 3.5, 2 - 3.5, 1 - 7])) / 2
+    np.testing.assert_allclose(found[0], (1 + z) ** -2 - (1 + z[3]) ** -2, rtol=1e-6)
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=30),
+    st.floats(0.1, 9),
+    st.floats(-5, 5),
+    st.floats(0, 0.9),
+)
+def test_evidence_is_that_of_the_formula(steps, scale, offset, factor):
+    scores = scale * np.sort(np.float32(steps))[::-1] + offset
+    r = np.random.default_rng(len(steps)).uniform(0, 3, len(steps)).astype(np.float32)
+    local = LocalScale(factor, r, np.ones(1, np.float32))
+    scores = scores.astype(np.float32)
+    expected = naive_first_stage(
+        scores.tolist(), (scores.astype(float) - factor * (1 + r.astype(float))).tolist()
+    )
+    ids = np.arange(len(scores))[None]
+    np.testing.assert_allclose(evidence(scores, ids, local)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("solver", ["columns", "truncated", "local"])
@@ -133,10 +172,11 @@ def test_sparse_answers_are_fused_as_dense_ones(parts, solver):
     J = SparseRows.of_csr(sparse.csr_array(np.eye(3)[:2].astype(np.float32)))
     seen = diffusion.affinity.Observation(SparseRows.of_csr(x), J)
     first = np.array([[0.9, 0.5], [0.9, -np.inf]], np.float32), np.array([[0, 2], [1, -1]])
+    first = FirstStage(*first)
     for form in (SparseRows.of_csr(x), x.toarray()):
-        fused = Fusion().combine(form, seen, *first, graph)
+        fused = Fusion(0.5).combine(form, seen, first, UNSCALED, graph)
         fused = fused if isinstance(fused, np.ndarray) else fused.csr(3).toarray()
-        e = 0.5 * (1 - np.exp(-1))
+        e = 0.5 * (1 - 1 / 4)
         np.testing.assert_allclose(fused, [[0.5 + e, 1, 0.5], [0, 0.5, 0]], rtol=1e-6)
 
 

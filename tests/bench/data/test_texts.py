@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import ast
+import fractions
+import inspect
+import json
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.data import texts
+from bench.data.texts import Text
+
+
+@pytest.fixture(scope="module")
+def of_sources():
+    documented, raised = texts._source_texts()
+    return set(documented), set(raised)
+
+
+def test_docstrings_and_messages_are_found_without_importing(of_sources):
+    documented, raised = of_sources
+    for name, thing in (
+        ("json", json),
+        ("json", json.JSONDecoder.raw_decode),
+        ("numpy", np),
+        ("numpy.lib", np.lib.stride_tricks.as_strided),
+    ):
+        assert Text(name, inspect.getdoc(thing)) in documented
+    assert Text("ZeroDivisionError", "Fraction(%s, 0)") in raised
+    assert "raise ZeroDivisionError('Fraction(%s, 0)'" in inspect.getsource(fractions)
+    assert not any(name.split(".")[-1] in ("test", "tests") for name, _ in documented)
+
+
+def test_statements_are_those_of_a_walk():
+    everything = (ast.stmt, ast.Module, ast.ExceptHandler, ast.match_case)
+    source = Path(inspect.getsourcefile(ast)).read_text()
+    source += "\nmatch 1:\n  case 1:\n    try: pass\n    except E: raise E('e') from None\n"
+    tree = ast.parse(source)
+    found = list(texts._statements(tree))
+    assert len(found) == len(set(found))
+    assert set(found) == {node for node in ast.walk(tree) if isinstance(node, everything)}
+
+
+def test_vectors_are_projections_of_tf_idf(monkeypatch):
+    words = ["ape", "bee", "cow", "dog", "eel", "fox", "gnu", "hen"]
+    rng = np.random.default_rng(0)
+    labels = np.repeat(list("cab"), [9, 6, 4])
+    drawn = [Text(label, " ".join(rng.choice(words, 7))) for label in labels]
+    # A text of the same words, one without any, and a class of four.
+    drawn += [Text("a", " ".join(reversed(drawn[0].words.split()))), Text("b", "? !")]
+    monkeypatch.setattr(texts, "_drawn", lambda given: list(given))
+    X, found = texts._vectors(drawn, 4)
+    assert found.tolist() == [1] * 9 + [0] * 6
+    counts = np.array([[text.words.split().count(word) for word in words] for text in drawn])
+    tf = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
+    T = tf * (1 + np.log((1 + len(drawn)) / (1 + (counts > 0).sum(axis=0))))
+    T /= np.maximum(np.linalg.norm(T, axis=1, keepdims=True), 1e-9)
+    expected = (T @ np.linalg.svd(T)[2][:4].T)[:15]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(X @ X.T, expected @ expected.T, atol=1e-5)
+
+
+def test_a_draw_takes_no_more_of_a_class_than_it_may():
+    many = [Text("large", f"{i:05d}") for i in range(4000)] + [Text("small", "a"), Text("b", "b")]
+    drawn = texts._drawn(many + many)
+    assert len(drawn) == len(set(drawn)) == 302
+    assert drawn == texts._drawn(reversed(many))
+    drawn = texts._drawn(Text(str(i % 50), f"{i:05d}") for i in range(4000))
+    assert len(drawn) == 2500
+    assert len({text.label for text in drawn}) == 50
+
+
+@pytest.mark.parametrize("make", [texts.docstrings, texts.messages, texts.characters])
+def test_collections_are_small_and_their_classes_have_five_items(make):
+    X, labels = make(16)
+    assert X.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-5)
+    assert len(np.unique(X, axis=0)) == len(X) == len(labels)
+    sizes = np.bincount(labels)
+    assert 15 < len(sizes) < 200
+    assert 5 <= sizes.min() < sizes.max() <= 300
+    assert 1000 < len(X) <= 2500
+    again, _ = make(16)
+    np.testing.assert_allclose(X @ X[:50].T, again @ again[:50].T, atol=1e-5)
+
+
+def test_the_class_of_a_character_is_its_category():
+    names = {name for _, name in texts._drawn(_characters())}
+    assert not any("HANGUL SYLLABLE" in name or "1" in name for name in names)
+    assert {unicodedata.category(unicodedata.lookup(name)) for name in names} > {"Lu", "Ll", "Sm"}
+
+
+def _characters():
+    """Return the texts from which `characters` draws."""
+    given = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "_vectors", lambda found, d: given.extend(found))
+        texts.characters(1)
+    assert all(label == unicodedata.category(unicodedata.lookup(name)) for label, name in given)
+    return given
