@@ -62,10 +62,17 @@ class Reranker(Reporting, Parameters):
 
     Parameters
     ----------
-    k : int >= 1, default 50
-        Neighbours per item in the lists. The contextual affinity uses the first 48 of them and
-        does not need another value. With `affinity="cosine"`, 50 suits collections with tens of
-        images per object.
+    k : int >= 1, optional
+        Neighbours per item in the lists. By default, the contextual affinity has as many as the
+        largest of its scales, 48 for `granularity="mixed"`, and a few to spare; fewer cut the
+        scales, and more are not used. For the other affinities, the default is 50, which suits
+        collections with tens of images per object.
+    granularity : {"instance", "mixed", "category"}, default "mixed"
+        What counts as a relevant result, on which the scales of the contextual affinity depend:
+        `"instance"` is the same object or scene (scales up to 24), `"category"` is anything of the
+        same broad class (scales up to 96, and encodings of 100 entries, which take twice the memory
+        and time). The default, with scales up to 48, suits both. Labelled queries can tell which is
+        best (`tune`).
     affinity : {"context", "cosine", "gaussian"} or Context, default "context"
         How edges and their weights are computed. `"context"` compares the neighbourhoods of
         items at several scales, up to `k`, and works with any metric; pass a `Context` to change
@@ -185,7 +192,8 @@ class Reranker(Reporting, Parameters):
     def __init__(
         self,
         *,
-        k: int = 50,
+        k: int | None = None,
+        granularity: str = "mixed",
         affinity: str | Context = "context",
         score: str | Fusion | None = None,
         solver: str | Solver = "auto",
@@ -198,6 +206,7 @@ class Reranker(Reporting, Parameters):
         progress: bool = False,
     ) -> None:
         self.k = k
+        self.granularity = granularity
         self.affinity = affinity
         self.score = score
         self.solver = solver
@@ -295,7 +304,7 @@ class Reranker(Reporting, Parameters):
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         found, zero, lists, copies = listed(
             X,
-            components.affinity.listed(int(self.k)),
+            components.affinity.listed(self.k),
             self.metric,
             components.method,
             index=index,
@@ -362,28 +371,29 @@ class Reranker(Reporting, Parameters):
             raise DiffusionError(
                 f"item_ids: expected {len(ids)} ids, one for each neighbour list, got {items.size}"
             )
-        index = None
+        index, length = None, components.affinity.listed(self.k)
         if X is not None:
             index, zero, _ = indexed(
-                X, self.metric, components.method, k=int(self.k), progress=self.progress
+                X, self.metric, components.method, k=length, progress=self.progress
             )
             if index.size != len(ids):
                 raise DiffusionError(
                     f"X: expected {len(ids)} rows, one for each neighbour list, got {index.size}"
                 )
             scores, ids = without_items(scores, ids, zero)
-        k = min(components.affinity.listed(int(self.k)), ids.shape[1])
-        lists, copies = tidy_lists(scores, ids, k), Copies.none(len(ids))
+        lists = tidy_lists(scores, ids, min(length, ids.shape[1]))
+        copies = Copies.none(len(ids))
         return self._fit_lists(components, *lists, index, items, copies)
 
     def _components(self) -> Components:
         """Check the parameters, and return the objects that they name."""
-        check_integer(self.k, "k", low=1)
+        if self.k is not None:
+            check_integer(self.k, "k", low=1)
         check_integer(self.query_k, "query_k", low=1)
         solver, transfer = make_solver(self.solver), self._make_transfer()
         method = make_method(self.neighbors)
         check_metric(self.metric, method)
-        affinity = make_affinity(self.affinity, self.metric, self.gamma)
+        affinity = make_affinity(self.affinity, self.metric, self.gamma, self.granularity)
         return Components(affinity, make_score(self.score, affinity), solver, transfer, method)
 
     def _make_transfer(self) -> Transfer:

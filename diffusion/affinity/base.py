@@ -64,13 +64,16 @@ class Affinity(ABC):
         """Number of neighbours used for the observation of a query; 0 stands for `query_k`."""
         return 0
 
-    def depth_of(self, k: int) -> int:
-        """Return how many neighbours of lists of k are used, in a collection that has as many."""
-        return k
+    @abstractmethod
+    def depth_of(self, k: int | None) -> int:
+        """Return how many neighbours of lists of k are used, in a collection that has as many.
 
-    def listed(self, k: int) -> int:
+        None stands for the number that suits the affinity.
+        """
+
+    @abstractmethod
+    def listed(self, k: int | None) -> int:
         """Return how many neighbours lists should have, more than `depth_of` for updates."""
-        return k
 
     @abstractmethod
     def edges(
