@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Truncated,
     )
     from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
+    from .tuning import Tuning
 
 __all__ = [
     "CG",
@@ -70,6 +71,7 @@ __all__ = [
     "Spectral",
     "Truncated",
     "TruncatedRandomWalk",
+    "Tuning",
     "__version__",
     "degree",
     "expansion",
@@ -108,6 +110,7 @@ _HOMES = {
     "Spectral": "solvers",
     "Truncated": "solvers",
     "TruncatedRandomWalk": "transfer",
+    "Tuning": "tuning",
     "degree": "scoring.centrality",
     "generalized_max_pooling": "scoring.regions",
     "katz": "scoring.centrality",

@@ -19,9 +19,9 @@ AFFINITIES = ("context", "cosine", "gaussian")
 
 # What counts as relevant, and the settings of the contextual affinity that suit it.
 GRANULARITIES: dict[str, dict[str, Any]] = {
-    "instance": {"scales": (3, 6, 12, 24)},
+    "instance": {"scales": (2, 4, 8, 16)},
     "mixed": {},
-    "category": {"scales": (3, 6, 12, 24, 48, 96), "size": 100},
+    "category": {"scales": (6, 12, 24, 48, 96), "size": 100},
 }
 
 __all__ = [
