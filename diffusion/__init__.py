@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Truncated,
     )
     from .transfer import CustomTransfer, HeatKernel, RegularizedLaplacian, TruncatedRandomWalk
+    from .tuning import Tuning
 
 __all__ = [
     "CG",
@@ -72,6 +73,7 @@ __all__ = [
     "Spectral",
     "Truncated",
     "TruncatedRandomWalk",
+    "Tuning",
     "__version__",
     "degree",
     "expansion",
@@ -112,6 +114,7 @@ _HOMES = {
     "Spectral": "solvers",
     "Truncated": "solvers",
     "TruncatedRandomWalk": "transfer",
+    "Tuning": "tuning",
     "degree": "scoring.centrality",
     "generalized_max_pooling": "scoring.regions",
     "join": "joining",

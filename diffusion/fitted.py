@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .affinity import Affinity, Context
+from .affinity import GRANULARITIES, Affinity, Context
 from .affinity.base import Observation
 from .copies import Copies
 from .distances import similarities
@@ -38,7 +38,7 @@ _BATCH_VALUES = 1 << 26
 # Queries between two updates of a progress bar.
 _BATCH_QUERIES = 4096
 
-_PLAIN_PARAMETERS = ("k", "query_k", "gamma", "metric")
+_PLAIN_PARAMETERS = ("k", "granularity", "query_k", "gamma", "metric")
 _AFFINITY, _SOLVER, _IDS, _COPIES = "affinity_", "solver_", "ids_", "copies_"
 
 
@@ -391,7 +391,7 @@ class Fitted:
                         state.source,
                         _checked_recall(recall),
                         auto=asked if isinstance(asked, Auto) else None,
-                        k=int(parameters["k"]),
+                        k=affinity.listed(parameters["k"]),
                     )
             source = f"{state.source}: {_SOLVER[:-1]}"
             solver = solver.restore(graph, transfer, state.with_prefix(_SOLVER), source)
@@ -525,11 +525,16 @@ def stored_parameters(
 def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a Reranker that `stored_parameters` described."""
     affinity, score = stored["affinity"], stored["score"]
+    stored = {"granularity": "mixed", **stored}  # that of an index of an earlier version
+    if not isinstance(affinity, str):
+        affinity = _from_settings({"context": Context}, affinity, by_name=False)
+        if affinity == Context(**GRANULARITIES[stored["granularity"]]):
+            affinity = "context"
+        else:
+            stored["granularity"] = "mixed"  # of a version in which the name stands for others
     arguments = {
         **{name: stored[name] for name in _PLAIN_PARAMETERS},
-        "affinity": affinity
-        if isinstance(affinity, str)
-        else _from_settings({"context": Context}, affinity),
+        "affinity": affinity,
         "score": score and _from_settings(SCORES, score),
         "solver": _from_settings(SOLVERS, stored["solver"]),
         "neighbors": _from_settings(METHODS, stored.get("neighbors_from", stored["neighbors"])),

@@ -262,7 +262,8 @@ class RegionalReranker(Reporting, Parameters):
         weights = self.weights_
         if self.pooling == "sum":
             weights = np.ones(self.n_regions_, np.float32)
-        depth = max(ranker.k, ranker.query_k, ranker.solver_.shortlist)
+        listed = ranker.fitted().affinity.depth_of(ranker.k)
+        depth = max(listed, ranker.query_k, ranker.solver_.shortlist)
         # Lists of this length contain regions of at least k images for each region of a query.
         deep = k * int(self._groups.sizes.max())
         out_scores = np.empty((nq, k), np.float32)

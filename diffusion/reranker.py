@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +38,7 @@ from .scoring.fusion import Fusion, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard_fit, of_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
+from .tuning import Labelled, Lists, Tuning, lists_for, tuned
 from .validation import (
     as_lists,
     check_integer,
@@ -62,10 +64,17 @@ class Reranker(Reporting, Parameters):
 
     Parameters
     ----------
-    k : int >= 1, default 50
-        Neighbours per item in the lists. The contextual affinity uses the first 48 of them and
-        does not need another value. With `affinity="cosine"`, 50 suits collections with tens of
-        images per object.
+    k : int >= 1, optional
+        Neighbours per item in the lists. By default, the contextual affinity has as many as the
+        largest of its scales, 48 for `granularity="mixed"`, and a few to spare; fewer cut the
+        scales, and more are not used. For the other affinities, the default is 50, which suits
+        collections with tens of images per object.
+    granularity : {"instance", "mixed", "category"}, default "mixed"
+        What counts as a relevant result, on which the scales of the contextual affinity depend:
+        `"instance"` is the same object or scene (scales 2, 4, 8 and 16), `"category"` is anything
+        of the same broad class (6, 12, 24, 48 and 96; encodings of 100 entries take twice the
+        memory). The default (3, 6, 12, 24 and 48) suits both. Labelled queries tell which is best
+        (`tune`).
     affinity : {"context", "cosine", "gaussian"} or Context, default "context"
         How edges and their weights are computed. `"context"` compares the neighbourhoods of
         items at several scales, up to `k`, and works with any metric; pass a `Context` to change
@@ -139,10 +148,11 @@ class Reranker(Reporting, Parameters):
 
     Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 44
     bytes per item, 64 where there are copies; with the contextual affinity, another 502 bytes per
-    item. What only `add` and `remove` read takes 544 bytes per item with the contextual affinity
-    and 8 k with the others; in an index that was loaded, it stays on disk. Building takes at most
-    12 n k bytes in addition to the neighbour lists; with the contextual affinity, at most 1,400
-    bytes per item. Own ids take 21 bytes per item as int64, and 12 to 16 bytes more than their text
+    item (354 for the granularity "instance", 968 for "category"). What only `add` and `remove` read
+    takes 544 bytes per item with the contextual affinity (224 and 1,024) and 8 k with the others;
+    in an index that was loaded, it stays on disk. Building takes at most 12 n k bytes in addition
+    to the neighbour lists; with the contextual affinity, at most 1,400 bytes per item, twice that
+    for "category". Own ids take 21 bytes per item as int64, and 12 to 16 bytes more than their text
     as str.
 
     Zero vectors have no direction. With the metrics "cosine" and "inner_product", they have
@@ -185,7 +195,8 @@ class Reranker(Reporting, Parameters):
     def __init__(
         self,
         *,
-        k: int = 50,
+        k: int | None = None,
+        granularity: str = "mixed",
         affinity: str | Context = "context",
         score: str | Fusion | None = None,
         solver: str | Solver = "auto",
@@ -198,6 +209,7 @@ class Reranker(Reporting, Parameters):
         progress: bool = False,
     ) -> None:
         self.k = k
+        self.granularity = granularity
         self.affinity = affinity
         self.score = score
         self.solver = solver
@@ -295,7 +307,7 @@ class Reranker(Reporting, Parameters):
             checkpoint = storage.as_path(checkpoint, "checkpoint")
         found, zero, lists, copies = listed(
             X,
-            components.affinity.listed(int(self.k)),
+            components.affinity.listed(self.k),
             self.metric,
             components.method,
             index=index,
@@ -362,28 +374,29 @@ class Reranker(Reporting, Parameters):
             raise DiffusionError(
                 f"item_ids: expected {len(ids)} ids, one for each neighbour list, got {items.size}"
             )
-        index = None
+        index, length = None, components.affinity.listed(self.k)
         if X is not None:
             index, zero, _ = indexed(
-                X, self.metric, components.method, k=int(self.k), progress=self.progress
+                X, self.metric, components.method, k=length, progress=self.progress
             )
             if index.size != len(ids):
                 raise DiffusionError(
                     f"X: expected {len(ids)} rows, one for each neighbour list, got {index.size}"
                 )
             scores, ids = without_items(scores, ids, zero)
-        k = min(components.affinity.listed(int(self.k)), ids.shape[1])
-        lists, copies = tidy_lists(scores, ids, k), Copies.none(len(ids))
+        lists = tidy_lists(scores, ids, min(length, ids.shape[1]))
+        copies = Copies.none(len(ids))
         return self._fit_lists(components, *lists, index, items, copies)
 
     def _components(self) -> Components:
         """Check the parameters, and return the objects that they name."""
-        check_integer(self.k, "k", low=1)
+        if self.k is not None:
+            check_integer(self.k, "k", low=1)
         check_integer(self.query_k, "query_k", low=1)
         solver, transfer = make_solver(self.solver), self._make_transfer()
         method = make_method(self.neighbors)
         check_metric(self.metric, method)
-        affinity = make_affinity(self.affinity, self.metric, self.gamma)
+        affinity = make_affinity(self.affinity, self.metric, self.gamma, self.granularity)
         return Components(affinity, make_score(self.score, affinity), solver, transfer, method)
 
     def _make_transfer(self) -> Transfer:
@@ -406,10 +419,9 @@ class Reranker(Reporting, Parameters):
         copies: Copies,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        affinity, score, solver, transfer, method = components
+        affinity, score, solver, transfer, _ = components
         # Recorded now: parameters that are set later do not change what has been fitted.
-        used = method if index is None else index.method
-        parameters = stored_parameters(self.get_params(), components, used)
+        parameters = self._stored(components, index)
         edges = affinity.edges(scores, ids, progress=self.progress)
         graph = Graph.from_neighbors(*edges, overwrite=True, progress=self.progress)
         partial = None if checkpoint is None else of_solver(checkpoint)
@@ -419,6 +431,24 @@ class Reranker(Reporting, Parameters):
         if checkpoint is not None:
             discard_fit(checkpoint)
         return self
+
+    def _stored(self, components: Components, index: SearchIndex | None) -> dict[str, Any]:
+        used = components.method if index is None else index.method
+        return stored_parameters(self.get_params(), components, used)
+
+    def with_parameters(self, lists: Lists | None, **parameters: Any) -> Self:
+        """Return a Reranker of the same items with other parameters, for `diffusion.tuning`.
+
+        Its graph is made from neighbour lists. Without them it is that of this one, and the
+        parameters may only be those of queries: `score`, `query_k` and `progress`.
+        """
+        other, fitted = type(self)(**{**self.get_params(), **parameters}), self.fitted()
+        components = other._components()
+        if lists is not None:
+            return other._fit_lists(components, *lists, fitted.index, fitted.items, fitted.copies)
+        stored = other._stored(components, fitted.index)
+        other._set(replace(fitted, parameters=stored, score=components.score))
+        return other
 
     def _set(self, fitted: Fitted) -> None:
         self._take(fitted)
@@ -434,6 +464,96 @@ class Reranker(Reporting, Parameters):
         self.__dict__.pop("n_features_in_", None)
         if fitted.index is not None:
             self.n_features_in_ = fitted.index.dimension
+
+    def tune(
+        self,
+        queries: ArrayLike | None = None,
+        relevant: Any = None,
+        *,
+        hits: tuple[ArrayLike, ArrayLike] | None = None,
+        complete: bool = True,
+        k: int | None = None,
+    ) -> Tuning:
+        """Choose `granularity`, the weight of the fusion and `query_k` from labelled queries.
+
+        Ten queries are enough where much can be gained. If they do not suffice to show that other
+        parameters are better, the present ones are kept. Otherwise, the parameters are set, and
+        this Reranker is that of a fit with them.
+
+        Parameters
+        ----------
+        queries : array_like, shape (nq, d), or (nq,) int or str
+            At least two. Either vectors, of queries from outside of the collection, or ids of items
+            of the collection. Queries that are items are taken out of the collection for the time
+            of the comparison, so that they are queries from outside as well; they should be few of
+            it.
+        relevant : sequence of nq sequences of ids, or array_like, shape (nq,)
+            The items that are relevant to each query, or one of them: pairs of a query and a good
+            result. From class labels, they are ``[ids[labels == c] for c in query_labels]``.
+        hits : tuple of array_like, shape (nq, m), optional
+            First-stage scores and ids of the queries, as `rerank` takes them, in place of
+            `queries`.
+        complete : bool, default True
+            Whether `relevant` has all relevant items, so that the average precision says what is
+            gained. With False, they are a few of many, such as clicks: the mean of
+            ``1 / log2(1 + rank)`` of these is used, to which the order of the others matters less.
+            More queries are needed then, about 30 pairs.
+        k : int >= 1, optional
+            Length of the rankings that are compared; by default 1000, or the number of items.
+
+        Returns
+        -------
+        Tuning
+            What was chosen, the expected gain with its interval, and the table of all settings.
+            Printing it explains it.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described, or a query has no relevant item (other than
+            queries, if these are items); the message names the queries. If the affinity is not the
+            contextual one, or parameters were set that have not been fitted yet. Nothing is changed
+            then.
+
+        Notes
+        -----
+        27 settings are compared: the granularities, each with the present weight and `query_k`,
+        half of them and twice. A setting is chosen if it gains on the queries with a certainty of
+        95 % and if the choice gains in leave-one-out cross-validation too (`tuning.choose`). Over
+        20 draws of 10 queries from each collection of the survey, ``python -m bench tune`` prints
+        what is gained on the other queries.
+
+        Each other granularity needs a graph of its own, which takes the time of `fit` without the
+        search for neighbours; lists are searched for again if they are too short for "category".
+        The graphs are made one after the other, beside the present one. If `affinity` is a
+        `Context`, only the weight and `query_k` are chosen.
+
+        Examples
+        --------
+        >>> import numpy as np, diffusion
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.repeat(np.arange(5), 40)
+        >>> X = rng.standard_normal((5, 8))[labels] + rng.standard_normal((200, 8))
+        >>> ranker = diffusion.Reranker().fit(X[::2])
+        >>> relevant = [np.flatnonzero(labels[::2] == label) for label in labels[1::20]]
+        >>> tuning = ranker.tune(X[1::20], relevant)
+        >>> tuning.n_queries, len(tuning.candidates)
+        (10, 27)
+        """
+        fitted, components = self.fitted(), self._components()
+        later = {**self._stored(components, fitted.index), "query_k": self.query_k}
+        if later != {**fitted.parameters, "query_k": self.query_k}:
+            raise DiffusionError("tune: parameters were set after the fit; expected another fit")
+        labelled = Labelled.of(self, queries, relevant, hits, complete=complete, k=k)
+        tuning = tuned(labelled)
+        if tuning.parameters:
+            lists = None
+            if "granularity" in tuning.parameters:
+                granularity = tuning.parameters["granularity"]
+                lists = lists_for(fitted, granularity, progress=self.progress)
+            chosen = self.with_parameters(lists, **tuning.parameters).fitted()
+            self.set_params(**tuning.parameters)._set(chosen)
+        return tuning
 
     # --- a collection that changes ---------------------------------------------------------------
 

@@ -47,6 +47,7 @@ FLOORS = (
         "diffusion.reporting",
         "diffusion.updates",
         "diffusion.reranker",
+        "diffusion.tuning",
         "diffusion.regional",
     ),
     ("diffusion",),

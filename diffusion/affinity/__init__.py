@@ -7,17 +7,26 @@ neighbours of a query into the query's observation y, the vector from which diff
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..errors import DiffusionError
-from ..validation import check_real
+from ..validation import check_choice, check_real
 from .base import Affinity, Edges, Observation, sparse_rows
 from .context import Context
 from .pointwise import GaussianAffinity, Pointwise, PowerAffinity
 
 AFFINITIES = ("context", "cosine", "gaussian")
 
+# What counts as relevant, and the settings of the contextual affinity that suit it.
+GRANULARITIES: dict[str, dict[str, Any]] = {
+    "instance": {"scales": (2, 4, 8, 16)},
+    "mixed": {},
+    "category": {"scales": (6, 12, 24, 48, 96), "size": 100},
+}
+
 __all__ = [
     "AFFINITIES",
+    "GRANULARITIES",
     "Affinity",
     "Context",
     "Edges",
@@ -30,7 +39,9 @@ __all__ = [
 ]
 
 
-def make_affinity(affinity: object, metric: str, gamma: object) -> Affinity:
+def make_affinity(
+    affinity: object, metric: str, gamma: object, granularity: str = "mixed"
+) -> Affinity:
     """Return a new affinity for the scores of a metric, from a name or an object of settings.
 
     Parameters
@@ -39,6 +50,8 @@ def make_affinity(affinity: object, metric: str, gamma: object) -> Affinity:
     metric : {"cosine", "inner_product", "euclidean"}
     gamma : float > 0
         Exponent of the affinities "cosine" and "gaussian".
+    granularity : {"instance", "mixed", "category"}, default "mixed"
+        Which settings the affinity "context" has.
 
     Returns
     -------
@@ -47,13 +60,19 @@ def make_affinity(affinity: object, metric: str, gamma: object) -> Affinity:
     Raises
     ------
     DiffusionError
-        If the name is unknown or the affinity does not support the metric.
+        If a name is unknown or the affinity does not support the metric or the granularity.
     """
     gamma = check_real(gamma, "gamma", low=0.0, strict=True)
+    granularity = check_choice(granularity, "granularity", tuple(GRANULARITIES))
+    if isinstance(affinity, str) and affinity == "context":
+        return Context(**GRANULARITIES[granularity])
+    if granularity != "mixed" and (isinstance(affinity, Context) or affinity in AFFINITIES):
+        raise DiffusionError(
+            f"granularity: {granularity!r} names the scales of affinity='context', but "
+            f"affinity={affinity!r} was given; expected 'mixed' with it"
+        )
     if isinstance(affinity, Context):
         return replace(affinity)
-    if affinity == "context":
-        return Context()
     if affinity == "cosine":
         if metric == "euclidean":
             raise DiffusionError(

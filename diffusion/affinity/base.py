@@ -68,9 +68,12 @@ class Affinity(ABC):
         """Number of neighbours used for the observation of a query; 0 stands for `query_k`."""
         return 0
 
-    def depth_of(self, k: int) -> int:
-        """Return how many neighbours of lists of k are used, in a collection that has as many."""
-        return k
+    @abstractmethod
+    def depth_of(self, k: int | None) -> int:
+        """Return how many neighbours of lists of k are used, in a collection that has as many.
+
+        None stands for the number that suits the affinity.
+        """
 
     def scale_of(self, scores: NDArray[np.float32]) -> LocalScale:
         """Return the local scale of the items, and of queries by their first-stage scores (m, c).
@@ -79,9 +82,9 @@ class Affinity(ABC):
         """
         return LocalScale(0.0, _UNSCALED, read_only(np.zeros(len(scores), np.float32)))
 
-    def listed(self, k: int) -> int:
+    @abstractmethod
+    def listed(self, k: int | None) -> int:
         """Return how many neighbours lists should have, more than `depth_of` for updates."""
-        return k
 
     @abstractmethod
     def edges(

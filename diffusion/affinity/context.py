@@ -149,17 +149,17 @@ class Context(Affinity):
         """Number of neighbours used for the observation of a query."""
         return self._cut[-1]
 
-    def depth_of(self, k: int) -> int:
+    def depth_of(self, k: int | None) -> int:
         """Return the number of neighbours up to the largest scale."""
-        return min(k, self.scales[-1])
+        return self.scales[-1] if k is None else min(k, self.scales[-1])
 
-    def listed(self, k: int) -> int:
+    def listed(self, k: int | None) -> int:
         """Return the number of neighbours up to the largest scale, and spare ones.
 
         When an item is removed, a spare one takes its place in the lists that had it. Lists that
         are shorter than the largest scale have none: all of their entries are used.
         """
-        return k if k < self.scales[-1] else self.scales[-1] + _SPARE
+        return k if k is not None and k < self.scales[-1] else self.scales[-1] + _SPARE
 
     @property
     def _cut(self) -> tuple[int, ...]:

@@ -17,6 +17,9 @@ from ..storage.contents import COMPUTED, Array, Between, Contents
 from .base import Affinity, Edges, Lists, Observation, lists_layout, sparse_rows
 from .updates import reached
 
+# Neighbours per item unless another number is asked for, as in the papers.
+_NEIGHBORS = 50
+
 # Number of scores from which a scale is fitted: a sample of a million gives a stable median.
 _SAMPLE = 1_000_000
 
@@ -69,6 +72,14 @@ class Pointwise(Affinity):
     # The scores and ids of the lists, unless an index of an earlier version did not store them.
     _lists: dict[str, NDArray[Any]]
     _contents: Contents
+
+    def depth_of(self, k: int | None) -> int:
+        """Return k, 50 for None: all neighbours of the lists are used."""
+        return _NEIGHBORS if k is None else k
+
+    def listed(self, k: int | None) -> int:
+        """Return the same: a list that loses an item is searched again."""
+        return self.depth_of(k)
 
     @abstractmethod
     def fit(self, scores: NDArray[np.float32]) -> None:

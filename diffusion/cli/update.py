@@ -34,24 +34,25 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add(options: argparse.Namespace) -> None:
-    ranker = _opened(options)
+    ranker = opened(options)
     ids = None if options.ids is None else runs.read_ids(options.ids)
     with named(X=options.vectors, ids=options.ids):
-        ranker.add(read_array(options.vectors), ids=_of_kind(ranker, ids))
+        ranker.add(read_array(options.vectors), ids=of_kind(ranker, ids))
     _save(options, ranker)
 
 
 def _remove(options: argparse.Namespace) -> None:
     if bool(options.items) == (options.ids is not None):
         raise DiffusionError("ID, --ids: expected ids, or a file of ids")
-    ranker = _opened(options)
+    ranker = opened(options)
     ids = options.items or runs.read_ids(options.ids)
     with named(ids=options.ids):
-        ranker.remove(_of_kind(ranker, ids))
+        ranker.remove(of_kind(ranker, ids))
     _save(options, ranker)
 
 
-def _opened(options: argparse.Namespace) -> Reranker:
+def opened(options: argparse.Namespace) -> Reranker:
+    """Return the Reranker of an index that is to be changed."""
     state = open_state(options.index)
     if state.kind == "regional":
         raise DiffusionError(f"{options.index}: an index of regions cannot be changed")
@@ -62,7 +63,7 @@ def _opened(options: argparse.Namespace) -> Reranker:
     return Reranker.from_state(state).set_params(progress=not options.quiet)
 
 
-def _of_kind(ranker: Reranker, ids: Any) -> Any:
+def of_kind(ranker: Reranker, ids: Any) -> Any:
     """Return ids that were read as text as integers if those of the index are."""
     if not isinstance(ids, list) or ranker.fitted().items.named:
         return ids

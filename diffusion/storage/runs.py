@@ -219,8 +219,8 @@ def _read_run(path: str | os.PathLike[str], names: bool) -> Lists:
 
 
 def read_qrels(
-    path: str | os.PathLike[str], queries: int
-) -> tuple[list[list[int]], list[list[int]]]:
+    path: str | os.PathLike[str], queries: int, *, names: bool = False
+) -> tuple[list[list[Any]], list[list[Any]]]:
     """Read TREC relevance judgements: lines of `query 0 item relevance`.
 
     Parameters
@@ -228,14 +228,16 @@ def read_qrels(
     path : path-like
     queries : int
         Number of queries; judgements of other queries are an error.
+    names : bool, default False
+        Whether items are strings; otherwise they are integers.
 
     Returns
     -------
-    relevant, junk : list of list of int
+    relevant, junk : list of list of int or str
         The items with a relevance above 0, and below 0, for each query.
     """
-    relevant: list[list[int]] = [[] for _ in range(queries)]
-    junk: list[list[int]] = [[] for _ in range(queries)]
+    relevant: list[list[Any]] = [[] for _ in range(queries)]
+    junk: list[list[Any]] = [[] for _ in range(queries)]
     for number, (query, _, item, relevance) in _fields(path, 4):
         row = _number(path, number, "query", query)
         if not 0 <= row < queries:
@@ -245,7 +247,8 @@ def read_qrels(
             )
         grade = _number(path, number, "relevance", relevance)
         if grade:
-            (relevant if grade > 0 else junk)[row].append(_number(path, number, "item", item))
+            name = item if names else _number(path, number, "item", item)
+            (relevant if grade > 0 else junk)[row].append(name)
     return relevant, junk
 
 

@@ -1,0 +1,1 @@
+"""Benchmark of parameters that are chosen from labelled queries."""
