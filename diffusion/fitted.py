@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .affinity import GRANULARITIES, Affinity, Context
 from .affinity.base import Observation
+from .confidence import confidence_of, signs_of, tempered
 from .copies import Copies
 from .distances import similarities
 from .errors import DiffusionError
@@ -24,7 +25,7 @@ from .neighbors.given import GivenIndex
 from .neighbors.methods import Given
 from .neighbors.progress import row_blocks
 from .scoring.depth import depth_for, too_shallow
-from .scoring.fusion import SCORES, Score
+from .scoring.fusion import SCORES, Fusion, Score
 from .scoring.ranking import Unknown, fill, rank
 from .solvers import SOLVERS, Report, Solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
@@ -49,6 +50,7 @@ class _Asked(NamedTuple):
     first: kernels.FirstStage
     scale: kernels.LocalScale
     candidates: NDArray[np.int64]  # that the graph knows
+    confidence: NDArray[np.float32] | None  # of a cautious ranking
 
     def part(self, rows: NDArray[np.int64]) -> _Asked:
         """Return what belongs to some of the queries."""
@@ -56,7 +58,8 @@ class _Asked(NamedTuple):
         observation = Observation(y.part(rows), None if J is None else J.part(rows))
         first = kernels.FirstStage(self.first.scores[rows], self.first.ids[rows])
         scale = self.scale._replace(queries=self.scale.queries[rows])
-        return _Asked(observation, first, scale, self.candidates[rows])
+        confidence = None if self.confidence is None else self.confidence[rows]
+        return _Asked(observation, first, scale, self.candidates[rows], confidence)
 
 
 class Components(NamedTuple):
@@ -169,6 +172,7 @@ class Fitted:
         k: int,
         *,
         query_k: int,
+        cautious: bool = False,
         restrict: bool = False,
         progress: bool = False,
         known: NDArray[np.int64] | None = None,
@@ -185,6 +189,8 @@ class Fitted:
         k : int
             Length of the result lists.
         query_k : int
+        cautious : bool, default False
+            Whether to stay near the first stage where the confidence is low.
         restrict : bool, default False
             Only rank the candidates of the first stage.
         progress : bool, default False
@@ -213,9 +219,11 @@ class Fitted:
             scale = self.affinity.scale_of(observed[0][part])
             candidates = (ids if known is None else known)[part]
             first = kernels.FirstStage(scores[part], ids[part])
-            asked = _Asked(observation, first, scale, candidates)
+            confidence = self.confidence(observation, *first)
+            asked = _Asked(observation, first, scale, candidates, confidence if cautious else None)
             out = out_scores[part], out_ids[part]
-            reports.append(self._rank(asked, out, depth, restrict, known is not None, allowed))
+            report = self._rank(asked, out, depth, restrict, known is not None, allowed)
+            reports.append(replace(report, confidence=confidence))
         report = type(reports[0]).concatenate(reports)
         if known is not None:
             report = replace(report, unknown=np.count_nonzero(ids >= n, axis=1))
@@ -231,10 +239,12 @@ class Fitted:
         allowed: NDArray[np.uint8],
     ) -> Report:
         """Diffuse observations to a depth, or deeper where a filter needs it, and rank."""
-        observation, first, scale, candidates = asked
+        observation, first, scale, candidates, confidence = asked
         solution = self.solver.for_depth(depth).solve(observation.y, candidates=candidates)
         x, report = solution.values, solution.report
         fused = self.score.combine(x, observation, first, scale, self.graph)
+        if confidence is not None:
+            fused = tempered(fused, confidence, *first, self.score.evidence(first, scale))
         n = self.graph.n_nodes
         unknown = Unknown(n, self.score.evidence(first, scale)) if some_unknown else None
         rank(fused, *first, *out, restrict=restrict, allowed=allowed, unknown=unknown)
@@ -249,6 +259,18 @@ class Fitted:
             out[0][rows], out[1][rows] = part
             report = report.replaced(rows, again)
         return report
+
+    def confidence(
+        self,
+        observation: Observation,
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+    ) -> NDArray[np.float32] | None:
+        """Return the confidence in the ranking of each query, None if it is not a fusion."""
+        if not isinstance(self.score, Fusion):
+            return None
+        signs = signs_of(observation, scores, ids, self.graph.n_nodes)
+        return None if signs is None else confidence_of(signs)
 
     def fill_up(
         self, Q: ArrayLike, lists: Results, found: Results, allowed: NDArray[np.uint8]

@@ -106,6 +106,11 @@ class Reranker(Reporting, Parameters):
         Number of items in a query's observation: with `affinity="context"` those with the most
         similar neighbourhoods, otherwise the best of the first stage. Setting it on a fitted
         Reranker takes effect immediately.
+    cautious : bool, default False
+        Stay near the first stage where re-ranking may lose against it: the evidence of diffusion
+        and neighbourhoods counts the less, the lower `report_.confidence` is.
+        Fewer queries get worse, and the others gain less. Requires the fusion. Setting it on a
+        fitted Reranker takes effect immediately.
     gamma : float > 0, default 3.0
         The exponent γ of the affinities "cosine" and "gaussian".
     metric : {"cosine", "inner_product", "euclidean"}, default "cosine"
@@ -203,6 +208,7 @@ class Reranker(Reporting, Parameters):
         alpha: float = 0.99,
         transfer: Transfer | None = None,
         query_k: int = 10,
+        cautious: bool = False,
         gamma: float = 3.0,
         metric: str = "cosine",
         neighbors: str | Method = "auto",
@@ -216,6 +222,7 @@ class Reranker(Reporting, Parameters):
         self.alpha = alpha
         self.transfer = transfer
         self.query_k = query_k
+        self.cautious = cautious
         self.gamma = gamma
         self.metric = metric
         self.neighbors = neighbors
@@ -700,7 +707,13 @@ class Reranker(Reporting, Parameters):
         )
         of_nodes = fitted.copies.allowed(allowed)
         scores, nodes, report = fitted.diffuse(
-            lists, observed, k, query_k=self.query_k, progress=self.progress, allowed=of_nodes
+            lists,
+            observed,
+            k,
+            query_k=self.query_k,
+            cautious=bool(self.cautious),
+            progress=self.progress,
+            allowed=of_nodes,
         )
         if len(allowed):
             fitted.fill_up(Q, lists, (scores, nodes), of_nodes)
@@ -791,6 +804,7 @@ class Reranker(Reporting, Parameters):
             (hits.known[0][:, :depth], hits.known[1][:, :depth]),
             max(k, hits.codes.shape[1]) if every else k,
             query_k=self.query_k,
+            cautious=bool(self.cautious),
             restrict=restrict_to_candidates,
             progress=self.progress,
             known=hits.known[1] if len(hits.unknown) else None,

@@ -35,7 +35,7 @@ FLOORS = (
         "diffusion.transfer",
     ),
     ("diffusion.neighbors",),
-    ("diffusion.affinity",),
+    ("diffusion.affinity", "diffusion.confidence"),
     ("diffusion.graph",),
     ("diffusion.solvers",),
     ("diffusion.scoring",),

@@ -45,6 +45,13 @@ class Report:
     unknown : ndarray, shape (m,), int64
         Number of first-stage hits that are not in the collection; they follow by their first-stage
         score.
+    confidence : ndarray, shape (m,), float32, or None
+        Estimated probability, in [0, 1], that re-ranking does not lose more than one point of
+        average precision against the first stage (`diffusion.confidence`). None unless a search
+        with the contextual affinity and the fusion has made the report.
+    relevant : ndarray, shape (m,), int64, or None
+        Estimated number of results that belong to the query's own manifold: the results before
+        the largest fall of the score. None as for `confidence`.
     solver : str
         Name of the solver, which "auto" has chosen.
     """
@@ -56,6 +63,8 @@ class Report:
     certified: NDArray[np.bool_]
     observed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
     unknown: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), kw_only=True)
+    confidence: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    relevant: NDArray[np.int64] | None = field(default=None, kw_only=True)
     solver: str = field(default="", kw_only=True)
 
     @classmethod
@@ -63,18 +72,22 @@ class Report:
         """Concatenate the reports of several batches of observations."""
         if len(reports) == 1:
             return reports[0]
-        names = [f.name for f in fields(cls) if f.name != "solver"]
-        joined = {n: np.concatenate([getattr(r, n) for r in reports]) for n in names}
+        joined = {n: np.concatenate([getattr(r, n) for r in reports]) for n in reports[0]._known()}
         solvers = dict.fromkeys(name for r in reports for name in r.solver.split(", "))
         return cls(**joined, solver=", ".join(solvers))
 
     def replaced(self, rows: NDArray[np.int64], report: Report) -> Report:
         """Return this report with the values of some observations from another report."""
-        own = {f.name: getattr(self, f.name).copy() for f in fields(self) if f.name != "solver"}
+        own = {name: getattr(self, name).copy() for name in self._known()}
         for name, values in own.items():
             values[rows] = getattr(report, name)
         names = dict.fromkeys([*self.solver.split(", "), *report.solver.split(", ")])
         return type(self)(**own, solver=", ".join(names))
+
+    def _known(self) -> list[str]:
+        """Return the names of the attributes that have a value per observation."""
+        names = [f.name for f in fields(self) if f.name != "solver"]
+        return [name for name in names if getattr(self, name) is not None]
 
     def warn(self, advice: str, stacklevel: int) -> None:
         """Issue a `ConvergenceWarning` if an observation has not converged."""
