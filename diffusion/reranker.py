@@ -747,8 +747,8 @@ class Reranker(Reporting, Parameters):
             Floats are refused, as they may be scores. Lists may be empty, and a sequence of lists
             may have different lengths; a query without hits gets an empty list back. The
             observation is computed from the best `query_k`, or from the best 48 with the contextual
-            affinity. The fusion uses the scores of the best 1000. Ids that are not in the collection
-            are allowed; see the notes.
+            affinity. The fusion uses the scores of the best 500: more hits make the order further
+            down more accurate. Ids that are not in the collection are allowed; see the notes.
         k : int >= 1 or None, default 100
             Length of the result lists; None means m, or 1 if there are no hits.
         distances0 : array_like, shape (nq, m) or (m,), float, optional

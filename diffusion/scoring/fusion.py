@@ -152,7 +152,7 @@ class Fusion(Score):
 
     The factor D^-1/2 removes the bias of x towards nodes of large degree, as dividing the columns
     of h(W) by their norms would. The x of an isolated node is not changed. e is computed for the
-    best 1000 candidates of the first stage, or for all if there are fewer, whatever the length of
+    best 500 candidates of the first stage, or for all if there are fewer, whatever the length of
     the ranking: a shorter ranking is the beginning of a longer one. The least e of them is
     subtracted from all, so that an item without evidence has score 0.
 
@@ -166,7 +166,7 @@ class Fusion(Score):
     weight: float = 0.75
 
     name: ClassVar[str] = "fusion"
-    depth: ClassVar[int] = 1000
+    depth: ClassVar[int] = 500
 
     def __post_init__(self) -> None:
         check_real(self.weight, "weight", low=0.0)

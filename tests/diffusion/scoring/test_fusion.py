@@ -46,7 +46,7 @@ def evidence(scores, ids=None, scale=UNSCALED):
     return Fusion(1.0).evidence(FirstStage(scores, places if ids is None else ids), scale)
 
 
-def dense_scores(ranker, Q, X, *, depth=1000, weight=0.75, alpha=0.99, query_k=10):
+def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.99, query_k=10):
     """Every item's score by matrices; J and A from the affinity, which has its own tests."""
     graph = ranker.graph_
     W = graph.W.toarray().astype(np.float64)
