@@ -64,8 +64,8 @@ def orientations(images: NDArray[Any]) -> NDArray[np.float64]:
     cell = np.arange(height)[:, None] // 2 * 4 + np.arange(width) // 2
     bins = (np.arange(m)[:, None, None] * 16 + cell) * 8 + direction
     strength = np.hypot(down, right).ravel()
-    histograms: NDArray[np.float64] = np.bincount(bins.ravel(), strength, minlength=m * 128)
-    return histograms.reshape(m, 128)
+    histograms = np.bincount(bins.ravel(), strength, minlength=m * 128)
+    return np.asarray(histograms, np.float64).reshape(m, 128)
 
 
 def colours_of(path: str) -> NDArray[np.float64]:
