@@ -1,4 +1,4 @@
-"""Run a benchmark: `quality`, `tune`, `speed`, `live`, `gpu`, `features` or `objects`.
+"""Run a benchmark: `python -m bench quality`, `rivals`, `tune`, `speed`, `live`, `gpu` and so on.
 
 A benchmark prints its tables as Markdown as soon as they are measured. Data that are not part of
 the project are looked for in the directory that the environment variable DIFFUSION_DATA names;
@@ -21,6 +21,7 @@ from .table import write_json
 BENCHMARKS = {
     "quality": ("bench.quality", "quality of the rankings of every method"),
     "tune": ("bench.tuning", "gain of parameters that are chosen from ten labelled queries"),
+    "rivals": ("bench.rivals", "quality of published methods on the whole survey; takes an hour"),
     "speed": ("bench.speed", "speed and memory of graph construction and of every solver"),
     "live": ("bench.live", "time, quality and files of a collection that items come to and leave"),
     "gpu": ("bench.gpu", "speed of building and re-ranking on a GPU"),

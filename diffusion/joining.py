@@ -91,13 +91,18 @@ def join(X: Sequence[ArrayLike], *, units: Sequence[float] | None = None) -> Joi
     weighted with 1 / unit_a. A descriptor that an item does not have may be a row of zeros: with
     the metric "cosine" the item is compared by the others.
 
+    A unit tells how far the similarities of a descriptor reach, and not how good it is: joined with
+    a much weaker one, a good descriptor ranks worse than alone. If there are labelled queries,
+    compare the joined vectors with each descriptor; `units` takes others, and a larger one lowers
+    the weight of its descriptor.
+
     Parameters
     ----------
     X : list of m array_like, shapes (n, d_a)
         Descriptors of the same n items; row i of each describes item i. Any real dtype.
     units : sequence of m floats, optional
-        Units found before, as `Joined.units` has them; by default they are measured. Measuring
-        compares 2,048 of the items, or all if there are fewer, with all items.
+        Units found before, as `Joined.units` has them, or of your own. By default they are
+        measured, on 2,048 of the items if there are more, each of which is compared with all.
 
     Returns
     -------

@@ -8,8 +8,10 @@ from diffusion.errors import DiffusionError
 from diffusion.solvers import Solver
 
 from ..data.collections import Collection, digits, grocery
+from ..data.several import Several
 from ..table import Table, show
 from . import datasets
+from .joined import joined
 from .methods import METHODS, Method, measure
 from .solvers import SOLVERS, compare
 from .survey import Makers, survey
@@ -45,16 +47,19 @@ def built_in(
     methods: Sequence[Method] = METHODS,
     solvers: Sequence[Solver] = SOLVERS,
     surveyed: Makers | None = None,
+    described: Sequence[Several] | None = None,
 ) -> list[Table]:
     """Measure collections method by method and solver by solver, then survey many collections.
 
-    By default the digits, both parts of grocery if its descriptors are there, and all that
-    `bench.data.synthetic.everything` makes.
+    Between them, several descriptors of the same items are compared. By default the digits, both
+    parts of grocery if its descriptors are there, and all that `bench.data.synthetic.everything`
+    makes.
     """
     collections = at_hand() if collections is None else collections
     tables = [show(measure(collection, methods)) for collection in collections]
     for affinity in ("context", "cosine"):
         tables.append(show(compare(collections, affinity, solvers)))
+    tables.append(show(joined(described)))
     tables.append(show(survey(surveyed)))
     return tables
 

@@ -78,7 +78,7 @@ METHODS = (
     _rival("CAS (k1 = 6, k2 = 60)", rivals.cas),
     _rival("Cheb-GR (λ = 2.5, β = 0.1, 2 rounds)", rivals.cheb_gr),
     _rival("C-CRF (β = 0.1) + diffusion", rivals.c_crf),
-    _rival("LPMT (k = 20, k1 = 60)", rivals.lpmt),
+    _rival("LPMT (k = 10, k1 = 60)", rivals.lpmt),
     Method("diffusion, cosine affinity (k = 50, α = 0.99)", partial(diffused, affinity="cosine")),
     Method("diffusion, as by default", diffused),
     Method("diffusion, Fusion(weight=1)", partial(diffused, score=diffusion.Fusion(1.0))),

@@ -23,7 +23,7 @@ from .common import Ids, Vectors, nearest
 QUERIES_IN_GRAPH = False
 
 # Settings of which the best is looked for on a whole survey.
-GRID = {"beta": (0.03, 0.1, 0.3, 1.0), "clique": (50, 100)}
+GRID = {"beta": (0.01, 0.03, 0.3, 1.0)}
 
 # Number of items whose cliques are in memory at a time.
 _BLOCK = 100

@@ -6,11 +6,15 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 import diffusion
 from bench.data import collections as datasets
+from bench.data.several import Several
+from bench.measure import precision_of
 from bench.quality import benchmark, methods
+from bench.quality.joined import joined
 from bench.table import write_json
 
 # The methods that take a few seconds on digits.
@@ -89,20 +93,41 @@ def test_json_holds_the_figures_that_are_printed(tmp_path, capsys):
     collection = small(datasets.digits())
     made = partial(replace, collection, name="the same")
     tables = benchmark.built_in(
-        [collection], QUICK, (diffusion.CG(), diffusion.Columns(size=100)), [made]
+        [collection], QUICK, (diffusion.CG(), diffusion.Columns(size=100)), [made], []
     )
     write_json(tmp_path / "figures.json", tables)
     written = json.loads((tmp_path / "figures.json").read_text())
     printed = capsys.readouterr().out
     assert [table["title"].split("**")[1] for table in written] == [
-        "digits (raw pixels)", "Solvers", "Solvers", "Survey",
+        "digits (raw pixels)", "Solvers", "Solvers", "Several descriptors", "Survey",
     ]  # fmt: skip
     for row in written[0]["rows"]:
         assert f"| {row[0]}" in printed
         assert f" {row[1]} |" in printed
     # The tables of methods, of solvers and of the survey agree on the defaults.
     by_default = {row[0]: row[1] for row in written[0]["rows"]}["diffusion, as by default"]
-    assert written[1]["rows"][0][1] == written[3]["rows"][0][6] == by_default
+    assert written[1]["rows"][0][1] == written[4]["rows"][0][6] == by_default
+
+
+def test_several_descriptors_alone_concatenated_and_joined():
+    X, Q = small(datasets.digits()).gallery, small(datasets.digits()).queries
+    halves = {"left": (X[:, :32], Q[:, :32]), "right": (50 * X[:, 32:], 50 * Q[:, 32:])}
+    table = joined([Several(small(datasets.digits()), halves)])
+    assert [row[1] for row in table.rows] == ["left", "right", "concatenated", "joined"]
+    units = diffusion.join([X[:, :32], X[:, 32:]])
+    np.testing.assert_allclose([row[2] for row in table.rows[:2]], units.units, rtol=1e-4)
+    figures = [row[3] for row in table.rows]
+    unit_rows = [
+        [part / np.linalg.norm(part, axis=1, keepdims=True) for part in np.hsplit(vectors, 2)]
+        for vectors in (X, Q)
+    ]
+    plain = np.hstack(unit_rows[1]) @ np.hstack(unit_rows[0]).T
+    labels = small(datasets.digits()).gallery_labels, small(datasets.digits()).query_labels
+    expected = [plain, units([Q[:, :32], Q[:, 32:]]) @ units.vectors.T]
+    for figure, scores in zip(figures[2:], expected, strict=True):
+        precision = precision_of(np.argsort(-scores, axis=1), *labels)
+        assert figure == pytest.approx(100 * precision.mean(), abs=0.06)
+    assert min(figures[2:]) > max(figures[:2])
 
 
 def test_absent_collections_are_skipped(monkeypatch, tmp_path, capsys):

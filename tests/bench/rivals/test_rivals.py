@@ -227,7 +227,7 @@ def test_c_crf_of_unchanged_lists_is_diffusion(data):
 
 
 def lpmt_by_loops(s, k, k1, k2, links):
-    """Return similarities; diffusion is a dense iteration, and the weights a projection."""
+    """Return similarities and the weights of the graphs, by dense matrices."""
     n, order = len(s), in_order(s)
     d = np.array([(2 - 2 * row) / (2 - 2 * row).max() for row in s])
     graphs = []
@@ -260,7 +260,7 @@ def lpmt_by_loops(s, k, k1, k2, links):
     np.fill_diagonal(paths, 0)
     for i in range(n):
         for j in order[i][:links]:
-            paths[i, j] = paths[j, i] = abs(V[i] - V[j]).sum() / 2
+            paths[i, j] = paths[j, i] = (abs(V[i] - V[j]).sum() / 2) ** 2
     for m in range(n):
         paths = np.minimum(paths, paths[:, m, None] + paths[m])
     return 1 - 0.7 * paths - 0.3 * d, b
