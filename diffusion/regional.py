@@ -9,6 +9,8 @@ Small Objects with Compact CNN Representations. CVPR 2017.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,29 +21,42 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from .affinity import Pointwise
+from .affinity import Context, Pointwise
 from .errors import DiffusionError
-from .fitted import Results
+from .fitted import Fitted, Results
 from .index_state import IndexState, open_state, save_state
 from .kernels import ranking
 from .kernels.matrix import SparseRows
 from .parameters import Parameters
 from .reporting import Reporting
 from .reranker import Reranker
+from .scoring.fusion import Diffused, Fusion
 from .scoring.ranking import no_results, rank
-from .scoring.regions import Groups, generalized_max_pooling
-from .solvers import Solution, Solver
+from .scoring.regions import Groups, best_first, generalized_max_pooling, image_lists, matched
+from .solvers import Report, Solution, Solver
 from .storage.contents import COMPUTED, Array, Ascending, Between, Contents, Layout, finite
 from .transfer import Transfer
 from .validation import as_numeric, check_choice, check_integer, check_real
 
 POOLINGS = ("gmp", "sum")
 _KIND = "regional"
+_UNSET = "unset"  # the parameters that are None
+_WHOLE = "whole_"  # what the names of the arrays of the graph of images begin with
 _OWN_PARAMETERS = ("pooling", "regularization")
 
 # Limits of a batch: 256 MiB of diffused scores in float32, and about 250 MiB of list entries.
 _BATCH_VALUES = 1 << 26
 _BATCH_ENTRIES = 1 << 22
+
+# Settings that depend on the affinity: those of `Reranker`, and those of the paper.
+_CONTEXT: dict[str, Any] = {"k": 50, "query_k": 10, "solver": "auto"}
+_PAPER: dict[str, Any] = {"k": 200, "query_k": 200, "solver": "cg"}
+
+# Rankings of up to this length are of one solution, so that each is the beginning of the longer.
+_SHORTEST = 100
+
+# Entries of the lists of images beyond `k`, of which those that the affinity uses are kept.
+_SPARE = 16
 
 # The width of the solvers' blocks; batches are a multiple of it if memory allows.
 _BLOCK = 32
@@ -135,12 +150,12 @@ class RegionalReranker(Reporting, Parameters):
     def __init__(
         self,
         *,
-        k: int = 200,
-        affinity: str = "cosine",
-        solver: str | Solver = "cg",
+        k: int | None = None,
+        affinity: str | Context = "context",
+        solver: str | Solver | None = None,
         alpha: float = 0.99,
         transfer: Transfer | None = None,
-        query_k: int = 200,
+        query_k: int | None = None,
         gamma: float = 3.0,
         metric: str = "cosine",
         neighbors: Any = "auto",
@@ -191,26 +206,41 @@ class RegionalReranker(Reporting, Parameters):
         DiffusionError
             If a parameter or an argument is not as described; the message names it.
         """
-        check_choice(self.affinity, "affinity", ("cosine", "gaussian"))
         check_choice(self.pooling, "pooling", POOLINGS)
         check_real(self.regularization, "regularization", low=0.0, strict=True)
         X = as_numeric(X, "X")
         groups = Groups.of(images, X, "images")
-        shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
-        ranker = Reranker(**shared)
-        ranker.fit_rows(X, index=index, checkpoint=checkpoint)
+        ranker = Reranker(**self._shared())
         weights = generalized_max_pooling(X, images, regularization=self.regularization)
-        self._set(ranker, groups, weights)
+        if _is_pointwise(self.affinity):
+            ranker.fit_rows(X, index=index, checkpoint=checkpoint)
+            self._set(ranker, None, groups, weights)
+            return self
+        # The regions of an image overlap: that they are alike says nothing about other images.
+        k = check_integer(ranker.k, "k", low=1)
+        lists = ranker.fit_rows(
+            X, groups=groups.members, width=_listed(k), index=index, checkpoint=checkpoint
+        )
+        whole = Reranker(**self._shared()).fit_neighbors(*_lists_of_images(*lists, groups, k))
+        self._set(ranker, whole, groups, weights)
         return self
+
+    def _shared(self) -> dict[str, Any]:
+        """Return the parameters of the Rerankers."""
+        shared = {n: v for n, v in self.get_params().items() if n not in _OWN_PARAMETERS}
+        given = {n: v for n, v in shared.items() if v is not None}
+        return {**shared, **_defaults_of(self.affinity), **given}
 
     def _set(
         self,
         ranker: Reranker,
+        whole: Reranker | None,
         groups: Groups,
         weights: NDArray[np.float32],
         contents: Contents = COMPUTED,
     ) -> None:
         self.ranker_ = ranker
+        self.whole_ = whole
         self.weights_ = weights
         self.n_regions_ = ranker.n_items_
         self.n_images_ = len(groups.names)
@@ -252,40 +282,37 @@ class RegionalReranker(Reporting, Parameters):
         """
         k = check_integer(k, "k", low=1)
         ranker = self._fitted()
-        vectors = ranker.fitted().searched(Q)[1]
-        asked = Groups.of_queries(queries, vectors)
-        if not len(vectors):
+        rows = as_numeric(Q, "Q")
+        asked = Groups.of_queries(queries, ranker.fitted().searched(rows)[1])
+        if not len(asked.members):
             nothing_asked = np.empty((0, self.n_regions_))
             self._keep_report(ranker.solver_.solve(nothing_asked).report)
             return no_results(queries is None, k)
+        rows = np.atleast_2d(rows)[asked.order]
         nq, wanted = len(asked.names), min(k, self.n_images_)
-        weights = self.weights_
-        if self.pooling == "sum":
-            weights = np.ones(self.n_regions_, np.float32)
-        listed = ranker.fitted().affinity.depth_of(ranker.k)
-        depth = max(listed, ranker.query_k, ranker.solver_.shortlist)
         # Lists of this length contain regions of at least k images for each region of a query.
         deep = k * int(self._groups.sizes.max())
         out_scores = np.empty((nq, k), np.float32)
         out_ids = np.empty((nq, k), np.int64)
         nothing = np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64)
         reports = []
-        parts = list(self._batches(np.arange(nq), asked, depth))
+        parts = list(self._batches(np.arange(nq), asked, self._length))
         hide = not self.progress or len(parts) == 1
         with tqdm(total=nq, desc="diffuse", unit="query", disable=hide) as bar:
             for part in parts:
-                solution = self._diffuse(*self._lists(vectors, asked, part, depth))
-                reports.append(solution.report)
-                x = self._pool(solution, weights)
+                scores, report = self._scores(*_regions_of(rows, asked, part), k)
+                reports.append(report)
                 out = out_scores[part[0] : part[-1] + 1], out_ids[part[0] : part[-1] + 1]
-                rank(x, nothing[0][part], nothing[1][part], *out, restrict=False)
+                rank(scores, nothing[0][part], nothing[1][part], *out, restrict=False)
                 short = np.flatnonzero(out[1][:, wanted - 1] < 0)
-                for rows in self._batches(short, asked, deep):
-                    filled = out[0][rows], out[1][rows]
-                    pairs = self._best_pairs(*self._lists(vectors, asked, part[rows], deep))
-                    of_rows = x[rows] if isinstance(x, np.ndarray) else x.part(rows)
+                for again in self._batches(short, asked, deep):
+                    filled = out[0][again], out[1][again]
+                    pairs = self._best_pairs(*_regions_of(rows, asked, part[again]), deep)
+                    of_rows = (
+                        scores[again] if isinstance(scores, np.ndarray) else scores.part(again)
+                    )
                     rank(of_rows, *pairs, *filled, restrict=False)
-                    out[0][rows], out[1][rows] = filled
+                    out[0][again], out[1][again] = filled
                 bar.update(len(part))
         np.copyto(out_ids, self._groups.names[out_ids], where=out_ids >= 0)
         self._keep_report(type(reports[0]).concatenate(reports))
@@ -297,10 +324,27 @@ class RegionalReranker(Reporting, Parameters):
             raise DiffusionError(
                 "RegionalReranker: not fitted yet; expected a call of fit before this one"
             )
-        check_integer(self.query_k, "query_k", low=1)
+        query_k = self.query_k
+        if query_k is None:
+            query_k = _defaults_of(self.ranker_.affinity)["query_k"]
+        query_k = check_integer(query_k, "query_k", low=1)
         check_choice(self.pooling, "pooling", POOLINGS)
         self._contents.check()
-        return self.ranker_.set_params(query_k=self.query_k, progress=self.progress)
+        return self.ranker_.set_params(query_k=query_k, progress=self.progress)
+
+    @property
+    def _length(self) -> int:
+        """Length of the neighbour lists of a query's regions."""
+        ranker = self.ranker_
+        k, shortlist = ranker.k, ranker.solver_.shortlist
+        assert k is not None  # fit has set it
+        if isinstance(ranker.fitted().affinity, Context):
+            return max(_listed(k), shortlist)
+        return max(k, ranker.query_k, shortlist)
+
+    @property
+    def _pooling_weights(self) -> NDArray[np.float32]:
+        return self.weights_ if self.pooling == "gmp" else np.ones(self.n_regions_, np.float32)
 
     def _batches(
         self, rows: NDArray[np.int64], asked: Groups, depth: int
@@ -312,48 +356,92 @@ class RegionalReranker(Reporting, Parameters):
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
-    def _lists(
-        self, vectors: NDArray[np.float32], asked: Groups, part: NDArray[np.int64], depth: int
-    ) -> Results:
-        """Return the neighbour lists of some queries' regions, concatenated per query.
+    def _scores(
+        self, regions: NDArray[Any], query: NDArray[np.int64], k: int
+    ) -> tuple[Diffused, Report]:
+        """Return the scores of images (b, n) for queries, and the report of their solution.
 
-        The length of a row is the largest number of regions times `depth`; rows are padded with
-        -inf and -1.
+        Parameters
+        ----------
+        regions : ndarray, shape (r, d)
+            The regions of the queries, query by query.
+        query : ndarray, shape (r,)
+            The query of each region, from 0 to b - 1.
+        k : int
+            Length of the ranking.
         """
-        depth = min(depth, self.n_regions_)
-        sizes = asked.sizes[part]
-        place = np.arange(sizes.max()) < sizes[:, None]
-        query, region = np.nonzero(place)
-        own = vectors[asked.order[asked.starts[part[query]] + region]]
-        scores = np.full((*place.shape, depth), -np.inf, np.float32)
-        ids = np.full((*place.shape, depth), -1, np.int64)
-        index = self.ranker_.fitted().index
-        assert index is not None  # fit has made it
-        scores[place], ids[place] = index.search(own, depth)
-        return scores.reshape(len(part), -1), ids.reshape(len(part), -1)
+        fitted = self.ranker_.fitted()
+        if isinstance(fitted.score, Fusion):
+            return self._fused(fitted, fitted.score, regions, query, k)
+        solution = self._diffused(*self._lists(regions, self._length), query)
+        return self._pool(solution, self._pooling_weights), solution.report
 
-    def _diffuse(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Solution:
-        """Compute the observations of queries from their lists, and diffuse them."""
+    def _lists(self, regions: NDArray[Any], depth: int) -> Results:
+        """Return the neighbour lists of a query's regions."""
+        index, vectors = self.ranker_.fitted().searched(regions)
+        return index.search(vectors, min(depth, self.n_regions_))
+
+    # --- the score of the paper ------------------------------------------------------------------
+
+    def _diffused(
+        self, scores: NDArray[np.float32], ids: NDArray[np.int64], query: NDArray[np.int64]
+    ) -> Solution:
+        """Compute the observations of queries from the lists (r, c) of their regions; diffuse."""
         fitted, m = self.ranker_.fitted(), self.n_regions_
-        real = ids >= 0
-        indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+        sizes = np.bincount(query)
+        place = np.arange(len(query)) - (np.cumsum(sizes) - sizes)[query]
+        shape = len(sizes), sizes.max(), scores.shape[1]
+        joined, of_regions = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
+        joined[query, place], of_regions[query, place] = scores, ids
         # The regions of a query are weighted together: a row is scaled as a whole to fit float32.
-        assert isinstance(fitted.affinity, Pointwise)  # fit has checked it
-        weights = fitted.affinity.observation(scores)
-        y = sparse.csr_array((weights[real], ids[real], indptr), shape=(len(ids), m))
-        y.sum_duplicates()
-        counts = np.diff(y.indptr)
-        row = np.repeat(np.arange(len(ids)), counts)
-        best_first = np.lexsort((y.indices, -y.data, row))
-        place = np.arange(len(row)) - np.repeat(y.indptr[:-1], counts)
-        shortlist = min(fitted.solver.shortlist, m)
-        candidates = np.full((len(ids), shortlist), -1, np.int64)
-        listed = place < shortlist
-        candidates[row[listed], place[listed]] = y.indices[best_first[listed]]
-        kept = place < self.query_k
-        chosen = best_first[kept]
-        y = sparse.csr_array((y.data[chosen], (row[kept], y.indices[chosen])), shape=y.shape)
-        return fitted.solver.solve(y, candidates=candidates)
+        assert isinstance(fitted.affinity, Pointwise)  # the score of the others is a fusion
+        weights = fitted.affinity.observation(joined.reshape(len(sizes), -1))
+        of_regions = of_regions.reshape(weights.shape)
+        y = _summed(weights, of_regions, m)
+        candidates = best_first(y, min(fitted.solver.shortlist, m))[1]
+        values, chosen = best_first(y, int(self.ranker_.query_k))
+        return fitted.solver.solve(_summed(values, chosen, m), candidates=candidates)
+
+    # --- the fusion ------------------------------------------------------------------------------
+
+    def _fused(
+        self,
+        fitted: Fitted,
+        score: Fusion,
+        regions: NDArray[Any],
+        query: NDArray[np.int64],
+        k: int,
+    ) -> tuple[Diffused, Report]:
+        """Do what `_scores` does, with the contextual affinity."""
+        assert self.whole_ is not None  # fit has made it
+        m, n, whole = self.n_regions_, self.n_images_, self.whole_.fitted()
+        query_k = int(self.ranker_.query_k)
+        lists, observed = fitted.first_stage(regions, self._length, query_k=query_k, progress=False)
+        lists = lists[0][:, : self._length], lists[1][:, : self._length]
+        seen = fitted.affinity.observe(*observed, query_k)
+        assert seen.J is not None
+        of_queries = sparse.csr_array((np.ones(len(query)), (query, np.arange(len(query)))))
+        y = SparseRows.of_csr(of_queries @ seen.y.csr(m))
+        candidates = _shortlist(*lists, query, fitted.solver.shortlist, m)
+        solver = fitted.solver.for_depth(max(k, _SHORTEST) * math.ceil(m / n))
+        solution = solver.solve(y, candidates=candidates)
+        x = self._pool(solution, self._pooling_weights * score.weights(fitted.graph))
+        row = np.repeat(np.arange(len(query)), seen.J.counts)
+        _, similar, values = seen.J.packed()
+        J = matched(row, self._groups.members[similar], values, query, n).astype(np.float32)
+
+        first = ranking.FirstStage(*image_lists(*lists, query, self._groups.members, n))
+        depth = whole.depth(query_k)
+        near = first.scores[:, :depth], first.ids[:, :depth]
+        scale = whole.affinity.scale_of(near[0])
+        of_regions = score.fused(x, SparseRows.of_csr(J), first, scale, np.ones(n))
+        seen = whole.affinity.observe(*near, query_k)
+        solver = whole.solver.for_depth(max(k, _SHORTEST))
+        of_images = solver.solve(seen.y, candidates=first.ids)
+        f = score.combine(of_images.values, seen, first, scale, whole.graph)
+        return _mean(of_regions, f, n), solution.report
+
+    # --- pooling ---------------------------------------------------------------------------------
 
     def _pool(
         self, solution: Solution, weights: NDArray[np.float32]
@@ -368,20 +456,15 @@ class RegionalReranker(Reporting, Parameters):
         by_image = sparse.csr_array((weights, members, rows), shape=(self.n_regions_, n))
         return SparseRows.of_csr(x @ by_image)
 
-    def _best_pairs(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Results:
-        """Convert lists of regions to lists of images, with the best score of their regions."""
-        images = np.where(ids >= 0, self._groups.members[ids], np.int64(-1))
-        by_image = np.lexsort((-scores, images), axis=1)
-        scores = np.take_along_axis(scores, by_image, axis=1)
-        images = np.take_along_axis(images, by_image, axis=1)
-        repeated = np.zeros(images.shape, bool)
-        repeated[:, 1:] = images[:, 1:] == images[:, :-1]
-        scores[repeated], images[repeated] = -np.inf, -1
-        by_score = np.lexsort((images, -scores), axis=1)
-        return (
-            np.take_along_axis(scores, by_score, axis=1),
-            np.take_along_axis(images, by_score, axis=1),
-        )
+    def _best_pairs(self, regions: NDArray[Any], query: NDArray[np.int64], depth: int) -> Results:
+        """Return lists of images by their best pair of regions, from lists of a depth."""
+        scores, ids = self._lists(regions, depth)
+        row, place = np.nonzero(ids >= 0)
+        members = self._groups.members[ids[row, place]]
+        queries = np.arange(int(query[-1]) + 1)
+        pairs = matched(query[row], members, scores[row, place], queries, self.n_images_)
+        values, images = best_first(pairs)
+        return values.astype(np.float32), images
 
     # --- storage ---------------------------------------------------------------------------------
 
@@ -392,20 +475,23 @@ class RegionalReranker(Reporting, Parameters):
     def state(self) -> IndexState:
         """Return the fitted state as plain values and arrays, which `from_state` takes."""
         state = self._fitted().state()
+        arrays = {
+            **state.arrays,
+            "region_images": self._groups.members,
+            "region_weights": self.weights_,
+            "image_numbers": self._groups.names,
+        }
+        own: dict[str, Any] = {name: getattr(self, name) for name in _OWN_PARAMETERS}
+        own[_UNSET] = [name for name in _CONTEXT if getattr(self, name) is None]
+        parameters, sizes = {**state.parameters, **own}, {**state.sizes, "images": self.n_images_}
+        rows = state.rows
+        if self.whole_ is not None:
+            whole = self.whole_.state()
+            arrays |= {_WHOLE + name: array for name, array in whole.arrays.items()}
+            sizes |= {_WHOLE + name: size for name, size in whole.sizes.items()}
+            rows += tuple(family.with_prefix(_WHOLE) for family in whole.rows)
         return replace(
-            state,
-            kind=_KIND,
-            parameters={
-                **state.parameters,
-                **{name: getattr(self, name) for name in _OWN_PARAMETERS},
-            },
-            sizes={**state.sizes, "images": self.n_images_},
-            arrays={
-                **state.arrays,
-                "region_images": self._groups.members,
-                "region_weights": self.weights_,
-                "image_numbers": self._groups.names,
-            },
+            state, kind=_KIND, parameters=parameters, sizes=sizes, arrays=arrays, rows=rows
         )
 
     @classmethod
@@ -424,14 +510,23 @@ class RegionalReranker(Reporting, Parameters):
             If the state is not that of a RegionalReranker.
         """
         ranker = Reranker.from_state(state, index=index)
+        pointwise = _is_pointwise(ranker.affinity)
+        whole = None if pointwise else _whole_of(state)
         with state.described("an index of regions"):
-            layout = _layout(ranker.n_items_, state.size("images", low=1))
+            n = state.size("images", low=1)
+            if whole is not None and whole.n_items_ != n:
+                raise ValueError(f"{_WHOLE}items: expected {n}, got {whole.n_items_}")
+            layout = _layout(ranker.n_items_, n)
             contents = Contents(state.arrays, layout, state.source)
             members, weights, numbers = (state.arrays[name] for name in layout)
             own = {name: state.parameters[name] for name in _OWN_PARAMETERS}
+            unset = state.parameters.get(_UNSET, [])  # an index of an earlier version has none
+            if not (isinstance(unset, list) and all(name in _CONTEXT for name in unset)):
+                raise ValueError(f"{_UNSET}: {unset!r:.40}")
         shared = {name: getattr(ranker, name) for name in cls().get_params() if name not in own}
+        shared |= dict.fromkeys(unset)
         regional = cls(**shared, **own)
-        regional._set(ranker, Groups(numbers, members), weights, contents)
+        regional._set(ranker, whole, Groups(numbers, members), weights, contents)
         return regional
 
     @classmethod
@@ -451,3 +546,85 @@ class RegionalReranker(Reporting, Parameters):
                 f"{path}: an index of single vectors, not of regions; expected diffusion.load"
             )
         return cls.from_state(state, index=index)
+
+
+def _is_pointwise(affinity: object) -> bool:
+    """Return whether an affinity, given by a name or an object, is one of the papers'."""
+    pointwise = isinstance(affinity, str) and affinity in ("cosine", "gaussian")
+    return pointwise or isinstance(affinity, Pointwise)
+
+
+def _defaults_of(affinity: object) -> dict[str, Any]:
+    """Return the settings that stand for None with an affinity."""
+    return _PAPER if _is_pointwise(affinity) else _CONTEXT
+
+
+def _whole_of(state: IndexState) -> Reranker:
+    """Return the Reranker of whole images from the state of regions."""
+    own = len(_WHOLE)
+    sizes = {name[own:]: size for name, size in state.sizes.items() if name.startswith(_WHOLE)}
+    arrays = state.with_prefix(_WHOLE)
+    return Reranker.from_state(replace(state, kind=None, sizes=sizes, arrays=arrays))
+
+
+def _listed(k: int) -> int:
+    """Return the length of the lists of regions that lists of images are made of."""
+    return max(2 * k, _SHORTEST)
+
+
+def _lists_of_images(
+    scores: NDArray[np.float32], ids: NDArray[np.int32], groups: Groups, k: int
+) -> Results:
+    """Return the neighbour lists of images, from those of their regions; see `image_lists`."""
+    n, step = len(groups.names), max(1, _BATCH_ENTRIES // scores.shape[1])
+    width = k + _SPARE
+    out = np.empty((n, width), np.float32), np.empty((n, width), np.int64)
+    # Whole images, of which each part has about as many regions.
+    cuts = np.unique(np.searchsorted(groups.starts, np.arange(0, len(ids) + step, step)).clip(0, n))
+    for start, stop in itertools.pairwise(cuts):
+        rows = groups.order[groups.starts[start] : groups.starts[stop]]
+        own = scores[rows], ids[rows], groups.members[rows] - start
+        out[0][start:stop], out[1][start:stop] = image_lists(*own, groups.members, n, width)
+    return out
+
+
+def _regions_of(
+    rows: NDArray[Any], asked: Groups, part: NDArray[np.int64]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the regions (r, d) of some queries, and the place in `part` of each one's query.
+
+    `rows` are the regions of all queries, query by query.
+    """
+    sizes = asked.sizes[part]
+    query = np.repeat(np.arange(len(part)), sizes)
+    region = np.arange(len(query)) - (np.cumsum(sizes) - sizes)[query]
+    return rows[asked.starts[part][query] + region], query
+
+
+def _shortlist(
+    scores: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    query: NDArray[np.int64],
+    width: int,
+    m: int,
+) -> NDArray[np.int64]:
+    """Return the regions of the lists (r, c) that are most similar to each query, (b, width)."""
+    if not width:
+        return np.empty((int(query[-1]) + 1, 0), np.int64)
+    return image_lists(scores, ids, query, np.arange(m), m, min(width, m))[1]
+
+
+def _mean(a: Diffused, b: Diffused, n: int) -> Diffused:
+    """Return the mean of two scores of images, (b, n) or sparse rows."""
+    if isinstance(a, SparseRows) and isinstance(b, SparseRows):
+        return SparseRows.of_csr((a.csr(n) + b.csr(n)) * np.float32(0.5))
+    dense = [f.csr(n).toarray() if isinstance(f, SparseRows) else f for f in (a, b)]
+    return (dense[0] + dense[1]) * np.float32(0.5)
+
+
+def _summed(values: NDArray[np.float64], ids: NDArray[np.int64], m: int) -> sparse.csr_array:
+    """Return sparse rows (b, m) of the sums of listed values (b, c); -1 is padding."""
+    row, place = np.nonzero(ids >= 0)
+    rows = sparse.csr_array((values[row, place], (row, ids[row, place])), shape=(len(ids), m))
+    rows.sum_duplicates()
+    return rows

@@ -29,7 +29,7 @@ from .graph.graph import Graph
 from .ids import ItemIds
 from .index_state import IndexState, open_state, save_state
 from .neighbors import Method, SearchIndex, check_metric, make_method, tidy_lists
-from .neighbors.index import without_items
+from .neighbors.index import without_groups, without_items
 from .neighbors.lists import indexed, listed
 from .neighbors.methods import Given
 from .parameters import Parameters
@@ -285,20 +285,28 @@ class Reranker(Reporting, Parameters):
         """
         components = self._components()
         items = None if ids is None else ItemIds.of(ids, count_of(X), "ids")
-        return self._fit_vectors(components, X, items, index, checkpoint, collapse=index is None)
+        self._fit_vectors(components, X, items, index, checkpoint, collapse=index is None)
+        return self
 
     def fit_rows(
         self,
         X: ArrayLike,
         *,
+        groups: NDArray[np.integer] | None = None,
+        width: int = 0,
         index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Self:
+    ) -> Lists:
         """Fit as `fit` does, with a node for each row of X, for the other modules of this package.
 
-        Identical vectors are nodes of their own.
+        Identical vectors are nodes of their own. Rows of the same group, of which `groups` (n,) has
+        the numbers from 0 on, are not in each other's neighbour lists. Returns the lists, which
+        have `width` entries if that is more than the graph needs and the collection has as many.
         """
-        return self._fit_vectors(self._components(), X, None, index, checkpoint, collapse=False)
+        components = self._components()
+        return self._fit_vectors(
+            components, X, None, index, checkpoint, collapse=False, groups=groups, width=width
+        )
 
     def _fit_vectors(
         self,
@@ -309,12 +317,18 @@ class Reranker(Reporting, Parameters):
         checkpoint: str | os.PathLike[str] | None,
         *,
         collapse: bool,
-    ) -> Self:
+        groups: NDArray[np.integer] | None = None,
+        width: int = 0,
+    ) -> Lists:
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
+        k = components.affinity.listed(self.k)
+        width = max(k, width)
+        # Where a group fills more than half of a list, what is left is shorter.
+        own = 0 if groups is None else min(width, int(np.bincount(groups).max(initial=1)) - 1)
         found, zero, lists, copies = listed(
             X,
-            components.affinity.listed(self.k),
+            width + own,
             self.metric,
             components.method,
             index=index,
@@ -322,8 +336,11 @@ class Reranker(Reporting, Parameters):
             progress=self.progress,
             checkpoint=checkpoint,
         )
-        lists = without_items(*lists, zero)
-        return self._fit_lists(components, *lists, found, items, copies, checkpoint)
+        if groups is not None:
+            lists = without_groups(*lists, groups, width)
+        scores, ids = lists = without_items(*lists, zero)
+        self._fit_lists(components, scores[:, :k], ids[:, :k], found, items, copies, checkpoint)
+        return lists
 
     def fit_neighbors(
         self,

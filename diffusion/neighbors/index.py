@@ -746,6 +746,19 @@ def without_items(
     return tidy_lists(scores, ids, ids.shape[1])
 
 
+def without_groups(
+    scores: NDArray[np.float32], ids: NDArray[Any], groups: NDArray[np.integer], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Take the items of an item's own group (n,) out of its neighbour list; return the k best."""
+    k = min(k, ids.shape[1])
+    out = np.empty((len(ids), k), np.float32), np.empty((len(ids), k), np.int32)
+    for part in row_blocks(len(ids), "groups", show=False):
+        own = groups[ids[part]] == groups[part, None]
+        kept = np.where(own, ids.dtype.type(-1), ids[part])
+        copy_without_self(scores[part], kept, part.start, out[0][part], out[1][part])
+    return out
+
+
 def tidy_lists(
     scores: NDArray[np.float32], ids: NDArray[Any], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

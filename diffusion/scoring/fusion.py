@@ -173,7 +173,7 @@ class Fusion(Score):
 
     def weights(self, graph: Graph) -> NDArray[np.float32]:
         """Return the diagonal of D^-1/2, shape (n,), with 1 for isolated nodes."""
-        return (1 / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1))).astype(np.float32)
+        return _unbiased(graph.degrees)
 
     def evidence(self, first: FirstStage, scale: LocalScale) -> NDArray[np.float32]:
         """Return weight e of each candidate."""
@@ -190,14 +190,24 @@ class Fusion(Score):
         graph: Graph,
     ) -> Diffused:
         """Return the fused score of every item."""
-        J = observation.J
-        assert J is not None
+        assert observation.J is not None
+        return self.fused(x, observation.J, first, scale, graph.degrees)
+
+    def fused(
+        self,
+        x: Diffused,
+        J: SparseRows,
+        first: FirstStage,
+        scale: LocalScale,
+        degrees: NDArray[np.float64],
+    ) -> Diffused:
+        """Return what `combine` does, for items of any kind with these degrees (n,)."""
         beside = kernels.Beside(J, first, scale, self.depth, float(self.weight))
         if isinstance(x, np.ndarray):
-            kernels.fuse(x, self.weights(graph), beside)
+            kernels.fuse(x, _unbiased(degrees), beside)
             return x
         out = SparseRows.of_at_most(x.counts + J.counts + min(self.depth, first.ids.shape[1]))
-        kernels.fuse_sparse(x, read_only(graph.degrees), beside, out)
+        kernels.fuse_sparse(x, read_only(degrees), beside, out)
         return out
 
     def shares(
@@ -221,6 +231,11 @@ class Fusion(Score):
             neighbourhood=self.weight * value_of(observation.J, item),
             first_stage=float(alone[first.ids == item].sum()),
         )
+
+
+def _unbiased(degrees: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the diagonal of D^-1/2, with 1 where a degree is 0."""
+    return (1 / np.sqrt(np.where(degrees > 0, degrees, 1))).astype(np.float32)
 
 
 def value_of(rows: SparseRows, item: int) -> float:

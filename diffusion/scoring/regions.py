@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from ..errors import DiffusionError
 from ..validation import as_numeric, as_vectors, check_real
@@ -76,6 +77,105 @@ class Groups:
     def sizes(self) -> NDArray[np.int64]:
         """Number of rows of each group, shape (n,)."""
         return np.bincount(self.members, minlength=len(self.names))
+
+
+def matched(
+    row: NDArray[np.integer],
+    image: NDArray[np.integer],
+    values: NDArray[np.floating],
+    asked: NDArray[np.integer],
+    n: int,
+) -> sparse.csr_array:
+    """Return the mean, over the regions of a query, of an image's best value for the region.
+
+    Parameters
+    ----------
+    row, image : ndarray, shape (e,), int
+        The region of a query and the image of each value, in any order.
+    values : ndarray, shape (e,), float
+        At least 0; an image that a region has no value for counts as 0.
+    asked : ndarray, shape (r,), int
+        The query of each of its regions, from 0 to b - 1, each of which has one.
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    sparse array, shape (b, n), float64
+        Every image with a value has an entry, also if it is 0.
+    """
+    pair = row.astype(np.int64) * n + image
+    order = np.argsort(pair, kind="stable")
+    pair = pair[order]
+    first = np.flatnonzero(np.diff(pair, prepend=-1))
+    values = values[order].astype(np.float64)
+    best = np.maximum.reduceat(values, first) if len(first) else values
+    row, image = np.divmod(pair[first], n)
+    sizes = np.bincount(asked)
+    query = asked[row]
+    return sparse.csr_array((best / sizes[query], (query, image)), shape=(len(sizes), n))
+
+
+def best_first(
+    rows: sparse.csr_array, width: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the entries of sparse rows as lists (b, width), equal values by ascending column.
+
+    They are padded with -inf and -1; the width is that of the longest row by default.
+    """
+    counts = np.diff(rows.indptr)
+    row = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((rows.indices, -rows.data, row))
+    place = np.arange(len(row)) - np.repeat(rows.indptr[:-1], counts)
+    width = int(counts.max(initial=0)) if width is None else width
+    kept = place < width
+    row, place, order = row[kept], place[kept], order[kept]
+    values = np.full((len(counts), width), -np.inf)
+    columns = np.full(values.shape, -1, np.int64)
+    values[row, place], columns[row, place] = rows.data[order], rows.indices[order]
+    return values, columns
+
+
+def image_lists(
+    scores: NDArray[np.float32],
+    ids: NDArray[np.integer],
+    asked: NDArray[np.integer],
+    members: NDArray[np.integer],
+    n: int,
+    width: int | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Turn the neighbour lists of regions into lists of images.
+
+    The score of an image is the mean, over the regions of a query, of the similarity of its region
+    that is most similar. Regions that are not in a list are at most as similar as its last entry,
+    whose score therefore stands for those of images that are not in it.
+
+    Parameters
+    ----------
+    scores, ids : ndarray, shape (r, c)
+        The lists of the regions of queries, best first, padded with -inf and -1.
+    asked : ndarray, shape (r,), int
+        The query of each region, from 0 to b - 1, each of which has one.
+    members : ndarray, shape (m,), int
+        The image of each region of the collection.
+    n : int
+        Number of images.
+    width : int, optional
+        Length of the lists, by default that of the longest.
+
+    Returns
+    -------
+    scores, ids : ndarray, shape (b, width), float32 and int64
+        Images that are in at least one list, best first, equal scores by ascending number; padded
+        with -inf and -1.
+    """
+    row, place = np.nonzero(ids >= 0)
+    last = np.where(ids >= 0, scores, np.inf).min(axis=1, initial=np.inf).astype(np.float64)
+    last[np.isinf(last)] = 0  # an empty list
+    above = scores[row, place] - last[row]
+    best = best_first(matched(row, members[ids[row, place]], above, asked, n), width)
+    base = np.bincount(asked, last) / np.bincount(asked)
+    return (best[0] + base[:, None]).astype(np.float32), best[1]
 
 
 def generalized_max_pooling(

@@ -8,10 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffusion
-from diffusion import DiffusionError, RegionalReranker, Reranker, metrics
+from diffusion import Context, DiffusionError, RegionalReranker, Reranker, metrics
 from diffusion.index_state import save_state
+from diffusion.scoring.fusion import Fusion
 from diffusion.solvers import SOLVERS
 from tests.support.oracles import dense_diffusion, dense_graph, similarity
+
+
+def papers(**settings):
+    """Return a RegionalReranker with the settings of the paper."""
+    return RegionalReranker(affinity="cosine", **settings)
 
 
 @st.composite
@@ -64,7 +70,7 @@ def dense_pipeline(X, images, Q, queries, k, query_k, alpha, pooling):
 @given(collections(), st.integers(1, 12), st.integers(1, 12), st.sampled_from(["gmp", "sum"]))
 def test_search_equals_the_dense_pipeline(collection, k, query_k, pooling):
     X, images, Q, queries = collection
-    ranker = RegionalReranker(
+    ranker = papers(
         k=k, query_k=query_k, alpha=0.9, pooling=pooling, solver=diffusion.CG(tol=1e-10)
     ).fit(X, images)
     names = np.unique(images)
@@ -91,7 +97,7 @@ def test_similarities_are_raised_before_they_are_summed():
     # 2 x 0.6³ = 0.432 is less than 0.8³ = 0.512, though (2 x 0.6)³ is more.
     X = np.eye(3)
     Q = [[0.6, 0.8, 0.0], [0.6, 0.0, 0.8]]
-    ranker = RegionalReranker(k=2, query_k=3, pooling="sum").fit(X, [0, 1, 2])
+    ranker = papers(k=2, query_k=3, pooling="sum").fit(X, [0, 1, 2])
     scores, ids = ranker.search(Q, k=3)
     assert ids.tolist() == [1, 2, 0]
     # No region is like another: each is alone in the graph, x = (1 - α) y.
@@ -101,7 +107,7 @@ def test_similarities_are_raised_before_they_are_summed():
 def test_the_largest_sums_are_kept_not_the_largest_terms():
     X = np.eye(3)
     Q = [[0.7, 0.714, 0.0], [0.7, 0.0, 0.714]]
-    ranker = RegionalReranker(k=3, query_k=1).fit(X, [0, 1, 2])
+    ranker = papers(k=3, query_k=1).fit(X, [0, 1, 2])
     scores, ids = ranker.search(Q, k=3)
     assert ids[0] == 0
     assert (scores[1:] <= 0).all()
@@ -113,7 +119,7 @@ def test_one_region_an_image_is_the_reranker(vectors, rng, solver, pooling):
     names = rng.permutation(1000)[: len(vectors)]
     Q = vectors[:7] + 0.1
     plain = Reranker(k=8, query_k=5, solver=solver, affinity="cosine").fit(vectors)
-    regional = RegionalReranker(k=8, query_k=5, solver=solver, pooling=pooling)
+    regional = papers(k=8, query_k=5, solver=solver, pooling=pooling)
     regional.fit(vectors, names)
     expected_scores, expected = plain.search(Q, k=30)
     scores, ids = regional.search(Q, np.arange(7), k=30)
@@ -208,6 +214,154 @@ def mean_average_precision(ids, labels, asked):
     return np.mean(metrics.average_precision(*metrics.hits_from_labels(ids, labels, asked)))
 
 
+def region_lists(S, own, asked, width):
+    """The width best regions for each region, without those of its own image, in plain Python."""
+    lists = []
+    for row, s in enumerate(S):
+        others = [j for j in range(len(s)) if asked is None or own[j] != asked[row]]
+        lists.append(sorted(others, key=lambda j: (-s[j], j))[:width])
+    return lists
+
+
+def match_lists(S, lists, own, asked):
+    """The mean of each image's best similarity, at least that of the last in a region's list."""
+    names = range(own.max() + 1)
+    lists_of_images = []
+    for query in range(asked.max() + 1):
+        rows = np.flatnonzero(asked == query)
+        scores = {}
+        for image in names:
+            best = [max([S[r, j] for j in lists[r] if own[j] == image], default=None) for r in rows]
+            if any(b is not None for b in best):
+                floors = [S[r, lists[r][-1]] for r in rows]
+                mean = [f if b is None else b for b, f in zip(best, floors, strict=True)]
+                scores[image] = np.mean(mean)
+        lists_of_images.append(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0])))
+    width = max(map(len, lists_of_images))
+    out = (
+        np.full((len(lists_of_images), width), -np.inf),
+        np.full((len(lists_of_images), width), -1),
+    )
+    for row, pairs in enumerate(lists_of_images):
+        for place, (image, score) in enumerate(pairs):
+            out[0][row, place], out[1][row, place] = score, image
+    return out
+
+
+def padded_lists(S, lists):
+    width = max(map(len, lists))
+    ids = np.array([[*row, *[-1] * (width - len(row))] for row in lists])
+    return np.where(ids >= 0, np.take_along_axis(S, ids, axis=1), -np.inf), ids
+
+
+def dense_fusion(X, owner, Q, queries, pooling, settings):
+    """The fused scores of all images, by matrices; A, J and e have tests of their own."""
+    s, sq = similarity(X, X, "cosine"), similarity(Q, X, "cosine")
+    lists, found = region_lists(s, owner, owner, 100), region_lists(sq, owner, None, 100)
+    of_images = match_lists(s, lists, owner, owner)
+    first = match_lists(sq, found, owner, queries)
+    n, m, nq, alpha = owner.max() + 1, len(X), queries.max() + 1, settings["alpha"]
+    w = dense_weights(X, owner, 1.0) if pooling == "gmp" else np.ones(m)
+    pool = (owner == np.arange(n)[:, None]) * w
+    out = np.zeros((nq, n))
+    e = np.zeros((nq, n))
+    weighed = Fusion(weight=0.5).evidence(first[0].astype(np.float32), first[1])
+    np.add.at(e, (np.arange(nq)[:, None], np.maximum(first[1], 0)), weighed * (first[1] >= 0))
+    for lists_of, asked, P in (
+        (padded_lists(s, lists), padded_lists(sq, found), pool),
+        (of_images, first, np.eye(n)),
+    ):
+        ranker = Reranker(**settings).fit_neighbors(*lists_of)
+        affinity, graph = ranker.fitted().affinity, ranker.graph_
+        near = [np.ascontiguousarray(part[:, : affinity.depth]) for part in asked]
+        seen = affinity.observe(near[0].astype(np.float32), near[1], 10)
+        y, J = (part.csr(P.shape[1]).toarray() for part in (seen.y, seen.J))
+        if P is pool:
+            y = np.stack([y[queries == q].sum(axis=0) for q in range(nq)])
+            best = np.stack([J[:, owner == i].max(axis=1) for i in range(n)], axis=1)
+            J = np.stack([best[queries == q].mean(axis=0) for q in range(nq)])
+        x = dense_diffusion(graph.W.toarray(), y, alpha)
+        x = x / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1)) @ P.T
+        x = np.maximum(x, 0) / np.maximum(x.max(axis=1, keepdims=True), 1e-30)
+        out += (np.sqrt(x) + 0.5 * J + e) / 2
+    return out
+
+
+@pytest.mark.parametrize("pooling", ["gmp", "sum"])
+def test_context_equals_the_dense_pipeline(rng, pooling):
+    X, owner, _, _ = scenes(rng, n_objects=6)
+    order = rng.permutation(len(X))
+    X, owner = X[order], owner[order]
+    Q, queries = rng.standard_normal((9, 48)), np.array([2, 0, 1, 2, 1, 1, 0, 2, 0])
+    Q[:5] += 3 * X[:5]
+    settings = {"alpha": 0.9, "affinity": Context(scales=(3, 6, 12)), "k": 12}
+    ranker = RegionalReranker(**settings, pooling=pooling, solver=diffusion.CG(tol=1e-10))
+    scores, ids = ranker.fit(X, 3 * owner).search(Q, queries, 48)
+    expected = dense_fusion(X, owner, Q, queries, pooling, settings)
+    assert (np.sort(ids, axis=1) == 3 * np.arange(48)).all()
+    found = np.take_along_axis(expected, ids // 3, axis=1)
+    reached = scores > 0
+    np.testing.assert_allclose(scores[reached], found[reached], rtol=1e-3, atol=1e-4)
+    assert (found[~reached] < 1e-4).all()
+
+
+@given(collections(), st.integers(1, 12), st.sampled_from(["gmp", "sum"]))
+def test_every_image_is_ranked_by_context(collection, k, pooling):
+    X, images, Q, queries = collection
+    ranker = RegionalReranker(k=k, pooling=pooling, solver="cg").fit(X, images)
+    names = np.unique(images)
+    scores, ids = ranker.search(Q, queries, k=len(names) + 1)
+    assert (np.sort(ids[:, :-1], axis=1) == names).all()
+    assert (ids[:, -1] == -1).all()
+    assert (np.diff(scores[:, :-1]) <= 0).all()
+    short = ranker.search(Q, queries, k=2)
+    assert (short[1] == np.pad(ids, ((0, 0), (0, 2)), constant_values=-1)[:, :2]).all()
+
+
+@pytest.mark.parametrize("pooling", ["gmp", "sum"])
+@pytest.mark.parametrize("solver", [None, diffusion.CG(tol=1e-8), "local"])
+def test_one_region_an_image_is_the_reranker_by_context(vectors, rng, solver, pooling):
+    # In the order of the rows, by which ties are resolved.
+    names = np.sort(rng.permutation(1000)[: len(vectors)])
+    Q = vectors[:7] + 0.1
+    expected_scores, expected = Reranker(solver=solver or "auto").fit(vectors).search(Q, k=30)
+    ranker = RegionalReranker(solver=solver, pooling=pooling).fit(vectors, names)
+    scores, ids = ranker.search(Q, np.arange(7), k=30)
+    assert (ids == names[expected]).all()
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+
+
+def test_regions_of_one_image_are_in_no_list_of_each_other(rng):
+    X, owner, _, _ = scenes(rng, n_objects=4)
+    ranker = RegionalReranker().fit(X, owner)
+    ids = ranker.ranker_.fitted().affinity.neighbor_lists()[1]
+    assert (ids >= 0).all()
+    assert (owner[ids] != owner[:, None]).all()
+    whole = ranker.whole_.fitted().affinity.neighbor_lists()[1]
+    assert (whole != np.arange(32)[:, None]).all()
+
+
+def test_a_search_begins_like_a_longer_one(rng):
+    X, owner, _, _ = scenes(rng)
+    Q, queries = rng.standard_normal((9, 48)), np.repeat([0, 1, 2], 3)
+    ranker = RegionalReranker().fit(X, owner)
+    scores, ids = ranker.search(Q, queries, 90)
+    for k in (1, 10):
+        shorter = ranker.search(Q, queries, k)
+        assert (shorter[1] == ids[:, :k]).all()
+        np.testing.assert_allclose(shorter[0], scores[:, :k], rtol=1e-6)
+
+
+def test_settings_follow_the_affinity(rng):
+    X, owner, _, _ = scenes(rng, n_objects=3)
+    for affinity, expected in (("context", (50, 10, "auto")), ("cosine", (200, 200, "cg"))):
+        ranker = RegionalReranker(affinity=affinity).fit(X, owner)
+        ranker.search(X[:2])
+        inner = ranker.ranker_
+        assert (inner.k, inner.query_k, inner.solver_.name) == expected
+    assert RegionalReranker(affinity="cosine").fit(X, owner).whole_ is None
+
+
 def test_small_objects_are_found_by_their_regions(rng):
     X, owner, labels, _ = scenes(rng)
     Q, n = X[: len(labels) : 8] + 0.1, len(labels)
@@ -216,7 +370,7 @@ def test_small_objects_are_found_by_their_regions(rng):
     asked = labels[::8]
     by_whole = Reranker(k=10, query_k=5, affinity="cosine").fit(whole).search(Q, n)[1]
     by_match = diffusion.r_match(Q, X, owner, np.arange(len(Q)), n)[1]
-    regional = RegionalReranker(k=10, query_k=5).fit(X, owner)
+    regional = papers(k=10, query_k=5).fit(X, owner)
     by_region = regional.search(Q, np.arange(len(Q)), n)[1]
     figures = [
         mean_average_precision(ids, labels, asked) for ids in (by_whole, by_match, by_region)
@@ -227,9 +381,9 @@ def test_small_objects_are_found_by_their_regions(rng):
 def test_the_order_of_regions_is_of_no_account(rng):
     X, owner, _, _ = scenes(rng, n_objects=4)
     Q, queries = rng.standard_normal((9, 48)), np.array([2, 0, 1, 2, 1, 1, 0, 2, 0])
-    expected = RegionalReranker(k=9, query_k=6).fit(X, owner).search(Q, queries, 32)
+    expected = papers(k=9, query_k=6).fit(X, owner).search(Q, queries, 32)
     order, asked = rng.permutation(len(X)), rng.permutation(len(Q))
-    ranker = RegionalReranker(k=9, query_k=6).fit(X[order], owner[order])
+    ranker = papers(k=9, query_k=6).fit(X[order], owner[order])
     scores, ids = ranker.search(Q[asked], queries[asked], 32)
     assert (ids == expected[1]).all()
     np.testing.assert_allclose(scores, expected[0], rtol=1e-4)
@@ -240,7 +394,7 @@ def test_images_that_diffusion_does_not_reach_follow_by_their_best_pair():
     X = np.array([[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0.5, 0, 1], [0, 1, 0.2], [-1, 0, 0]])
     images = [4, 4, 9, 9, 2, 7]
     for solver in ("cg", "local"):
-        ranker = RegionalReranker(k=1, query_k=1, solver=solver).fit(X, images)
+        ranker = papers(k=1, query_k=1, solver=solver).fit(X, images)
         scores, ids = ranker.search([[1, 0, 0.1], [1, 0.02, 0]], k=6)
         assert ids.tolist() == [4, 9, 2, 7, -1, -1]
         assert scores[0] > 0
@@ -253,7 +407,7 @@ def test_images_that_diffusion_does_not_reach_follow_by_their_best_pair():
 
 def test_shapes_and_dtypes(rng):
     X, owner, _, _ = scenes(rng, n_objects=3)
-    ranker = RegionalReranker(k=5, query_k=5).fit(X, owner)
+    ranker = papers(k=5, query_k=5).fit(X, owner)
     scores, ids = ranker.search(X[:6], [0, 1, 0, 1, 2, 2], k=7)
     assert scores.shape == ids.shape == (3, 7)
     assert scores.dtype == np.float32
@@ -269,7 +423,7 @@ def test_shapes_and_dtypes(rng):
 
 def test_batches_do_not_change_the_answer(rng, monkeypatch):
     X, owner, _, _ = scenes(rng, n_objects=4)
-    ranker = RegionalReranker(k=4, query_k=3, solver="local").fit(X, owner)
+    ranker = papers(k=4, query_k=3, solver="local").fit(X, owner)
     Q, queries = rng.standard_normal((50, 48)), rng.permutation(np.repeat(np.arange(10), 5))
     whole = ranker.search(Q, queries, k=32)
     monkeypatch.setattr("diffusion.regional._BATCH_ENTRIES", 1000)
@@ -279,11 +433,13 @@ def test_batches_do_not_change_the_answer(rng, monkeypatch):
     assert len(ranker.report_.residual) == 10
 
 
-@pytest.mark.parametrize("solver", [*SOLVERS])
-def test_what_is_saved_is_loaded(rng, tmp_path, solver):
+@pytest.mark.parametrize("affinity", ["cosine", "context", Context(scales=(2, 5))])
+@pytest.mark.parametrize("solver", [*SOLVERS, None])
+def test_what_is_saved_is_loaded(rng, tmp_path, solver, affinity):
     X, owner, _, _ = scenes(rng, n_objects=4)
     owner = owner + 5
-    ranker = RegionalReranker(k=6, query_k=4, solver=solver, regularization=0.5, alpha=0.9)
+    own = {"k": 6, "query_k": 4, "solver": solver, "affinity": affinity}
+    ranker = RegionalReranker(**own, regularization=0.5, alpha=0.9)
     ranker.fit(X, owner).set_params(query_k=3, pooling="sum").save(tmp_path / "index")
     loaded = RegionalReranker.load(tmp_path / "index", verify=True)
     assert repr(loaded) == repr(ranker)
@@ -296,27 +452,47 @@ def test_what_is_saved_is_loaded(rng, tmp_path, solver):
     assert (loaded.set_params(pooling="gmp").search(X[:6], k=20)[0] == gmp[0]).all()
 
 
+def test_an_index_of_an_earlier_version_is_loaded(rng, tmp_path):
+    X, owner, _, _ = scenes(rng, n_objects=4)
+    ranker = papers().fit(X, owner)
+    state = ranker.state()
+    parameters = {name: value for name, value in state.parameters.items() if name != "unset"}
+    save_state(tmp_path / "index", replace(state, parameters=parameters))
+    loaded = RegionalReranker.load(tmp_path / "index", verify=True)
+    assert (loaded.k, loaded.query_k, loaded.solver) == (200, 200, "cg")
+    assert (loaded.search(X[:3])[1] == ranker.search(X[:3])[1]).all()
+
+
 def test_an_index_is_opened_by_its_own_kind(rng, vectors, tmp_path):
     Reranker(k=5).fit(vectors).save(tmp_path / "plain")
-    RegionalReranker(k=5).fit(vectors, np.arange(120) // 3).save(tmp_path / "regional")
+    papers(k=5).fit(vectors, np.arange(120) // 3).save(tmp_path / "regional")
     with pytest.raises(DiffusionError, match=r"expected RegionalReranker\.load"):
         diffusion.load(tmp_path / "regional")
     with pytest.raises(DiffusionError, match=r"expected diffusion\.load"):
         RegionalReranker.load(tmp_path / "plain")
 
 
-@pytest.mark.parametrize("damage", ["kind", "array", "length", "parameter"])
+@pytest.mark.parametrize(
+    "damage", ["kind", "array", "length", "parameter", "unset", "whole", "images"]
+)
 def test_a_damaged_index_is_refused(vectors, tmp_path, damage):
     state = RegionalReranker(k=5).fit(vectors, np.arange(120) // 3).state()
-    arrays, parameters = dict(state.arrays), dict(state.parameters)
+    arrays, parameters, sizes = dict(state.arrays), dict(state.parameters), dict(state.sizes)
     if damage == "array":
         del arrays["region_weights"]
     elif damage == "length":
         arrays["region_images"] = arrays["region_images"][:-1]
     elif damage == "parameter":
         del parameters["pooling"]
+    elif damage == "unset":
+        parameters["unset"] = ["pooling"]
+    elif damage == "whole":
+        del arrays["whole_affinity_ids"]
+    elif damage == "images":
+        sizes["images"] = 41
     kind = "other" if damage == "kind" else state.kind
-    save_state(tmp_path / "index", replace(state, kind=kind, arrays=arrays, parameters=parameters))
+    changed = replace(state, kind=kind, arrays=arrays, parameters=parameters, sizes=sizes)
+    save_state(tmp_path / "index", changed)
     message = "diffusion.load" if damage == "kind" else "altered, its manifest does not describe"
     with pytest.raises(DiffusionError, match=message):
         RegionalReranker.load(tmp_path / "index")
@@ -327,7 +503,7 @@ def test_a_damaged_index_is_refused(vectors, tmp_path, damage):
     [
         ({"k": 0}, "k: expected an integer"),
         ({"query_k": 0}, "query_k"),
-        ({"affinity": "context"}, "affinity: expected one of 'cosine', 'gaussian'"),
+        ({"affinity": "euclid"}, "affinity: expected one of 'context', 'cosine', 'gaussian'"),
         ({"pooling": "max"}, "pooling: expected one of 'gmp', 'sum', got 'max'"),
         ({"regularization": 0}, "regularization: expected a number"),
         ({"solver": "magic"}, "solver"),
@@ -357,7 +533,7 @@ def test_bad_images_are_named(vectors, images, message):
 
 
 def test_bad_queries_are_named(vectors):
-    ranker = RegionalReranker(k=5).fit(vectors, np.arange(120) // 4)
+    ranker = papers(k=5).fit(vectors, np.arange(120) // 4)
     with pytest.raises(DiffusionError, match=r"queries: expected integers of shape \(3,\)"):
         ranker.search(vectors[:3], [0, 1])
     with pytest.raises(DiffusionError, match="queries: expected every number from 0 to 3, 1 is"):
@@ -378,7 +554,7 @@ def test_bad_queries_are_named(vectors):
 
 def test_a_checkpoint_is_gone_after_the_fit(vectors, tmp_path):
     images = np.arange(120) // 4
-    expected = RegionalReranker(k=5).fit(vectors, images).search(vectors[:3])
-    ranker = RegionalReranker(k=5).fit(vectors, images, checkpoint=tmp_path / "partial")
+    expected = papers(k=5).fit(vectors, images).search(vectors[:3])
+    ranker = papers(k=5).fit(vectors, images, checkpoint=tmp_path / "partial")
     assert (ranker.search(vectors[:3])[1] == expected[1]).all()
     assert not (tmp_path / "partial").exists()
