@@ -524,7 +524,8 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
         **{name: stored[name] for name in _PLAIN_PARAMETERS},
         "affinity": affinity
         if isinstance(affinity, str)
-        else _from_settings({"context": Context}, affinity),
+        # Earlier versions ranked lists by the scores themselves.
+        else _from_settings({"context": Context}, {"scaling": 0.0, **affinity}),
         "score": score and _from_settings(SCORES, score),
         "solver": _from_settings(SOLVERS, stored["solver"]),
         "neighbors": _from_settings(METHODS, stored.get("neighbors_from", stored["neighbors"])),
