@@ -549,6 +549,8 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     affinity, score = stored["affinity"], stored["score"]
     stored = {"granularity": "mixed", **stored}  # that of an index of an earlier version
     if not isinstance(affinity, str):
+        # Earlier versions ranked lists by the scores themselves.
+        affinity = {"scaling": 0.0, **affinity}
         affinity = _from_settings({"context": Context}, affinity, by_name=False)
         if affinity == Context(**GRANULARITIES[stored["granularity"]]):
             affinity = "context"

@@ -17,7 +17,7 @@ from .graph.graph import GRAPH_ROWS, Graph, graph_layout
 from .storage.contents import Contents, with_rows
 
 # The format of an index on disk.
-INDEX = storage.Format("diffusion-rerank index", 2, "an index", earlier=(1,))
+INDEX = storage.Format("diffusion-rerank index", 3, "an index", earlier=(1, 2))
 
 # The largest number of items or of components, which are numbered in int32, and of other things.
 _MOST, _MOST_EDGES = 2**31 - 1, 2**48

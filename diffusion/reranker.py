@@ -152,9 +152,9 @@ class Reranker(Reporting, Parameters):
     transformed by the steps before: ``pipe[-1].search(pipe[:-1].transform(Q))``.
 
     Memory: the vectors (4 n d bytes), 8 bytes per entry of W (at most 8 n k in total) and 44
-    bytes per item, 64 where there are copies; with the contextual affinity, another 502 bytes per
-    item (354 for the granularity "instance", 968 for "category"). What only `add` and `remove` read
-    takes 544 bytes per item with the contextual affinity (224 and 1,024) and 8 k with the others;
+    bytes per item, 64 where there are copies; with the contextual affinity, another 510 bytes per
+    item (362 for the granularity "instance", 976 for "category"). What only `add` and `remove` read
+    takes 592 bytes per item with the contextual affinity (272 and 1,072) and 8 k with the others;
     in an index that was loaded, it stays on disk. Building takes at most 12 n k bytes in addition
     to the neighbour lists; with the contextual affinity, at most 1,400 bytes per item, twice that
     for "category". Own ids take 21 bytes per item as int64, and 12 to 16 bytes more than their text

@@ -74,7 +74,7 @@ def growth(sides: Sequence[int], sizes: Sequence[int]) -> Table:
         notes=[
             "search: an inverted file, of the manifolds only; lattices have their lists given. of "
             "all cores: processor time of the context. kept: for the context, without the graph; "
-            "up to 544 bytes of it are read by updates of the collection alone."
+            "up to 592 bytes of it are read by updates of the collection alone."
         ],
     )
     for side in sides:

@@ -30,10 +30,12 @@ from ..storage.contents import (
     Promise,
     Ragged,
     Stops,
+    finite,
     with_rows,
 )
-from ..validation import check_integer
+from ..validation import check_integer, check_real
 from .base import Affinity, Edges, Lists, Observation, lists_layout
+from .scaling import UNSCALED, ScaledLists, in_given_order, rescaled, scaled_lists
 from .updates import differing, mapped, reached
 
 # Number of items encoded or compared between two updates of a progress bar.
@@ -65,16 +67,19 @@ class Context(Affinity):
     A fixed number of neighbours suits only objects with about that many images. This affinity
     combines the neighbourhoods of an item at all `scales`. It needs only neighbour lists::
 
+        r_i    = the twelfth highest score s_il in the list of i
+        s'_ij  = s_ij - f (r_i + r_j)       by which the entries of all lists are ranked
         m_ij   = max(rank_i(j), rank_j(i))  where i and j list each other, else infinite; m_ii = 0
         V_s(i) = 1[m_ij <= s] / Σ_j 1[m_ij <= s]                             for every scale s
         V_i    = mean over s of the mean of V_s over i and its s/3 - 1 nearest neighbours
         J_ij   = Σ_l min(V_il, V_jl) / Σ_l max(V_il, V_jl)
         A_ij   = J_ij² (share of the scales s with i and j among each other's s best by J)
 
-    V_i is the encoding of item i. Its `size` largest entries are kept and divided by their sum.
-    A query is encoded in the same way against the collection, which is not changed: the query is
-    ranked among the collection's lists but has no entry of its own in an encoding. Its observation
-    y consists of its `query_k` largest J.
+    r_i is the local scale of item i, and f is `scaling`: items that are near everything (hubs) are
+    ranked lower. V_i is the encoding of item i. Its `size` largest entries are kept and divided by
+    their sum. A query is encoded in the same way against the collection, which is not changed: the
+    query is ranked among the collection's lists but has no entry of its own in an encoding. Its
+    observation y consists of its `query_k` largest J.
 
     Parameters
     ----------
@@ -88,6 +93,8 @@ class Context(Affinity):
         Where to encode and to compare the items of the collection; a GPU needs torch, the extra
         `gpu`, and gives the same result. Queries are encoded on the CPU, and an index does not
         store the device.
+    scaling : float in [0, 1), default 0.3
+        The factor f of the local scales; 0 ranks by the scores themselves.
 
     Notes
     -----
@@ -95,12 +102,17 @@ class Context(Affinity):
     scores share a rank. An item with an empty list has no neighbourhood, and its similarity J to
     all items and queries is 0. Encodings are stored in units of 1/65535.
 
-    Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
-    and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
-    default settings, in addition to the graph. Of the scores of the lists, a search reads those
-    at the places of the scales, which is all that the rank of a query depends on. Another
-    10 k + 64 bytes per item, 544 with the default settings, are read by updates of the collection
-    alone: all scores, spare entries, and the most similar items and their similarities. Building
+    Lists of fewer than twelve neighbours have their last score for r. Scaling sorts what the lists
+    hold up to the largest scale, for items and queries alike; nothing enters them. Scores may be of
+    any metric, because only differences matter. `local_scale` holds r.
+
+    Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s + 4 bytes per item for the
+    lists and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 506 bytes per item in all
+    with the default settings, in addition to the graph. Of the scores of the lists, a search reads
+    those at the places of the scales, which is all that the rank of a query depends on. Another
+    11 k + 64 bytes per item, 592 with the default settings, are read by updates of the collection
+    alone: all scores and the order that they give, spare entries, and the most similar items and
+    their similarities. Building
     takes 1,200 bytes per item in addition to the lists. The time grows with the square of the
     number of encodings that hold an item, which is about `size` for most items. It is linear in the
     number of items unless some items are neighbours of a fixed share of all.
@@ -109,11 +121,15 @@ class Context(Affinity):
     ----------
     Zhong, Zheng, Cao, Li. Re-ranking Person Re-identification with k-reciprocal Encoding.
     CVPR 2017: the encoding at one scale, with the Jaccard distance.
+    Conneau, Lample, Ranzato, Denoyer, Jégou. Word Translation Without Parallel Data. ICLR 2018:
+    local scaling of similarities (CSLS), with f = 1/2 and means of ten scores. Jégou, Harzallah,
+    Schmid, CVPR 2007, and Zelnik-Manor, Perona, NIPS 2004: local scaling of distances.
     """
 
     scales: tuple[int, ...] = (3, 6, 12, 24, 48)
     size: int = 50
     device: str = field(default="cpu", metadata=RUN_TIME)
+    scaling: float = 0.3
     _state: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # What only `changed` reads, see `_basis_layout`; empty for an index of an earlier version.
@@ -142,7 +158,13 @@ class Context(Affinity):
         if not scales or self.scales[-1] > 255:
             raise DiffusionError(f"scales: expected integers from 1 to 255, got {scales!r}")
         self.size = check_integer(self.size, "size", low=1)
+        self.scaling = check_real(self.scaling, "scaling", low=0.0, high=1.0)
         check_device(self.device)
+
+    @property
+    def local_scale(self) -> NDArray[np.float32]:
+        """The local scale r (n,) of each item, float32; (0,) if `scaling` is 0."""
+        return self._checked.get("local_scale", UNSCALED)
 
     @property
     def depth(self) -> int:
@@ -178,35 +200,57 @@ class Context(Affinity):
         shapes are those of `Affinity.edges`.
         """
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
-        basis = _kept_lists(scores, ids, k)
-        ids, scores = np.ascontiguousarray(ids[:, :k], np.int32), basis["scores"]
-        self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
+        lists = self._take(scores, ids, k)
+        ids, basis, self._contents, self._opened = lists.ids, self._basis, COMPUTED, None
         # A device resolves ties by row.
         on_device = context_on("cpu" if len(self._ages) else self.device)
         order = locality_order(ids)
-        levels = self._levels(order, scores, ids)
+        levels = self._levels(order, lists.scores, ids)
         self._state["levels"] = _packed(levels, len(self._cut))
-        self._state["reach"] = np.take(scores, self._scales.ranks - 1, axis=1)
-        del levels
+        self._state["reach"] = np.take(lists.scores, self._scales.ranks - 1, axis=1)
+        del levels, lists
         overlaps = np.empty((n, k), np.uint16)
         similar = self._compare_items(on_device, order, overlaps, progress)
         self._basis = {**basis, "similar": similar, "overlaps": overlaps}
         self._basis_contents = COMPUTED
         return similar, self._weigh(order, overlaps, similar)
 
+    def _take(self, scores: NDArray[np.float32], ids: NDArray[np.integer], k: int) -> ScaledLists:
+        """Rank lists by scaled scores, and keep them and what updates need of the given ones."""
+        self._basis = _kept_lists(scores, ids, k)
+        near = np.ascontiguousarray(ids[:, :k], np.int32)
+        lists = scaled_lists(self._basis["scores"], near, self.scaling)
+        self._state = {"ids": lists.ids}
+        if self.scaling:
+            self._state["local_scale"] = lists.local_scale
+            self._basis["order"] = lists.order
+        return lists
+
     def neighbor_lists(self) -> Lists | None:
-        """Return the lists that the edges were made from, and their spare entries, or None."""
+        """Return the lists that the edges were made from, and their spare entries, or None.
+
+        They are as they were given, by descending score.
+        """
         if not self._basis:
             return None
         self._contents.check(by_rows=True)
         self._basis_contents.check()
-        scores, ids = self._basis["scores"], self._state["ids"]
+        scores, ids = self._basis["scores"], self._as_given(self._state["ids"])
         if "spare_ids" not in self._basis:
             return scores, ids
         return (
             np.concatenate([scores, self._basis["spare_scores"]], axis=1),
             np.concatenate([ids, self._basis["spare_ids"]], axis=1),
         )
+
+    def _as_given(
+        self, array: NDArray[Any], items: NDArray[np.int64] | slice = slice(None)
+    ) -> NDArray[Any]:
+        """Return values (m, k) of the entries of some items' lists in the order of the scores."""
+        if not self.scaling:
+            return array
+        self._basis_contents.check()
+        return in_given_order(array, self._basis["order"][items])
 
     def _compare_items(
         self,
@@ -295,9 +339,7 @@ class Context(Affinity):
             self._basis_contents.check()
             new = replace(self)
             new._ages = ages
-            new._state = {"ids": np.ascontiguousarray(ids[:, :k], np.int32)}
-            new._basis = _kept_lists(scores, ids, k)
-            again = new._change_levels(self, dirty, change)
+            again = new._change_levels(self, new._take(scores, ids, k), dirty, change)
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
                     listed = new._change_similar(self, again, change, bar)
@@ -309,10 +351,11 @@ class Context(Affinity):
         return new, Edges(*new.edges(scores, ids, progress=progress))
 
     def _change_levels(
-        self, old: Context, dirty: NDArray[np.bool_], change: Change
+        self, old: Context, lists: ScaledLists, dirty: NDArray[np.bool_], change: Change
     ) -> NDArray[np.bool_]:
         """Compute the levels from the old ones; mark the items to encode again (after,)."""
-        ids, scores, old_ids = self._state["ids"], self._basis["scores"], old._state["ids"]
+        ids, scores, old_ids = lists.ids, lists.scores, old._state["ids"]
+        dirty = rescaled(dirty, ids, lists.local_scale, old.local_scale, change)
         rows, scales = np.flatnonzero(reached(dirty, ids, old_ids, change)), self._scales
         source = change.source[rows]
         known, source = source >= 0, source[source >= 0]
@@ -453,7 +496,8 @@ class Context(Affinity):
         """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
         if self._opened is None:
-            known = queries.Known(self._sets, read_only(self._state["reach"]))
+            reach, local_scale = read_only(self._state["reach"]), read_only(self.local_scale)
+            known = queries.Known(self._sets, reach, local_scale, np.float32(self.scaling))
             self._opened = known, self._scales, self._holders
         known, scales, holders = self._opened
         m = len(ids)
@@ -474,10 +518,14 @@ class Context(Affinity):
     def lists(
         self, items: NDArray[np.int64] | slice
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Return the neighbour lists of some items, cut to `depth`, and which are mutual (m, k)."""
+        """Return the neighbour lists of some items, cut to `depth`, and which are mutual (m, k).
+
+        They are as they were given, by descending score.
+        """
         self._contents.check(by_rows=True)
         ids, levels = self._state["ids"][items], self._state["levels"][items]
-        return ids, _unpacked(levels, ids.shape[1]) < len(self._cut)
+        mutual = _unpacked(levels, ids.shape[1]) < len(self._cut)
+        return self._as_given(ids, items), self._as_given(mutual, items)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
@@ -530,13 +578,18 @@ class Context(Affinity):
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
         arrays = with_rows(arrays)
         layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
+        if not self.scaling:
+            del layout["local_scale"]
         self._ages = arrays.get("ages", _IN_ORDER)
         ages = {"ages": Array(np.int32, (n_items,))} if "ages" in arrays else {}
         self._contents = Contents(arrays, {**layout, **ages}, source)
         self._state = {name: arrays[name] for name in layout}
-        layout = _basis_layout(*self._state["ids"].shape) if "similar" in arrays else {}
+        kept = bool(self.scaling) or "similar" in arrays
+        layout = _basis_layout(*self._state["ids"].shape) if kept else {}
         if layout and "spare_ids" not in arrays:
             del layout["spare_ids"], layout["spare_scores"]
+        if layout and not self.scaling:
+            del layout["order"]
         self._basis_contents = Contents(arrays, layout, source)
         self._basis = {name: arrays[name] for name in layout}
 
@@ -559,14 +612,15 @@ class _Holders(Promise):
 def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
     """Return what the arrays of n items must be: the lists, and the inverted lists.
 
-    `levels` are those of `Sets`, `reach` the scores at the places of the scales, and the others
-    are those of `Holders`.
+    `levels` are those of `Sets`, `reach` the scaled scores at the places of the scales,
+    `local_scale` is that of `ScaledLists`, and the others are those of `Holders`.
     """
     most = float(np.finfo(np.float32).max)
     return {
         "ids": Array(np.int32, (n, k), Between(-1, n - 1), by_rows=True),
         "levels": Array(np.uint8, (n, _level_bytes(k, scales))),
         "reach": Array(np.float32, (n, scales), Between(-np.inf, most), by_rows=True),
+        "local_scale": Array(np.float32, (n,), finite(np.float32)),
         "starts": Array(np.int64, (n,), Between(0, np.inf)),
         "stops": Array(np.int64, (n,), Stops("starts", "holders")),
         "holders": Array(np.uint32, ("entries",), _Holders(n), rows=("starts", "stops")),
@@ -592,12 +646,14 @@ def _kept_lists(
 def _basis_layout(n: int, k: int) -> dict[str, Array]:
     """Return what the arrays must be that an update starts from.
 
-    They are the scores of the lists, their spare entries, and, for each item, the most similar
-    others and their overlaps, of which the edges were made.
+    They are the scores of the lists, the places of their entries by these scores (see
+    `ScaledLists`), their spare entries, and, for each item, the most similar others and their
+    overlaps, of which the edges were made.
     """
     spare = lists_layout(n, "spare")
     return {
         "scores": lists_layout(n, k)["scores"],
+        "order": Array(np.uint8, (n, k), Between(0, k - 1)),
         "spare_scores": spare["scores"],
         "spare_ids": spare["ids"],
         "similar": Array(np.int32, (n, k), Between(-1, n - 1)),

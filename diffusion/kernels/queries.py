@@ -25,6 +25,7 @@ from .context import (
 from .locality import Numbers, forget, longer, new_numbers, number, with_room
 from .matrix import SparseRows
 from .ranking import FirstStage, begin_best, end_best, offer
+from .scaling import insert_scaled, local_scale, scaled_score
 from .threads import borrowing, parallel
 
 _MOST = np.finfo(np.float32).max
@@ -34,7 +35,9 @@ class Known(NamedTuple):
     """What is known of the collection."""
 
     sets: Sets
-    reach: Any  # (n, scales) float32: the scores of each list at the places of the scales
+    reach: Any  # (n, scales) float32: the scaled scores of each list at the places of the scales
+    local_scale: Any  # (n,) float32, or (0,) where scores are not scaled
+    factor: Any  # float32, of the local scales
 
 
 @borrowing
@@ -51,33 +54,65 @@ def _damaged(known: Known, item: int) -> bool:
     return possible < known.reach.shape[1]
 
 
-@borrowing
-def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, ids: Any, levels: Any) -> int:
-    """Write the neighbours of a query that have lists, and their levels (see `Sets`).
+class Listed(NamedTuple):
+    """Memory for the neighbours of a query."""
 
-    A query is ranked as if it alone were added to the collection: its rank in the list of j is
-    1 + the number of entries with a higher score, and at most scales[s] if its score is at least
-    reach[j, s], the score of the entry at that place. Returns the number of neighbours, or -1 if
-    a list is damaged.
+    ids: Any  # (depth,) int32
+    levels: Any  # (depth,) uint8
+    scores: Any  # (depth,) float32
+    scaled: Any  # (depth,) float32
+
+
+@borrowing
+def _list_scaled(known: Known, first: FirstStage, q: int, out: Listed) -> int:
+    """List the neighbours of a query by their scaled scores, and replace the scores that they have.
+
+    `scaled` receives s_qj - f r_j, by which the query ranks its neighbours, and `scores`
+    s_qj - f r_q, by which they rank the query. Items without lists are left out. Returns the number
+    of neighbours, or -1 if a list is damaged.
     """
-    count = own = 0
-    last = np.float32(0)
-    for a in range(ids.shape[0]):
+    count = 0
+    for a in range(out.ids.shape[0]):
         j, score = first.ids[q, a], first.scores[q, a]
         if j < 0:
             break
         if _damaged(known, j):
             return -1
         # An item without a list, such as a zero vector, has no neighbourhood to compare with.
-        if known.sets.ids[j, 0] < 0:
-            continue
-        if count == 0 or score != last:
-            own, last = count + 1, score
-        s = 0
-        while s < len(scales) and (own > scales[s] or score < known.reach[j, s]):
+        if known.sets.ids[j, 0] >= 0:
+            out.ids[count], out.scores[count] = j, score
+            count += 1
+    if known.local_scale.shape[0] == 0:
+        for a in range(count):
+            out.scaled[a] = out.scores[a]
+        return count
+    own = local_scale(out.scores, count)
+    for a in range(count):
+        j, score = out.ids[a], out.scores[a]
+        key = scaled_score(score, known.local_scale[j], known.factor)
+        score = scaled_score(score, own, known.factor)
+        insert_scaled(a, key, j, score, out.scaled, out.ids, out.scores)
+    return count
+
+
+@borrowing
+def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, out: Listed) -> int:
+    """Write the neighbours of a query that have lists, and their levels (see `Sets`).
+
+    A query is ranked as if it alone were added to the collection: its rank in the list of j is
+    1 + the number of entries with a higher score, and at most scales[s] if its score is at least
+    reach[j, s], the score of the entry at that place. All scores are scaled. Returns the number of
+    neighbours, or -1 if a list is damaged.
+    """
+    count = _list_scaled(known, first, q, out)
+    own = 0
+    for a in range(count):
+        if a == 0 or out.scaled[a] != out.scaled[a - 1]:
+            own = a + 1
+        j, s = out.ids[a], 0
+        while s < len(scales) and (own > scales[s] or out.scores[a] < known.reach[j, s]):
             s += 1
-        ids[count], levels[count] = j, s
-        count += 1
+        out.levels[a] = s
     return count
 
 
@@ -155,17 +190,22 @@ def encode_queries(
     k, size, ages = known.sets.ids.shape[1], out.ids.shape[1], known.sets.ages
     depth = min(scales.ranks[-1], first.ids.shape[1])
     # At most one level per byte, so that a list of levels is as long as its list of ids.
-    ids, levels = np.empty(depth, np.int32), np.empty(depth, np.uint8)
+    listed = Listed(
+        np.empty(depth, np.int32),
+        np.empty(depth, np.uint8),
+        np.empty(depth, np.float32),
+        np.empty(depth, np.float32),
+    )
     room = depth + scales.spread[-1] * (k + 1)
     names, sums = new_numbers(room), np.empty(room, np.int64)
     n_scales = len(scales.ranks)
     into = Weights(np.empty(n_scales + 1, np.int64), np.empty(n_scales + 1, np.int64))
     best = np.empty(size, np.int64)
     for q in range(start, stop):
-        neighbours = _neighbours(known, scales.ranks, first, q, ids, levels)
+        neighbours = _neighbours(known, scales.ranks, first, q, listed)
         damaged[q] = neighbours < 0
         neighbours = max(0, neighbours)
-        own = ids[:neighbours], levels[:neighbours]
+        own = listed.ids[:neighbours], listed.levels[:neighbours]
         members = min(neighbours + 1, max(1, scales.spread[-1]))
         count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
         filled = 0

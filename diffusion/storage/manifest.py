@@ -97,11 +97,12 @@ def read_any(path: Path, format: Format) -> dict[str, Any]:
         raise DiffusionError(f"{file}: truncated or altered, not valid JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != format.name:
         raise DiffusionError(f"{file}: expected format {format.name!r}, this is a foreign file")
-    known = [*format.earlier, format.version]
-    if manifest.get("version") not in known:
+    if manifest.get("version") not in (*format.earlier, format.version):
+        earlier = ", ".join(map(str, format.earlier))
         raise DiffusionError(
             f"{file}: {format.noun} of version {manifest.get('version')}, this library reads "
-            f"version {' or '.join(map(str, known))}; a newer diffusion-rerank may read it"
+            f"version {earlier and earlier + ' or '}{format.version}; a newer diffusion-rerank may "
+            "read it"
         )
     if manifest.get("checksum") != checksum:
         raise DiffusionError(f"{file}: altered, its checksum does not match")

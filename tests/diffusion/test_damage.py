@@ -108,6 +108,7 @@ FORGED = [
     *(("context", "graph_components", change) for change in (first(-1), last(83))),
     *(("context", "affinity_ids", change) for change in (wide(83), wide(-2))),
     *(("context", "affinity_reach", change) for change in (wide(NAN), wide(np.inf))),
+    *(("context", "affinity_local_scale", change) for change in (first(NAN), last(-np.inf))),
     *(("context", "affinity_starts", change) for change in (first(-1), last(-(2**62)))),
     *(("context", "affinity_stops", change) for change in (first(-1), middle(10**9), last(0))),
     *(("context", "affinity_holders", change) for change in (first(2**32 - 1), last(83 << 16))),

@@ -65,6 +65,36 @@ def breadth_first_components(A):
     return label
 
 
+def local_scale(scores, ids):
+    """The twelfth highest score of one list, or the lowest of fewer; 0 for none."""
+    real = sorted((s for s, j in zip(scores, ids, strict=True) if j >= 0), reverse=True)
+    return np.float32(([0, *real] if len(real) < 12 else real[:12])[-1])
+
+
+def scaled_score(score, scale, factor):
+    """Return s - f r in single precision."""
+    return np.float32(np.float64(score) - float(np.float32(factor)) * np.float64(scale))
+
+
+def by_scaled_scores(scores, ids, scales, factor):
+    """One list in descending order of s_j - f r_j: (scaled scores in single precision, order).
+
+    `scales` holds r. Equal scores keep their order; what is after the last entry stays there.
+    """
+    scaled = scaled_score(scores, np.append(scales, 0)[ids], factor)
+    scaled = np.where(ids >= 0, scaled, np.float32(-np.inf))
+    order = np.argsort(-scaled, kind="stable")
+    return scaled[order], order
+
+
+def scaled_lists(scores, ids, factor):
+    """Lists (n, k) by scaled scores: these scores, ids, and the local scales (n,)."""
+    scales = np.array([local_scale(*row) for row in zip(scores, ids, strict=True)], np.float32)
+    rows = [by_scaled_scores(s, j, scales, factor) for s, j in zip(scores, ids, strict=True)]
+    ordered = [j[order] for j, (_, order) in zip(ids, rows, strict=True)]
+    return np.array([scaled for scaled, _ in rows]), np.array(ordered), scales
+
+
 @st.composite
 def neighbor_lists(draw, max_n=24, max_k=8):
     """Draw lists without self or repetition, with isolated nodes, components and ties."""

@@ -166,12 +166,13 @@ sizes = st.integers(2, 150)
     st.lists(st.integers(1, 20), min_size=1, max_size=4),
     st.sampled_from([3, 12, 50]),
     st.sampled_from([0.5, 1.0]),
+    st.sampled_from([0.0, 0.3, 0.9]),
 )
-@example(260389044, 2, 94, False, [7], 3, 1.0)  # nothing is left of any list
-def test_contextual(seed, k, n, coarse, scales, size, most):
+@example(260389044, 2, 94, False, [7], 3, 1.0, 0.0)  # nothing is left of any list
+def test_contextual(seed, k, n, coarse, scales, size, most, scaling):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusion.affinity.context._MOST_CHANGED", most)
-        check_steps(Context(scales, size), seed, k, n, coarse, 3)
+        check_steps(Context(scales, size, scaling=scaling), seed, k, n, coarse, 3)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
@@ -233,7 +234,7 @@ def test_a_restored_affinity_and_graph_can_be_changed(affinity):
     check_affinity(changed, fresh)
 
 
-@pytest.mark.parametrize("affinity", [Context((3, 6)), PowerAffinity(3.0)])
+@pytest.mark.parametrize("affinity", [Context((3, 6), scaling=0), PowerAffinity(3.0)])
 def test_without_lists_everything_is_made_anew(affinity):
     X = np.random.default_rng(0).standard_normal((40, 3))
     lists = lists_of(X, 6)
@@ -257,6 +258,7 @@ def test_without_lists_everything_is_made_anew(affinity):
         (Context((3, 6)), "similar", -2),
         (Context((3, 6)), "scores", np.nan),
         (Context((3, 6)), "ids", 40),
+        (Context((3, 6)), "order", 6),
         (PowerAffinity(3.0), "ids", 40),
         (PowerAffinity(3.0), "scores", np.inf),
     ],

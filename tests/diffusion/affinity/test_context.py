@@ -12,6 +12,7 @@ from diffusion.kernels import encodings as blocks
 from diffusion.kernels.context import Encodings
 from diffusion.kernels.locality import locality_order
 from diffusion.kernels.threads import using_cores
+from tests.support.oracles import by_scaled_scores, local_scale, scaled_lists, scaled_score
 
 # More entries than there are items: none is cut off. Each is rounded to units of 1/65535.
 ENTRIES = 60
@@ -43,11 +44,12 @@ def normalized(encoding):
 class Naive:
     """The encoding of every item, and of queries, in plain Python."""
 
-    def __init__(self, scores, ids, scales, size):
-        self.scores, self.ids, self.size = scores, ids, size
+    def __init__(self, scores, ids, scales, size, factor):
+        self.scores, self.ids, self.local_scale = scaled_lists(scores, ids, factor)
+        self.size, self.factor = size, factor
         width = ids.shape[1]
         self.scales = sorted({min(s, width) for s in scales})
-        self.ranks = [rank_in(*row) for row in zip(scores, ids, strict=True)]
+        self.ranks = [rank_in(*row) for row in zip(self.scores, self.ids, strict=True)]
         self.items = [self.encode(i, self.mutual(i)) for i in range(len(ids))]
 
     def mutual(self, i):
@@ -73,9 +75,12 @@ class Naive:
         return normalized({j: whole[j] for j in best})
 
     def query(self, scores, ids):
-        own = rank_in(scores, ids)
+        scaled, order = by_scaled_scores(scores, ids, self.local_scale, self.factor)
+        seen = scaled_score(scores, local_scale(scores, ids), self.factor)[order]
+        ids = ids[order]
+        own = rank_in(scaled, ids)
         mutual = {}
-        for s, j in zip(scores, ids, strict=True):
+        for s, j in zip(seen, ids, strict=True):
             if j < 0:
                 continue
             theirs = 1 + sum(
@@ -108,6 +113,8 @@ def query_lists(X, Q, k):
     return np.take_along_axis(S, ids, axis=1), ids
 
 
+FACTORS = st.sampled_from([0.0, 0.3, 0.9])
+
 collections = st.builds(
     lambda seed, n, kinds, coarse: _vectors(seed, n, kinds, coarse),
     st.integers(0, 2**32 - 1),
@@ -133,14 +140,15 @@ def _vectors(seed, n, kinds, coarse):
     collections,
     st.integers(1, 16),
     st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    FACTORS,
 )
-def test_items_against_the_naive_encoding(X, k, scales):
+def test_items_against_the_naive_encoding(X, k, scales, factor):
     scores, ids = neighbor_lists(X, k)
-    affinity = Context(scales, size=ENTRIES)
+    affinity = Context(scales, size=ENTRIES, scaling=factor)
     best, weights = affinity.edges(scores, ids)
     depth = affinity.depth
     assert depth == min(max(scales), ids.shape[1])
-    naive = Naive(scores[:, :depth], ids[:, :depth], scales, ENTRIES)
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, ENTRIES, factor)
     expected = np.array([naive.jaccard(encoding) for encoding in naive.items])
     np.testing.assert_allclose(np.diag(expected), 1)
 
@@ -180,14 +188,15 @@ def test_items_against_the_naive_encoding(X, k, scales):
     st.integers(1, 16),
     st.lists(st.integers(1, 20), min_size=1, max_size=4),
     st.integers(1, 8),
+    FACTORS,
 )
-def test_queries_against_the_naive_encoding(X, k, scales, query_k):
+def test_queries_against_the_naive_encoding(X, k, scales, query_k, factor):
     Q, X = X[: len(X) // 3 + 1], X[len(X) // 3 :]
     scores, ids = neighbor_lists(X, k)
-    affinity = Context(scales, size=ENTRIES)
+    affinity = Context(scales, size=ENTRIES, scaling=factor)
     affinity.edges(scores, ids)
     depth = affinity.depth
-    naive = Naive(scores[:, :depth], ids[:, :depth], scales, ENTRIES)
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, ENTRIES, factor)
     first = query_lists(X, Q, depth)
     observation = affinity.observe(*first, query_k)
     J = observation.J.csr(len(X)).toarray()
@@ -250,7 +259,8 @@ def dense_jaccard(scores, ids, scales):
     return least / (2 - least)
 
 
-def test_many_blocks_against_dense_matrices():
+@pytest.mark.parametrize("factor", [0.0, 0.3])
+def test_many_blocks_against_dense_matrices(factor):
     # More items than a block has, and an item that half of all list.
     rng = np.random.default_rng(8)
     scores, ids = neighbor_lists(rng.standard_normal((700, 3)), 12)
@@ -261,9 +271,9 @@ def test_many_blocks_against_dense_matrices():
         ids[row, np.setdiff1d(np.arange(12), first)] = -1
         ids[row] = np.concatenate([ids[row][ids[row] >= 0], ids[row][ids[row] < 0]])
     scores = np.where(ids >= 0, scores, -np.inf).astype(np.float32)
-    affinity = Context(scales=(4, 9, 12), size=150)
+    affinity = Context(scales=(4, 9, 12), size=150, scaling=factor)
     best, weights = affinity.edges(scores, ids)
-    expected = dense_jaccard(scores, ids, (4, 9, 12))
+    expected = dense_jaccard(*scaled_lists(scores, ids, factor)[:2], (4, 9, 12))
     np.fill_diagonal(expected, 0)
     tolerance = 150 / 65535
     at_listed = np.take_along_axis(expected, best, axis=1)
@@ -346,10 +356,80 @@ def test_only_ranks_matter():
     rng = np.random.default_rng(5)
     X = rng.standard_normal((60, 5)).astype(np.float32)
     scores, ids = neighbor_lists(X, 20)
-    best, weights = Context().edges(scores, ids)
-    other, same = Context().edges(np.exp(5 * scores) - 3, ids)
+    best, weights = Context(scaling=0).edges(scores, ids)
+    other, same = Context(scaling=0).edges(np.exp(5 * scores) - 3, ids)
     np.testing.assert_array_equal(best, other)
     np.testing.assert_array_equal(weights, same)
+
+
+# --- local scaling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner_product", "euclidean"])
+def test_lists_are_ranked_by_their_scores_minus_both_local_scales(metric):
+    X = 3 * np.random.default_rng(5).standard_normal((80, 5)).astype(np.float32)
+    scores, ids = diffusion.nearest_neighbors(X, 20, metric=metric)
+    ids = ids.astype(np.int32)
+    affinity = Context((4, 20), scaling=0.3)
+    affinity.edges(scores, ids)
+    r = np.sort(scores, axis=1)[:, ::-1][:, 11]
+    np.testing.assert_array_equal(affinity.local_scale, r)
+    scaled = scores.astype(float) - 0.3 * (r[:, None].astype(float) + r[ids])
+    order = np.argsort(-scaled, axis=1)
+    np.testing.assert_array_equal(affinity.arrays()["ids"], np.take_along_axis(ids, order, axis=1))
+    assert (np.diff(order, axis=1) < 0).any()
+    given, listed = affinity.neighbor_lists()
+    np.testing.assert_array_equal(given, scores)
+    np.testing.assert_array_equal(listed, ids)
+    mutual = [[i in ids[j] for j in row] for i, row in enumerate(ids[:7])]
+    np.testing.assert_array_equal(affinity.lists(slice(7))[0], ids[:7])
+    np.testing.assert_array_equal(affinity.lists(np.arange(7))[1], mutual)
+
+
+def test_a_hub_by_hand():
+    # Items 0 and 1 are a pair apart; 2 is near everything, and belongs to 3 and 4.
+    ids = np.array([[2, 1], [2, 0], [3, 4], [2, 4], [2, 3]], np.int32)
+    scores = np.array([[0.6, 0.5], [0.6, 0.5], [0.9, 0.9], [0.9, 0.85], [0.9, 0.85]], np.float32)
+    queries = np.array([[0.6, 0.55]], np.float32), np.array([[2, 0]])
+    W, J = {}, {}
+    for factor in (0.0, 0.5):
+        affinity = Context((1, 2), scaling=factor)
+        best, weights = affinity.edges(scores, ids)
+        W[factor] = dict(zip(best[0].tolist(), weights[0], strict=True))
+        J[factor] = affinity.observe(*queries, 2).J.csr(5).toarray()[0]
+    # By the scores, 0 and 1 share the larger scale alone: V_0 = (3/4, 1/4), V_1 = (1/4, 3/4). The
+    # query shares it with 0: V = (1, 0).
+    assert W[0.0][1] == pytest.approx(1 / 9, rel=1e-3)
+    np.testing.assert_allclose(J[0.0], [3 / 5, 1 / 7, 0, 0, 0], atol=1e-4)
+    # r = (.5, .5, .9, .85, .85): 0 lists 1 with .5 - .25 before 2 with .6 - .45, and 1 does alike,
+    # so that V_0 = V_1 = (1/2, 1/2). The query ranks 0 with .55 - .25 before 2 with .6 - .45, and
+    # 0 ranks the query, with .55 - .55 / 2, before 1: V = (1, 0).
+    assert W[0.5][1] == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(J[0.5], [1 / 3, 1 / 3, 0, 0, 0], atol=1e-4)
+
+
+def test_the_largest_scores_stay_in_range():
+    most = np.finfo(np.float32).max
+    ids = np.array([[1, 2], [0, 2], [1, 0]], np.int32)
+    scores = np.array([[most, -most], [most, most], [-most, -most]], np.float32)
+    affinity = Context((1, 2), scaling=0.9)
+    affinity.edges(scores, ids)
+    assert np.isfinite(affinity.arrays()["reach"]).all()
+    restored = Context((1, 2), scaling=0.9)
+    restored.restore(affinity.arrays(), 3)
+    queries = np.array([[most, -most]], np.float32), np.array([[0, 2]])
+    J = [one.observe(*queries, 2).J.csr(3).toarray() for one in (affinity, restored)]
+    np.testing.assert_array_equal(*J)
+
+
+def test_without_scaling_nothing_is_kept_for_it():
+    affinity = Context((3, 6), scaling=0)
+    affinity.edges(*neighbor_lists(_vectors(1, 40, 3, False), 6))
+    assert not {"local_scale", "order"} & affinity.arrays().keys()
+    assert affinity.local_scale.shape == (0,)
+
+
+# --- settings and storage -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -361,6 +441,9 @@ def test_only_ranks_matter():
         ({"scales": 3}, "scales"),
         ({"scales": (3, 2.5)}, "scales"),
         ({"size": 0}, "size"),
+        ({"scaling": 1.0}, "scaling"),
+        ({"scaling": -0.1}, "scaling"),
+        ({"scaling": "csls"}, "scaling"),
     ],
 )
 def test_bad_settings(arguments, named):
@@ -386,9 +469,9 @@ def test_an_index_of_an_earlier_version_is_restored(scales):
     # Before, ranks and scores of all listed items were stored, and items in one array.
     X = np.random.default_rng(7).standard_normal((90, 4)).astype(np.float32)
     scores, ids = neighbor_lists(X[20:], 33)
-    affinity = Context(scales)
+    affinity = Context(scales, scaling=0)
     affinity.edges(scores, ids)
-    naive = Naive(scores[:, : affinity.depth], ids[:, : affinity.depth], scales, 50)
+    naive = Naive(scores[:, : affinity.depth], ids[:, : affinity.depth], scales, 50, 0)
     state = affinity.arrays()
     items = state["holders"] >> 16 | state["holders_high"].astype(np.uint32) << 16
     mutual = [[naive.mutual(i).get(j, 0) for j in row] for i, row in enumerate(state["ids"])]
@@ -400,7 +483,7 @@ def test_an_index_of_an_earlier_version_is_restored(scales):
         "indices": items.astype(np.int32),
         "values": (state["holders"] & 65535).astype(np.uint16),
     }
-    restored = Context(scales)
+    restored = Context(scales, scaling=0)
     restored.restore(old, 70)
     for name, array in restored.arrays().items():
         np.testing.assert_array_equal(array, state[name])
@@ -415,7 +498,7 @@ def test_what_is_kept_per_item():
     affinity = Context()
     affinity.edges(scores, ids)
     kept = {name: array.nbytes for name, array in affinity.arrays().items()}
-    of_changes = ("scores", "similar", "overlaps", "spare_scores", "spare_ids")
+    of_changes = ("scores", "order", "similar", "overlaps", "spare_scores", "spare_ids")
     of_updates = sum(kept.pop(n) for n in list(kept) if n in of_changes)
-    assert of_updates == (48 * (4 + 4 + 2) + 2 * 8) * 3000  # lists of 50 have 2 spare entries
-    assert sum(kept.values()) <= 504 * 3000
+    assert of_updates == (48 * (4 + 1 + 4 + 2) + 2 * 8) * 3000  # lists of 50 have 2 spare entries
+    assert sum(kept.values()) <= 508 * 3000

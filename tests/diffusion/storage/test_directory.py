@@ -16,6 +16,7 @@ from diffusion.graph.graph import graph_layout
 from diffusion.index_state import INDEX
 from diffusion.storage import directory
 from diffusion.storage.lock import lock_directory, unlock
+from tests.support.forgery import change_manifest
 
 
 @pytest.fixture
@@ -218,8 +219,8 @@ def test_refuses_an_altered_manifest(index):
 
 
 def test_refuses_a_newer_version(index):
-    edit(index / "manifest.json", lambda m: m.update(version=3))
-    with pytest.raises(DiffusionError, match="of version 3, this library reads version 1 or 2"):
+    edit(index / "manifest.json", lambda m: m.update(version=4))
+    with pytest.raises(DiffusionError, match="of version 4, this library reads version 1, 2 or 3"):
         diffusion.load(index)
 
 
@@ -518,7 +519,31 @@ def test_reads_an_index_that_an_earlier_version_wrote(tmp_path):
     assert ids.tolist() == [2, 3]
     np.testing.assert_allclose(scores, scores[0])
     loaded.save(tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 2
+    assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 3
+
+
+def test_an_index_from_before_local_scaling_answers_as_it_did(vectors, tmp_path):
+    ranker = diffusion.Reranker(k=10, affinity=diffusion.Context(scaling=0)).fit(vectors[20:])
+    ranker.save(tmp_path / "old")
+
+    def before(manifest):
+        del manifest["parameters"]["affinity"]["scaling"]
+        manifest["version"] = 2
+
+    change_manifest(tmp_path / "old", before)
+    loaded = diffusion.load(tmp_path / "old", verify=True)
+    assert loaded.affinity == diffusion.Context(scaling=0)
+    expected = ranker.search(vectors[:20], 10)
+    np.testing.assert_array_equal(loaded.search(vectors[:20], 10)[0], expected[0])
+    loaded.add(vectors[:5])
+    loaded.save(tmp_path / "new")
+    again = diffusion.load(tmp_path / "new", verify=True)
+    assert again.affinity == diffusion.Context(scaling=0)
+    fresh = diffusion.Reranker(k=10, affinity=again.affinity)
+    fresh.fit(np.concatenate([vectors[20:], vectors[:5]]))
+    np.testing.assert_array_equal(
+        again.search(vectors[:20], 10)[1], fresh.search(vectors[:20], 10)[1]
+    )
 
 
 # --- writing piece by piece -----------------------------------------------------------------------
