@@ -66,12 +66,18 @@ class Context(Affinity):
     combines the neighbourhoods of an item at all `scales`. It needs only neighbour lists::
 
         m_ij   = max(rank_i(j), rank_j(i))  where i and j list each other, else infinite; m_ii = 0
-        V_s(i) = 1[m_ij <= s] / Σ_j 1[m_ij <= s]                             for every scale s
+        V_s(i) = (1[m_ij <= s] + 1[m_ij <= s/2]) / Σ_j (the same)            for every scale s
         V_i    = mean over s of the mean of V_s over i and its s/3 - 1 nearest neighbours
         J_ij   = Σ_l min(V_il, V_jl) / Σ_l max(V_il, V_jl)
-        A_ij   = J_ij² (share of the scales s with i and j among each other's s best by J)
+        t_ij   = 1 / (1 + (s_i1 - s_ij) / (s_i1 - s_i12))²  where i lists j, else 0
+        S_ij   = (J_ij + (t_ij + t_ji) / 2) / 2
+        A_ij   = S_ij³ (share of the scales s with i and j among each other's s best by S)
 
     V_i is the encoding of item i. Its `size` largest entries are kept and divided by their sum.
+    Half a scale is rounded down, to 1 at least. t is what the first stage itself says: s_ij are its
+    scores, and s_i1 and s_i12 the highest and the twelfth distinct one in the list of i. An item
+    has S to as many others as a list holds, which are those with the largest J above 0.
+
     A query is encoded in the same way against the collection, which is not changed: the query is
     ranked among the collection's lists but has no entry of its own in an encoding. Its observation
     y consists of its `query_k` largest J.
@@ -95,15 +101,18 @@ class Context(Affinity):
     scores share a rank. An item with an empty list has no neighbourhood, and its similarity J to
     all items and queries is 0. Encodings are stored in units of 1/65535.
 
-    Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s bytes per item for the lists
-    and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 502 bytes per item in all with the
-    default settings, in addition to the graph. Of the scores of the lists, a search reads those
-    at the places of the scales, which is all that the rank of a query depends on. Another
+    Memory: for l < 16 different scales and halves, of which the largest is k, 4.5 k + 4 l bytes per
+    item for the lists and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 506 bytes per
+    item in all with the default settings, in addition to the graph. Of the scores of the lists, a
+    search reads those at these places, which is all that the rank of a query depends on. Another
     10 k + 64 bytes per item, 544 with the default settings, are read by updates of the collection
     alone: all scores, spare entries, and the most similar items and their similarities. Building
     takes 1,200 bytes per item in addition to the lists. The time grows with the square of the
     number of encodings that hold an item, which is about `size` for most items. It is linear in the
     number of items unless some items are neighbours of a fixed share of all.
+
+    An index of an earlier version has encodings without halves of scales, and queries are encoded
+    likewise. An update computes everything anew.
 
     References
     ----------
@@ -179,20 +188,30 @@ class Context(Affinity):
         """
         n, k = len(ids), min(self.scales[-1], ids.shape[1])
         basis = _kept_lists(scores, ids, k)
-        ids, scores = np.ascontiguousarray(ids[:, :k], np.int32), basis["scores"]
-        self._state, self._contents, self._opened = {"ids": ids}, COMPUTED, None
+        self._state, self._contents, self._opened = self._begun(ids[:, :k]), COMPUTED, None
+        ids, scores = self._state["ids"], basis["scores"]
         # A device resolves ties by row.
         on_device = context_on("cpu" if len(self._ages) else self.device)
         order = locality_order(ids)
-        levels = self._levels(order, scores, ids)
-        self._state["levels"] = _packed(levels, len(self._cut))
+        ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
+        loops.ranks_in_lists(ids, scores, ranks)
+        loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
+        self._state["levels"] = _packed(levels, len(self._scales.ranks))
         self._state["reach"] = np.take(scores, self._scales.ranks - 1, axis=1)
-        del levels
+        del ranks, levels
         overlaps = np.empty((n, k), np.uint16)
         similar = self._compare_items(on_device, order, overlaps, progress)
         self._basis = {**basis, "similar": similar, "overlaps": overlaps}
         self._basis_contents = COMPUTED
-        return similar, self._weigh(order, overlaps, similar)
+        S, ranks = self._ranked(order, order)
+        levels = np.empty(S.shape, np.uint8)
+        loops.mutual_levels(order, similar, ranks, np.array(self._cut), levels)
+        return similar, self._weights(S, levels)
+
+    def _begun(self, ids: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        """Return the state that encodings are computed from: lists, and the ranks of the levels."""
+        ids = np.ascontiguousarray(ids, np.int32)
+        return {"ids": ids, "ranks": _ranks(self.scales, ids.shape[1])}
 
     def neighbor_lists(self) -> Lists | None:
         """Return the lists that the edges were made from, and their spare entries, or None."""
@@ -242,28 +261,26 @@ class Context(Affinity):
         del encodings
         return np.ascontiguousarray(best[:, :k])
 
-    def _levels(
-        self, order: NDArray[np.int32], scores: NDArray[Any], ids: NDArray[np.int32]
-    ) -> NDArray[np.uint8]:
-        """Return the level of every listed item, by the ranks of both in each other's list."""
-        ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
-        loops.ranks_in_lists(ids, scores, ranks)
-        loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
-        return levels
+    def _ranked(
+        self, items: NDArray[np.integer], places: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return S of items[p] and the most similar others in row places[p], and their ranks."""
+        similar, overlaps = map(read_only, self._similar)
+        ids, scores = read_only(self._state["ids"]), read_only(self._basis["scores"])
+        units = np.empty(len(ids), np.float64)
+        loops.units_of_lists(scores, units)
+        lists = loops.Lists(ids, scores, units)
+        S = np.empty((len(items), ids.shape[1]), np.float32)
+        ranks = np.empty(S.shape, np.uint8)
+        loops.pair_similarities(items, places, similar, overlaps, lists, S)
+        loops.ranks_of_values(S, ranks)
+        return S, ranks
 
-    def _weigh(
-        self, order: NDArray[np.int32], overlaps: NDArray[np.uint16], similar: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """Return J² times the share of the scales that hold the mutual rank by J."""
-        return self._weights(overlaps, self._levels(order, overlaps, similar))
-
-    def _weights(
-        self, overlaps: NDArray[np.uint16], levels: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
+    def _weights(self, S: NDArray[np.float32], levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return S³ times the share of the scales that hold the mutual rank by S; overwrites S."""
         share = np.arange(len(self._cut), -1, -1, dtype=np.float32) / np.float32(len(self._cut))
-        weights = np.empty(levels.shape, np.float32)
-        loops.contextual_weights(overlaps, levels, share, weights)
-        return weights
+        loops.contextual_weights(S, levels, share, S)
+        return S
 
     # --- a changed collection ---------------------------------------------------------------------
 
@@ -280,9 +297,10 @@ class Context(Affinity):
 
         An item is encoded again if a set that its encoding averages has changed. The overlaps of
         these items with all others are merged into the lists of the others; a list that loses more
-        items than it receives is computed again. Edges are weighed again where places in these
-        lists have changed. All else is copied. If more than three quarters of the items are to be
-        encoded again, everything is computed. An update runs on the CPU.
+        items than it receives is computed again. Edges are weighed again where these lists or those
+        of the first stage have changed, and those of all that such lists hold. All else is copied.
+        If more than three quarters of the items are to be encoded again, everything is computed. An
+        update runs on the CPU.
 
         Equal sums are ordered by the time at which items were added, as in a fit of the items that
         are left. Parameters and shapes are those of `Affinity.changed`.
@@ -290,18 +308,19 @@ class Context(Affinity):
         ages = _ages_after(self._ages, change)
         k = min(self.scales[-1], ids.shape[1])
         sizes = {min(self.size, n) for n in (change.before, change.after)}
-        if self._basis and self._state["ids"].shape[1] == k and len(sizes) == 1:
+        same = self._state["ids"].shape[1] == k and len(sizes) == 1
+        if self._basis and same and "ranks" in self._state:
             self._contents.check(by_rows=True)
             self._basis_contents.check()
             new = replace(self)
             new._ages = ages
-            new._state = {"ids": np.ascontiguousarray(ids[:, :k], np.int32)}
+            new._state = new._begun(ids[:, :k])
             new._basis = _kept_lists(scores, ids, k)
             again = new._change_levels(self, dirty, change)
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
                     listed = new._change_similar(self, again, change, bar)
-                    edges = new._changed_edges(self, listed, change)
+                    edges = new._changed_edges(self, listed, dirty, change)
                     bar.update()
                 return new, edges
         new = replace(self)
@@ -319,16 +338,17 @@ class Context(Affinity):
         then = _unpacked(old._state["levels"][source], ids.shape[1])
         levels = np.empty((len(rows), ids.shape[1]), np.uint8)
         levels[known] = then
-        self._level(rows, dirty, ids, scores, levels)
+        places = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
+        updates.levels_of_rows(places[0], dirty, *places[1:], scales.ranks, levels)
         self._state |= {name: change.rows_of(old._state[name]) for name in ("levels", "reach")}
-        self._state["levels"][rows] = _packed(levels, len(self._cut))
+        self._state["levels"][rows] = _packed(levels, len(scales.ranks))
         self._state["reach"][dirty] = scores[dirty][:, scales.ranks - 1]
 
         near, listed = int(scales.spread[-1]) - 1, mapped(old_ids[source], change)
         sets, again = np.zeros(change.after, bool), np.zeros(change.after, bool)
         sets[rows] = again[rows] = True
         now = ids[rows[known]]
-        sets[rows[known]] = differing((now, levels[known]), (listed, then), len(self._cut))
+        sets[rows[known]] = differing((now, levels[known]), (listed, then), len(scales.ranks))
         again[rows[known]] = np.any(now[:, :near] != listed[:, :near], axis=1)
         updates.reads_changed(read_only(ids), near, sets, again)
 
@@ -400,33 +420,32 @@ class Context(Affinity):
         counts, ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return updates.by_receiver(items, counts, ids, values, n)
 
-    def _changed_edges(self, old: Context, changed: NDArray[np.bool_], change: Change) -> Edges:
-        """Weigh the edges of items with other lists of similar items than before, and of theirs."""
-        (similar, overlaps), before = self._similar, old._similar
-        others = np.flatnonzero(reached(changed, similar, before[0], change) & ~changed)
-        now = np.zeros((len(others), similar.shape[1]), np.uint8)
-        then = now.copy()
-        self._level(others, changed, similar, overlaps, now)
-        gone = np.where(change.target >= 0, changed[change.target], True)
-        self._level(change.source[others], gone, *before, then)
-        weighed = changed.copy()
-        weighed[others[np.any(now != then, axis=1)]] = True
-        rows = np.flatnonzero(weighed)
-        levels = np.empty((len(rows), similar.shape[1]), np.uint8)
-        self._level(rows, np.ones(len(similar), bool), similar, overlaps, levels)
-        return Edges(similar[rows], self._weights(overlaps[rows], levels), rows)
-
-    def _level(
+    def _changed_edges(
         self,
-        rows: NDArray[Any],
-        among: NDArray[np.bool_],
-        ids: NDArray[np.int32],
-        scores: NDArray[Any],
-        out: NDArray[np.uint8],
-    ) -> None:
-        """Write the levels (m, k) of the entries of some lists, see `updates.levels_of_rows`."""
-        rows, ids, scores = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
-        updates.levels_of_rows(rows, among, ids, scores, self._scales.ranks, out)
+        old: Context,
+        listed: NDArray[np.bool_],
+        dirty: NDArray[np.bool_],
+        change: Change,
+    ) -> Edges:
+        """Weigh the edges of all items that have another S than before, and of what they list.
+
+        S is another where a list of similar items is (`listed`), or where one of the pair has
+        another list of the first stage (`dirty`) that holds or has held the other.
+        """
+        similar, ids = self._similar[0], self._state["ids"]
+        changed = listed | reached(dirty, ids, old._state["ids"], change)
+        weighed = reached(changed, similar, old._similar[0], change)
+        rows = np.flatnonzero(weighed)
+        read = weighed.copy()
+        read[similar[rows][similar[rows] >= 0]] = True
+        items = np.flatnonzero(read)
+        slots = np.full(len(similar), -1, np.int32)
+        slots[items] = np.arange(len(items))
+        S, ranks = self._ranked(items, slots[items])
+        levels = np.empty((len(rows), similar.shape[1]), np.uint8)
+        cut = np.array(self._cut)
+        updates.levels_by_rank(rows, slots, read_only(similar), ranks, cut, levels)
+        return Edges(similar[rows], self._weights(S[slots[rows]], levels), rows)
 
     def _encoded(self, items: NDArray[np.integer]) -> Encodings:
         encodings = self._empty_encodings(len(items))
@@ -477,7 +496,7 @@ class Context(Affinity):
         """Return the neighbour lists of some items, cut to `depth`, and which are mutual (m, k)."""
         self._contents.check(by_rows=True)
         ids, levels = self._state["ids"][items], self._state["levels"][items]
-        return ids, _unpacked(levels, ids.shape[1]) < len(self._cut)
+        return ids, _unpacked(levels, ids.shape[1]) < len(self._scales.ranks)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""
@@ -498,8 +517,14 @@ class Context(Affinity):
 
     @property
     def _scales(self) -> loops.Scales:
-        ranks = np.array(self._cut, np.int64)
-        return loops.Scales(ranks, np.maximum(1, ranks // 3))
+        scales = np.array(self._cut, np.int64)
+        # Without ranks, in an index of an earlier version, a level is a scale.
+        ranks = self._state.get("ranks", scales).astype(np.int64)
+        whole = np.searchsorted(ranks, scales)
+        half = (
+            np.searchsorted(ranks, np.maximum(1, scales // 2)) if "ranks" in self._state else whole
+        )
+        return loops.Scales(ranks, whole, half, np.maximum(1, scales // 3))
 
     @property
     def _sets(self) -> Sets:
@@ -526,10 +551,17 @@ class Context(Affinity):
         if not arrays["ids"].size:
             raise ValueError("ids: no list has an entry")
         self._state, self._opened = {"ids": arrays["ids"]}, None
+        ranks = _ranks(self.scales, arrays["ids"].shape[-1])
+        if "ranks" in arrays:
+            if not np.array_equal(arrays["ranks"], ranks):
+                raise ValueError(f"ranks: expected {ranks}, got {arrays['ranks']}")
+            self._state["ranks"] = arrays["ranks"]
         if "mutual" in arrays:
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
         arrays = with_rows(arrays)
-        layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
+        layout = _layout(n_items, arrays["ids"].shape[-1], len(self._scales.ranks))
+        if "ranks" in arrays:
+            layout["ranks"] = Array(np.uint8, ranks.shape, Between(1, 255))
         self._ages = arrays.get("ages", _IN_ORDER)
         ages = {"ages": Array(np.int32, (n_items,))} if "ages" in arrays else {}
         self._contents = Contents(arrays, {**layout, **ages}, source)
@@ -556,17 +588,23 @@ class _Holders(Promise):
         return f"items from 0 to {self.n - 1}"
 
 
-def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
+def _ranks(scales: tuple[int, ...], k: int) -> NDArray[np.uint8]:
+    """Return the ranks of the levels (l,): the scales, cut to lists of k, and their halves."""
+    cut = {min(s, k) for s in scales}
+    return np.array(sorted(cut | {max(1, s // 2) for s in cut}), np.uint8)
+
+
+def _layout(n: int, k: int, n_levels: int) -> dict[str, Array]:
     """Return what the arrays of n items must be: the lists, and the inverted lists.
 
-    `levels` are those of `Sets`, `reach` the scores at the places of the scales, and the others
+    `levels` are those of `Sets`, `reach` the scores at the places of their ranks, and the others
     are those of `Holders`.
     """
     most = float(np.finfo(np.float32).max)
     return {
         "ids": Array(np.int32, (n, k), Between(-1, n - 1), by_rows=True),
-        "levels": Array(np.uint8, (n, _level_bytes(k, scales))),
-        "reach": Array(np.float32, (n, scales), Between(-np.inf, most), by_rows=True),
+        "levels": Array(np.uint8, (n, _level_bytes(k, n_levels))),
+        "reach": Array(np.float32, (n, n_levels), Between(-np.inf, most), by_rows=True),
         "starts": Array(np.int64, (n,), Between(0, np.inf)),
         "stops": Array(np.int64, (n,), Stops("starts", "holders")),
         "holders": Array(np.uint32, ("entries",), _Holders(n), rows=("starts", "stops")),
@@ -622,15 +660,15 @@ def _of_an_earlier_version(
     }
 
 
-def _level_bytes(k: int, scales: int) -> int:
+def _level_bytes(k: int, n_levels: int) -> int:
     """Return the length of a row of levels: two levels per byte if they are below 16."""
-    return (k + 1) // 2 if scales < 16 else k
+    return (k + 1) // 2 if n_levels < 16 else k
 
 
-def _packed(levels: NDArray[np.uint8], scales: int) -> NDArray[np.uint8]:
+def _packed(levels: NDArray[np.uint8], n_levels: int) -> NDArray[np.uint8]:
     """Return levels (n, k) as they are stored."""
     k = levels.shape[1]
-    if _level_bytes(k, scales) == k:
+    if _level_bytes(k, n_levels) == k:
         return levels
     packed = levels[:, ::2].copy()
     packed[:, : k // 2] |= levels[:, 1::2] << 4

@@ -34,7 +34,7 @@ class Known(NamedTuple):
     """What is known of the collection."""
 
     sets: Sets
-    reach: Any  # (n, scales) float32: the scores of each list at the places of the scales
+    reach: Any  # (n, levels) float32: the scores of each list at the places of `Scales.ranks`
 
 
 @borrowing
@@ -52,11 +52,11 @@ def _damaged(known: Known, item: int) -> bool:
 
 
 @borrowing
-def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, ids: Any, levels: Any) -> int:
+def _neighbours(known: Known, ranks: Any, first: FirstStage, q: int, ids: Any, levels: Any) -> int:
     """Write the neighbours of a query that have lists, and their levels (see `Sets`).
 
     A query is ranked as if it alone were added to the collection: its rank in the list of j is
-    1 + the number of entries with a higher score, and at most scales[s] if its score is at least
+    1 + the number of entries with a higher score, and at most ranks[s] if its score is at least
     reach[j, s], the score of the entry at that place. Returns the number of neighbours, or -1 if
     a list is damaged.
     """
@@ -74,7 +74,7 @@ def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, ids: Any, 
         if count == 0 or score != last:
             own, last = count + 1, score
         s = 0
-        while s < len(scales) and (own > scales[s] or score < known.reach[j, s]):
+        while s < len(ranks) and (own > ranks[s] or score < known.reach[j, s]):
             s += 1
         ids[count], levels[count] = j, s
         count += 1
@@ -84,22 +84,22 @@ def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, ids: Any, 
 class Weights(NamedTuple):
     """Memory for the weights of the elements of a set, by level."""
 
-    sizes: Any  # (scales + 1,) int64
-    weight: Any  # (scales + 1,) int64
+    sizes: Any  # (levels + 1,) int64
+    weight: Any  # (levels + 1,) int64
 
 
 @borrowing
-def _weigh(levels: Any, ids: Any, itself: int, into: Weights, spread: Any, mean: Any) -> None:
+def _weigh(levels: Any, ids: Any, itself: int, into: Weights, scales: Scales, mean: Any) -> None:
     """Compute the weights of the sets of one item, the member `mean[0]` of `mean[1]`."""
     sizes, weight = into
-    n_scales, k = spread.shape[0], ids.shape[0]
+    n_levels, k = scales.ranks.shape[0], ids.shape[0]
     sizes[:] = 0
     for a in range(k):
-        sizes[min(level_of(levels, a, k), n_scales)] += 1
+        sizes[min(level_of(levels, a, k), n_levels)] += 1
     sizes[0] += itself >= 0
-    for s in range(1, n_scales):
+    for s in range(1, n_levels):
         sizes[s] += sizes[s - 1]
-    scale_weights(sizes, spread, mean[0], mean[1], weight)
+    scale_weights(sizes, scales, mean[0], mean[1], weight)
 
 
 @borrowing
@@ -115,7 +115,7 @@ def _add(slots: Any, items: Any, sums: Any, count: int, item: Any, value: Any) -
 
 @borrowing
 def _sum_sets(
-    names: Numbers, sums: Any, own: Any, sets: Sets, into: Weights, spread: Any, members: int
+    names: Numbers, sums: Any, own: Any, sets: Sets, into: Weights, scales: Scales, members: int
 ) -> int:
     """Sum the weighted sets of a query and of its nearest neighbours; return the number of sums.
 
@@ -123,19 +123,19 @@ def _sum_sets(
     sets, unlike an item.
     """
     slots, items = names
-    weight, n_scales = into.weight, spread.shape[0]
+    weight, n_levels = into.weight, scales.ranks.shape[0]
     count = 0
     for place in range(members):
         p = -1 if place == 0 else np.int64(own[0][place - 1])
         ids, levels = own
         if place > 0:
             ids, levels = sets.ids[p], sets.levels[p]
-        _weigh(levels, ids, p, into, spread, (place, members))
+        _weigh(levels, ids, p, into, scales, (place, members))
         if p >= 0 and weight[0] > 0:
             count = _add(slots, items, sums, count, p, weight[0])
         k = ids.shape[0]
         for a in range(k):
-            w = weight[min(level_of(levels, a, k), n_scales)]
+            w = weight[min(level_of(levels, a, k), n_levels)]
             if w > 0:
                 count = _add(slots, items, sums, count, ids[a], w)
     return count
@@ -158,8 +158,8 @@ def encode_queries(
     ids, levels = np.empty(depth, np.int32), np.empty(depth, np.uint8)
     room = depth + scales.spread[-1] * (k + 1)
     names, sums = new_numbers(room), np.empty(room, np.int64)
-    n_scales = len(scales.ranks)
-    into = Weights(np.empty(n_scales + 1, np.int64), np.empty(n_scales + 1, np.int64))
+    n_levels = len(scales.ranks)
+    into = Weights(np.empty(n_levels + 1, np.int64), np.empty(n_levels + 1, np.int64))
     best = np.empty(size, np.int64)
     for q in range(start, stop):
         neighbours = _neighbours(known, scales.ranks, first, q, ids, levels)
@@ -167,7 +167,7 @@ def encode_queries(
         neighbours = max(0, neighbours)
         own = ids[:neighbours], levels[:neighbours]
         members = min(neighbours + 1, max(1, scales.spread[-1]))
-        count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
+        count = _sum_sets(names, sums, own, known.sets, into, scales, members)
         filled = 0
         for x in range(count):
             filled = insert_largest(ages, filled, names.ids[x], sums[x], out.ids[q], best)
