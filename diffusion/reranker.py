@@ -104,7 +104,7 @@ class Reranker(Reporting, Parameters):
         "chebyshev" apply all of them, the others only the first.
     query_k : int >= 1, default 10
         Number of items in a query's observation: with `affinity="context"` those with the most
-        similar neighbourhoods, otherwise the best of the first stage. Setting it on a fitted
+        similar neighbourhoods and the best first-stage scores, otherwise the best of the first stage. Setting it on a fitted
         Reranker takes effect immediately.
     cautious : bool, default False
         Stay near the first stage where re-ranking may lose against it: the evidence of diffusion

@@ -16,10 +16,11 @@ from ..errors import DiffusionError
 from ..kernels import context as loops
 from ..kernels import encodings as blocks
 from ..kernels import queries, updates
+from ..kernels import ranking as first_stage
 from ..kernels.context import Encodings, Holders, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import SparseRows, read_only
-from ..kernels.ranking import FirstStage
+from ..kernels.ranking import FirstStage, LocalScale
 from ..storage.contents import (
     COMPUTED,
     Array,
@@ -35,7 +36,7 @@ from ..storage.contents import (
 )
 from ..validation import check_integer, check_real
 from .base import Affinity, Edges, Lists, Observation, lists_layout
-from .scaling import UNSCALED, ScaledLists, in_given_order, rescaled, scaled_lists
+from .scaling import UNSCALED, ScaledLists, in_given_order, local_scales_of, rescaled, scaled_lists
 from .updates import differing, mapped, reached
 
 # Number of items encoded or compared between two updates of a progress bar.
@@ -70,16 +71,23 @@ class Context(Affinity):
         r_i    = the twelfth highest score s_il in the list of i
         s'_ij  = s_ij - f (r_i + r_j)       by which the entries of all lists are ranked
         m_ij   = max(rank_i(j), rank_j(i))  where i and j list each other, else infinite; m_ii = 0
-        V_s(i) = 1[m_ij <= s] / Σ_j 1[m_ij <= s]                             for every scale s
+        V_s(i) = (1[m_ij <= s] + 1[m_ij <= s/2]) / Σ_j (the same)            for every scale s
         V_i    = mean over s of the mean of V_s over i and its s/3 - 1 nearest neighbours
         J_ij   = Σ_l min(V_il, V_jl) / Σ_l max(V_il, V_jl)
-        A_ij   = J_ij² (share of the scales s with i and j among each other's s best by J)
+        t_ij   = 1 / (1 + (s'_i1 - s'_ij) / (s'_i1 - s'_i12))²  where i lists j, else 0
+        S_ij   = (J_ij + (t_ij + t_ji) / 2) / 2
+        A_ij   = S_ij³ (share of the scales s with i and j among each other's s best by S)
 
     r_i is the local scale of item i, and f is `scaling`: items that are near everything (hubs) are
     ranked lower. V_i is the encoding of item i. Its `size` largest entries are kept and divided by
-    their sum. A query is encoded in the same way against the collection, which is not changed: the
-    query is ranked among the collection's lists but has no entry of its own in an encoding. Its
-    observation y consists of its `query_k` largest J.
+    their sum. Half a scale is rounded down, to 1 at least. t is what the first stage itself says:
+    s'_i1 and s'_i12 are the highest and the twelfth distinct scaled score in the list of i. An item
+    has S to as many others as a list holds, which are those with the largest J above 0.
+
+    A query is encoded in the same way against the collection, which is not changed: the query is
+    ranked among the collection's lists but has no entry of its own in an encoding. Its observation
+    y consists of its `query_k` largest J + e, where e is the evidence of the first stage on its
+    neighbours (`Fusion`), here less that of the last of them.
 
     Parameters
     ----------
@@ -106,16 +114,19 @@ class Context(Affinity):
     hold up to the largest scale, for items and queries alike; nothing enters them. Scores may be of
     any metric, because only differences matter. `local_scale` holds r.
 
-    Memory: for s < 16 scales of which the largest is k, 4.5 k + 4 s + 4 bytes per item for the
-    lists and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 506 bytes per item in all
-    with the default settings, in addition to the graph. Of the scores of the lists, a search reads
-    those at the places of the scales, which is all that the rank of a query depends on. Another
+    Memory: for l < 16 different scales and halves, of which the largest is k, 4.5 k + 4 l + 4 bytes
+    per item for the lists and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 510 bytes
+    per item in all with the default settings, in addition to the graph. Of the scores of the lists,
+    a search reads those at these places, which is all that the rank of a query depends on. Another
     11 k + 64 bytes per item, 592 with the default settings, are read by updates of the collection
     alone: all scores and the order that they give, spare entries, and the most similar items and
     their similarities. Building
     takes 1,200 bytes per item in addition to the lists. The time grows with the square of the
     number of encodings that hold an item, which is about `size` for most items. It is linear in the
     number of items unless some items are neighbours of a fixed share of all.
+
+    An index of an earlier version has encodings without halves of scales, and queries are encoded
+    likewise. An update computes everything anew.
 
     References
     ----------
@@ -175,6 +186,13 @@ class Context(Affinity):
         """Return the number of neighbours up to the largest scale."""
         return self.scales[-1] if k is None else min(k, self.scales[-1])
 
+    def scale_of(self, scores: NDArray[np.float32]) -> LocalScale:
+        """Return the local scales by which lists are ranked, and those of queries."""
+        if not len(self.local_scale):
+            return super().scale_of(scores)
+        queries = local_scales_of(scores)
+        return LocalScale(float(self.scaling), read_only(self.local_scale), read_only(queries))
+
     def listed(self, k: int | None) -> int:
         """Return the number of neighbours up to the largest scale, and spare ones.
 
@@ -205,22 +223,27 @@ class Context(Affinity):
         # A device resolves ties by row.
         on_device = context_on("cpu" if len(self._ages) else self.device)
         order = locality_order(ids)
-        levels = self._levels(order, lists.scores, ids)
-        self._state["levels"] = _packed(levels, len(self._cut))
+        ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
+        loops.ranks_in_lists(ids, lists.scores, ranks)
+        loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
+        self._state["levels"] = _packed(levels, len(self._scales.ranks))
         self._state["reach"] = np.take(lists.scores, self._scales.ranks - 1, axis=1)
-        del levels, lists
+        del ranks, levels, lists
         overlaps = np.empty((n, k), np.uint16)
         similar = self._compare_items(on_device, order, overlaps, progress)
         self._basis = {**basis, "similar": similar, "overlaps": overlaps}
         self._basis_contents = COMPUTED
-        return similar, self._weigh(order, overlaps, similar)
+        S, ranks = self._ranked(order, order)
+        levels = np.empty(S.shape, np.uint8)
+        loops.mutual_levels(order, similar, ranks, np.array(self._cut), levels)
+        return similar, self._weights(S, levels)
 
     def _take(self, scores: NDArray[np.float32], ids: NDArray[np.integer], k: int) -> ScaledLists:
         """Rank lists by scaled scores, and keep them and what updates need of the given ones."""
         self._basis = _kept_lists(scores, ids, k)
         near = np.ascontiguousarray(ids[:, :k], np.int32)
         lists = scaled_lists(self._basis["scores"], near, self.scaling)
-        self._state = {"ids": lists.ids}
+        self._state = {"ids": lists.ids, "ranks": _ranks(self.scales, k)}
         if self.scaling:
             self._state["local_scale"] = lists.local_scale
             self._basis["order"] = lists.order
@@ -286,28 +309,28 @@ class Context(Affinity):
         del encodings
         return np.ascontiguousarray(best[:, :k])
 
-    def _levels(
-        self, order: NDArray[np.int32], scores: NDArray[Any], ids: NDArray[np.int32]
-    ) -> NDArray[np.uint8]:
-        """Return the level of every listed item, by the ranks of both in each other's list."""
-        ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
-        loops.ranks_in_lists(ids, scores, ranks)
-        loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
-        return levels
+    def _ranked(
+        self, items: NDArray[np.integer], places: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return S of items[p] and the most similar others in row places[p], and their ranks."""
+        similar, overlaps = map(read_only, self._similar)
+        given = self._as_given(self._state["ids"])
+        scaled = scaled_lists(self._basis["scores"], given, self.scaling)
+        ids, scores = read_only(scaled.ids), read_only(scaled.scores)
+        units = np.empty(len(ids), np.float64)
+        loops.units_of_lists(scores, units)
+        lists = loops.Lists(ids, scores, units)
+        S = np.empty((len(items), ids.shape[1]), np.float32)
+        ranks = np.empty(S.shape, np.uint8)
+        loops.pair_similarities(items, places, similar, overlaps, lists, S)
+        loops.ranks_of_values(S, ranks)
+        return S, ranks
 
-    def _weigh(
-        self, order: NDArray[np.int32], overlaps: NDArray[np.uint16], similar: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """Return J² times the share of the scales that hold the mutual rank by J."""
-        return self._weights(overlaps, self._levels(order, overlaps, similar))
-
-    def _weights(
-        self, overlaps: NDArray[np.uint16], levels: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
+    def _weights(self, S: NDArray[np.float32], levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return S³ times the share of the scales that hold the mutual rank by S; overwrites S."""
         share = np.arange(len(self._cut), -1, -1, dtype=np.float32) / np.float32(len(self._cut))
-        weights = np.empty(levels.shape, np.float32)
-        loops.contextual_weights(overlaps, levels, share, weights)
-        return weights
+        loops.contextual_weights(S, levels, share, S)
+        return S
 
     # --- a changed collection ---------------------------------------------------------------------
 
@@ -324,9 +347,10 @@ class Context(Affinity):
 
         An item is encoded again if a set that its encoding averages has changed. The overlaps of
         these items with all others are merged into the lists of the others; a list that loses more
-        items than it receives is computed again. Edges are weighed again where places in these
-        lists have changed. All else is copied. If more than three quarters of the items are to be
-        encoded again, everything is computed. An update runs on the CPU.
+        items than it receives is computed again. Edges are weighed again where these lists or those
+        of the first stage have changed, and those of all that such lists hold. All else is copied.
+        If more than three quarters of the items are to be encoded again, everything is computed. An
+        update runs on the CPU.
 
         Equal sums are ordered by the time at which items were added, as in a fit of the items that
         are left. Parameters and shapes are those of `Affinity.changed`.
@@ -334,16 +358,19 @@ class Context(Affinity):
         ages = _ages_after(self._ages, change)
         k = min(self.scales[-1], ids.shape[1])
         sizes = {min(self.size, n) for n in (change.before, change.after)}
-        if self._basis and self._state["ids"].shape[1] == k and len(sizes) == 1:
+        same = self._state["ids"].shape[1] == k and len(sizes) == 1
+        if self._basis and same and "ranks" in self._state:
             self._contents.check(by_rows=True)
             self._basis_contents.check()
             new = replace(self)
             new._ages = ages
-            again = new._change_levels(self, new._take(scores, ids, k), dirty, change)
+            lists = new._take(scores, ids, k)
+            dirty = rescaled(dirty, lists.ids, lists.local_scale, self.local_scale, change)
+            again = new._change_levels(self, lists, dirty, change)
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
                     listed = new._change_similar(self, again, change, bar)
-                    edges = new._changed_edges(self, listed, change)
+                    edges = new._changed_edges(self, listed, dirty, change)
                     bar.update()
                 return new, edges
         new = replace(self)
@@ -355,23 +382,23 @@ class Context(Affinity):
     ) -> NDArray[np.bool_]:
         """Compute the levels from the old ones; mark the items to encode again (after,)."""
         ids, scores, old_ids = lists.ids, lists.scores, old._state["ids"]
-        dirty = rescaled(dirty, ids, lists.local_scale, old.local_scale, change)
         rows, scales = np.flatnonzero(reached(dirty, ids, old_ids, change)), self._scales
         source = change.source[rows]
         known, source = source >= 0, source[source >= 0]
         then = _unpacked(old._state["levels"][source], ids.shape[1])
         levels = np.empty((len(rows), ids.shape[1]), np.uint8)
         levels[known] = then
-        self._level(rows, dirty, ids, scores, levels)
+        places = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
+        updates.levels_of_rows(places[0], dirty, *places[1:], scales.ranks, levels)
         self._state |= {name: change.rows_of(old._state[name]) for name in ("levels", "reach")}
-        self._state["levels"][rows] = _packed(levels, len(self._cut))
+        self._state["levels"][rows] = _packed(levels, len(scales.ranks))
         self._state["reach"][dirty] = scores[dirty][:, scales.ranks - 1]
 
         near, listed = int(scales.spread[-1]) - 1, mapped(old_ids[source], change)
         sets, again = np.zeros(change.after, bool), np.zeros(change.after, bool)
         sets[rows] = again[rows] = True
         now = ids[rows[known]]
-        sets[rows[known]] = differing((now, levels[known]), (listed, then), len(self._cut))
+        sets[rows[known]] = differing((now, levels[known]), (listed, then), len(scales.ranks))
         again[rows[known]] = np.any(now[:, :near] != listed[:, :near], axis=1)
         updates.reads_changed(read_only(ids), near, sets, again)
 
@@ -443,33 +470,32 @@ class Context(Affinity):
         counts, ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return updates.by_receiver(items, counts, ids, values, n)
 
-    def _changed_edges(self, old: Context, changed: NDArray[np.bool_], change: Change) -> Edges:
-        """Weigh the edges of items with other lists of similar items than before, and of theirs."""
-        (similar, overlaps), before = self._similar, old._similar
-        others = np.flatnonzero(reached(changed, similar, before[0], change) & ~changed)
-        now = np.zeros((len(others), similar.shape[1]), np.uint8)
-        then = now.copy()
-        self._level(others, changed, similar, overlaps, now)
-        gone = np.where(change.target >= 0, changed[change.target], True)
-        self._level(change.source[others], gone, *before, then)
-        weighed = changed.copy()
-        weighed[others[np.any(now != then, axis=1)]] = True
-        rows = np.flatnonzero(weighed)
-        levels = np.empty((len(rows), similar.shape[1]), np.uint8)
-        self._level(rows, np.ones(len(similar), bool), similar, overlaps, levels)
-        return Edges(similar[rows], self._weights(overlaps[rows], levels), rows)
-
-    def _level(
+    def _changed_edges(
         self,
-        rows: NDArray[Any],
-        among: NDArray[np.bool_],
-        ids: NDArray[np.int32],
-        scores: NDArray[Any],
-        out: NDArray[np.uint8],
-    ) -> None:
-        """Write the levels (m, k) of the entries of some lists, see `updates.levels_of_rows`."""
-        rows, ids, scores = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
-        updates.levels_of_rows(rows, among, ids, scores, self._scales.ranks, out)
+        old: Context,
+        listed: NDArray[np.bool_],
+        dirty: NDArray[np.bool_],
+        change: Change,
+    ) -> Edges:
+        """Weigh the edges of all items that have another S than before, and of what they list.
+
+        S is another where a list of similar items is (`listed`), or where one of the pair has
+        another list of the first stage (`dirty`) that holds or has held the other.
+        """
+        similar, ids = self._similar[0], self._state["ids"]
+        changed = listed | reached(dirty, ids, old._state["ids"], change)
+        weighed = reached(changed, similar, old._similar[0], change)
+        rows = np.flatnonzero(weighed)
+        read = weighed.copy()
+        read[similar[rows][similar[rows] >= 0]] = True
+        items = np.flatnonzero(read)
+        slots = np.full(len(similar), -1, np.int32)
+        slots[items] = np.arange(len(items))
+        S, ranks = self._ranked(items, slots[items])
+        levels = np.empty((len(rows), similar.shape[1]), np.uint8)
+        cut = np.array(self._cut)
+        updates.levels_by_rank(rows, slots, read_only(similar), ranks, cut, levels)
+        return Edges(similar[rows], self._weights(S[slots[rows]], levels), rows)
 
     def _encoded(self, items: NDArray[np.integer]) -> Encodings:
         encodings = self._empty_encodings(len(items))
@@ -493,7 +519,7 @@ class Context(Affinity):
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
-        """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
+        """Encode queries by their neighbours; y holds their `query_k` largest J + e."""
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
         if self._opened is None:
             reach, local_scale = read_only(self._state["reach"]), read_only(self.local_scale)
@@ -507,13 +533,22 @@ class Context(Affinity):
             self._contents.check(by_rows=True)  # raises the error that says what is wrong
         bounds = np.empty(m, np.int64)
         queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
-        width = min(query_k, max(1, int(bounds.max(initial=0))))
+        near = queries.Near(first.ids, self._evidence(first))
+        width = min(query_k, int(bounds.max(initial=0)) + max(1, first.ids.shape[1]))
         y, similar = SparseRows.of_width(m, width), []
         for part in _batches(bounds, _BATCH_ENTRIES) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
-            similar.append(SparseRows.of_at_most(bounds[part]))
-            queries.compare(these, holders, known.sets.ages, similar[-1], y.part(part), width)
+            nearest = queries.Near(near.ids[part], near.evidence[part])
+            out = SparseRows.of_at_most(bounds[part]), y.part(part)
+            queries.compare(these, holders, known.sets.ages, nearest, *out, width)
+            similar.append(out[0])
         return Observation(y, SparseRows.joined(similar))
+
+    def _evidence(self, first: FirstStage) -> NDArray[np.float32]:
+        """Return e of the neighbours of queries (m, c)."""
+        out = np.empty(first.scores.shape, np.float32)
+        first_stage.evidence(first, self.scale_of(first.scores), out.shape[1], 1.0, out)
+        return out
 
     def lists(
         self, items: NDArray[np.int64] | slice
@@ -524,7 +559,7 @@ class Context(Affinity):
         """
         self._contents.check(by_rows=True)
         ids, levels = self._state["ids"][items], self._state["levels"][items]
-        mutual = _unpacked(levels, ids.shape[1]) < len(self._cut)
+        mutual = _unpacked(levels, ids.shape[1]) < len(self._scales.ranks)
         return self._as_given(ids, items), self._as_given(mutual, items)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
@@ -546,8 +581,14 @@ class Context(Affinity):
 
     @property
     def _scales(self) -> loops.Scales:
-        ranks = np.array(self._cut, np.int64)
-        return loops.Scales(ranks, np.maximum(1, ranks // 3))
+        scales = np.array(self._cut, np.int64)
+        # Without ranks, in an index of an earlier version, a level is a scale.
+        ranks = self._state.get("ranks", scales).astype(np.int64)
+        whole = np.searchsorted(ranks, scales)
+        half = (
+            np.searchsorted(ranks, np.maximum(1, scales // 2)) if "ranks" in self._state else whole
+        )
+        return loops.Scales(ranks, whole, half, np.maximum(1, scales // 3))
 
     @property
     def _sets(self) -> Sets:
@@ -574,12 +615,19 @@ class Context(Affinity):
         if not arrays["ids"].size:
             raise ValueError("ids: no list has an entry")
         self._state, self._opened = {"ids": arrays["ids"]}, None
+        ranks = _ranks(self.scales, arrays["ids"].shape[-1])
+        if "ranks" in arrays:
+            if not np.array_equal(arrays["ranks"], ranks):
+                raise ValueError(f"ranks: expected {ranks}, got {arrays['ranks']}")
+            self._state["ranks"] = arrays["ranks"]
         if "mutual" in arrays:
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
         arrays = with_rows(arrays)
-        layout = _layout(n_items, arrays["ids"].shape[-1], len(self._cut))
+        layout = _layout(n_items, arrays["ids"].shape[-1], len(self._scales.ranks))
         if not self.scaling:
             del layout["local_scale"]
+        if "ranks" in arrays:
+            layout["ranks"] = Array(np.uint8, ranks.shape, Between(1, 255))
         self._ages = arrays.get("ages", _IN_ORDER)
         ages = {"ages": Array(np.int32, (n_items,))} if "ages" in arrays else {}
         self._contents = Contents(arrays, {**layout, **ages}, source)
@@ -609,17 +657,23 @@ class _Holders(Promise):
         return f"items from 0 to {self.n - 1}"
 
 
-def _layout(n: int, k: int, scales: int) -> dict[str, Array]:
+def _ranks(scales: tuple[int, ...], k: int) -> NDArray[np.uint8]:
+    """Return the ranks of the levels (l,): the scales, cut to lists of k, and their halves."""
+    cut = {min(s, k) for s in scales}
+    return np.array(sorted(cut | {max(1, s // 2) for s in cut}), np.uint8)
+
+
+def _layout(n: int, k: int, n_levels: int) -> dict[str, Array]:
     """Return what the arrays of n items must be: the lists, and the inverted lists.
 
-    `levels` are those of `Sets`, `reach` the scaled scores at the places of the scales,
+    `levels` are those of `Sets`, `reach` the scaled scores at the places of their ranks,
     `local_scale` is that of `ScaledLists`, and the others are those of `Holders`.
     """
     most = float(np.finfo(np.float32).max)
     return {
         "ids": Array(np.int32, (n, k), Between(-1, n - 1), by_rows=True),
-        "levels": Array(np.uint8, (n, _level_bytes(k, scales))),
-        "reach": Array(np.float32, (n, scales), Between(-np.inf, most), by_rows=True),
+        "levels": Array(np.uint8, (n, _level_bytes(k, n_levels))),
+        "reach": Array(np.float32, (n, n_levels), Between(-np.inf, most), by_rows=True),
         "local_scale": Array(np.float32, (n,), finite(np.float32)),
         "starts": Array(np.int64, (n,), Between(0, np.inf)),
         "stops": Array(np.int64, (n,), Stops("starts", "holders")),
@@ -678,15 +732,15 @@ def _of_an_earlier_version(
     }
 
 
-def _level_bytes(k: int, scales: int) -> int:
+def _level_bytes(k: int, n_levels: int) -> int:
     """Return the length of a row of levels: two levels per byte if they are below 16."""
-    return (k + 1) // 2 if scales < 16 else k
+    return (k + 1) // 2 if n_levels < 16 else k
 
 
-def _packed(levels: NDArray[np.uint8], scales: int) -> NDArray[np.uint8]:
+def _packed(levels: NDArray[np.uint8], n_levels: int) -> NDArray[np.uint8]:
     """Return levels (n, k) as they are stored."""
     k = levels.shape[1]
-    if _level_bytes(k, scales) == k:
+    if _level_bytes(k, n_levels) == k:
         return levels
     packed = levels[:, ::2].copy()
     packed[:, : k // 2] |= levels[:, 1::2] << 4

@@ -77,6 +77,14 @@ def scaled_lists(scores: NDArray[np.float32], ids: NDArray[np.int32], factor: fl
     return ScaledLists(sorted_ids, sorted_scores, local_scale, order)
 
 
+def local_scales_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the local scale of each list of scores (m, k), descending and padded with -inf."""
+    out = np.empty(len(scores), np.float32)
+    ids = np.where(scores[:, : loops.PLACE] > -np.inf, 0, -1)
+    loops.local_scales(ids, read_only(np.ascontiguousarray(scores)), out)
+    return out
+
+
 def in_given_order(array: NDArray[Any], order: NDArray[np.uint8]) -> NDArray[Any]:
     """Return values (m, k) of the entries of scaled lists by their places in the given lists."""
     out = array.copy()

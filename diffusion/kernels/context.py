@@ -18,11 +18,20 @@ from .threads import borrowing, parallel
 ONE = 1 << 40
 UNIT = 65535
 
+# Number of distinct scores whose range is the unit of a list, as of a query's.
+PLACE = 12
+
 
 class Scales(NamedTuple):
-    """The scales of an encoding."""
+    """The scales of an encoding, and the levels that their sets are made of.
 
-    ranks: Any  # (s,) int64, ascending: the largest mutual rank in a set
+    At each scale, the nearer half of a set counts twice: it is the sum of two sets, one up to the
+    rank of the scale and one up to half of it.
+    """
+
+    ranks: Any  # (l,) int64, ascending: the largest mutual rank of each level
+    whole: Any  # (s,) int64, ascending: the level of each scale
+    half: Any  # (s,) int64: the level of half of each scale; that of the scale for one set alone
     spread: Any  # (s,) int64, ascending: the number of items whose sets are averaged
 
 
@@ -36,13 +45,21 @@ class Encodings(NamedTuple):
 class Sets(NamedTuple):
     """Neighbour lists, and the sets that hold each neighbour.
 
-    The sets of an item at ascending scales contain each other. The level of a neighbour is the
-    index of the smallest scale whose set holds it, or the number of scales if none does.
+    The sets of an item at ascending ranks contain each other. The level of a neighbour is the
+    index of the smallest of `Scales.ranks` whose set holds it, or their number if none does.
     """
 
     ids: Any  # (n, k) int32, -1 padded at the end
     levels: Any  # (n, k) uint8, or (n, (k + 1) // 2) with two levels per byte, see `level_of`
     ages: Any  # (n,) int32, or (0,) where items have the order of their rows, see `is_before`
+
+
+class Lists(NamedTuple):
+    """Neighbour lists with their scores."""
+
+    ids: Any  # (n, k) int32, -1 padded at the end
+    scores: Any  # (n, k) float32, in descending order
+    units: Any  # (n,) float64, see `units_of_lists`
 
 
 class Holders(NamedTuple):
@@ -99,8 +116,8 @@ def mutual_levels(
 ) -> None:
     """Compute the levels (n, k) of all entries of lists, row by row in the given order.
 
-    `ranks` (n, k) are the ranks of the entries in their lists. The scales ascend, and the last is
-    at least k.
+    `ranks` (n, k) are the ranks of the entries in their lists, in any order. The ranks `scales` of
+    the levels ascend, and the last is at least k.
     """
     k = ids.shape[1]
     for p in range(start, stop):
@@ -162,20 +179,25 @@ def insert_largest(
 
 
 @borrowing
-def scale_weights(sizes: Any, spread: Any, place: int, members: int, weight: Any) -> None:
-    """Compute the weight (scales + 1,) of an element of an item's sets, by its level.
+def scale_weights(sizes: Any, scales: Scales, place: int, members: int, weight: Any) -> None:
+    """Compute the weight (levels + 1,) of an element of an item's sets, by its level.
 
-    At each scale, the encoding is the mean of the sets of the first `spread` of `members` items,
-    and a set of `sizes` items gives each of them the same weight. `place` is the item's place
-    among the members, from 0. The encoding is the mean over the scales; a set that holds an
-    element at one scale holds it at all larger scales.
+    At each scale, the encoding is the mean over the first `spread` of `members` items, of each the
+    sum of its two sets, divided by their `sizes` together. `place` is the item's place among the
+    members, from 0. The encoding is the mean over the scales; a set that holds an element at one
+    level holds it at all larger levels.
     """
+    ranks, whole, half, spread = scales
     n_scales = spread.shape[0]
-    weight[n_scales] = 0
-    for s in range(n_scales - 1, -1, -1):
-        weight[s] = weight[s + 1]
-        if spread[s] > place and sizes[s] > 0:
-            weight[s] += ONE // (n_scales * min(spread[s], members) * sizes[s])
+    weight[:] = 0
+    for s in range(n_scales):
+        total = sizes[whole[s]] + sizes[half[s]]
+        if spread[s] > place and total > 0:
+            each = ONE // (n_scales * min(spread[s], members) * total)
+            weight[whole[s]] += each
+            weight[half[s]] += each
+    for level in range(ranks.shape[0] - 2, -1, -1):
+        weight[level] += weight[level + 1]
 
 
 @borrowing
@@ -201,12 +223,78 @@ def jaccard_of(overlap: int) -> float:
     return min(1.0, overlap / (2.0 * UNIT - overlap))
 
 
-@parallel(lambda overlaps, *_: len(overlaps), grain=256)
-def contextual_weights(
-    start: int, stop: int, overlaps: Any, levels: Any, share: Any, out: Any
-) -> None:
-    """Compute the weights (m, k), float32, of similar items: J² times the share of their level."""
+# --- edges ---------------------------------------------------------------------------------------
+
+
+@parallel(lambda scores, *_: len(scores), grain=4096)
+def units_of_lists(start: int, stop: int, scores: Any, out: Any) -> None:
+    """Compute the range (n,), float64, of the twelve highest distinct scores of each list.
+
+    `scores` (n, k) descend, padded with -inf. The range is that of all scores where fewer differ.
+    """
     for i in range(start, stop):
-        for a in range(overlaps.shape[1]):
-            jaccard = np.float32(jaccard_of(overlaps[i, a]))
-            out[i, a] = jaccard * jaccard * share[levels[i, a]]
+        row = scores[i]
+        place = unit = 0  # the place among the distinct scores, and the score that ends the unit
+        for a in range(1, row.shape[0]):
+            if row[a] == -np.inf:
+                break
+            if row[a] < row[a - 1]:
+                place += 1
+                if place == PLACE:
+                    break
+                unit = a
+        out[i] = np.float64(row[0]) - np.float64(row[unit]) if row[unit] > -np.inf else 0.0
+
+
+@borrowing
+def _evidence(lists: Lists, i: int, j: int) -> float:
+    """Return 1 / (1 + z)², z being how far j is from the head of i's list; 0 if it is not there."""
+    row, place = lists.ids[i], -1
+    for b in range(row.shape[0]):  # without a branch, so that eight entries are compared at a time
+        place = b if row[b] == j else place
+    if place < 0:
+        return 0.0
+    below = np.float64(lists.scores[i, 0]) - np.float64(lists.scores[i, place])
+    away = 1 + below / lists.units[i] if below > 0 else 1.0
+    return 1 / (away * away)
+
+
+@parallel(lambda rows, *_: len(rows), grain=64)
+def pair_similarities(
+    start: int, stop: int, rows: Any, places: Any, ids: Any, overlaps: Any, lists: Lists, out: Any
+) -> None:
+    """Compute S of some items and those that are similar to them: the mean of J and of evidence.
+
+    `ids` and `overlaps` (n, k) are the similar items. Row places[p] of `out` (m, k), float32,
+    receives S of item rows[p], 0 where padded. S is the same to the last bit for both of a pair.
+    """
+    for p in range(start, stop):
+        i = rows[p]
+        for a in range(ids.shape[1]):
+            j = ids[i, a]
+            S = 0.0
+            if j >= 0:
+                both = _evidence(lists, i, j) + _evidence(lists, j, i)
+                S = 0.5 * jaccard_of(overlaps[i, a]) + 0.25 * both
+            out[places[p], a] = S
+
+
+@parallel(lambda values, *_: len(values), grain=256)
+def ranks_of_values(start: int, stop: int, values: Any, out: Any) -> None:
+    """Rank the values (m, k) of each row: 1 + the number of higher ones; uint8, 0 for values 0."""
+    k = values.shape[1]
+    for p in range(start, stop):
+        row = values[p]
+        for a in range(k):
+            higher = 0
+            for b in range(k):
+                higher += row[b] > row[a]
+            out[p, a] = 1 + higher if row[a] > 0 else 0
+
+
+@parallel(lambda S, *_: len(S), grain=1024)
+def contextual_weights(start: int, stop: int, S: Any, levels: Any, share: Any, out: Any) -> None:
+    """Compute the weights (m, k), float32, of similar items: S³ times the share of their level."""
+    for i in range(start, stop):
+        for a in range(S.shape[1]):
+            out[i, a] = S[i, a] * S[i, a] * S[i, a] * share[levels[i, a]]

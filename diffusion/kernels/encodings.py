@@ -103,7 +103,7 @@ class Members(NamedTuple):
 
     numbers: Any  # (m, 1 + k) int32: the item itself, then its list; -1 padded
     levels: Any  # (m, 1 + k) uint8: 0 for the item itself
-    sizes: Any  # (m, scales) int64: of the sets
+    sizes: Any  # (m, levels) int64: of the sets
 
 
 @serial
@@ -120,25 +120,25 @@ def _read_member(
     slots, ids = names
     neighbors, row = sets.ids[item], sets.levels[item]
     numbers, levels, sizes = into.numbers[member], into.levels[member], into.sizes[member]
-    k, n_scales = neighbors.shape[0], sizes.shape[0]
+    k, n_levels = neighbors.shape[0], sizes.shape[0]
     sizes[:] = 0
     for a in range(k + 1):
         j = item if a == 0 else neighbors[a - 1]
         level = 0 if a == 0 else level_of(row, a - 1, k)
         numbers[a] = -1
-        levels[a] = n_scales
-        if j >= 0 and level < n_scales:
+        levels[a] = n_levels
+        if j >= 0 and level < n_levels:
             numbers[a] = number(slots, ids, count, j)
             count += numbers[a] == count
             levels[a] = level
             sizes[level] += 1
-    for s in range(1, n_scales):
+    for s in range(1, n_levels):
         sizes[s] += sizes[s - 1]
     return count
 
 
 @borrowing
-def _sum_sets(near: Any, members: Members, spread: Any, weight: Any, sums: Sums) -> int:
+def _sum_sets(near: Any, members: Members, scales: Scales, weight: Any, sums: Sums) -> int:
     """Sum the weighted sets of the members `near`, -1 padded; return the number of sums."""
     values, touched, _ = sums
     count = 0
@@ -147,7 +147,7 @@ def _sum_sets(near: Any, members: Members, spread: Any, weight: Any, sums: Sums)
         used += 1
     for place in range(used):
         numbers, levels = members.numbers[near[place]], members.levels[near[place]]
-        scale_weights(members.sizes[near[place]], spread, place, used, weight)
+        scale_weights(members.sizes[near[place]], scales, place, used, weight)
         for a in range(numbers.shape[0]):
             w = weight[levels[a]]
             if w > 0:
@@ -163,17 +163,17 @@ def encode(
     start: int, stop: int, items: Any, places: Any, sets: Sets, scales: Scales, out: Encodings
 ) -> None:
     """Write the encoding of items[p] to row places[p] of `out`, for every p."""
-    k, n_scales, averaged = sets.ids.shape[1], scales.ranks.shape[0], scales.spread[-1]
+    k, n_levels, averaged = sets.ids.shape[1], scales.ranks.shape[0], scales.spread[-1]
     size = out.values.shape[1]
     near = np.empty((_BLOCK, averaged), np.int32)
     members = Members(
         np.empty((_BLOCK, 1 + k), np.int32),
         np.empty((_BLOCK, 1 + k), np.uint8),
-        np.empty((_BLOCK, n_scales), np.int64),
+        np.empty((_BLOCK, n_levels), np.int64),
     )
     names, lists = new_numbers(1 << 12), new_numbers(1 << 10)
     sums = Sums(np.zeros(1, np.int64), np.empty(2, np.int32), np.empty(_INTERVALS, np.int32))
-    weight, best = np.empty(n_scales + 1, np.int64), np.empty(size, np.int64)
+    weight, best = np.empty(n_levels + 1, np.int64), np.empty(size, np.int64)
     first = start
     while first < stop:
         count = read = 0
@@ -200,7 +200,7 @@ def encode(
             last += 1
         sums = _sums(sums, count)
         for p in range(first, last):
-            filled = _sum_sets(near[p - first], members, scales.spread, weight, sums)
+            filled = _sum_sets(near[p - first], members, scales, weight, sums)
             row = places[p]
             filled = _take_largest(sums, filled, ONE, names.ids, sets.ages, out.ids[row], best)
             write_encoding(best, filled, out.ids[row], out.values[row])

@@ -22,7 +22,7 @@ from .context import (
     scale_weights,
     write_encoding,
 )
-from .locality import Numbers, forget, longer, new_numbers, number, with_room
+from .locality import Numbers, forget, longer, new_numbers, number, number_of, with_room
 from .matrix import SparseRows
 from .ranking import FirstStage, begin_best, end_best, offer
 from .scaling import insert_scaled, local_scale, scaled_score
@@ -35,7 +35,7 @@ class Known(NamedTuple):
     """What is known of the collection."""
 
     sets: Sets
-    reach: Any  # (n, scales) float32: the scaled scores of each list at the places of the scales
+    reach: Any  # (n, levels) float32: the scaled scores at the places of `Scales.ranks`
     local_scale: Any  # (n,) float32, or (0,) where scores are not scaled
     factor: Any  # float32, of the local scales
 
@@ -96,11 +96,11 @@ def _list_scaled(known: Known, first: FirstStage, q: int, out: Listed) -> int:
 
 
 @borrowing
-def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, out: Listed) -> int:
+def _neighbours(known: Known, ranks: Any, first: FirstStage, q: int, out: Listed) -> int:
     """Write the neighbours of a query that have lists, and their levels (see `Sets`).
 
     A query is ranked as if it alone were added to the collection: its rank in the list of j is
-    1 + the number of entries with a higher score, and at most scales[s] if its score is at least
+    1 + the number of entries with a higher score, and at most ranks[s] if its score is at least
     reach[j, s], the score of the entry at that place. All scores are scaled. Returns the number of
     neighbours, or -1 if a list is damaged.
     """
@@ -110,7 +110,7 @@ def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, out: Liste
         if a == 0 or out.scaled[a] != out.scaled[a - 1]:
             own = a + 1
         j, s = out.ids[a], 0
-        while s < len(scales) and (own > scales[s] or out.scores[a] < known.reach[j, s]):
+        while s < len(ranks) and (own > ranks[s] or out.scores[a] < known.reach[j, s]):
             s += 1
         out.levels[a] = s
     return count
@@ -119,22 +119,22 @@ def _neighbours(known: Known, scales: Any, first: FirstStage, q: int, out: Liste
 class Weights(NamedTuple):
     """Memory for the weights of the elements of a set, by level."""
 
-    sizes: Any  # (scales + 1,) int64
-    weight: Any  # (scales + 1,) int64
+    sizes: Any  # (levels + 1,) int64
+    weight: Any  # (levels + 1,) int64
 
 
 @borrowing
-def _weigh(levels: Any, ids: Any, itself: int, into: Weights, spread: Any, mean: Any) -> None:
+def _weigh(levels: Any, ids: Any, itself: int, into: Weights, scales: Scales, mean: Any) -> None:
     """Compute the weights of the sets of one item, the member `mean[0]` of `mean[1]`."""
     sizes, weight = into
-    n_scales, k = spread.shape[0], ids.shape[0]
+    n_levels, k = scales.ranks.shape[0], ids.shape[0]
     sizes[:] = 0
     for a in range(k):
-        sizes[min(level_of(levels, a, k), n_scales)] += 1
+        sizes[min(level_of(levels, a, k), n_levels)] += 1
     sizes[0] += itself >= 0
-    for s in range(1, n_scales):
+    for s in range(1, n_levels):
         sizes[s] += sizes[s - 1]
-    scale_weights(sizes, spread, mean[0], mean[1], weight)
+    scale_weights(sizes, scales, mean[0], mean[1], weight)
 
 
 @borrowing
@@ -150,7 +150,7 @@ def _add(slots: Any, items: Any, sums: Any, count: int, item: Any, value: Any) -
 
 @borrowing
 def _sum_sets(
-    names: Numbers, sums: Any, own: Any, sets: Sets, into: Weights, spread: Any, members: int
+    names: Numbers, sums: Any, own: Any, sets: Sets, into: Weights, scales: Scales, members: int
 ) -> int:
     """Sum the weighted sets of a query and of its nearest neighbours; return the number of sums.
 
@@ -158,19 +158,19 @@ def _sum_sets(
     sets, unlike an item.
     """
     slots, items = names
-    weight, n_scales = into.weight, spread.shape[0]
+    weight, n_levels = into.weight, scales.ranks.shape[0]
     count = 0
     for place in range(members):
         p = -1 if place == 0 else np.int64(own[0][place - 1])
         ids, levels = own
         if place > 0:
             ids, levels = sets.ids[p], sets.levels[p]
-        _weigh(levels, ids, p, into, spread, (place, members))
+        _weigh(levels, ids, p, into, scales, (place, members))
         if p >= 0 and weight[0] > 0:
             count = _add(slots, items, sums, count, p, weight[0])
         k = ids.shape[0]
         for a in range(k):
-            w = weight[min(level_of(levels, a, k), n_scales)]
+            w = weight[min(level_of(levels, a, k), n_levels)]
             if w > 0:
                 count = _add(slots, items, sums, count, ids[a], w)
     return count
@@ -198,8 +198,8 @@ def encode_queries(
     )
     room = depth + scales.spread[-1] * (k + 1)
     names, sums = new_numbers(room), np.empty(room, np.int64)
-    n_scales = len(scales.ranks)
-    into = Weights(np.empty(n_scales + 1, np.int64), np.empty(n_scales + 1, np.int64))
+    n_levels = len(scales.ranks)
+    into = Weights(np.empty(n_levels + 1, np.int64), np.empty(n_levels + 1, np.int64))
     best = np.empty(size, np.int64)
     for q in range(start, stop):
         neighbours = _neighbours(known, scales.ranks, first, q, listed)
@@ -207,12 +207,19 @@ def encode_queries(
         neighbours = max(0, neighbours)
         own = listed.ids[:neighbours], listed.levels[:neighbours]
         members = min(neighbours + 1, max(1, scales.spread[-1]))
-        count = _sum_sets(names, sums, own, known.sets, into, scales.spread, members)
+        count = _sum_sets(names, sums, own, known.sets, into, scales, members)
         filled = 0
         for x in range(count):
             filled = insert_largest(ages, filled, names.ids[x], sums[x], out.ids[q], best)
         write_encoding(best, filled, out.ids[q], out.values[q])
         forget(names, count)
+
+
+class Near(NamedTuple):
+    """What the first stage says of the nearest items of queries."""
+
+    ids: Any  # (m, c) int64, -1 padded
+    evidence: Any  # (m, c) float32, >= 0
 
 
 # --- Jaccard similarity --------------------------------------------------------------------------
@@ -264,28 +271,41 @@ def compare(
     encodings: Encodings,
     holders: Holders,
     ages: Any,
+    near: Near,
     J: SparseRows,
     y: SparseRows,
     width: int,
 ) -> None:
-    """Compute the Jaccard similarity of encodings to all items that share an entry with them.
+    """Compute the Jaccard similarity J of encodings to all items that share an entry with them.
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
-    largest similarities, in descending order, ties by `ages`.
+    largest sums of J and the evidence of the first stage, in descending order, ties by `ages`.
     """
     n = len(holders.starts)
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
+    added = np.zeros(1 << 12, np.float32)
     for q in range(start, stop):
         room = min(n, _entries(encodings.ids[q], holders.starts, holders.stops))
         names, sums = with_room(names, 0, room), longer(sums, room)
+        if room > added.shape[0]:
+            added = np.zeros(2 * room, np.float32)
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
         begin_best(best, ids)
+        for a in range(near.ids.shape[1]):
+            if near.ids[q, a] >= 0:
+                x = number_of(names, near.ids[q, a])
+                if x >= 0:
+                    added[x] = near.evidence[q, a]
+                else:
+                    offer(ages, best, ids, near.evidence[q, a], near.ids[q, a])
         for x in range(count):
             item, similarity = np.int64(names.ids[x]), np.float32(jaccard_of(sums[x]))
             J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
-            if similarity >= best[0]:
-                offer(ages, best, ids, similarity, item)
+            both = similarity + added[x]
+            added[x] = 0
+            if both >= best[0]:
+                offer(ages, best, ids, both, item)
         J.counts[q] = count
         forget(names, count)
         end_best(ages, best, ids)

@@ -63,6 +63,29 @@ def levels_of_rows(
 
 
 @parallel(lambda rows, *_: len(rows), grain=64)
+def levels_by_rank(
+    start: int, stop: int, rows: Any, slots: Any, ids: Any, ranks: Any, scales: Any, out: Any
+) -> None:
+    """Compute the levels (m, k) of the entries of some lists from their ranks, in any order.
+
+    They are those of `mutual_levels`. The ranks in the list of item i are row slots[i] of `ranks`,
+    which has those of the items and of all that they list.
+    """
+    for p in range(start, stop):
+        i = rows[p]
+        for a in range(ids.shape[1]):
+            j = ids[i, a]
+            out[p, a] = len(scales)
+            b = -1 if j < 0 else _place_of(i, ids[j])
+            if b >= 0:
+                rank = max(ranks[slots[i], a], ranks[slots[j], b])
+                s = 0
+                while scales[s] < rank:
+                    s += 1
+                out[p, a] = s
+
+
+@parallel(lambda rows, *_: len(rows), grain=64)
 def reverse_scores(
     start: int, stop: int, rows: Any, among: Any, ids: Any, scores: Any, out: Any
 ) -> None:

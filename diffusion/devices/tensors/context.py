@@ -47,12 +47,11 @@ class TensorContext:
         """Encode items; the arguments are those of `kernels.encodings.encode`."""
         n, k = sets.ids.shape
         ids, levels = self._kept(sets.ids), self._kept(sets.levels)
-        spread = scales.spread.tolist()
         width = out.values.shape[1]
-        size = max(1, _PAIRS // (spread[-1] * (k + 1)))
+        size = max(1, _PAIRS // (int(scales.spread[-1]) * (k + 1)))
         for start in range(0, len(items), size):
             part = slice(start, start + size)
-            keys, weights = _memberships(self._send(items[part]).long(), ids, levels, spread)
+            keys, weights = _memberships(self._send(items[part]).long(), ids, levels, scales)
             best, sums = _largest_sums(keys, weights, n, width)
             # A quotient of two tensors: of a number and a tensor, torch rounds the reciprocal too.
             unit = torch.tensor(UNIT, dtype=torch.float64, device=self._device)
@@ -108,13 +107,14 @@ class TensorContext:
 
 
 def _memberships(
-    items: torch.Tensor, ids: torch.Tensor, levels: torch.Tensor, spread: list[int]
+    items: torch.Tensor, ids: torch.Tensor, levels: torch.Tensor, scales: Scales
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the members of the sets that an encoding averages, and their weights, 0 for none.
 
     Each row has the sets of an item and of its nearest, as `kernels.context` describes them.
     """
-    m, k, count = len(items), ids.shape[1], len(spread)
+    m, k, count = len(items), ids.shape[1], len(scales.ranks)
+    whole, half, spread = (array.tolist() for array in scales[1:])
     centers = torch.cat([items[:, None], ids[items][:, : spread[-1] - 1].long()], 1)
     listed = centers >= 0
     members = listed.sum(1, keepdim=True)
@@ -125,11 +125,15 @@ def _memberships(
     level = level.long().clamp(max=count)
     place = torch.arange(centers.shape[1], device=items.device)
     weight = torch.zeros((*centers.shape, count + 1), dtype=torch.int64, device=items.device)
-    for s in range(count - 1, -1, -1):
-        sizes = 1 + (level <= s).sum(2)
-        shared = count * members.clamp(max=spread[s]) * sizes
-        counted = listed & (place < spread[s])
-        weight[..., s] = weight[..., s + 1] + torch.where(counted, ONE // shared, 0)
+    sizes = [1 + (level <= s).sum(2) for s in range(count)]
+    for s in range(len(spread)):
+        total = sizes[whole[s]] + sizes[half[s]]
+        shared = len(spread) * members.clamp(max=spread[s]) * total
+        each = torch.where(listed & (place < spread[s]), ONE // shared, 0)
+        weight[..., whole[s]] += each
+        weight[..., half[s]] += each
+    for s in range(count - 2, -1, -1):
+        weight[..., s] += weight[..., s + 1]
     keys = torch.cat([centers[..., None], near.long()], 2)
     weights = torch.cat([weight[..., :1], weight.gather(2, level)], 2)
     return keys.reshape(m, -1), weights.reshape(m, -1)

@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusion
-from diffusion import Context, DiffusionError
+from diffusion import Context, DiffusionError, Fusion
+from diffusion.change import Change
 from diffusion.devices import context_on
 from diffusion.kernels import encodings as blocks
 from diffusion.kernels.context import Encodings
 from diffusion.kernels.locality import locality_order
+from diffusion.kernels.ranking import FirstStage
 from diffusion.kernels.threads import using_cores
 from tests.support.oracles import by_scaled_scores, local_scale, scaled_lists, scaled_score
 
@@ -44,9 +46,9 @@ def normalized(encoding):
 class Naive:
     """The encoding of every item, and of queries, in plain Python."""
 
-    def __init__(self, scores, ids, scales, size, factor):
+    def __init__(self, scores, ids, scales, size, factor, halves=True):
         self.scores, self.ids, self.local_scale = scaled_lists(scores, ids, factor)
-        self.size, self.factor = size, factor
+        self.size, self.factor, self.halves = size, factor, halves
         width = ids.shape[1]
         self.scales = sorted({min(s, width) for s in scales})
         self.ranks = [rank_in(*row) for row in zip(self.scores, self.ids, strict=True)]
@@ -57,9 +59,11 @@ class Naive:
         return {j: max(self.ranks[i][j], r) for j, r in theirs.items() if r is not None}
 
     def set_of(self, mutual, scale, itself):
-        members = [j for j, m in mutual.items() if m <= scale]
-        members += [] if itself is None else [itself]
-        return {j: 1 / len(members) for j in members}
+        ranks = {**mutual, **({} if itself is None else {itself: 0})}
+        limits = [scale, max(1, scale // 2) if self.halves else scale]
+        counts = {j: sum(m <= limit for limit in limits) for j, m in ranks.items()}
+        total = sum(counts.values())
+        return {j: count / total for j, count in counts.items() if count}
 
     def encode(self, itself, mutual, neighbors=None):
         if neighbors is None:
@@ -177,9 +181,7 @@ def test_items_against_the_naive_encoding(X, k, scales, factor):
         np.testing.assert_allclose(
             np.sort(jaccard[i][again[i] >= 0]), np.sort(at_listed), atol=2 * TOLERANCE
         )
-        # J times a share of the scales: a multiple of 1/scales, at most J.
-        shares = weights[i][best[i] >= 0] * len(naive.scales)
-        assert (shares <= len(naive.scales) * (at_listed + TOLERANCE)).all()
+        assert (weights[i][best[i] >= 0] <= ((1 + at_listed + TOLERANCE) / 2) ** 3).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -203,37 +205,61 @@ def test_queries_against_the_naive_encoding(X, k, scales, query_k, factor):
     expected = np.array([naive.jaccard(naive.query(*row)) for row in zip(*first, strict=True)])
     np.testing.assert_allclose(J, expected, atol=TOLERANCE)
     y = observation.y.csr(len(X)).toarray()
+    lists = FirstStage(first[0].astype(np.float32), first[1].astype(np.int64))
+    e = Fusion(1.0).evidence(lists, affinity.scale_of(lists.scores))
+    both = J.astype(np.float32)
     for row in range(len(Q)):
-        chosen = np.argsort(-J[row], kind="stable")[:query_k]
+        both[row, first[1][row]] += e[row]
+        chosen = np.argsort(-both[row], kind="stable")[:query_k]
         wanted = np.zeros(len(X))
-        wanted[chosen] = J[row][chosen]
+        wanted[chosen] = both[row][chosen]
         np.testing.assert_array_equal(y[row], wanted)
 
 
+def dense_evidence(scores, ids, n):
+    """1 / (1 + z)² of an item's neighbours among all items, 0 for the others."""
+    found = np.zeros(n)
+    listed = ids >= 0
+    if listed.any():
+        row = scores[listed].astype(np.float64)
+        distinct = np.unique(row)[::-1][:12]
+        below, unit = distinct[0] - row, distinct[0] - distinct[-1]
+        z = np.divide(below, unit, out=np.zeros_like(row), where=below > 0)
+        found[ids[listed]] = 1 / ((1 + z) * (1 + z))
+    return found
+
+
 @settings(max_examples=40, deadline=None)
-@given(collections, st.integers(1, 16), st.lists(st.integers(1, 20), min_size=1, max_size=4))
-def test_weights_are_the_jaccard_times_the_share_of_the_scales(X, k, scales):
+@given(
+    collections,
+    st.integers(1, 24),
+    st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    FACTORS,
+)
+def test_weights_against_their_equation(X, k, scales, factor):
     scores, ids = neighbor_lists(X, k)
-    affinity = Context(scales)
+    affinity = Context(scales, scaling=factor)
     best, weights = affinity.edges(scores, ids)
-    J = affinity.observe(scores, ids, 1).J.csr(len(X))  # of other encodings: any lists will do
-    order = np.argsort(-J.toarray(), axis=1, kind="stable")[:, : best.shape[1]].astype(np.int32)
-    jaccard = np.take_along_axis(J.toarray(), order, axis=1)
-    order[jaccard == 0] = -1
-    items = np.arange(len(X), dtype=np.int32)
-    overlaps = np.round(2 * 65535 * jaccard / (1 + jaccard.astype(np.float64))).astype(np.uint16)
-    found = affinity._weigh(items, overlaps, order)
-    ranks = [rank_in(*row) for row in zip(jaccard, order, strict=True)]
-    cut = sorted({min(s, scores.shape[1]) for s in scales})
-    for i, row in enumerate(order):
-        for a, j in enumerate(row):
-            expected = 0.0
-            if j >= 0 and i in ranks[j]:
-                m = max(ranks[i][int(j)], ranks[j][i])
-                expected = jaccard[i, a] ** 2 * np.mean([m <= s for s in cut])
-            assert found[i, a] == pytest.approx(expected, rel=1e-6)
-    assert (weights >= 0).all()
-    assert (weights <= 1).all()
+    depth, n = affinity.depth, len(X)
+    overlaps = affinity.arrays()["overlaps"].astype(np.float64)
+    scaled = scaled_lists(scores[:, :depth], ids[:, :depth], factor)
+    lists = zip(*scaled[:2], strict=True)
+    t = np.array([dense_evidence(*row, n) for row in lists])
+    J = np.zeros((n, n))
+    for i, row in enumerate(best):
+        J[i, row[row >= 0]] = (overlaps[i] / (2 * 65535.0 - overlaps[i]))[row >= 0]
+    # In the same order and type as the loops, for equal values to be equal.
+    S = np.where(J > 0, 0.5 * J + 0.25 * (t + t.T), 0).astype(np.float32)
+    ranks = 1 + np.array([(row[None, :] > row[:, None]).sum(axis=1) for row in S], float)
+    ranks[S == 0] = np.inf
+    mutual = np.maximum(ranks, ranks.T)
+    shares = np.mean([mutual <= s for s in {min(s, ids.shape[1]) for s in scales}], axis=0)
+    expected = S.astype(np.float64) ** 3 * shares
+    found = np.zeros((n, n))
+    for i, row in enumerate(best):
+        found[i, row[row >= 0]] = weights[i, row >= 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found, found.T)
 
 
 def dense_jaccard(scores, ids, scales):
@@ -249,7 +275,7 @@ def dense_jaccard(scores, ids, scales):
     V = np.zeros((n, n))
     cut = sorted({min(s, k) for s in scales})
     for scale in cut:
-        sets = (mutual <= scale).astype(float)
+        sets = (mutual <= scale).astype(float) + (mutual <= max(1, scale // 2))
         sets /= sets.sum(axis=1, keepdims=True)
         near = np.concatenate([np.arange(n)[:, None], ids[:, : max(1, scale // 3) - 1]], axis=1)
         for i, row in enumerate(near):
@@ -280,7 +306,10 @@ def test_many_blocks_against_dense_matrices(factor):
     assert (best >= 0).all()
     largest = -np.sort(-expected, axis=1)[:, :12]
     np.testing.assert_allclose(at_listed, largest, atol=2 * tolerance)
-    shares = weights / np.maximum(at_listed, tolerance) ** 2 * 3
+    scaled = scaled_lists(scores, ids, factor)
+    t = np.array([dense_evidence(*row, 700) for row in zip(*scaled[:2], strict=True)])
+    S = np.take_along_axis((expected + (t + t.T) / 2) / 2, best, axis=1)
+    shares = weights / S**3 * 3
     sure = weights > 0.01
     assert sure.mean() > 0.1
     np.testing.assert_allclose(shares[sure], np.round(shares[sure]), atol=0.15)
@@ -330,14 +359,17 @@ def test_a_triangle_and_a_pair_by_hand():
     scores = np.array([[0.9, 0.8], [0.9, 0.7], [0.8, 0.7], [0.5, -np.inf], [0.5, -np.inf]])
     affinity = Context(scales=[2])
     best, weights = affinity.edges(scores.astype(np.float32), ids)
-    # V = (1/3, 1/3, 1/3) in the triangle, (1/2, 1/2) in the pair: J is 1 within, 0 between.
+    # In the triangle, 0 and 1 are first for each other, which counts twice, and 2 is second for
+    # both: V = (2/5, 2/5, 1/5) for 0 and 1, (1/4, 1/4, 1/2) for 2. J is 1 between 0 and 1, and
+    # (7/10) / (13/10) from 2 to both. The first of a list has t = 1, the second 1/4.
     np.testing.assert_array_equal(best, [[1, 2], [0, 2], [0, 1], [4, -1], [3, -1]])
-    np.testing.assert_allclose(weights, [[1, 1], [1, 1], [1, 1], [1, 0], [1, 0]], atol=1e-4)
+    a, b = ((7 / 13 + 5 / 8) / 2) ** 3, ((7 / 13 + 1 / 4) / 2) ** 3
+    np.testing.assert_allclose(weights, [[1, a], [1, b], [a, b], [1, 0], [1, 0]], atol=1e-4)
     # A query next to 0, then 1: better than what 0 and 1 list second, so mutual with both.
-    # V = (1/2, 1/2): overlap 2/3 with the triangle, J = (2/3) / (4/3).
+    # V = (1/2, 1/2): overlap 4/5 with 0 and 1, 1/2 with 2.
     seen = affinity.observe(np.array([[0.85, 0.8]], np.float32), np.array([[0, 1]]), 2)
-    np.testing.assert_allclose(seen.J.csr(5).toarray(), [[0.5, 0.5, 0.5, 0, 0]], atol=1e-4)
-    np.testing.assert_allclose(seen.y.csr(5).toarray(), [[0.5, 0.5, 0, 0, 0]], atol=1e-4)
+    np.testing.assert_allclose(seen.J.csr(5).toarray(), [[2 / 3, 2 / 3, 1 / 3, 0, 0]], atol=1e-4)
+    np.testing.assert_allclose(seen.y.csr(5).toarray(), [[2 / 3, 2 / 3, 0, 0, 0]], atol=1e-4)
 
 
 def test_a_query_that_nobody_would_list_has_its_neighbors_sets_alone():
@@ -352,14 +384,18 @@ def test_a_query_that_nobody_would_list_has_its_neighbors_sets_alone():
     assert nothing.y.counts.sum() == 0
 
 
-def test_only_ranks_matter():
+def test_only_ranks_matter_to_the_encodings_and_no_unit_to_the_weights():
     rng = np.random.default_rng(5)
     X = rng.standard_normal((60, 5)).astype(np.float32)
     scores, ids = neighbor_lists(X, 20)
-    best, weights = Context(scaling=0).edges(scores, ids)
-    other, same = Context(scaling=0).edges(np.exp(5 * scores) - 3, ids)
-    np.testing.assert_array_equal(best, other)
-    np.testing.assert_array_equal(weights, same)
+    affinity, other = Context(scaling=0), Context(scaling=0)
+    weights = affinity.edges(scores, ids)[1]
+    other.edges(np.exp(5 * scores) - 3, ids)
+    for name in ("holders", "similar", "overlaps"):
+        np.testing.assert_array_equal(other.arrays()[name], affinity.arrays()[name])
+    np.testing.assert_allclose(Context(scaling=0).edges(scores - 3, ids)[1], weights, atol=1e-4)
+    weights = Context().edges(scores, ids)[1]
+    np.testing.assert_array_equal(Context().edges(4 * scores, ids)[1], weights)
 
 
 # --- local scaling --------------------------------------------------------------------------------
@@ -397,10 +433,10 @@ def test_a_hub_by_hand():
         best, weights = affinity.edges(scores, ids)
         W[factor] = dict(zip(best[0].tolist(), weights[0], strict=True))
         J[factor] = affinity.observe(*queries, 2).J.csr(5).toarray()[0]
-    # By the scores, 0 and 1 share the larger scale alone: V_0 = (3/4, 1/4), V_1 = (1/4, 3/4). The
-    # query shares it with 0: V = (1, 0).
-    assert W[0.0][1] == pytest.approx(1 / 9, rel=1e-3)
-    np.testing.assert_allclose(J[0.0], [3 / 5, 1 / 7, 0, 0, 0], atol=1e-4)
+    # By the scores, 0 and 1 share the larger scale alone, but not its half: V_0 = (5/6, 1/6), V_1 =
+    # (1/6, 5/6), J = 1/5, t = 1/4, S = 9/40. The query shares it with 0: V = (1, 0).
+    assert W[0.0][1] == pytest.approx((9 / 40) ** 3, rel=1e-3)
+    np.testing.assert_allclose(J[0.0], [5 / 7, 1 / 11, 0, 0, 0], atol=1e-4)
     # r = (.5, .5, .9, .85, .85): 0 lists 1 with .5 - .25 before 2 with .6 - .45, and 1 does alike,
     # so that V_0 = V_1 = (1/2, 1/2). The query ranks 0 with .55 - .25 before 2 with .6 - .45, and
     # 0 ranks the query, with .55 - .55 / 2, before 1: V = (1, 0).
@@ -464,14 +500,29 @@ def test_batches_of_queries_do_not_change_the_answer(monkeypatch):
     np.testing.assert_array_equal(whole.y.csr(60).toarray(), parts.y.csr(60).toarray())
 
 
+def of_an_earlier_version(monkeypatch, scales, scores, ids):
+    """Return an affinity without the halves of scales, as it was made before them."""
+    affinity, take = Context(scales, scaling=0), Context._take
+
+    def without_ranks(self, *lists):
+        taken = take(self, *lists)
+        del self._state["ranks"]
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Context, "_take", without_ranks)
+        affinity.edges(scores, ids)
+    return affinity
+
+
 @pytest.mark.parametrize("scales", [(3, 6, 12, 24, 48), (5,), tuple(range(1, 30))])
-def test_an_index_of_an_earlier_version_is_restored(scales):
+def test_an_index_of_an_earlier_version_is_restored(scales, monkeypatch):
     # Before, ranks and scores of all listed items were stored, and items in one array.
     X = np.random.default_rng(7).standard_normal((90, 4)).astype(np.float32)
     scores, ids = neighbor_lists(X[20:], 33)
-    affinity = Context(scales, scaling=0)
-    affinity.edges(scores, ids)
-    naive = Naive(scores[:, : affinity.depth], ids[:, : affinity.depth], scales, 50, 0)
+    affinity = of_an_earlier_version(monkeypatch, scales, scores, ids)
+    depth = affinity.depth
+    naive = Naive(scores[:, :depth], ids[:, :depth], scales, 50, 0, halves=False)
     state = affinity.arrays()
     items = state["holders"] >> 16 | state["holders_high"].astype(np.uint32) << 16
     mutual = [[naive.mutual(i).get(j, 0) for j in row] for i, row in enumerate(state["ids"])]
@@ -493,6 +544,36 @@ def test_an_index_of_an_earlier_version_is_restored(scales):
     np.testing.assert_array_equal(*J)
 
 
+def test_an_index_from_before_halves_answers_as_before_and_is_updated(monkeypatch):
+    X = np.random.default_rng(7).standard_normal((90, 4)).astype(np.float32)
+    scales = (1, 2, 4, 8)  # all halves are scales, so that no shape tells the versions apart
+    scores, ids = neighbor_lists(X[20:], 8)
+    restored = Context(scales, scaling=0)
+    restored.restore(of_an_earlier_version(monkeypatch, scales, scores, ids).arrays(), 70)
+    naive = Naive(scores, ids, scales, 50, 0, halves=False)
+    first = query_lists(X[20:], X[:20], 8)
+    expected = [naive.jaccard(naive.query(*row)) for row in zip(*first, strict=True)]
+    found = restored.observe(*first, 5).J.csr(70).toarray()
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+    np.testing.assert_array_equal(restored.neighbor_lists()[1], ids)
+    more = neighbor_lists(X[19:], 8)
+    changed, edges = restored.changed(*more, np.ones(71, bool), Change.addition(70, 1))
+    fresh = Context(scales)
+    for one, other in zip(edges[:2], fresh.edges(*more), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name, array in fresh.arrays().items():
+        np.testing.assert_array_equal(changed.arrays()[name], array)
+
+
+def test_ranks_of_other_scales_are_refused():
+    scores, ids = neighbor_lists(_vectors(9, 50, 5, False), 12)
+    affinity = Context((3, 12))
+    affinity.edges(scores, ids)
+    with pytest.raises(ValueError, match=r"ranks: expected \[ 1  3  6 12\]"):
+        Context((3, 12)).restore(affinity.arrays() | {"ranks": np.array([3, 12], np.uint8)}, 50)
+
+
 def test_what_is_kept_per_item():
     scores, ids = neighbor_lists(_vectors(9, 3000, 5, False), 50)
     affinity = Context()
@@ -501,4 +582,4 @@ def test_what_is_kept_per_item():
     of_changes = ("scores", "order", "similar", "overlaps", "spare_scores", "spare_ids")
     of_updates = sum(kept.pop(n) for n in list(kept) if n in of_changes)
     assert of_updates == (48 * (4 + 1 + 4 + 2) + 2 * 8) * 3000  # lists of 50 have 2 spare entries
-    assert sum(kept.values()) <= 508 * 3000
+    assert sum(kept.values()) <= 511 * 3000
