@@ -1,4 +1,4 @@
-"""Run a benchmark: `python -m bench quality`, `rivals`, `tune`, `speed`, `live`, `gpu` and so on.
+"""Run a benchmark: `python -m bench NAME`, with the name of one of `BENCHMARKS`.
 
 A benchmark prints its tables as Markdown as soon as they are measured. Data that are not part of
 the project are looked for in the directory that the environment variable DIFFUSION_DATA names;
@@ -20,6 +20,7 @@ from .table import write_json
 # Each benchmark: its package, whose module `benchmark` has `run`, and what it measures.
 BENCHMARKS = {
     "quality": ("bench.quality", "quality of the rankings of every method"),
+    "confidence": ("bench.confidence", "confidence of rankings, cautious rankings and their cut"),
     "tune": ("bench.tuning", "gain of parameters that are chosen from ten labelled queries"),
     "rivals": ("bench.rivals", "quality of published methods on the whole survey; takes an hour"),
     "speed": ("bench.speed", "speed and memory of graph construction and of every solver"),

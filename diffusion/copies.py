@@ -205,6 +205,14 @@ class Copies:
             counts[known] = starts[nodes[known] + 1] - starts[nodes[known]]
         return counts
 
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The sums of the numbers of items of the nodes before each, (n_nodes + 1,).
+
+        It is empty, (0,), if every item is a node.
+        """
+        return np.empty(0, np.int64) if self.plain else self._groups.starts
+
     def expanded(
         self, found: Lists, k: int, allowed: NDArray[np.uint8] = EVERYTHING
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .confidence import shares_of, tempered
 from .copies import Copies
 from .errors import DiffusionError
 from .fitted import Fitted, Results, first_stage_of
@@ -290,15 +291,20 @@ class Explainer:
     k : int >= 1
         Length of the ranking, which is made longer for an item that is not in it.
     query_k : int >= 1
+    cautious : bool
     """
 
-    def __init__(self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int) -> None:
+    def __init__(
+        self, fitted: Fitted, first: FirstStage, *, k: int, query_k: int, cautious: bool
+    ) -> None:
         self._fitted, self._first, self._k = fitted, first, k
         self._wide = first.lists
         self._answers: dict[int, _Answer] = {}
         self._observation = fitted.affinity.observe(*first.observed, query_k)
         self._lists = kernels.FirstStage(*first.lists)
         self._scale = fitted.affinity.scale_of(first.observed[0])
+        confidence = fitted.confidence(self._observation, *first.lists)
+        self._confidence = confidence if cautious else None
         transfer = fitted.parameters["transfer"]
         known = transfer is not None and transfer["name"] == RegularizedLaplacian.name
         self._alpha: float | None = float(transfer["alpha"]) if known else None
@@ -325,6 +331,11 @@ class Explainer:
             shares = fitted.score.shares(
                 row, answer.x, self._observation, self._lists, self._scale, graph
             )
+            if self._confidence is not None:
+                part = float(shares_of(self._confidence)[0])
+                shares = Shares(
+                    part * shares.diffusion, part * shares.neighbourhood, shares.first_stage
+                )
         elif rank is not None:
             score = max(float(scores[listed[0]]) - float(scores[0]), _LOWEST)
         own, flow = self._flow(row, answer.x)
@@ -388,6 +399,9 @@ class Explainer:
             scores = fitted.score.combine(
                 solution.values, observation, self._lists, self._scale, fitted.graph
             )
+            if self._confidence is not None:
+                own = fitted.score.evidence(self._lists, self._scale)
+                scores = tempered(scores, self._confidence, *self._lists, own)
             self._answers[depth] = _Answer(solver, x, self._with_unknown(_positive(scores)))
         return self._answers[depth]
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .affinity import GRANULARITIES, Affinity, Context
 from .affinity.base import Observation
-from .confidence import confidence_of, signs_of, tempered
+from .confidence import confidence_of, relevant_of, signs_of, tempered
 from .copies import Copies
 from .distances import similarities
 from .errors import DiffusionError
@@ -26,7 +26,7 @@ from .neighbors.methods import Given
 from .neighbors.progress import row_blocks
 from .scoring.depth import depth_for, too_shallow
 from .scoring.fusion import SCORES, Fusion, Score
-from .scoring.ranking import Unknown, fill, rank
+from .scoring.ranking import Unknown, entries, fill, rank
 from .solvers import SOLVERS, Report, Solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
 from .validation import as_hits, as_vectors, padding_last
@@ -50,7 +50,8 @@ class _Asked(NamedTuple):
     first: kernels.FirstStage
     scale: kernels.LocalScale
     candidates: NDArray[np.int64]  # that the graph knows
-    confidence: NDArray[np.float32] | None  # of a cautious ranking
+    confidence: NDArray[np.float32] | None
+    cautious: bool
 
     def part(self, rows: NDArray[np.int64]) -> _Asked:
         """Return what belongs to some of the queries."""
@@ -59,7 +60,13 @@ class _Asked(NamedTuple):
         first = kernels.FirstStage(self.first.scores[rows], self.first.ids[rows])
         scale = self.scale._replace(queries=self.scale.queries[rows])
         confidence = None if self.confidence is None else self.confidence[rows]
-        return _Asked(observation, first, scale, self.candidates[rows], confidence)
+        return self._replace(
+            observation=observation,
+            first=first,
+            scale=scale,
+            candidates=self.candidates[rows],
+            confidence=confidence,
+        )
 
 
 class Components(NamedTuple):
@@ -220,10 +227,9 @@ class Fitted:
             candidates = (ids if known is None else known)[part]
             first = kernels.FirstStage(scores[part], ids[part])
             confidence = self.confidence(observation, *first)
-            asked = _Asked(observation, first, scale, candidates, confidence if cautious else None)
+            asked = _Asked(observation, first, scale, candidates, confidence, cautious)
             out = out_scores[part], out_ids[part]
-            report = self._rank(asked, out, depth, restrict, known is not None, allowed)
-            reports.append(replace(report, confidence=confidence))
+            reports.append(self._rank(asked, out, depth, restrict, known is not None, allowed))
         report = type(reports[0]).concatenate(reports)
         if known is not None:
             report = replace(report, unknown=np.count_nonzero(ids >= n, axis=1))
@@ -239,13 +245,16 @@ class Fitted:
         allowed: NDArray[np.uint8],
     ) -> Report:
         """Diffuse observations to a depth, or deeper where a filter needs it, and rank."""
-        observation, first, scale, candidates, confidence = asked
+        observation, first, scale, candidates, confidence, cautious = asked
         solution = self.solver.for_depth(depth).solve(observation.y, candidates=candidates)
         x, report = solution.values, solution.report
         fused = self.score.combine(x, observation, first, scale, self.graph)
-        if confidence is not None:
-            fused = tempered(fused, confidence, *first, self.score.evidence(first, scale))
         n = self.graph.n_nodes
+        if confidence is not None:
+            relevant = self._relevant(fused, candidates if restrict else None, allowed)
+            report = replace(report, confidence=confidence, relevant=relevant)
+        if confidence is not None and cautious:
+            fused = tempered(fused, confidence, *first, self.score.evidence(first, scale))
         unknown = Unknown(n, self.score.evidence(first, scale)) if some_unknown else None
         rank(fused, *first, *out, restrict=restrict, allowed=allowed, unknown=unknown)
         if restrict or not len(allowed) or depth >= n:
@@ -270,7 +279,26 @@ class Fitted:
         if not isinstance(self.score, Fusion):
             return None
         signs = signs_of(observation, scores, ids, self.graph.n_nodes)
-        return None if signs is None else confidence_of(signs)
+        if signs is None:
+            return None
+        # Without an observation, the ranking is that of the first stage.
+        return np.where(observation.y.counts > 0, confidence_of(signs), np.float32(1))
+
+    def _relevant(
+        self,
+        fused: NDArray[np.float32] | SparseRows,
+        candidates: NDArray[np.int64] | None,
+        allowed: NDArray[np.uint8],
+    ) -> NDArray[np.int64]:
+        """Return how many items belong to each query's own manifold, of the candidates if any."""
+        least, items = relevant_of(fused, self.graph.n_nodes, allowed, self.copies.starts)
+        if candidates is None:
+            return items
+        real = (candidates >= 0) & (candidates < self.graph.n_nodes)
+        if len(allowed):
+            real &= allowed[candidates] != 0
+        values = entries(fused, np.where(real, candidates, -1))
+        return (self.copies.counts(candidates) * (real & (values >= least[:, None]))).sum(axis=1)
 
     def fill_up(
         self, Q: ArrayLike, lists: Results, found: Results, allowed: NDArray[np.uint8]
@@ -345,7 +373,7 @@ class Fitted:
 
     # --- the plain state --------------------------------------------------------------------------
 
-    def state(self, query_k: int) -> IndexState:
+    def state(self, query_k: int, cautious: bool) -> IndexState:
         """Return the plain state.
 
         Raises
@@ -376,7 +404,7 @@ class Fitted:
             **{_COPIES + name: array for name, array in self.copies.arrays().items()},
         }
         recall = {} if index is None or index.recall is None else {"recall": index.recall}
-        parameters = {**self.parameters, "query_k": query_k, **recall}
+        parameters = {**self.parameters, "query_k": query_k, "cautious": cautious, **recall}
         rows = (
             graph_rows(),
             *(() if index is None else index.rows),
@@ -559,6 +587,7 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     arguments = {
         **{name: stored[name] for name in _PLAIN_PARAMETERS},
         "affinity": affinity,
+        "cautious": stored.get("cautious", False),  # an earlier version has none
         "score": score and _from_settings(SCORES, score),
         "solver": _from_settings(SOLVERS, stored["solver"]),
         "neighbors": _from_settings(METHODS, stored.get("neighbors_from", stored["neighbors"])),

@@ -34,7 +34,7 @@ from .neighbors.lists import indexed, listed
 from .neighbors.methods import Given
 from .parameters import Parameters
 from .reporting import Reporting, Turns
-from .scoring.fusion import Fusion, make_score
+from .scoring.fusion import Fusion, Score, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard_fit, of_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
@@ -42,6 +42,7 @@ from .tuning import Labelled, Lists, Tuning, lists_for, tuned
 from .validation import (
     as_lists,
     check_integer,
+    check_switch,
     count_of,
     is_single,
 )
@@ -104,8 +105,8 @@ class Reranker(Reporting, Parameters):
         "chebyshev" apply all of them, the others only the first.
     query_k : int >= 1, default 10
         Number of items in a query's observation: with `affinity="context"` those with the most
-        similar neighbourhoods and the best first-stage scores, otherwise the best of the first stage. Setting it on a fitted
-        Reranker takes effect immediately.
+        similar neighbourhoods and the best first-stage scores, otherwise the best of the first
+        stage. Setting it on a fitted Reranker takes effect immediately.
     cautious : bool, default False
         Stay near the first stage where re-ranking may lose against it: the evidence of diffusion
         and neighbourhoods counts the less, the lower `report_.confidence` is.
@@ -416,12 +417,22 @@ class Reranker(Reporting, Parameters):
         """Check the parameters, and return the objects that they name."""
         if self.k is not None:
             check_integer(self.k, "k", low=1)
-        check_integer(self.query_k, "query_k", low=1)
         solver, transfer = make_solver(self.solver), self._make_transfer()
         method = make_method(self.neighbors)
         check_metric(self.metric, method)
         affinity = make_affinity(self.affinity, self.metric, self.gamma, self.granularity)
-        return Components(affinity, make_score(self.score, affinity), solver, transfer, method)
+        score = make_score(self.score, affinity)
+        self._check_queries(score)
+        return Components(affinity, score, solver, transfer, method)
+
+    def _check_queries(self, score: Score) -> None:
+        """Check the parameters that take effect without a fit."""
+        check_integer(self.query_k, "query_k", low=1)
+        if check_switch(self.cautious, "cautious") and not isinstance(score, Fusion):
+            raise DiffusionError(
+                f"cautious: only a fusion has a confidence, got score={score.name!r}; expected "
+                "cautious=False or score='fusion'"
+            )
 
     def _make_transfer(self) -> Transfer:
         if self.transfer is None:
@@ -664,11 +675,12 @@ class Reranker(Reporting, Parameters):
         Raises
         ------
         DiffusionError
-            If nothing has been fitted, or `query_k` is not a positive integer.
+            If nothing has been fitted, `query_k` is not a positive integer, or `cautious` is not a
+            boolean or requires a fusion.
         """
         if not hasattr(self, "_fitted"):
             raise DiffusionError("Reranker: not fitted yet; expected a call of fit before this one")
-        check_integer(self.query_k, "query_k", low=1)
+        self._check_queries(self._fitted.score)
         return self._fitted
 
     # --- online ----------------------------------------------------------------------------------
@@ -915,7 +927,7 @@ class Reranker(Reporting, Parameters):
             first = FirstStage.of_hits(fitted, hits, query_k)
         else:
             raise DiffusionError("q: expected either a query or hits, a pair of scores and ids")
-        explainer = Explainer(fitted, first, k=k, query_k=query_k)
+        explainer = Explainer(fitted, first, k=k, query_k=query_k, cautious=bool(self.cautious))
         return explainer.explain(item, n_chains)
 
     @property
@@ -1019,7 +1031,7 @@ class Reranker(Reporting, Parameters):
         DiffusionError
             If nothing has been fitted, or the transfer function is a `CustomTransfer`.
         """
-        return self.fitted().state(self.query_k)
+        return self.fitted().state(self.query_k, bool(self.cautious))
 
     @classmethod
     def from_state(cls, state: IndexState, *, device: str = "cpu", index: object = None) -> Self:

@@ -39,6 +39,13 @@ def check_integer(value: object, name: str, *, low: int) -> int:
     return int(value)
 
 
+def check_switch(value: object, name: str) -> bool:
+    """Return a boolean, of numpy or not; raise DiffusionError for any other value."""
+    if not isinstance(value, bool | np.bool_):
+        raise DiffusionError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def check_real(
     value: object, name: str, *, low: float, high: float = math.inf, strict: bool = False
 ) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DiffusionError
-from ..reranker import load
+from ..reranker import Reranker, load
 from ..storage import read_array, runs
 from .command import Verbs
 from .files import named
@@ -36,6 +36,11 @@ def add_verbs(verbs: Verbs) -> None:
         help="only reorder the candidates; bring in no other items",
     )
     for verb in (search, rerank):
+        verb.add_argument(
+            "--cautious",
+            action="store_true",
+            help="stay near the first stage where re-ranking may lose against it",
+        )
         verb.add_argument("-k", type=int, default=100, help="results per query (%(default)s)")
         verb.add_argument(
             "-o",
@@ -54,14 +59,14 @@ def _search(options: argparse.Namespace) -> None:
     _check_output(options)
     if options.queries is None:
         raise DiffusionError("QUERIES.npy: expected a file")
-    ranker = load(options.index).set_params(progress=not options.quiet)
+    ranker = _loaded(options)
     with named(Q=options.queries):
         _write(options, *ranker.search(read_array(options.queries), options.k))
 
 
 def _rerank(options: argparse.Namespace) -> None:
     _check_output(options)
-    ranker = load(options.index).set_params(progress=not options.quiet)
+    ranker = _loaded(options)
     names = ranker.fitted().items.named
     scores, ids = runs.read_results(options.results, names=names)
     with named(scores0=options.results, ids0=options.results):
@@ -69,6 +74,11 @@ def _rerank(options: argparse.Namespace) -> None:
             scores, ids, options.k, restrict_to_candidates=options.restrict_to_candidates
         )
     _write(options, *results)
+
+
+def _loaded(options: argparse.Namespace) -> Reranker:
+    ranker = load(options.index).set_params(progress=not options.quiet)
+    return ranker.set_params(cautious=True) if options.cautious else ranker
 
 
 def _check_output(options: argparse.Namespace) -> None:

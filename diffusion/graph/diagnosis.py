@@ -7,21 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..affinity import Affinity, Context
+from ..confidence import confidence_of, signs_of
 from .graph import Graph
 
 # Number of nearest neighbours among which hubs and departures are counted.
 _NEAREST = 10
 
-# Largest numbers of items sampled for the shares of the lists and for the departure.
-_SAMPLE, _COMPARED = 1_000_000, 10_000
+# Largest numbers of items sampled: for the shares of the lists, the departure, the confidence.
+_SAMPLE, _COMPARED, _ASKED = 1_000_000, 10_000, 1_000
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """Description of a collection's graph; `str` puts it in words.
 
-    None of these numbers predicts whether re-ranking improves a ranking: choosing parameters by
+    None of these numbers predicts how much re-ranking improves a ranking: choosing parameters by
     such numbers was tried and did not work. They show where to look when it does not improve.
+    `confidence` predicts the share of the queries that get worse, within 10 points of 100 on
+    average over 42 collections that it was not fitted to; that of a constant is 12.
 
     Attributes
     ----------
@@ -48,6 +51,9 @@ class Diagnosis:
     departure : float in [0, 1] or None
         Share of an item's ten nearest neighbours that are not among its ten most similar items by
         contextual affinity.
+    confidence : float in [0, 1] or None
+        Estimated share of queries that do not lose more than one point of average precision by
+        re-ranking: the mean confidence (`Report.confidence`) of the items as queries.
     """
 
     n_items: int
@@ -60,6 +66,7 @@ class Diagnosis:
     hub_places: float | None = None
     largest_hub: float | None = None
     departure: float | None = None
+    confidence: float | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -89,6 +96,12 @@ class Diagnosis:
                 "ten most similar items by contextual affinity: this tells how much re-ranking "
                 "changes, not whether it improves the ranking."
             )
+        if self.confidence is not None:
+            lines.append(
+                f"About {_percent(round(1 - self.confidence, 2))} of queries like the items may "
+                "lose more than a point of average precision by re-ranking, estimated without "
+                "labels and to 10 points only; `cautious` halves such losses for part of the gain."
+            )
         return "\n".join(lines)
 
 
@@ -100,8 +113,8 @@ def _percent(share: float | None) -> str:
 def diagnose(graph: Graph, affinity: Affinity) -> Diagnosis:
     """Describe a graph and, for the contextual affinity, the lists from which it was built.
 
-    Hubs are counted in up to a million lists and the departure in up to 10,000 lists, both evenly
-    spaced.
+    Hubs are counted in up to a million lists, the departure in up to 10,000, and the confidence
+    is that of up to 1,000 items, all evenly spaced.
 
     Parameters
     ----------
@@ -128,6 +141,7 @@ def diagnose(graph: Graph, affinity: Affinity) -> Diagnosis:
             "hub_places": float(int(counts[: -(-n // 100)].sum()) / places),
             "largest_hub": int(counts[0]) / len(ids),
             "departure": affinity.departure(compared, _NEAREST),
+            **_confidence(affinity, n),
         }
     return Diagnosis(
         n_items=n,
@@ -137,3 +151,14 @@ def diagnose(graph: Graph, affinity: Affinity) -> Diagnosis:
         largest_component=float(sizes.max() / n),
         **lists,
     )
+
+
+def _confidence(affinity: Context, n: int) -> dict[str, float]:
+    """Return the mean confidence of items as queries, if their lists were kept."""
+    items = np.arange(0, n, -(-n // _ASKED))
+    lists = affinity.scored_lists(items)
+    if lists is None:
+        return {}
+    first = lists[0], lists[1].astype(np.int64)
+    signs = signs_of(affinity.observe(*first, 1), *first, n, itself=items)
+    return {} if signs is None else {"confidence": float(confidence_of(signs).mean())}

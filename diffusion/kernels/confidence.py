@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .matrix import SparseRows
 from .ranking import FirstStage, begin_best, few, offer, slot_of
-from .threads import parallel
+from .threads import borrowing, parallel
 
 
 @parallel(lambda J, *_: len(J.counts), grain=16)
@@ -90,3 +90,123 @@ def temper(
         for a in range(first.ids.shape[1]):
             if 0 <= first.ids[row, a] < n:
                 fused[row, first.ids[row, a]] += (1 - share) * evidence[row, a]
+
+
+# --- the extent of a result ----------------------------------------------------------------------
+
+# Bins of the scores between which Otsu's threshold is sought.
+_BINS = 1024
+
+
+class Histogram(NamedTuple):
+    """Memory for the numbers of scores, and their sums, by bin."""
+
+    counts: Any  # (bins,) int64
+    sums: Any  # (bins,) float64
+
+
+@borrowing
+def _bin(score: Any, largest: Any, bins: int) -> int:
+    """Return the bin of a positive score: that of its power 1.5."""
+    share = np.float64(score) / largest
+    return min(bins - 1, int(bins * share * np.sqrt(share)))
+
+
+@borrowing
+def _least(scores: Any, n: int, into: Histogram) -> Any:
+    """Return the least of the scores that Otsu's method separates from the others of n.
+
+    It maximises the variance between two classes, k (n - k) (m - m')², where m and m' are the means
+    of the k largest scores and of the others, of the power 1.5. Scores that are not given are 0.
+    Without a positive score, it is infinity.
+    """
+    counts, sums = into
+    bins = counts.shape[0]
+    counts[:], sums[:] = 0, 0
+    largest = 0.0
+    for score in scores:
+        largest = max(largest, np.float64(score))
+    if not 0 < largest < np.inf:
+        return np.inf
+    total = 0.0
+    for score in scores:
+        if score > 0:
+            b = _bin(score, largest, bins)
+            share = score / largest
+            counts[b] += 1
+            sums[b] += share * np.sqrt(share)
+            total += share * np.sqrt(share)
+    above, upper, best, cut = 0, 0.0, -1.0, 0
+    for b in range(bins - 1, -1, -1):
+        if counts[b] == 0:
+            continue
+        above += counts[b]
+        upper += sums[b]
+        below = n - above
+        if below == 0:
+            break
+        difference = upper / above - (total - upper) / below
+        if above * np.float64(below) * difference * difference > best:
+            best, cut = above * np.float64(below) * difference * difference, b
+    least = np.inf
+    for score in scores:
+        if score > 0 and _bin(score, largest, bins) >= cut:
+            least = min(least, np.float64(score))
+    return least
+
+
+@borrowing
+def _items(node: Any, allowed: Any, starts: Any) -> int:
+    """Return the number of items of a node, 0 if a filter does not allow it."""
+    if allowed.shape[0] > 0 and allowed[node] == 0:
+        return 0
+    return starts[node + 1] - starts[node] if starts.shape[0] > 0 else 1
+
+
+@parallel(lambda fused, *_: len(fused.counts), grain=8)
+def extents_sparse(
+    start: int,
+    stop: int,
+    fused: SparseRows,
+    n: int,
+    allowed: Any,
+    starts: Any,
+    out_least: Any,
+    out_items: Any,
+) -> None:
+    """Write the least score of a query's own manifold, and how many items have at least that.
+
+    `starts` (n + 1,) has the items of each node, or is empty if each has one. `allowed` is as
+    `rank` takes it.
+    """
+    into = Histogram(np.empty(_BINS, np.int64), np.empty(_BINS, np.float64))
+    for row in range(start, stop):
+        begin, end = fused.starts[row], fused.starts[row] + fused.counts[row]
+        least = _least(fused.values[begin:end], n, into)
+        items = 0
+        for t in range(begin, end):
+            if fused.values[t] >= least:
+                items += _items(fused.ids[t], allowed, starts)
+        out_least[row], out_items[row] = least, items
+
+
+@parallel(lambda fused, *_: len(fused), grain=8)
+def extents(
+    start: int,
+    stop: int,
+    fused: Any,
+    n: int,
+    allowed: Any,
+    starts: Any,
+    out_least: Any,
+    out_items: Any,
+) -> None:
+    """Do what `extents_sparse` does, for scores (m, n) of all items."""
+    into = Histogram(np.empty(_BINS, np.int64), np.empty(_BINS, np.float64))
+    for row in range(start, stop):
+        least = _least(fused[row], n, into)
+        items = 0
+        for i in range(n):
+            if fused[row, i] >= least:
+                items += _items(i, allowed, starts)
+        out_least[row], out_items[row] = least, items

@@ -122,6 +122,16 @@ def fill(
     kernels.append_unreached(FirstStage(scores, ids), best, EVERYTHING, out_scores, out_ids)
 
 
+def entries(x: NDArray[np.float32] | SparseRows, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the scores x of some items (m, c) of each row, 0 for padding and unknown ones."""
+    if isinstance(x, np.ndarray):
+        known = (ids >= 0) & (ids < x.shape[1])
+        return np.where(known, np.take_along_axis(x, np.where(known, ids, 0), axis=1), 0)
+    out = np.empty(ids.shape, np.float32)
+    kernels.entries(x, ids, out)
+    return out
+
+
 def _rank_candidates(
     x: NDArray[np.float32] | SparseRows,
     first: FirstStage,
@@ -137,12 +147,7 @@ def _rank_candidates(
     if len(allowed):
         real &= allowed[ids] != 0
         ids = np.where(real, ids, -1)
-    if isinstance(x, np.ndarray):
-        known = real & (ids < x.shape[1])
-        merged = np.where(known, np.take_along_axis(x, np.where(known, ids, 0), axis=1), 0)
-    else:
-        merged = np.empty(ids.shape, np.float32)
-        kernels.entries(x, ids, merged)
+    merged = entries(x, ids)
     if unknown is not None:
         merged = np.where(real & (ids >= unknown.n), unknown.evidence, merged)
     with np.errstate(over="ignore"):  # -inf is padding, the lowest score is finite

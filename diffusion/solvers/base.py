@@ -50,8 +50,10 @@ class Report:
         average precision against the first stage (`diffusion.confidence`). None unless a search
         with the contextual affinity and the fusion has made the report.
     relevant : ndarray, shape (m,), int64, or None
-        Estimated number of results that belong to the query's own manifold: the results before
-        the largest fall of the score. None as for `confidence`.
+        Estimated number of items that belong to the query's own manifold, the first of its results:
+        those in the upper class of the fused scores (`diffusion.confidence.relevant_of`). With a
+        filter or `restrict_to_candidates`, those of them that may be results; items with the same
+        vector count together. None as for `confidence`.
     solver : str
         Name of the solver, which "auto" has chosen.
     """

@@ -187,7 +187,7 @@ def _section(
     """Search for a query, and explain what the page shows of its results."""
     fitted, query_k, shown = ranker.fitted(), int(ranker.query_k), min(k, _SHOWN)
     first = FirstStage.of_query(fitted, vector, k, query_k)
-    explainer = Explainer(fitted, first, k=k, query_k=query_k)
+    explainer = Explainer(fitted, first, k=k, query_k=query_k, cautious=bool(ranker.cautious))
     before = fitted.expanded(first.lists, shown)[1][0, :shown]
     after = fitted.items.rows_of(ranker.search(vector, k)[1][:shown], "ids")
     explained = {

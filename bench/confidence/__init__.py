@@ -1,0 +1,1 @@
+"""How well the confidence, the cautious ranking and the number of relevant results do."""
