@@ -1,4 +1,4 @@
-"""Run a benchmark: `python -m bench quality`, `rivals`, `speed`, `live`, `gpu` and so on.
+"""Run a benchmark: `python -m bench` with the name of one, such as `quality` or `speed`.
 
 A benchmark prints its tables as Markdown as soon as they are measured. Data that are not part of
 the project are looked for in the directory that the environment variable DIFFUSION_DATA names;
