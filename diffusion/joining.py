@@ -182,13 +182,15 @@ def _unit(vectors: NDArray[np.float32], name: str) -> float:
     falls = np.cumsum(others[:, 1:] < others[:, :-1], axis=1)
     places = np.concatenate([np.zeros((len(others), 1), np.int64), falls], axis=1)
     lowest = np.where((places < _PLACE) & (others > -np.inf), others, np.inf).min(axis=1)
-    unit = float(np.mean(others[:, 0] - lowest, dtype=np.float64)) if n > 1 else 0.0
-    if not unit > _ROUNDING:
+    ranges = others[:, 0] - lowest if n > 1 else np.zeros(1)
+    # A list of nothing but exact duplicates tells no range.
+    ranges = ranges[ranges > _ROUNDING]
+    if not len(ranges):
         raise DiffusionError(
             f"{name}: expected items whose similarities differ; those of an item's nearest "
             "neighbours are all the same"
         )
-    return unit
+    return float(ranges.mean(dtype=np.float64))
 
 
 def _concatenated(

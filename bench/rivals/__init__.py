@@ -1,6 +1,7 @@
 """Published re-ranking methods, implemented from their papers and run at their published settings.
 
-Each module is a method. Its function `rank(gallery, queries)` takes L2-normalised vectors (n, d)
+What is not known of a method, and how it was filled in, is said in its module, each of which is
+one method. Its function `rank(gallery, queries)` takes L2-normalised vectors (n, d)
 and (nq, d) and returns the ids (nq, n) of the full rankings. `QUERIES_IN_GRAPH` says whether the
 ranking of a query depends on the other queries. A `GRID` holds values of parameters; `bench rivals`
 shows its best setting on the whole survey beside the defaults. The implementations are for the

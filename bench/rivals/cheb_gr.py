@@ -18,7 +18,7 @@ from .common import Ids, Vectors, ranking
 QUERIES_IN_GRAPH = True
 
 # Settings of which the best is looked for on a whole survey.
-GRID = {"lambda_": (1.5, 2.0, 2.5, 3.0), "beta": (0.05, 0.1, 0.2), "rounds": (1, 2)}
+GRID = {"lambda_": (1.5, 2.0, 2.5, 3.0), "beta": (0.1, 0.2, 0.4), "rounds": (1, 2)}
 
 
 def rank(

@@ -9,7 +9,8 @@ transition as a path of local ones. Not known to us are the exact encoding, the 
 transition and the settings. The cost is taken to be the square of the total variation, because
 what a Markovian transition dissipates in a given time grows with the square of its length: paths
 of short steps are then the cheapest. The kernel and its settings are those of CAS, by the same
-authors, and the others are assumed.
+authors. The cost, k and `links` are the best of a few on digits and packages of groceries, so that
+this is rather too good for LPMT than too bad there.
 """
 
 from __future__ import annotations

@@ -39,6 +39,12 @@ def test_units_are_the_range_of_twelve_distinct_similarities(parts):
     assert expected[0] > 5 * expected[1]
 
 
+def test_an_item_with_many_copies_does_not_lower_the_unit(rng):
+    X = rng.random((80, 4))
+    many = np.concatenate([X, np.repeat(-X[:1], 70, axis=0)])
+    np.testing.assert_allclose(diffusion.join([many]).units[0], unit_by_loops(X), rtol=1e-3)
+
+
 @pytest.mark.parametrize("n", [3, 12, 13])
 def test_units_of_fewer_items_go_to_the_last(n, rng):
     X = rng.standard_normal((n, 4))
