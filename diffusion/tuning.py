@@ -36,14 +36,14 @@ Values: TypeAlias = NDArray[np.float64]
 #: Precision of settings (c, nq): that of the present one is in row 0.
 PrecisionTable: TypeAlias = NDArray[np.float64]
 
-# Quantiles of Student's t distribution: a setting is better if its gain is certain to 95 %. An
-# interval at the second would hold 95 % of all gains. After a choice it holds fewer, 87 % of those
-# measured on 46 collections, so that it is called one of 90 %.
-_BETTER, _INTERVAL = 0.95, 0.975
+# Quantiles of Student's t distribution: a setting is better if its gain is certain to 90 %. An
+# interval at the second would hold 95 % of all gains. After a choice it holds fewer, about 88 % of
+# those that ``python -m bench tune`` measures, so that it is called one of 90 %.
+_BETTER, _INTERVAL = 0.9, 0.975
 
 # Standard deviation of a gain, in points, that is added to that of the queries: ten queries that
-# agree by chance are no proof.
-_DOUBT = 2.0
+# agree by chance are no proof. Results depend little on it, from 1 to 3.
+_DOUBT = 3.0
 
 # Length of the rankings that are judged.
 _RANKED = 1000
@@ -96,7 +96,7 @@ class Candidate:
     gain : float
         Difference to the present setting, in points.
     bound : float
-        What the gain exceeds with a certainty of 95 %, for this setting alone; 0 for the present
+        What the gain exceeds with a certainty of 90 %, for this setting alone; 0 for the present
         one.
     """
 
@@ -210,7 +210,7 @@ def choose(table: PrecisionTable) -> Choice:
 
     For the gain d_i of a setting over the present one on each of m queries, the bound is::
 
-        mean(d) - t_{0.95, m-1} sqrt((var(d) + 2²) / m)
+        mean(d) - t_{0.9, m-1} sqrt((var(d) + 3²) / m)
 
     where t is the quantile of Student's distribution. The setting with the largest bound is chosen
     if its bound is positive, and if this rule gains in leave-one-out cross-validation as well. The
