@@ -474,7 +474,7 @@ def lists_for(fitted: Fitted, granularity: str, *, progress: bool = False) -> Li
     width = affinity.listed(fitted.parameters["k"])
     kept, n = fitted.affinity.neighbor_lists(), fitted.graph.n_nodes
     if kept is not None and kept[1].shape[1] >= min(width, max(1, n - 1)):
-        return kept
+        return kept[0][:, :width], kept[1][:, :width]
     index = fitted.index
     if kept is None or not isinstance(index, NeighborIndex):
         return None

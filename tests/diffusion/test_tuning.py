@@ -331,6 +331,18 @@ def test_lists_of_other_vectors_are_not_continued_by_these(curves):
     assert {one.setting.granularity for one in own.candidates} == {"instance", "mixed", "category"}
 
 
+def test_a_smaller_k_cuts_the_scales_of_all_granularities(curves):
+    X, labels, Q, query_labels = curves
+    relevant = relevant_of(labels, query_labels[:4])
+    ranker = Reranker(k=50).fit(X)
+    settings, table, _ = judged(Labelled.of(ranker, Q[:4], relevant, None, complete=True, k=None))
+    row = settings.index(Setting("category", Fusion().weight, 10))
+    fresh = Reranker(k=50, granularity="category").fit(X)
+    hits = labels[fresh.search(Q[:4], len(X))[1]] == query_labels[:4, None]
+    expected = diffusion.metrics.average_precision(hits, [len(r) for r in relevant])
+    np.testing.assert_allclose(table[row], 100 * expected)
+
+
 def test_a_context_keeps_its_scales(curves):
     X, labels, Q, query_labels = curves
     context = Context(scales=(5, 20))
