@@ -37,8 +37,8 @@ Values: TypeAlias = NDArray[np.float64]
 PrecisionTable: TypeAlias = NDArray[np.float64]
 
 # Quantiles of Student's t distribution: a setting is better if its gain is certain to 90 %. An
-# interval at the second would hold 95 % of all gains. After a choice it holds fewer, about 88 % of
-# those that ``python -m bench tune`` measures, so that it is called one of 90 %.
+# interval at the second would hold 95 % of all gains. After a choice, it holds 94 % of those that
+# ``python -m bench tune`` measures, and fewer with more queries: it is called one of 90 %.
 _BETTER, _INTERVAL = 0.9, 0.975
 
 # Standard deviation of a gain, in points, that is added to that of the queries: ten queries that
