@@ -40,6 +40,9 @@ _BATCH_VALUES = 1 << 26
 _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "granularity", "query_k", "gamma", "metric")
+# The default of k before it depended on the affinity; the contextual one used 48 of them.
+_EARLIER_K = 50
+
 _AFFINITY, _SOLVER, _IDS, _COPIES = "affinity_", "solver_", "ids_", "copies_"
 
 
@@ -575,7 +578,8 @@ def stored_parameters(
 def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a Reranker that `stored_parameters` described."""
     affinity, score = stored["affinity"], stored["score"]
-    stored = {"granularity": "mixed", **stored}  # that of an index of an earlier version
+    earlier = "granularity" not in stored  # an index of an earlier version
+    stored = {"granularity": "mixed", **stored}
     if not isinstance(affinity, str):
         # Earlier versions ranked lists by the scores themselves.
         affinity = {"scaling": 0.0, **affinity}
@@ -584,6 +588,8 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
             affinity = "context"
         else:
             stored["granularity"] = "mixed"  # of a version in which the name stands for others
+    if earlier and affinity == "context" and stored["k"] == _EARLIER_K:
+        stored["k"] = None
     arguments = {
         **{name: stored[name] for name in _PLAIN_PARAMETERS},
         "affinity": affinity,

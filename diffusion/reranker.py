@@ -554,7 +554,7 @@ class Reranker(Reporting, Parameters):
         -----
         27 settings are compared: the granularities, each with the present weight and `query_k`,
         half of them and twice. A setting is chosen if it gains on the queries with a certainty of
-        95 % and if the choice gains in leave-one-out cross-validation too (`tuning.choose`). Over
+        90 % and if the choice gains in leave-one-out cross-validation too (`tuning.choose`). Over
         20 draws of 10 queries from each collection of the survey, ``python -m bench tune`` prints
         what is gained on the other queries.
 

@@ -36,14 +36,14 @@ Values: TypeAlias = NDArray[np.float64]
 #: Precision of settings (c, nq): that of the present one is in row 0.
 PrecisionTable: TypeAlias = NDArray[np.float64]
 
-# Quantiles of Student's t distribution: a setting is better if its gain is certain to 95 %. An
-# interval at the second would hold 95 % of all gains. After a choice it holds fewer, 87 % of those
-# measured on 46 collections, so that it is called one of 90 %.
-_BETTER, _INTERVAL = 0.95, 0.975
+# Quantiles of Student's t distribution: a setting is better if its gain is certain to 90 %. An
+# interval at the second would hold 95 % of all gains. After a choice, it holds 94 % of those that
+# ``python -m bench tune`` measures, and fewer with more queries: it is called one of 90 %.
+_BETTER, _INTERVAL = 0.9, 0.975
 
 # Standard deviation of a gain, in points, that is added to that of the queries: ten queries that
-# agree by chance are no proof.
-_DOUBT = 2.0
+# agree by chance are no proof. Results depend little on it, from 1 to 3.
+_DOUBT = 3.0
 
 # Length of the rankings that are judged.
 _RANKED = 1000
@@ -96,7 +96,7 @@ class Candidate:
     gain : float
         Difference to the present setting, in points.
     bound : float
-        What the gain exceeds with a certainty of 95 %, for this setting alone; 0 for the present
+        What the gain exceeds with a certainty of 90 %, for this setting alone; 0 for the present
         one.
     """
 
@@ -210,7 +210,7 @@ def choose(table: PrecisionTable) -> Choice:
 
     For the gain d_i of a setting over the present one on each of m queries, the bound is::
 
-        mean(d) - t_{0.95, m-1} sqrt((var(d) + 2²) / m)
+        mean(d) - t_{0.9, m-1} sqrt((var(d) + 3²) / m)
 
     where t is the quantile of Student's distribution. The setting with the largest bound is chosen
     if its bound is positive, and if this rule gains in leave-one-out cross-validation as well. The
@@ -474,7 +474,7 @@ def lists_for(fitted: Fitted, granularity: str, *, progress: bool = False) -> Li
     width = affinity.listed(fitted.parameters["k"])
     kept, n = fitted.affinity.neighbor_lists(), fitted.graph.n_nodes
     if kept is not None and kept[1].shape[1] >= min(width, max(1, n - 1)):
-        return kept
+        return kept[0][:, :width], kept[1][:, :width]
     index = fitted.index
     if kept is None or not isinstance(index, NeighborIndex):
         return None

@@ -87,8 +87,12 @@ def test_an_index_of_an_earlier_version_is_mixed(vectors):
     state = Reranker(k=50).fit(vectors).state()
     parameters = {k: v for k, v in state.parameters.items() if k != "granularity"}
     loaded = Reranker.from_state(replace(state, parameters=parameters))
-    assert loaded.granularity == "mixed"
+    assert (loaded.granularity, loaded.k) == ("mixed", None)
     same(loaded, Reranker().fit(vectors), vectors[::40] + 0.1)
+    for other in (Reranker(k=30), Reranker(k=50, affinity="cosine")):
+        state = other.fit(vectors).state()
+        parameters = {k: v for k, v in state.parameters.items() if k != "granularity"}
+        assert Reranker.from_state(replace(state, parameters=parameters)).k == other.k
 
 
 def test_an_index_keeps_its_scales_if_a_name_stands_for_others_later(vectors):

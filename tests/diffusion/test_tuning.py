@@ -24,8 +24,8 @@ TABLES = st.integers(2, 9).flatmap(
 
 def bound(gains):
     m = len(gains)
-    spread = np.sqrt((np.var(gains, ddof=1) + 4) / m)
-    return np.mean(gains) - scipy.stats.t.ppf(0.95, m - 1) * spread
+    spread = np.sqrt((np.var(gains, ddof=1) + 9) / m)
+    return np.mean(gains) - scipy.stats.t.ppf(0.9, m - 1) * spread
 
 
 def brute_force(table):
@@ -49,19 +49,19 @@ def brute_force(table):
 
 
 def test_a_worked_choice():
-    # Gains of 28, 30 and 32: mean 30, variance 4; t(0.95, 2) = 2.9200, t(0.975, 2) = 4.3027.
-    # Without a query, the other two say the same: 29 - 6.3138 sqrt((2 + 4) / 2) > 0.
+    # Gains of 28, 30 and 32: mean 30, variance 4; t(0.9, 2) = 1.8856, t(0.975, 2) = 4.3027.
+    # Without a query, the other two say the same: 29 - 3.0777 sqrt((2 + 9) / 2) > 0.
     table = np.array([[50.0, 50.0, 50.0], [78.0, 80.0, 82.0], [51.0, 50.0, 49.0]])
     choice = choose(table)
     assert (choice.best, choice.gain, choice.needed) == (1, 30, None)
-    np.testing.assert_allclose(choice.bounds, [0, 25.2317, -3.7697], atol=1e-3)
-    np.testing.assert_allclose(choice.interval, (22.9738, 37.0262), atol=1e-3)
+    np.testing.assert_allclose(choice.bounds, [0, 26.0747, -3.4426], atol=1e-3)
+    np.testing.assert_allclose(choice.interval, (21.0433, 38.9567), atol=1e-3)
 
 
 def test_what_three_queries_do_not_show_is_not_chosen():
-    # Gains of 7, 9 and 11. All three suffice, 9 - 2.9200 sqrt((4 + 4) / 3) > 0, but no two of
-    # them do: 10 - 6.3138 sqrt((2 + 4) / 2) < 0. The choice does not hold on queries left out.
-    choice = choose(np.array([[50.0, 50.0, 50.0], [57.0, 59.0, 61.0]]))
+    # Gains of 3, 5 and 7. All three suffice, 5 - 1.8856 sqrt((4 + 9) / 3) > 0, but no two of
+    # them do: 6 - 3.0777 sqrt((2 + 9) / 2) < 0. The choice does not hold on queries left out.
+    choice = choose(np.array([[50.0, 50.0, 50.0], [53.0, 55.0, 57.0]]))
     assert choice.bounds[1] > 0
     assert (choice.best, choice.gain, choice.interval) == (0, 0, (0, 0))
 
@@ -75,10 +75,10 @@ def test_chance_agreement_is_no_proof():
     table = np.stack([np.full(10, 50.0), np.full(10, 50.5)])
     choice = choose(table)
     assert choice.best == 0
-    # 0.5 > t(0.95, m - 1) 2 / sqrt(m) holds from m = 46 on.
-    assert choice.needed == 46
-    assert choose(np.tile(table, 4)).best == 0
-    assert choose(np.tile(table, 5)).best == 1
+    # 0.5 > t(0.9, m - 1) 3 / sqrt(m) holds from m = 61 on.
+    assert choice.needed == 61
+    assert choose(np.tile(table, 6)).best == 0
+    assert choose(np.tile(table, 7)).best == 1
 
 
 def test_nothing_is_needed_where_nothing_gains():
@@ -97,7 +97,7 @@ def test_the_choice_is_that_of_leave_one_out_by_loops(table):
     assert choice.best == best
     if choice.best:
         half = scipy.stats.t.ppf(0.975, len(left_out) - 1) * np.sqrt(
-            (left_out.var(ddof=1) + 4) / len(left_out)
+            (left_out.var(ddof=1) + 9) / len(left_out)
         )
         assert choice.gain == pytest.approx(left_out.mean())
         assert choice.interval == pytest.approx((choice.gain - half, choice.gain + half))
@@ -329,6 +329,18 @@ def test_lists_of_other_vectors_are_not_continued_by_these(curves):
     scores, ids = diffusion.nearest_neighbors(X, 60)
     own = Reranker().fit_neighbors(scores, ids, X).tune(Q[:12], relevant)
     assert {one.setting.granularity for one in own.candidates} == {"instance", "mixed", "category"}
+
+
+def test_a_smaller_k_cuts_the_scales_of_all_granularities(curves):
+    X, labels, Q, query_labels = curves
+    relevant = relevant_of(labels, query_labels[:4])
+    ranker = Reranker(k=50).fit(X)
+    settings, table, _ = judged(Labelled.of(ranker, Q[:4], relevant, None, complete=True, k=None))
+    row = settings.index(Setting("category", Fusion().weight, 10))
+    fresh = Reranker(k=50, granularity="category").fit(X)
+    hits = labels[fresh.search(Q[:4], len(X))[1]] == query_labels[:4, None]
+    expected = diffusion.metrics.average_precision(hits, [len(r) for r in relevant])
+    np.testing.assert_allclose(table[row], 100 * expected)
 
 
 def test_a_context_keeps_its_scales(curves):
