@@ -3,10 +3,10 @@
 Kim, Cho, Kim, Yoon. Enhancing Visual Re-ranking through Denoising Nearest Neighbor Graph via
 Continuous CRF. ICIP 2025, arXiv 2412.13875.
 
-Written without the authors' program. From the paper are the field on the clique of an item's
-neighbours, its two potentials and that it is solved offline. Not known to us are the statistical
-distance, for which Hellinger's is used, the scale of the weights and the settings; the defaults
-are assumed.
+Written from the abstract and a summary of the paper. From them are the field on the clique of an
+item's neighbours, its two potentials and that it is solved offline. Not known to us are the
+statistical distance, for which Hellinger's is used, the scale of the weights and the settings; the
+defaults are assumed.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Yang, Li, Du, Ye. Cheb-GR: Rethinking K-nearest Neighbor Search in Re-ranking fo
 Re-identification. CVPR 2025. The convolution is that of Zhang, Qian, Wang, Liu, Chen, Wang. Graph
 Convolution Based Efficient Re-Ranking for Visual Retrieval. arXiv 2306.08792, 2023.
 
-Written without the authors' program: from the paper are the cut and the order of the steps. That
-the weights and their normalisation are those of the second paper is assumed, and so are the
-defaults, which are one setting for all collections.
+Written from descriptions of the first paper, without its text and the authors' program. From them
+are the cut and the order of the steps. That the weights and their normalisation are those of the
+second paper is assumed, and so are the defaults, which are one setting for all collections.
 """
 
 from __future__ import annotations

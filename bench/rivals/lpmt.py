@@ -3,12 +3,12 @@
 Luo, Wu, Yao, Yu, Xu. Locality Preserving Markovian Transition for Instance Retrieval. ICML 2025
 (arXiv 2506.05196).
 
-Written without the authors' program. From the paper are the diffusion over several graphs with its
-objective, the encoding of items as distributions on their neighbourhoods, and the cost of a
-transition as a path of local ones. Not known to us are the exact encoding, the cost of one
-transition and the settings. The cost is taken to be the square of the total variation, because
-what a Markovian transition dissipates in a given time grows with the square of its length: paths
-of short steps are then the cheapest. The kernel and its settings are those of CAS, by the same
+Written from the abstract and a summary of the paper. From them are the diffusion over several
+graphs with its objective, the encoding of items as distributions on their neighbourhoods, and the
+cost of a transition as a path of local ones. Not known to us are the exact encoding, the cost of
+one transition and the settings. The cost is taken to be the square of the total variation, because
+what a Markovian transition dissipates in a given time grows with the square of its length: paths of
+short steps are then the cheapest. The kernel and its settings are those of CAS, by the same
 authors. The cost, k and `links` are the best of a few on digits and packages of groceries, so that
 this is rather too good for LPMT than too bad there.
 """
