@@ -40,15 +40,9 @@ COLUMNS = (
 
 _NOTE = (
     f"{DRAWS} draws of {LABELLED} labelled queries from each collection; gains over Reranker() in "
-<<<<<<< HEAD
-    "points of mAP on the other queries, of full rankings. most that a setting gains: that of the "
-    "best of all settings, by all queries. kept: draws that kept the defaults. expected gain and "
-    "in its interval: what `tune` reports of the draws that changed them, and how often the gain was in "
-=======
     "points of mAP of full rankings of the other queries. most that a setting gains: the best of "
     "all settings, by all queries. kept: draws that kept the defaults. expected gain and in its "
     "interval: what `tune` reports of the draws that changed them, and how often the gain was in "
->>>>>>> first-tune
     "the reported interval."
 )
 
