@@ -63,7 +63,8 @@ def temper_sparse(
         share = shares[row]
         if share >= 1:
             continue
-        keys, values = few(first.ids.shape[1], np.empty(0, np.float32))
+        # Larger than it has to be: most entries are no candidates, and find an empty slot at once.
+        keys, values = few(4 * first.ids.shape[1], np.empty(0, np.float32))
         for a in range(first.ids.shape[1]):
             if first.ids[row, a] >= 0:
                 slot = slot_of(keys, first.ids[row, a])
@@ -106,10 +107,10 @@ class Histogram(NamedTuple):
 
 
 @borrowing
-def _bin(score: Any, largest: Any, bins: int) -> int:
-    """Return the bin of a positive score: that of its power 1.5."""
+def _power(score: Any, largest: Any) -> Any:
+    """Return the power 1.5 of a positive score, in units of the largest."""
     share = np.float64(score) / largest
-    return min(bins - 1, int(bins * share * np.sqrt(share)))
+    return share * np.sqrt(share)
 
 
 @borrowing
@@ -131,11 +132,11 @@ def _least(scores: Any, n: int, into: Histogram) -> Any:
     total = 0.0
     for score in scores:
         if score > 0:
-            b = _bin(score, largest, bins)
-            share = score / largest
+            power = _power(score, largest)
+            b = min(bins - 1, int(bins * power))
             counts[b] += 1
-            sums[b] += share * np.sqrt(share)
-            total += share * np.sqrt(share)
+            sums[b] += power
+            total += power
     above, upper, best, cut = 0, 0.0, -1.0, 0
     for b in range(bins - 1, -1, -1):
         if counts[b] == 0:
@@ -149,9 +150,10 @@ def _least(scores: Any, n: int, into: Histogram) -> Any:
         if above * np.float64(below) * difference * difference > best:
             best, cut = above * np.float64(below) * difference * difference, b
     least = np.inf
+    near = largest * (max(0, cut - 1) / bins) ** (2 / 3)  # no smaller score is in the bin
     for score in scores:
-        if score > 0 and _bin(score, largest, bins) >= cut:
-            least = min(least, np.float64(score))
+        if near < score < least and min(bins - 1, int(bins * _power(score, largest))) >= cut:
+            least = np.float64(score)
     return least
 
 

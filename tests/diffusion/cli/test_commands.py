@@ -539,3 +539,20 @@ def test_the_command_itself(index, folder):
         )  # fmt: skip
         assert ("diffuse: 100%" in bars.stderr) == bar
         assert bars.stdout == ""
+
+
+def test_a_cautious_search_equals_that_of_the_library(index, folder):
+    queries = np.random.default_rng(3).standard_normal((5, np.load("vectors.npy").shape[1]))
+    np.save("queries.npy", queries)
+    ranker = diffusion.load(index)
+    plain = ranker.search(queries, 60)[1]
+    ranker.cautious = True
+    scores, ids = ranker.search(queries, 60)
+    assert (ids != plain).any()
+    first, _ = ranker.fitted().first_stage(queries, 100, query_k=10, progress=False)
+    runs.write_results("hits.npz", *first)
+    for verb, given in (("search", "queries.npy"), ("rerank", "hits.npz")):
+        assert run(verb, index, given, "--cautious", "-k", 60, "-o", "out.npz", "-q") == 0
+        found = runs.read_results("out.npz")
+        assert (found[1] == ids).all()
+        assert found[0] == pytest.approx(scores, abs=1e-6)
