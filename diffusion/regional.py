@@ -1,7 +1,8 @@
 """Diffusion over the regions of images, with scores pooled per image.
 
 Each row of X is a region, and `images` says which image it belongs to. The nodes of the graph are
-regions, so an object is found whatever surrounds it in an image.
+regions, so an object is found whatever surrounds it in an image. With the contextual affinity, a
+second graph joins whole images, by the mean similarity of their regions.
 
 Source: Iscen, Tolias, Avrithis, Furon, Chum. Efficient Diffusion on Region Manifolds: Recovering
 Small Objects with Compact CNN Representations. CVPR 2017.
@@ -74,25 +75,43 @@ def _layout(m: int, n: int) -> Layout:
 class RegionalReranker(Reporting, Parameters):
     """Search images by diffusion over the graph of all their regions.
 
-    Offline, a `Reranker` is fitted to the regions. Online, the nearest regions of the collection
-    are found for each region q of a query. The observation sums over the query's regions,
-    ``y_i = Σ_q max(<x_i, q>, 0)^γ``, and its `query_k` largest values are kept. The score of an
-    image is the weighted sum ``Σ_j w_j x_j`` of the diffused scores x of its regions j. The
-    weights are 1 for `"sum"`; for `"gmp"`, they are those of generalised max pooling, which makes
-    similar regions count once (`generalized_max_pooling`).
+    Offline, a `Reranker` is fitted to the regions; regions of the same image are not in each
+    other's neighbour lists. A second one is fitted to the images. Its neighbour lists are made from
+    those of the regions: the similarity of two images is the mean, over the regions of one, of the
+    best similarity to a region of the other. Online, the neighbours of each region q of a query are
+    found, and the score of an image I is the mean of the fused scores on both graphs (`Fusion`)::
+
+        f_I = (sqrt(x_I / max x) + sqrt(z_I / max z)) / 2 + weight ((J_I + K_I) / 2 + e_I)
+        x_I = Σ_j w_j x_j / sqrt(d_j)       over the regions j of I, x = h(W) Σ_q y_q
+        J_I = mean_q max_j J_qj
+
+    Here y_q and J_q are the observation of a region q of the query and the similarity of its
+    neighbourhood (`Context`), and d are the degrees. The weights w are 1 for `"sum"`; for `"gmp"`,
+    they are those of generalised max pooling, which makes similar regions count once
+    (`generalized_max_pooling`). z, K and e are the diffused score, the similarity of neighbourhoods
+    and the first-stage evidence of whole images. The graph of regions finds small objects; that of
+    images finds images that are alike as a whole.
+
+    With `affinity="cosine"`, the score is that of the paper: the observation sums over the
+    query's regions, ``y_i = Σ_q max(<x_i, q>, 0)^γ``, its `query_k` largest values are kept, and
+    an image has the score ``Σ_j w_j x_j``. There is no second graph then.
 
     Parameters
     ----------
-    k : int >= 1, default 200
-        Neighbours per region in the graph. The paper uses 200 for the regions of R-MAC, and 50
-        if they were reduced to a few per image.
-    affinity : {"cosine", "gaussian"}, default "cosine"
+    k : int >= 1, optional
+        Neighbours per item in the lists, of regions and of images. By default 50 for the contextual
+        affinity (see `Reranker`) and 200 for the others: the paper uses 200 for the regions of
+        R-MAC, and 50 if they were reduced to a few per image.
+    affinity : {"context", "cosine", "gaussian"} or Context, default "context"
         See `Reranker`.
-    solver, alpha, transfer
+    solver : str or solver object, optional
+        See `Reranker`; by default "auto" for the contextual affinity and "cg" for the others.
+    alpha, transfer
         See `Reranker`.
-    query_k : int >= 1, default 200
-        Number of regions in a query's observation. Setting it on a fitted object takes effect
-        immediately.
+    query_k : int >= 1, optional
+        With the contextual affinity, the number of regions in the observation of each region of a
+        query, by default 10. Otherwise, that of the query as a whole, by default 200. Setting it on
+        a fitted object takes effect immediately.
     gamma, metric, neighbors
         See `Reranker`.
     pooling : {"gmp", "sum"}, default "gmp"
@@ -108,6 +127,8 @@ class RegionalReranker(Reporting, Parameters):
     ----------
     ranker_ : Reranker
         The Reranker fitted to the regions; its `graph_` is the graph of regions.
+    whole_ : Reranker or None
+        The Reranker fitted to the images, without vectors: None unless the affinity is contextual.
     n_regions_, n_images_ : int
         Number of regions, and number of images that have at least one.
     weights_ : ndarray, shape (m,), float32
@@ -115,8 +136,8 @@ class RegionalReranker(Reporting, Parameters):
     n_features_in_ : int
         Dimension of the regions.
     report_ : Report
-        Residual, iterations and convergence of the last `search` of the calling thread, one value
-        per query.
+        Residual, iterations and convergence of the last `search` of the calling thread on the
+        graph of regions, one value per query.
 
     Notes
     -----
@@ -124,11 +145,17 @@ class RegionalReranker(Reporting, Parameters):
     same time; each has its own `report_`. `fit` and `set_params` change the object, and no other
     call may run beside them.
 
-    Memory: 8 bytes per region and 8 per image, in addition to the Reranker of m regions.
+    Memory: 8 bytes per region and 8 per image, in addition to the Reranker of m regions and, with
+    the contextual affinity, that of n images without vectors. Lists of regions are at most 4 k
+    wide in a fit with this affinity: 32 k bytes per region for a time.
 
     The neighbour list of a query's region has max(k, query_k) entries; with k >= query_k, this is
-    s_k(x|q) of the paper. If every image and every query has one region, the results equal those
-    of `Reranker`.
+    s_k(x|q) of the paper. With the contextual affinity, it has max(2 k, 100) entries, as have
+    those of which the lists of images are made. A region that is in no list counts with the score
+    of the list's last entry there.
+
+    If every image and every query has one region, the results equal those of `Reranker`, up to
+    copies, which are nodes of their own here. Results with up to 100 images do not depend on k.
 
     References
     ----------
@@ -141,7 +168,7 @@ class RegionalReranker(Reporting, Parameters):
 
     >>> import numpy as np, diffusion
     >>> X = np.eye(6)[[0, 1, 0, 2, 3, 2]] + 0.1 * np.eye(6)
-    >>> ranker = diffusion.RegionalReranker(k=2, query_k=2).fit(X, [0, 0, 1, 1, 2, 2])
+    >>> ranker = diffusion.RegionalReranker().fit(X, [0, 0, 1, 1, 2, 2])
     >>> scores, ids = ranker.search(np.eye(6)[[0, 5]], k=2)
     >>> ids.tolist()
     [0, 1]
@@ -184,7 +211,7 @@ class RegionalReranker(Reporting, Parameters):
         index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Build the graph of a collection's regions, and compute their weights for pooling.
+        """Build the graphs of a collection, and compute the weights of its regions for pooling.
 
         Parameters
         ----------
@@ -218,9 +245,7 @@ class RegionalReranker(Reporting, Parameters):
             return self
         # The regions of an image overlap: that they are alike says nothing about other images.
         k = check_integer(ranker.k, "k", low=1)
-        lists = ranker.fit_rows(
-            X, groups=groups.members, width=_listed(k), index=index, checkpoint=checkpoint
-        )
+        lists = ranker.fit_groups(X, groups.members, _listed(k), index=index, checkpoint=checkpoint)
         whole = Reranker(**self._shared()).fit_neighbors(*_lists_of_images(*lists, groups, k))
         self._set(ranker, whole, groups, weights)
         return self
@@ -268,7 +293,7 @@ class RegionalReranker(Reporting, Parameters):
         Returns
         -------
         scores : ndarray, shape (nq, k), or (k,) without `queries`, float32
-            Descending, padded with -inf. A positive score is the pooled diffused score. Images
+            Descending, padded with -inf. A positive score is the fused or pooled score. Images
             that diffusion did not reach follow in the order of their most similar pair of
             regions; their scores are zero or negative: that similarity minus the query's best.
         ids : ndarray, shape (nq, k) or (k,), int64
@@ -377,7 +402,7 @@ class RegionalReranker(Reporting, Parameters):
         return self._pool(solution, self._pooling_weights), solution.report
 
     def _lists(self, regions: NDArray[Any], depth: int) -> Results:
-        """Return the neighbour lists of a query's regions."""
+        """Return the neighbour lists of regions."""
         index, vectors = self.ranker_.fitted().searched(regions)
         return index.search(vectors, min(depth, self.n_regions_))
 
@@ -417,7 +442,6 @@ class RegionalReranker(Reporting, Parameters):
         m, n, whole = self.n_regions_, self.n_images_, self.whole_.fitted()
         query_k = int(self.ranker_.query_k)
         lists, observed = fitted.first_stage(regions, self._length, query_k=query_k, progress=False)
-        lists = lists[0][:, : self._length], lists[1][:, : self._length]
         seen = fitted.affinity.observe(*observed, query_k)
         assert seen.J is not None
         of_queries = sparse.csr_array((np.ones(len(query)), (query, np.arange(len(query)))))
@@ -430,8 +454,13 @@ class RegionalReranker(Reporting, Parameters):
         _, similar, values = seen.J.packed()
         J = matched(row, self._groups.members[similar], values, query, n).astype(np.float32)
 
-        first = ranking.FirstStage(*image_lists(*lists, query, self._groups.members, n))
-        depth = whole.depth(query_k)
+        # Of the length of those that the graph of images is made of.
+        length = _listed(int(self.ranker_.k or 0))
+        # Regions of zeros have a list, but no neighbours.
+        heard = np.any(observed[1] >= 0, axis=1, keepdims=True)
+        ids = np.where(heard, lists[1][:, :length], -1)
+        found = image_lists(lists[0][:, :length], ids, query, self._groups.members, n)
+        first, depth = ranking.FirstStage(*found), whole.depth(query_k)
         near = first.scores[:, :depth], first.ids[:, :depth]
         scale = whole.affinity.scale_of(near[0])
         of_regions = score.fused(x, SparseRows.of_csr(J), first, scale, np.ones(n))

@@ -293,16 +293,29 @@ class Reranker(Reporting, Parameters):
         self,
         X: ArrayLike,
         *,
-        groups: NDArray[np.integer] | None = None,
-        width: int = 0,
+        index: object = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Fit as `fit` does, with a node for each row of X, for the other modules of this package.
+
+        Identical vectors are nodes of their own.
+        """
+        self._fit_vectors(self._components(), X, None, index, checkpoint, collapse=False)
+        return self
+
+    def fit_groups(
+        self,
+        X: ArrayLike,
+        groups: NDArray[np.integer],
+        width: int,
+        *,
         index: object = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Lists:
-        """Fit as `fit` does, with a node for each row of X, for the other modules of this package.
+        """Fit as `fit_rows` does; rows of the same group are not in each other's lists.
 
-        Identical vectors are nodes of their own. Rows of the same group, of which `groups` (n,) has
-        the numbers from 0 on, are not in each other's neighbour lists. Returns the lists, which
-        have `width` entries if that is more than the graph needs and the collection has as many.
+        `groups` (n,) has the numbers of the groups, from 0 on. Returns the neighbour lists, of
+        which the graph uses the beginning: they have `width` entries if that is more.
         """
         components = self._components()
         return self._fit_vectors(

@@ -21,7 +21,7 @@ wholes = np.zeros((images.max() + 1, X.shape[1]), np.float32)
 np.add.at(wholes, images, regions)
 
 # Online: a query is one digit here. Queries of several regions are numbered in the same way.
-ranker = diffusion.RegionalReranker(k=20, query_k=10).fit(regions, images)
+ranker = diffusion.RegionalReranker().fit(regions, images)
 numbers = np.arange(len(queries))
 answers = {
     "whole": expansion.search(queries, expansion.normalize(wholes), 50)[1],

@@ -121,13 +121,13 @@ def best_first(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the entries of sparse rows as lists (b, width), equal values by ascending column.
 
-    They are padded with -inf and -1; the width is that of the longest row by default.
+    They are padded with -inf and -1; the width is that of the longest row by default, at least 1.
     """
     counts = np.diff(rows.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((rows.indices, -rows.data, row))
     place = np.arange(len(row)) - np.repeat(rows.indptr[:-1], counts)
-    width = int(counts.max(initial=0)) if width is None else width
+    width = int(counts.max(initial=1)) if width is None else width
     kept = place < width
     row, place, order = row[kept], place[kept], order[kept]
     values = np.full((len(counts), width), -np.inf)

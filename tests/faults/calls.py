@@ -112,8 +112,7 @@ def parameters(draw: Any, regional: bool = False, solvers: Any = tuple(EXACT)) -
     name = draw(st.sampled_from(solvers))
     solver = draw(st.sampled_from([name, EXACT[name], EXACT[name]]))
     affinities: list[Any] = ["cosine", "gaussian"]
-    if not regional:
-        affinities += ["context", diffusion.Context((2, 5)), diffusion.Context((3, 6, 12), 10)]
+    affinities += ["context", diffusion.Context((2, 5)), diffusion.Context((3, 6, 12), 10)]
     affinity = draw(st.sampled_from(affinities))
     metric = draw(st.sampled_from(["cosine", "inner_product", "euclidean"]))
     together = draw(st.integers(0, 19)) > 0

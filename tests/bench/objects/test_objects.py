@@ -99,9 +99,15 @@ def test_descriptor_and_regional_tables(seen, found):
     assert counts["OS.EGM; cosine"] == 36
     assert counts["regional, 5 per image; cosine"] == 36 * 5
     assert table.rows[0][4] == table.rows[0][6] == "1.0 x"
-    sizes = [row[3] for row in table.rows]
-    assert sizes[-1] > sizes[-2] > sizes[0]
-    assert len(table.rows) == 6
+    sizes = {row[0]: row[3] for row in table.rows}
+    for affinity in ("cosine", "context"):
+        few, many = (
+            count
+            for name, count in sizes.items()
+            if name.startswith("regional") and name.endswith(affinity)
+        )
+        assert sizes["OS.EGM; cosine"] < few < many
+    assert len(table.rows) == 8
 
 
 def test_few_regions_stand_for_many():

@@ -128,15 +128,19 @@ def test_the_vectors_are_not_indexed_again(X, monkeypatch):
     assert [m for m, _ in engine.asked] == [3]
 
 
-def test_regions_of_a_given_index(X, tmp_path):
+@pytest.mark.parametrize(("affinity", "same"), [("cosine", 1.0), ("context", 0.8)])
+def test_regions_of_a_given_index(X, tmp_path, affinity, same):
     images = np.arange(N) // 4
     index = given("flat", X, "cosine")
-    expected = diffusion.RegionalReranker(k=10).fit(X, images)
-    ranker = diffusion.RegionalReranker(k=10).fit(X, images, index=index)
-    np.testing.assert_array_equal(ranker.search(X[:4])[1], expected.search(X[:4])[1])
+    expected = diffusion.RegionalReranker(k=10, affinity=affinity).fit(X, images)
+    ranker = diffusion.RegionalReranker(k=10, affinity=affinity).fit(X, images, index=index)
+    scores, ids = ranker.search(X[:4])
+    # Rounding decides near ties, which change the neighbourhoods.
+    assert (ids == expected.search(X[:4])[1]).mean() >= same
+    np.testing.assert_allclose(scores, expected.search(X[:4])[0], rtol=1e-2, atol=1e-5)
     ranker.save(tmp_path / "index")
     loaded = diffusion.RegionalReranker.load(tmp_path / "index", index=index)
-    np.testing.assert_array_equal(loaded.search(X[:4])[1], expected.search(X[:4])[1])
+    np.testing.assert_array_equal(loaded.search(X[:4])[1], ids)
 
 
 def test_short_lists_padding_and_no_item_of_its_own(X):
