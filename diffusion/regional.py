@@ -358,11 +358,16 @@ class RegionalReranker(Reporting, Parameters):
         return self.ranker_.set_params(query_k=query_k, progress=self.progress)
 
     @property
+    def _k(self) -> int:
+        k = self.ranker_.k
+        assert k is not None  # fit has set it
+        return k
+
+    @property
     def _length(self) -> int:
         """Length of the neighbour lists of a query's regions."""
         ranker = self.ranker_
-        k, shortlist = ranker.k, ranker.solver_.shortlist
-        assert k is not None  # fit has set it
+        k, shortlist = self._k, ranker.solver_.shortlist
         if isinstance(ranker.fitted().affinity, Context):
             return max(_listed(k), shortlist)
         return max(k, ranker.query_k, shortlist)
@@ -455,7 +460,7 @@ class RegionalReranker(Reporting, Parameters):
         J = matched(row, self._groups.members[similar], values, query, n).astype(np.float32)
 
         # Of the length of those that the graph of images is made of.
-        length = _listed(int(self.ranker_.k or 0))
+        length = _listed(self._k)
         # Regions of zeros have a list, but no neighbours.
         heard = np.any(observed[1] >= 0, axis=1, keepdims=True)
         ids = np.where(heard, lists[1][:, :length], -1)
