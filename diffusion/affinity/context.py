@@ -80,7 +80,7 @@ class Context(Affinity):
 
     A query is encoded in the same way against the collection, which is not changed: the query is
     ranked among the collection's lists but has no entry of its own in an encoding. Its observation
-    y consists of its `query_k` largest J.
+    y consists of the `query_k` largest S², S = (J + t) / 2, with the t of the query's own list.
 
     Parameters
     ----------
@@ -469,7 +469,7 @@ class Context(Affinity):
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
-        """Encode queries by their neighbours; y holds their `query_k` largest similarities J."""
+        """Encode queries by their neighbours; y holds their `query_k` largest S²."""
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
         if self._opened is None:
             known = queries.Known(self._sets, read_only(self._state["reach"]))
@@ -480,14 +480,16 @@ class Context(Affinity):
         queries.encode_queries(known, scales, first, encodings, damaged)
         if damaged.any():
             self._contents.check(by_rows=True)  # raises the error that says what is wrong
-        bounds = np.empty(m, np.int64)
+        bounds, depth = np.empty(m, np.int64), min(self.depth, ids.shape[1])
         queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
         width = min(query_k, max(1, int(bounds.max(initial=0))))
         y, similar = SparseRows.of_width(m, width), []
         for part in _batches(bounds, _BATCH_ENTRIES) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
+            results = FirstStage(first.scores[part], first.ids[part])
             similar.append(SparseRows.of_at_most(bounds[part]))
-            queries.compare(these, holders, known.sets.ages, similar[-1], y.part(part), width)
+            of_queries = results, depth, similar[-1], y.part(part), width
+            queries.compare(these, holders, known.sets.ages, *of_queries)
         return Observation(y, SparseRows.joined(similar))
 
     def lists(

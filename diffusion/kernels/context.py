@@ -226,37 +226,52 @@ def jaccard_of(overlap: int) -> float:
 # --- edges ---------------------------------------------------------------------------------------
 
 
+@borrowing
+def unit_of(row: Any) -> float:
+    """Return the range of the twelve highest distinct scores, or of all where fewer differ.
+
+    The scores descend, padded with -inf.
+    """
+    place = unit = 0  # the place among the distinct scores, and the score that ends the unit
+    for a in range(1, row.shape[0]):
+        if row[a] == -np.inf:
+            break
+        if row[a] < row[a - 1]:
+            place += 1
+            if place == PLACE:
+                break
+            unit = a
+    return np.float64(row[0]) - np.float64(row[unit]) if row[unit] > -np.inf else 0.0
+
+
 @parallel(lambda scores, *_: len(scores), grain=4096)
 def units_of_lists(start: int, stop: int, scores: Any, out: Any) -> None:
-    """Compute the range (n,), float64, of the twelve highest distinct scores of each list.
-
-    `scores` (n, k) descend, padded with -inf. The range is that of all scores where fewer differ.
-    """
+    """Compute the units (n,), float64, of the scores (n, k) of lists."""
     for i in range(start, stop):
-        row = scores[i]
-        place = unit = 0  # the place among the distinct scores, and the score that ends the unit
-        for a in range(1, row.shape[0]):
-            if row[a] == -np.inf:
-                break
-            if row[a] < row[a - 1]:
-                place += 1
-                if place == PLACE:
-                    break
-                unit = a
-        out[i] = np.float64(row[0]) - np.float64(row[unit]) if row[unit] > -np.inf else 0.0
+        out[i] = unit_of(scores[i])
+
+
+@borrowing
+def evidence_at(row: Any, unit: float, place: int) -> float:
+    """Return 1 / (1 + z)², z being how far a score is below the head of its list, in units."""
+    below = np.float64(row[0]) - np.float64(row[place])
+    away = 1 + below / unit if below > 0 else 1.0
+    return 1 / (away * away)
+
+
+@borrowing
+def pair_similarity(jaccard: float, evidence: float) -> float:
+    """Return S, the mean of J and of the evidence in the list of one or in those of both."""
+    return 0.5 * jaccard + 0.5 * evidence
 
 
 @borrowing
 def _evidence(lists: Lists, i: int, j: int) -> float:
-    """Return 1 / (1 + z)², z being how far j is from the head of i's list; 0 if it is not there."""
+    """Return the evidence for j in the list of i, 0 if it is not there."""
     row, place = lists.ids[i], -1
     for b in range(row.shape[0]):  # without a branch, so that eight entries are compared at a time
         place = b if row[b] == j else place
-    if place < 0:
-        return 0.0
-    below = np.float64(lists.scores[i, 0]) - np.float64(lists.scores[i, place])
-    away = 1 + below / lists.units[i] if below > 0 else 1.0
-    return 1 / (away * away)
+    return evidence_at(lists.scores[i], lists.units[i], place) if place >= 0 else 0.0
 
 
 @parallel(lambda rows, *_: len(rows), grain=64)
@@ -275,7 +290,7 @@ def pair_similarities(
             S = 0.0
             if j >= 0:
                 both = _evidence(lists, i, j) + _evidence(lists, j, i)
-                S = 0.5 * jaccard_of(overlaps[i, a]) + 0.25 * both
+                S = pair_similarity(jaccard_of(overlaps[i, a]), 0.5 * both)
             out[places[p], a] = S
 
 

@@ -15,14 +15,17 @@ from .context import (
     Holders,
     Scales,
     Sets,
+    evidence_at,
     holder_of,
     insert_largest,
     jaccard_of,
     level_of,
+    pair_similarity,
     scale_weights,
+    unit_of,
     write_encoding,
 )
-from .locality import Numbers, forget, longer, new_numbers, number, with_room
+from .locality import Numbers, forget, longer, new_numbers, number, number_of, with_room
 from .matrix import SparseRows
 from .ranking import FirstStage, begin_best, end_best, offer
 from .threads import borrowing, parallel
@@ -217,6 +220,19 @@ def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Hol
     return count
 
 
+@borrowing
+def _evidence(first: FirstStage, q: int, depth: int, names: Numbers, count: int, out: Any) -> None:
+    """Write the evidence of a query's own list for each of `count` items, 0 outside its list."""
+    out[:count] = 0
+    scores = first.scores[q, :depth]
+    unit = unit_of(scores)
+    for a in range(depth):
+        j = first.ids[q, a]
+        x = number_of(names, j) if j >= 0 else -1
+        if x >= 0:
+            out[x] = evidence_at(scores, unit, a)
+
+
 @parallel(lambda encodings, *_: len(encodings.ids), grain=2)
 def compare(
     start: int,
@@ -224,6 +240,8 @@ def compare(
     encodings: Encodings,
     holders: Holders,
     ages: Any,
+    first: FirstStage,
+    depth: int,
     J: SparseRows,
     y: SparseRows,
     width: int,
@@ -231,21 +249,27 @@ def compare(
     """Compute the Jaccard similarity of encodings to all items that share an entry with them.
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
-    largest similarities, in descending order, ties by `ages`.
+    largest S², in descending order, ties by `ages`: S is that of `pair_similarity`, with the
+    evidence in the first `depth` results of the query.
     """
     n = len(holders.starts)
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
+    evidence = np.empty(1 << 12, np.float64)
     for q in range(start, stop):
         room = min(n, _entries(encodings.ids[q], holders.starts, holders.stops))
         names, sums = with_room(names, 0, room), longer(sums, room)
+        evidence = longer(evidence, room)
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
+        _evidence(first, q, depth, names, count, evidence)
         begin_best(best, ids)
         for x in range(count):
-            item, similarity = np.int64(names.ids[x]), np.float32(jaccard_of(sums[x]))
-            J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, similarity
-            if similarity >= best[0]:
-                offer(ages, best, ids, similarity, item)
+            item, jaccard = np.int64(names.ids[x]), jaccard_of(sums[x])
+            J.ids[J.starts[q] + x], J.values[J.starts[q] + x] = item, jaccard
+            S = pair_similarity(jaccard, evidence[x])
+            weight = np.float32(S * S)
+            if weight >= best[0]:
+                offer(ages, best, ids, weight, item)
         J.counts[q] = count
         forget(names, count)
         end_best(ages, best, ids)

@@ -12,7 +12,7 @@ import diffusion
 from diffusion import DiffusionError, Reranker
 from diffusion.solvers import SOLVERS
 from tests.diffusion.solvers.test_contract import EXACT
-from tests.support.oracles import dense_diffusion, similarity
+from tests.support.oracles import dense_diffusion, observation, similarity
 
 ALPHA = 0.9
 
@@ -102,11 +102,12 @@ def test_what_the_shares_are_made_of(vectors, queries):
     e = np.exp((similar - best[0]) / (best[0] - best[11]))
     e = np.where(similar >= best[99], e - e[np.argsort(-similar)[99]], 0)
     np.testing.assert_allclose([x.shares.first_stage for x in explanations], e / 2, atol=1e-5)
-    # The items of the observation are those with the largest J, and y is J.
+    # y is made of J and of the eight nearest.
     J = np.array([x.shares.neighbourhood for x in explanations]) * 2
     own = np.array([x.own for x in explanations])
-    observed = np.argsort(-J, kind="stable")[:4]
-    np.testing.assert_allclose(own[observed] / 0.05, J[observed], rtol=1e-5)
+    near = np.argsort(-similar, kind="stable")[:8]
+    y = observation(J, similar[near], near, 4)
+    np.testing.assert_allclose(own / 0.05, y, rtol=1e-5)
     heavier = ranker_of(vectors, alpha=0.95, score=diffusion.Fusion(weight=1.0))
     again = heavier.explain(queries[0], 3).shares
     once = explanations[3].shares
@@ -117,6 +118,8 @@ def test_what_the_shares_are_made_of(vectors, queries):
 def test_chains_begin_at_the_observation_and_carry_their_share(vectors, queries, kind):
     ranker = ranker_of(vectors, kind)
     own = [ranker.explain(queries[0], item).own for item in range(120)]
+    fused = ranker_of(vectors)
+    J = [2 * fused.explain(queries[0], item).shares.neighbourhood for item in range(120)]
     W = ranker.graph_.W.toarray().astype(float)
     for item in range(0, 120, 11):
         explanation = ranker.explain(queries[0], item, n_chains=4)
@@ -128,7 +131,7 @@ def test_chains_begin_at_the_observation_and_carry_their_share(vectors, queries,
             term = own[chain.ids[0]] * ALPHA ** len(steps) * np.prod(steps)
             assert chain.share == pytest.approx(term / explanation.x)
             if kind.startswith(("fusion", "context")):
-                assert chain.similarity == pytest.approx(chain.observed, rel=1e-5)
+                assert chain.similarity == pytest.approx(J[chain.ids[0]], rel=1e-5)
             else:
                 assert chain.similarity is None
         shares = [chain.share for chain in explanation.chains]
@@ -358,16 +361,16 @@ def test_a_loaded_index_explains_the_same(vectors, queries, tmp_path):
 
 
 def test_the_forms_of_an_explanation(vectors, queries):
-    explanation = ranker_of(vectors).explain(queries[0], 4)
+    explanation = ranker_of(vectors).explain(queries[0], 5)
     made = json.loads(json.dumps(explanation.as_dict(), allow_nan=False))
-    assert made["id"] == 4
+    assert made["id"] == 5
     assert made["shares"] == pytest.approx(explanation.shares._asdict())
     assert made["chains"][0]["ids"] == list(explanation.chains[0].ids)
     assert made["flow"][0]["amount"] == explanation.flow[0].amount
     ranks = f"rank {explanation.first_rank} -> {explanation.rank}"
-    assert repr(explanation) == f"Explanation(4, {ranks}, 3 chains)"
+    assert repr(explanation) == f"Explanation(5, {ranks}, 3 chains)"
     lines = str(explanation).splitlines()
-    assert lines[0] == "Item 4, of 120."
+    assert lines[0] == "Item 5, of 120."
     assert f"First stage: rank {explanation.first_rank} with" in lines[1]
     assert f"After diffusion: rank {explanation.rank} with" in lines[1]
     chains = [line for line in lines if line.startswith("  query -(J ")]

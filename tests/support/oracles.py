@@ -16,6 +16,28 @@ def similarity(Q, X, metric):
     return Q @ X.T
 
 
+def evidence(scores, ids, n):
+    """Return 1 / (1 + z)² of an item's neighbours among all items, 0 for the others."""
+    found = np.zeros(n)
+    listed = ids >= 0
+    if listed.any():
+        row = scores[listed].astype(np.float64)
+        distinct = np.unique(row)[::-1][:12]
+        below, unit = distinct[0] - row, distinct[0] - distinct[-1]
+        z = np.divide(below, unit, out=np.zeros_like(row), where=below > 0)
+        found[ids[listed]] = 1 / ((1 + z) * (1 + z))
+    return found
+
+
+def observation(J, scores, ids, query_k):
+    """Return y (n,) of the contextual affinity: the largest ((J + t) / 2)², of J above 0."""
+    S = np.where(J > 0, (J + evidence(scores, ids, len(J))) / 2, 0)
+    y = np.zeros(len(J))
+    best = np.argsort(-S, kind="stable")[:query_k]
+    y[best] = S[best] ** 2
+    return y
+
+
 def dense_graph(ids, weights):
     """Return A and W of neighbour lists, by loops: A_ij = min(w_i(j), w_j(i))."""
     n = len(ids)

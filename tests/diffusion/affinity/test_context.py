@@ -13,6 +13,7 @@ from diffusion.kernels import encodings as blocks
 from diffusion.kernels.context import Encodings
 from diffusion.kernels.locality import locality_order
 from diffusion.kernels.threads import using_cores
+from tests.support.oracles import evidence
 
 # More entries than there are items: none is cut off. Each is rounded to units of 1/65535.
 ENTRIES = 60
@@ -196,23 +197,13 @@ def test_queries_against_the_naive_encoding(X, k, scales, query_k):
     np.testing.assert_allclose(J, expected, atol=TOLERANCE)
     y = observation.y.csr(len(X)).toarray()
     for row in range(len(Q)):
-        chosen = np.argsort(-J[row], kind="stable")[:query_k]
-        wanted = np.zeros(len(X))
-        wanted[chosen] = J[row][chosen]
-        np.testing.assert_array_equal(y[row], wanted)
-
-
-def dense_evidence(scores, ids, n):
-    """1 / (1 + z)² of an item's neighbours among all items, 0 for the others."""
-    found = np.zeros(n)
-    listed = ids >= 0
-    if listed.any():
-        row = scores[listed].astype(np.float64)
-        distinct = np.unique(row)[::-1][:12]
-        below, unit = distinct[0] - row, distinct[0] - distinct[-1]
-        z = np.divide(below, unit, out=np.zeros_like(row), where=below > 0)
-        found[ids[listed]] = 1 / ((1 + z) * (1 + z))
-    return found
+        t = evidence(first[0][row], first[1][row], len(X))
+        S2 = np.where(J[row] > 0, ((J[row] + t) / 2) ** 2, 0)
+        assert np.count_nonzero(y[row]) == min(query_k, np.count_nonzero(S2))
+        largest = -np.sort(-S2)[:query_k]
+        np.testing.assert_allclose(-np.sort(-y[row])[:query_k], largest, rtol=1e-5)
+        chosen = y[row] > 0
+        np.testing.assert_allclose(y[row][chosen], S2[chosen], rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -224,7 +215,7 @@ def test_weights_against_their_equation(X, k, scales):
     depth, n = affinity.depth, len(X)
     overlaps = affinity.arrays()["overlaps"].astype(np.float64)
     lists = zip(scores[:, :depth], ids[:, :depth], strict=True)
-    t = np.array([dense_evidence(*row, n) for row in lists])
+    t = np.array([evidence(*row, n) for row in lists])
     J = np.zeros((n, n))
     for i, row in enumerate(best):
         J[i, row[row >= 0]] = (overlaps[i] / (2 * 65535.0 - overlaps[i]))[row >= 0]
@@ -285,7 +276,7 @@ def test_many_blocks_against_dense_matrices():
     assert (best >= 0).all()
     largest = -np.sort(-expected, axis=1)[:, :12]
     np.testing.assert_allclose(at_listed, largest, atol=2 * tolerance)
-    t = np.array([dense_evidence(*row, 700) for row in zip(scores, ids, strict=True)])
+    t = np.array([evidence(*row, 700) for row in zip(scores, ids, strict=True)])
     S = np.take_along_axis((expected + (t + t.T) / 2) / 2, best, axis=1)
     shares = weights / S**3 * 3
     sure = weights > 0.01
@@ -347,7 +338,9 @@ def test_a_triangle_and_a_pair_by_hand():
     # V = (1/2, 1/2): overlap 4/5 with 0 and 1, 1/2 with 2.
     seen = affinity.observe(np.array([[0.85, 0.8]], np.float32), np.array([[0, 1]]), 2)
     np.testing.assert_allclose(seen.J.csr(5).toarray(), [[2 / 3, 2 / 3, 1 / 3, 0, 0]], atol=1e-4)
-    np.testing.assert_allclose(seen.y.csr(5).toarray(), [[2 / 3, 2 / 3, 0, 0, 0]], atol=1e-4)
+    # y = ((J + t) / 2)²: t is 1 for the first result, 1/4 for the second, and 0 for others.
+    y = [[(5 / 6) ** 2, (11 / 24) ** 2, 0, 0, 0]]
+    np.testing.assert_allclose(seen.y.csr(5).toarray(), y, atol=1e-4)
 
 
 def test_a_query_that_nobody_would_list_has_its_neighbors_sets_alone():

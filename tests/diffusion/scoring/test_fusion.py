@@ -8,6 +8,7 @@ import diffusion
 from diffusion import Context, DiffusionError, Fusion, Reranker
 from diffusion.kernels.matrix import SparseRows
 from diffusion.kernels.ranking import first_stage_evidence
+from tests.support.oracles import observation
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,7 @@ def dense_scores(ranker, Q, X, *, depth=100, weight=0.5, alpha=0.99, query_k=10)
     fused = np.zeros(S.shape)
     d = np.where(graph.degrees > 0, graph.degrees, 1)
     for q in range(len(Q)):
-        y = np.zeros(len(X))
-        best = np.argsort(-J[q], kind="stable")[:query_k]
-        y[best] = J[q][best]
+        y = observation(J[q], first[q], near[q], query_k)
         x = np.linalg.solve(np.eye(len(X)) - alpha * W, (1 - alpha) * y) / np.sqrt(d)
         x = np.sqrt(np.maximum(x / (x.max() or 1), 0))
         e = np.zeros(len(X))
