@@ -23,8 +23,8 @@ class Diagnosis:
 
     None of these numbers predicts how much re-ranking improves a ranking: choosing parameters by
     such numbers was tried and did not work. They show where to look when it does not improve.
-    `confidence` predicts the share of the queries that get worse, within 10 points of 100 on
-    average over 42 collections that it was not fitted to; that of a constant is 12.
+    `confidence` hardly predicts the share of queries that get worse: over 42 collections that it
+    was not fitted to, it was wrong by 10 points of 100 on average, and a constant by 11.
 
     Attributes
     ----------
