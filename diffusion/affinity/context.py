@@ -272,7 +272,7 @@ class Context(Affinity):
         """Return values (m, k) of the entries of some items' lists in the order of the scores."""
         if not self.scaling:
             return array
-        self._basis_contents.check()
+        self._basis_contents.check(by_rows=True)
         return in_given_order(array, self._basis["order"][items])
 
     def _compare_items(
@@ -715,7 +715,7 @@ def _basis_layout(n: int, k: int) -> dict[str, Array]:
     spare = lists_layout(n, "spare")
     return {
         "scores": lists_layout(n, k)["scores"],
-        "order": Array(np.uint8, (n, k), Between(0, k - 1)),
+        "order": Array(np.uint8, (n, k), Between(0, k - 1), by_rows=True),
         "spare_scores": spare["scores"],
         "spare_ids": spare["ids"],
         "similar": Array(np.int32, (n, k), Between(-1, n - 1)),
