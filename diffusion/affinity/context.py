@@ -120,10 +120,10 @@ class Context(Affinity):
     a search reads those at these places, which is all that the rank of a query depends on. Another
     11 k + 64 bytes per item, 592 with the default settings, are read by updates of the collection
     alone: all scores and the order that they give, spare entries, and the most similar items and
-    their similarities. Building
-    takes 1,200 bytes per item in addition to the lists. The time grows with the square of the
-    number of encodings that hold an item, which is about `size` for most items. It is linear in the
-    number of items unless some items are neighbours of a fixed share of all.
+    their similarities. Building takes 1,200 bytes per item in addition to the lists. The time grows
+    with the square of the number of encodings that hold an item, which is about `size` for most
+    items. It is linear in the number of items unless some items are neighbours of a fixed share of
+    all.
 
     An index of an earlier version has encodings without halves of scales, and queries are encoded
     likewise. An update computes everything anew.

@@ -1,4 +1,4 @@
-"""Neighbour lists ranked by locally scaled scores, which take from hubs what they have too much.
+"""Neighbour lists ranked by locally scaled scores, which ranks hubs lower.
 
 An item in dense surroundings has high scores with many others, and is listed by items that it has
 nothing in common with. Its *local scale* r, the score at the twelfth place of its own list, tells
@@ -7,7 +7,7 @@ how high the scores around it are::
     s'_ij = s_ij - f (r_i + r_j)                                            with 0 <= f < 1
 
 Only the order within lists matters, and r_i is the same in all of the list of i: lists are sorted
-by s_ij - f r_j.
+by s_ij - f r_j. Sorting more than an affinity uses, and using the first of it, gained nothing.
 
 Source: Conneau, Lample, Ranzato, Denoyer, Jégou. Word Translation Without Parallel Data. ICLR 2018:
 cross-domain similarity local scaling (CSLS), with f = 1/2 and the mean of ten scores for r. Before

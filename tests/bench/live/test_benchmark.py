@@ -10,7 +10,7 @@ import pytest
 from bench.data.collections import objects
 from bench.live import benchmark
 from bench.live.stages import GRAPH, SEARCH, SOLVER, Stages
-from diffusion import Reranker
+from diffusion import Context, Reranker
 
 
 def test_live_prints_every_table(capsys):
@@ -52,8 +52,10 @@ def test_recall_and_overlap(vectors):
     assert benchmark.overlap(ids, np.array([[3, 2, 9], [5, -1, -1]])) == pytest.approx(
         (2 / 3 + 1) / 2
     )
-    ranker = Reranker(k=10).fit(vectors)
+    # Without scaling, the lists are those that the affinity holds, and no copies of them.
+    ranker = Reranker(k=10, affinity=Context(scaling=0)).fit(vectors)
     assert benchmark.recall(ranker, 60) == 1
+    assert benchmark.recall(Reranker(k=10).fit(vectors), 60) == 1
     _, lists = ranker.fitted().affinity.neighbor_lists()
     lists[:, 0] = lists[:, 1]  # of each list, the first neighbour is lost
     assert benchmark.recall(ranker, 120) == pytest.approx(0.9)
