@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..change import Change
 from ..kernels import scaling as loops
+from ..kernels.context import PLACE
 from ..kernels.matrix import read_only
 from ..kernels.updates import reads_changed
 
@@ -80,7 +81,7 @@ def scaled_lists(scores: NDArray[np.float32], ids: NDArray[np.int32], factor: fl
 def local_scales_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the local scale of each list of scores (m, k), descending and padded with -inf."""
     out = np.empty(len(scores), np.float32)
-    ids = np.where(scores[:, : loops.PLACE] > -np.inf, 0, -1)
+    ids = np.where(scores[:, :PLACE] > -np.inf, 0, -1)
     loops.local_scales(ids, read_only(np.ascontiguousarray(scores)), out)
     return out
 

@@ -18,7 +18,8 @@ from .threads import borrowing, parallel
 ONE = 1 << 40
 UNIT = 65535
 
-# Number of distinct scores whose range is the unit of a list, as of a query's.
+# Number of distinct scores whose range is the unit of a list, and the place of a list whose score
+# says how dense the surroundings of its item are.
 PLACE = 12
 
 
@@ -226,24 +227,29 @@ def jaccard_of(overlap: int) -> float:
 # --- edges ---------------------------------------------------------------------------------------
 
 
+@borrowing
+def unit_of(row: Any) -> float:
+    """Return the range of the twelve highest distinct scores, or of all where fewer differ.
+
+    The scores descend, padded with -inf.
+    """
+    place = unit = 0  # the place among the distinct scores, and the score that ends the unit
+    for a in range(1, row.shape[0]):
+        if row[a] == -np.inf:
+            break
+        if row[a] < row[a - 1]:
+            place += 1
+            if place == PLACE:
+                break
+            unit = a
+    return np.float64(row[0]) - np.float64(row[unit]) if row[unit] > -np.inf else 0.0
+
+
 @parallel(lambda scores, *_: len(scores), grain=4096)
 def units_of_lists(start: int, stop: int, scores: Any, out: Any) -> None:
-    """Compute the range (n,), float64, of the twelve highest distinct scores of each list.
-
-    `scores` (n, k) descend, padded with -inf. The range is that of all scores where fewer differ.
-    """
+    """Compute the units (n,), float64, of the scores (n, k) of lists."""
     for i in range(start, stop):
-        row = scores[i]
-        place = unit = 0  # the place among the distinct scores, and the score that ends the unit
-        for a in range(1, row.shape[0]):
-            if row[a] == -np.inf:
-                break
-            if row[a] < row[a - 1]:
-                place += 1
-                if place == PLACE:
-                    break
-                unit = a
-        out[i] = np.float64(row[0]) - np.float64(row[unit]) if row[unit] > -np.inf else 0.0
+        out[i] = unit_of(scores[i])
 
 
 @borrowing

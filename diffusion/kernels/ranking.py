@@ -6,12 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .context import is_before
+from .context import is_before, unit_of
 from .matrix import SparseRows, read_only
 from .threads import borrowing, contracting, parallel, serial
-
-# Number of distinct first-stage scores whose range is the unit of a query's list.
-_PLACE = 12
 
 _LOWEST = np.finfo(np.float32).min
 
@@ -213,15 +210,10 @@ def _evidence(first: FirstStage, scale: LocalScale, row: int, e: Any) -> None:
     scores, size = first.scores[row], 0
     while size < e.shape[0] and scores[size] > -np.inf:
         size += 1
-    place = unit = 0  # the place among the distinct scores, and the score that ends the unit
-    for a in range(1, size):
-        place += scores[a] < scores[a - 1]
-        if place < _PLACE and scores[a] < scores[unit]:
-            unit = a
     e[:] = 0
     if size == 0:
         return
-    spread = np.float64(scores[0]) - np.float64(scores[unit])
+    spread = unit_of(scores[: e.shape[0]])
     best = -np.inf
     for a in range(size):
         e[a] = _scaled(scores[a], first.ids[row, a], scale, row)

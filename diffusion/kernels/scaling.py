@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .context import PLACE
 from .threads import borrowing, parallel
-
-# The place in a list whose score says how dense the surroundings of its item are.
-PLACE = 12
 
 _MOST = float(np.finfo(np.float32).max)
 
