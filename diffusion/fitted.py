@@ -600,7 +600,10 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     }
     transfer = _from_settings(TRANSFERS, stored["transfer"], by_name=False)
     if isinstance(transfer, RegularizedLaplacian):
-        return {**arguments, "alpha": transfer.alpha}
+        usual = (
+            Context if isinstance(affinity, Context) or affinity == "context" else Affinity
+        ).alpha
+        return {**arguments, "alpha": None if transfer.alpha == usual else transfer.alpha}
     return {**arguments, "transfer": transfer}
 
 

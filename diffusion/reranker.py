@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import storage, updates
-from .affinity import Context, make_affinity
+from .affinity import Affinity, Context, make_affinity
 from .copies import Copies
 from .errors import DiffusionError
 from .explanation import Explainer, Explanation, FirstStage
@@ -97,8 +97,9 @@ class Reranker(Reporting, Parameters):
         keep bytes), "truncated" (only the shortlist), "local" (only a neighbourhood, independent
         of n; reports which rankings are certainly exact). The README has a table with measured
         figures.
-    alpha : float in [0, 1), default 0.99
-        Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given.
+    alpha : float in [0, 1) or None, default None
+        Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given. None
+        stands for 0.995 with the contextual affinity, and for 0.99 with the others.
     transfer : transfer function, optional
         The transfer function h: a `RegularizedLaplacian`, a `HeatKernel`, a
         `TruncatedRandomWalk`, or a `CustomTransfer` with any callable. The solvers "spectral" and
@@ -206,7 +207,7 @@ class Reranker(Reporting, Parameters):
         affinity: str | Context = "context",
         score: str | Fusion | None = None,
         solver: str | Solver = "auto",
-        alpha: float = 0.99,
+        alpha: float | None = None,
         transfer: Transfer | None = None,
         query_k: int = 10,
         cautious: bool = False,
@@ -430,10 +431,10 @@ class Reranker(Reporting, Parameters):
         """Check the parameters, and return the objects that they name."""
         if self.k is not None:
             check_integer(self.k, "k", low=1)
-        solver, transfer = make_solver(self.solver), self._make_transfer()
-        method = make_method(self.neighbors)
+        solver, method = make_solver(self.solver), make_method(self.neighbors)
         check_metric(self.metric, method)
         affinity = make_affinity(self.affinity, self.metric, self.gamma, self.granularity)
+        transfer = self._make_transfer(affinity)
         score = make_score(self.score, affinity)
         self._check_queries(score)
         return Components(affinity, score, solver, transfer, method)
@@ -447,9 +448,9 @@ class Reranker(Reporting, Parameters):
                 "cautious=False or score='fusion'"
             )
 
-    def _make_transfer(self) -> Transfer:
+    def _make_transfer(self, affinity: Affinity) -> Transfer:
         if self.transfer is None:
-            return RegularizedLaplacian(self.alpha)
+            return RegularizedLaplacian(affinity.alpha if self.alpha is None else self.alpha)
         if not isinstance(self.transfer, Transfer):
             names = ", ".join(kind.__name__ for kind in (*TRANSFERS.values(), CustomTransfer))
             raise DiffusionError(

@@ -63,6 +63,9 @@ class Affinity(ABC):
 
     name: ClassVar[str]
 
+    #: The α of a Reranker that is not given one.
+    alpha: ClassVar[float] = 0.99
+
     @property
     def depth(self) -> int:
         """Number of neighbours used for the observation of a query; 0 stands for `query_k`."""

@@ -156,6 +156,8 @@ class Context(Affinity):
     )
 
     name: ClassVar[str] = "context"
+    # Its weights fall faster than the published ones, so that walks are to be longer.
+    alpha: ClassVar[float] = 0.995
     rows: ClassVar[tuple[Ragged, ...]] = (Ragged("starts", "stops", ("holders", "holders_high")),)
 
     def __post_init__(self) -> None:

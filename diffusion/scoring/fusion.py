@@ -17,6 +17,10 @@ from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import FirstStage, LocalScale
 from ..validation import check_real
 
+# The power of the diffused score in a fusion. Far along thin manifolds, a larger one would give less
+# than the first stage does to items of others.
+_POWER = 3 / 8
+
 Diffused: TypeAlias = NDArray[np.float32] | SparseRows
 
 
@@ -26,7 +30,7 @@ class Shares(NamedTuple):
     Attributes
     ----------
     diffusion : float
-        Of the diffused score: sqrt(x_j / max x) in a fusion, x_j itself otherwise.
+        Of the diffused score: (x_j / max x)^(3/8) in a fusion, x_j itself otherwise.
     neighbourhood : float
         Of the similarity of neighbourhoods: weight J_qj.
     first_stage : float
@@ -138,7 +142,7 @@ class Fusion(Score):
 
     The score of an item j for a query q is::
 
-        f_qj = sqrt(x_j / max x) + weight (J_qj + e_qj),     x = D^-1/2 h(W) y
+        f_qj = (x_j / max x)^(3/8) + weight (J_qj + e_qj),     x = D^-1/2 h(W) y
         e_qj = 1 / (1 + z_qj)²,     z_qj = (max s'_q - s'_qj) / (s_(1) - s_(12))
 
     Here x is the diffused score, which reaches items along the manifold; J is the similarity of the
@@ -227,7 +231,7 @@ class Fusion(Score):
         own = scaled[reached == item].sum()  # of one value, or of none
         alone = self.evidence(first, scale)
         return Shares(
-            diffusion=float(np.sqrt(own / scaled.max())) if own > 0 else 0.0,
+            diffusion=float((own / scaled.max()) ** _POWER) if own > 0 else 0.0,
             neighbourhood=self.weight * value_of(observation.J, item),
             first_stage=float(alone[first.ids == item].sum()),
         )

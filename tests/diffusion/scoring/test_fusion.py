@@ -46,7 +46,7 @@ def evidence(scores, ids=None, scale=UNSCALED):
     return Fusion(1.0).evidence(FirstStage(scores, places if ids is None else ids), scale)
 
 
-def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.99, query_k=10):
+def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.995, query_k=10):
     """Every item's score by matrices; J and A from the affinity, which has its own tests."""
     graph = ranker.graph_
     W = graph.W.toarray().astype(np.float64)
@@ -64,7 +64,7 @@ def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.99, query_k=10
         best = np.argsort(-J[q], kind="stable")[:query_k]
         y[best] = J[q][best]
         x = np.linalg.solve(np.eye(len(X)) - alpha * W, (1 - alpha) * y) / np.sqrt(d)
-        x = np.sqrt(np.maximum(x / (x.max() or 1), 0))
+        x = np.maximum(x / (x.max() or 1), 0) ** 0.375
         e = np.zeros(len(X))
         candidates = order[q, :depth]
         e[candidates] = naive_first_stage(S[q, candidates].astype(np.float32).tolist())
