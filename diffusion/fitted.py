@@ -600,9 +600,8 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     }
     transfer = _from_settings(TRANSFERS, stored["transfer"], by_name=False)
     if isinstance(transfer, RegularizedLaplacian):
-        usual = (
-            Context if isinstance(affinity, Context) or affinity == "context" else Affinity
-        ).alpha
+        contextual = isinstance(affinity, Context) or affinity == "context"
+        usual = (Context if contextual else Affinity).alpha
         return {**arguments, "alpha": None if transfer.alpha == usual else transfer.alpha}
     return {**arguments, "transfer": transfer}
 

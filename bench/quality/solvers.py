@@ -33,7 +33,7 @@ def compare(
 ) -> Table:
     """Rank every collection with each solver, as far down as the solver reaches."""
     table = Table(
-        f"**Solvers**, affinity {affinity!r}, k = 50, α = 0.99, query_k = 10",
+        f"**Solvers**, affinity {affinity!r}",
         (
             "solver",
             *(f"{collection.name}: mAP" for collection in collections),

@@ -57,18 +57,23 @@ def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.995, query_k=1
     depth_of_query = ranker.fitted().affinity.depth
     first, near = first[:, :depth_of_query], order[:, :depth_of_query]
     J = ranker.fitted().affinity.observe(first, near, 1).J.csr(len(X)).toarray()
-    fused = np.zeros(S.shape)
+    affinity, fused = ranker.fitted().affinity, np.zeros(S.shape)
     d = np.where(graph.degrees > 0, graph.degrees, 1)
     for q in range(len(Q)):
-        y = np.zeros(len(X))
-        best = np.argsort(-J[q], kind="stable")[:query_k]
-        y[best] = J[q][best]
+        def evidence_of(candidates, q=q):
+            scores, e = S[q, candidates], np.zeros(len(X))
+            local = affinity.local_scale[candidates].astype(np.float64)
+            e[candidates] = naive_first_stage(
+                scores.tolist(), (scores - affinity.scaling * local).tolist()
+            )
+            return e
+
+        both, y = J[q] + evidence_of(near[q]), np.zeros(len(X))
+        best = np.argsort(-both, kind="stable")[:query_k]
+        y[best] = both[best]
         x = np.linalg.solve(np.eye(len(X)) - alpha * W, (1 - alpha) * y) / np.sqrt(d)
         x = np.maximum(x / (x.max() or 1), 0) ** 0.375
-        e = np.zeros(len(X))
-        candidates = order[q, :depth]
-        e[candidates] = naive_first_stage(S[q, candidates].astype(np.float32).tolist())
-        fused[q] = x + weight * (J[q] + e)
+        fused[q] = x + weight * (J[q] + evidence_of(order[q, :depth]))
     return fused
 
 
