@@ -28,7 +28,7 @@ _MODEL = (1.52, 0.90, -0.55)
 # How fast the share of the evidence other than the first stage falls, and the risk where it begins:
 # over the survey, half of the queries that lose no longer do, at a quarter of the gain.
 _STEEP, _RISK = 20.0, 0.05
-# Smaller shares are none: the ranking is that of the first stage.
+# Smaller shares are none: the ranking is that of the evidence e of the first stage.
 _LEAST_SHARE = 1 / 64
 
 

@@ -368,7 +368,7 @@ class Fitted:
             out = copies.expanded(found, k, allowed)
         if len(hits.unknown):
             # Copies of better items must not push them out.
-            scale = self.affinity.scale_of(hits.known[0])
+            scale = self.affinity.scale_of(hits.known[0][:, : self.affinity.depth])
             own = self.score.evidence(kernels.FirstStage(hits.scores, hits.codes), scale)
             first = kernels.FirstStage(hits.scores, copies.first_items(hits.codes))
             kernels.keep_unknown(first, copies.n_items, own, allowed, *out)

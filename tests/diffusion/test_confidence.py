@@ -10,18 +10,26 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
 import diffusion
-from diffusion import DiffusionError, Reranker
+from diffusion import Context, DiffusionError, Reranker
 from diffusion.affinity import Observation
 from diffusion.confidence import confidence_of, relevant_of, shares_of, signs_of, tempered
 from diffusion.index_state import IndexState
 from diffusion.kernels.matrix import SparseRows
-from diffusion.kernels.ranking import EVERYTHING
+from diffusion.kernels.ranking import EVERYTHING, FirstStage
 from diffusion.solvers import CG
 from diffusion.solvers.base import Report
 from tests.support.forgery import change_manifest, sign
+from tests.support.oracles import similarity
 
 EXACT = CG(tol=1e-12, max_iter=1000)
 NO_STARTS = np.empty(0, np.int64)
+SHIPPED = diffusion.confidence._MODEL
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch):
+    """Use a model with high and low confidence, whatever the one fitted to the survey says."""
+    monkeypatch.setattr(diffusion.confidence, "_MODEL", (0.65, 3.33, -1.24))
 
 
 def rows_of(dense):
@@ -73,7 +81,8 @@ def test_without_neighbourhoods_there_is_no_confidence():
     assert signs_of(Observation(y), np.zeros((1, 1), np.float32), np.zeros((1, 1), int), 4) is None
 
 
-def test_more_agreement_is_more_confidence_and_more_confidence_a_larger_share():
+def test_more_agreement_is_more_confidence_and_more_confidence_a_larger_share(monkeypatch):
+    monkeypatch.setattr(diffusion.confidence, "_MODEL", SHIPPED)
     signs = np.column_stack([np.linspace(0, 1, 50), np.full(50, 0.2)])
     confidence = confidence_of(signs)
     assert ((confidence > 0) & (confidence < 1)).all()
@@ -111,9 +120,11 @@ def test_a_cautious_ranking_is_that_of_the_tempered_scores(solver):
     scores, ids = ranker.search(Q, n)
     share = shares_of(ranker.report_.confidence)
     assert ((share > 0) & (share < 1)).any()
-    lists, _ = ranker.fitted().first_stage(Q, n, query_k=10, progress=False)
+    fitted = ranker.fitted()
+    lists, observed = fitted.first_stage(Q, n, query_k=10, progress=False)
+    scale = fitted.affinity.scale_of(observed[0])
     own = np.zeros((len(Q), n))
-    np.put_along_axis(own, lists[1], ranker.fitted().score.evidence(*lists), axis=1)
+    np.put_along_axis(own, lists[1], fitted.score.evidence(FirstStage(*lists), scale), axis=1)
     plain = np.zeros((len(Q), n))
     np.put_along_axis(plain, ids, np.maximum(scores, 0), axis=1)
     expected = share[:, None] * plain + (1 - share[:, None]) * own
@@ -153,28 +164,35 @@ def test_neither_confidence_nor_ranking_depends_on_the_scale(factor):
     assert (one.report_.relevant == other.report_.relevant).all()
 
 
-def test_a_query_among_noise_stays_with_the_first_stage():
+def by_scaled_scores(X, Q, *, k, factor):
+    """Return all items by the first-stage scores less the local scales, for lists of k."""
+    own = similarity(X, X, "cosine") - 9 * np.eye(len(X))
+    scales = np.sort(own, axis=1)[:, -min(k, 12)]
+    return np.argsort(-(similarity(Q, X, "cosine") - factor * scales), axis=1, kind="stable")
+
+
+@pytest.mark.parametrize("scaling", [0.0, 0.3])
+def test_a_query_among_noise_stays_with_the_first_stage(scaling):
     rng = np.random.default_rng(0)
     X, Q = rng.standard_normal((2000, 300)), rng.standard_normal((20, 300))
-    ranker = Reranker().fit(X)
+    ranker = Reranker(affinity=Context(scaling=scaling)).fit(X)
     found = ranker.search(Q, 10)[1]
     assert (ranker.report_.confidence < 0.75).all()
     careful = ranker.set_params(cautious=True).search(Q, 10)[1]
-    units = [diffusion.expansion.normalize(V) for V in (Q, X)]
-    nearest = diffusion.expansion.search(*units, 10)[1]
+    nearest = by_scaled_scores(X, Q, k=12, factor=scaling)[:, :10]
     assert (careful[:, :3] == nearest[:, :3]).all()
     assert (careful == nearest).mean() > 0.9
     assert (found == nearest).mean() < 0.3
 
 
+@pytest.mark.parametrize("scaling", [0.0, 0.3])
 @pytest.mark.parametrize("solver", [EXACT, "local"], ids=str)
-def test_without_confidence_the_ranking_is_the_first_stage(solver, monkeypatch):
+def test_without_confidence_the_ranking_is_the_first_stage(solver, scaling, monkeypatch):
     X, Q = collection()
-    ranker = Reranker(k=10, cautious=True, solver=solver).fit(X)
+    ranker = Reranker(affinity=Context(scaling=scaling), k=10, cautious=True, solver=solver).fit(X)
     low = np.float32(0.6)
     monkeypatch.setattr(diffusion.fitted, "confidence_of", lambda signs: np.full(len(signs), low))
-    units = [diffusion.expansion.normalize(V) for V in (Q, X)]
-    nearest = diffusion.expansion.search(*units, 240)[1]
+    nearest = by_scaled_scores(X, Q, k=10, factor=scaling)
     for k in (5, 240):
         assert (ranker.search(Q, k)[1] == nearest[:, :k]).all()
     mask = np.arange(240) % 7 == 0

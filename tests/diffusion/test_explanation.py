@@ -12,7 +12,7 @@ import diffusion
 from diffusion import DiffusionError, Reranker
 from diffusion.solvers import SOLVERS
 from tests.diffusion.solvers.test_contract import EXACT
-from tests.support.oracles import dense_diffusion, similarity
+from tests.support.oracles import dense_diffusion, first_stage_evidence, similarity
 
 ALPHA = 0.9
 
@@ -33,6 +33,20 @@ def queries(vectors):
 def ranker_of(vectors, kind="fusion", solver="cg", **settings):
     settings = {"k": 8, "query_k": 4, "alpha": ALPHA, **KINDS[kind], **settings}
     return Reranker(solver=solver, **settings).fit(vectors)
+
+
+def evidence(q, vectors, depth):
+    """Return e of the nearest items of a query by `ranker_of`, 0 of all others."""
+    similar = similarity(q[None], vectors, "cosine")[0]
+    own = similarity(vectors, vectors, "cosine")
+    np.fill_diagonal(own, -np.inf)
+    # Lists hold eight: their last score is the local scale.
+    scales = np.sort(own, axis=1)[:, -8]
+    near = np.argsort(-similar, kind="stable")
+    scaled = similar[near] - 0.3 * (similar[near[7]] + scales[near])
+    e = np.zeros(len(vectors))
+    e[near[:depth]] = first_stage_evidence(similar[near[:depth]], scaled[:depth])
+    return e
 
 
 def check_place(ranker, q, explanation, **how):
@@ -96,18 +110,16 @@ def test_what_the_shares_are_made_of(vectors, queries):
     np.testing.assert_array_equal([e.degree for e in explanations], degrees)
     diffusion_ = [e.shares.diffusion for e in explanations]
     np.testing.assert_allclose(diffusion_, np.sqrt(scaled / scaled.max()), rtol=1e-5)
-    # e of the best hundred of the first stage, as the documentation of `Fusion` has it.
-    similar = similarity(queries[:1], vectors, "cosine")[0]
-    best = np.sort(similar)[::-1]
-    e = np.exp((similar - best[0]) / (best[0] - best[11]))
-    e = np.where(similar >= best[99], e - e[np.argsort(-similar)[99]], 0)
-    np.testing.assert_allclose([x.shares.first_stage for x in explanations], e / 2, atol=1e-5)
-    # The items of the observation are those with the largest J, and y is J.
-    J = np.array([x.shares.neighbourhood for x in explanations]) * 2
+    # e of the best of the first stage, here of all, as the documentation of `Fusion` has it.
+    e = evidence(queries[0], vectors, 500)
+    np.testing.assert_allclose([x.shares.first_stage for x in explanations], 0.75 * e, atol=1e-5)
+    # The items of the observation are those with the largest J + e, and y is this sum.
+    J = np.array([x.shares.neighbourhood for x in explanations]) / 0.75
+    both = J + evidence(queries[0], vectors, 8)
     own = np.array([x.own for x in explanations])
-    observed = np.argsort(-J, kind="stable")[:4]
-    np.testing.assert_allclose(own[observed] / 0.05, J[observed], rtol=1e-5)
-    heavier = ranker_of(vectors, alpha=0.95, score=diffusion.Fusion(weight=1.0))
+    expected = np.where(both >= np.sort(both)[-4], both, 0)
+    np.testing.assert_allclose(own / 0.05, expected, rtol=1e-5)
+    heavier = ranker_of(vectors, alpha=0.95, score=diffusion.Fusion(weight=1.5))
     again = heavier.explain(queries[0], 3).shares
     once = explanations[3].shares
     assert again == pytest.approx((once.diffusion, 2 * once.neighbourhood, 2 * once.first_stage))
@@ -118,6 +130,7 @@ def test_chains_begin_at_the_observation_and_carry_their_share(vectors, queries,
     ranker = ranker_of(vectors, kind)
     own = [ranker.explain(queries[0], item).own for item in range(120)]
     W = ranker.graph_.W.toarray().astype(float)
+    e = evidence(queries[0], vectors, 8)
     for item in range(0, 120, 11):
         explanation = ranker.explain(queries[0], item, n_chains=4)
         for chain in explanation.chains:
@@ -128,7 +141,7 @@ def test_chains_begin_at_the_observation_and_carry_their_share(vectors, queries,
             term = own[chain.ids[0]] * ALPHA ** len(steps) * np.prod(steps)
             assert chain.share == pytest.approx(term / explanation.x)
             if kind.startswith(("fusion", "context")):
-                assert chain.similarity == pytest.approx(chain.observed, rel=1e-5)
+                assert chain.similarity + e[chain.ids[0]] == pytest.approx(chain.observed, rel=1e-5)
             else:
                 assert chain.similarity is None
         shares = [chain.share for chain in explanation.chains]
@@ -328,22 +341,24 @@ def test_a_query_of_zeros_has_nothing_to_start_from(vectors):
 
 
 class Short:
-    """An index of the caller that refuses long lists."""
+    """An index of the caller that refuses lists longer than those that a search asks for."""
 
     def __init__(self, X):
         self.X = X / np.linalg.norm(X, axis=1, keepdims=True)
 
     def search(self, Q, k):
-        if k > 100:
-            raise RuntimeError("at most 100")
+        if k > diffusion.Fusion.depth:
+            raise RuntimeError("too many")
         scores = Q @ self.X.T
         ids = np.argsort(-scores, axis=1)[:, :k]
         return np.take_along_axis(scores, ids, axis=1), ids
 
 
 def test_an_index_that_refuses_long_lists(vectors, queries):
-    ranker = Reranker(k=8).fit(vectors, index=Short(vectors))
-    last = int(np.argmin(similarity(queries[:1], vectors, "cosine")))
+    X = np.concatenate([vectors + shift for shift in np.linspace(0, 0.5, 6)])
+    ranker = Reranker(k=8).fit(X, index=Short(X))
+    last = int(np.argmin(similarity(queries[:1], X, "cosine")))
+    assert ranker.search(queries[0], 100)[1].shape == (100,)
     explanation = ranker.explain(queries[0], last)
     assert explanation.first_rank is None
     assert "First stage: not listed." in str(explanation)

@@ -10,43 +10,53 @@ from hypothesis import strategies as st
 import diffusion
 from diffusion import DiffusionError, Reranker
 from diffusion.solvers import CG
+from tests.support.oracles import first_stage_evidence, similarity
 
 N = 40
 FAR = 10**12  # ids from here on are not in the collection
 
 
-def made(affinity, ids=None, **parameters):
+def collection():
     rng = np.random.default_rng(3)
     centres = rng.standard_normal((4, 6))
-    X = centres[np.arange(N) % 4] + 0.5 * rng.standard_normal((N, 6))
+    return centres[np.arange(N) % 4] + 0.5 * rng.standard_normal((N, 6))
+
+
+X = collection()
+# The local scales: lists hold five, and no twelfth.
+SCALES = np.sort(similarity(X, X, "cosine") - 9 * np.eye(N), axis=1)[:, -5]
+
+
+def made(affinity, ids=None, copies=1):
     solver = CG(tol=1e-12, max_iter=1000)
-    return Reranker(k=5, query_k=3, affinity=affinity, solver=solver, **parameters).fit(X, ids=ids)
+    ranker = Reranker(k=5, query_k=3, affinity=affinity, solver=solver)
+    return ranker.fit(np.concatenate([X] * copies), ids=ids)
 
 
 RANKERS = {affinity: made(affinity) for affinity in ("context", "cosine")}
 
 
-def evidence(scores):
+def evidence(scores, ids):
     """Return e of the descending scores of a list, from its definition."""
-    head = np.asarray(scores[:100], float)
-    distinct = sorted(set(head.tolist()), reverse=True)
-    unit = head[0] - distinct[min(len(distinct), 12) - 1]
-    e = np.exp((head - head[0]) / unit) if unit > 0 else np.ones(len(head))
-    return np.concatenate([e - e[-1], np.zeros(len(scores) - len(head))])
+    # The best five known hits make the list of the query. Unknown hits have its local scale.
+    known = [s for s, i in zip(scores, ids, strict=True) if i < FAR][:5]
+    query = known[-1] if known else 0.0
+    of_items = np.append(SCALES, query)[np.minimum(ids, N)]
+    return first_stage_evidence(scores, np.asarray(scores) - 0.3 * (query + of_items))
 
 
 def expected(ranker, scores, ids, k, *, restrict, allowed):
     """Return the list of a query with unknown hits, by sorting Python tuples."""
     known = [(s, i) for s, i in zip(scores, ids, strict=True) if i < FAR]
-    weight = 0.5 if ranker.affinity == "context" else 0.0
+    weight = 0.75 if ranker.affinity == "context" else 0.0
     base = {}
     if known:
         found = ranker.rerank(*map(np.array, zip(*known, strict=True)), N)
-        own = dict(zip([i for _, i in known], evidence([s for s, _ in known]), strict=True))
+        own = dict(zip([i for _, i in known], evidence(*zip(*known, strict=True)), strict=True))
         for score, item in zip(*found, strict=True):
             if item >= 0:
                 base[item] = max(score, 0) - (weight * own.get(item, 0) if score > 0 else 0)
-    for item, e in zip(ids, evidence(scores), strict=True):
+    for item, e in zip(ids, evidence(scores, ids), strict=True):
         base[item] = base.get(item, 0) + weight * e
     place = {item: number for number, item in enumerate(ids)}
     candidates = [i for i in ids if i in allowed]
@@ -135,6 +145,19 @@ def test_only_unknown_hits_are_returned_as_they_are(affinity):
         assert found[1].tolist() == [*ids, -1, -1]
         assert RANKERS[affinity].report_.unknown.tolist() == [4]
         assert RANKERS[affinity].report_.observed.tolist() == [0]
+
+
+def test_copies_do_not_change_the_score_of_an_unknown_hit():
+    ranker = made("context", copies=3)
+    scores, ids = np.linspace(0.9, 0.5, 20), np.arange(20)
+    ids[6] = FAR
+    everything = ranker.rerank(scores, ids, 3 * N + 1)
+    place = everything[1].tolist().index(FAR)
+    assert place > 10
+    # With the copies of better items alone, it has no place but the one that is kept for it.
+    fewer = ranker.rerank(scores, ids, 10)
+    assert fewer[1][-1] == FAR
+    assert fewer[0][-1] == everything[0][place]
 
 
 def test_any_number_may_be_unknown_and_none_twice():

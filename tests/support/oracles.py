@@ -95,6 +95,19 @@ def scaled_lists(scores, ids, factor):
     return np.array([scaled for scaled, _ in rows]), np.array(ordered), scales
 
 
+def first_stage_evidence(scores, scaled):
+    """e of the candidates of one query: 1 / (1 + z)², less the least of them.
+
+    z is how far the scaled scores are below the highest of them, in units of the difference of the
+    highest and the twelfth highest distinct score, or the lowest of fewer.
+    """
+    distinct = sorted({float(s) for s in scores}, reverse=True)
+    unit = distinct[0] - distinct[:12][-1]
+    z = (np.max(scaled) - np.asarray(scaled)) / unit if unit > 0 else np.zeros(len(scores))
+    e = (1 + z) ** -2
+    return e - e.min()
+
+
 @st.composite
 def neighbor_lists(draw, max_n=24, max_k=8):
     """Draw lists without self or repetition, with isolated nodes, components and ties."""
