@@ -60,6 +60,7 @@ def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.995, query_k=1
     affinity, fused = ranker.fitted().affinity, np.zeros(S.shape)
     d = np.where(graph.degrees > 0, graph.degrees, 1)
     for q in range(len(Q)):
+
         def evidence_of(candidates, q=q):
             scores, e = S[q, candidates], np.zeros(len(X))
             local = affinity.local_scale[candidates].astype(np.float64)
