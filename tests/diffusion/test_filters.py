@@ -195,7 +195,7 @@ def test_filtering_the_hits_is_worse_than_filtering_the_answer():
         hits = scores[:, :length], ids[:, :length]
         return mean_ap(ranker.rerank(*hits, k, restrict_to_candidates=True)[1])
 
-    assert mean_ap(ranker.search(queries, k, allow=mask)[1]) > 0.99  # 1.00
+    assert mean_ap(ranker.search(queries, k, allow=mask)[1]) > 0.98  # 0.99
     assert mean_ap(ids) < 0.85  # 0.80
     assert reranked(20) < 0.5  # 0.44
     assert reranked(k) < 0.9  # 0.85

@@ -41,7 +41,7 @@ def test_equals_a_dense_function(lists, transfer, tol, m):
     ids=lambda transfer: type(transfer).__name__,
 )
 def test_collection(vectors, transfer, block_size, tol):
-    graph = diffusion.Reranker(k=10).fit(vectors).graph_
+    graph = diffusion.Reranker(k=10, affinity="cosine").fit(vectors).graph_
     y = random_observations(graph, 20)
     solver = Chebyshev(tol=tol, block_size=block_size).prepare(graph, transfer)
     solution = solver.solve(y)
