@@ -200,7 +200,7 @@ def test_the_score_alone_can_be_diffusion(parts):
     scores, ids = ranker.search(Q[:3], 5)
     W = ranker.graph_.W.toarray().astype(np.float64)
     J = ranker.fitted().affinity.observe(*ranker.fitted().index.search(unit(Q[:3]), 48), 10)
-    x = np.linalg.solve(np.eye(len(X)) - 0.99 * W, 0.01 * J.y.csr(len(X)).toarray().T).T
+    x = np.linalg.solve(np.eye(len(X)) - 0.995 * W, 0.005 * J.y.csr(len(X)).toarray().T).T
     np.testing.assert_allclose(scores, np.take_along_axis(x, ids, axis=1), rtol=1e-4)
 
 
