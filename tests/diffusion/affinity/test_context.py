@@ -570,8 +570,13 @@ def test_ranks_of_other_scales_are_refused():
     scores, ids = neighbor_lists(_vectors(9, 50, 5, False), 12)
     affinity = Context((3, 12))
     affinity.edges(scores, ids)
-    with pytest.raises(ValueError, match=r"ranks: expected \[ 1  3  6 12\]"):
-        Context((3, 12)).restore(affinity.arrays() | {"ranks": np.array([3, 12], np.uint8)}, 50)
+    restored = Context((3, 12))
+    with pytest.raises(ValueError, match=r"ranks: uint8 of shape \(2,\)"):
+        restored.restore(affinity.arrays() | {"ranks": np.array([3, 12], np.uint8)}, 50)
+    # The values are read on first use.
+    restored.restore(affinity.arrays() | {"ranks": np.array([1, 3, 5, 12], np.uint8)}, 50)
+    with pytest.raises(DiffusionError, match="ranks: expected the values 1, 3, 6, 12"):
+        restored.observe(scores[:1], ids[:1].astype(np.int64), 5)
 
 
 def test_what_is_kept_per_item():
