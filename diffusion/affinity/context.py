@@ -566,12 +566,15 @@ class Context(Affinity):
         return self._as_given(ids, items), self._as_given(mutual, items)
 
     def scored_lists(self, items: NDArray[np.int64]) -> Lists | None:
-        """Return the scores and ids of the lists of some items, None if scores were not kept."""
+        """Return the scores and ids of the lists of some items, None if scores were not kept.
+
+        They are as they were given, by descending score.
+        """
         if not self._basis:
             return None
         self._contents.check(by_rows=True)
         self._basis_contents.check()
-        return self._basis["scores"][items], self._state["ids"][items]
+        return self._basis["scores"][items], self._as_given(self._state["ids"][items], items)
 
     def departure(self, items: NDArray[np.int64], k: int) -> float:
         """Return the share of the k nearest of some items that are not among their k largest J."""

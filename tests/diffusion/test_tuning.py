@@ -152,7 +152,7 @@ def relevant_of(labels, query_labels):
 def tuned(curves):
     X, labels, Q, query_labels = curves
     ranker = Reranker().fit(X)
-    return ranker, ranker.tune(Q[:12], relevant_of(labels, query_labels[:12]))
+    return ranker, ranker.tune(Q[:20], relevant_of(labels, query_labels[:20]))
 
 
 def same_rankings(ranker, other, Q):
@@ -173,8 +173,8 @@ def test_parameters_are_set_and_fitted(curves, tuned):
     # What was expected is gained on other queries.
     precision = [
         diffusion.metrics.average_precision(
-            labels[one.search(Q[12:], len(X))[1]] == query_labels[12:, None],
-            (labels == query_labels[12:, None]).sum(axis=1),
+            labels[one.search(Q[20:], len(X))[1]] == query_labels[20:, None],
+            (labels == query_labels[20:, None]).sum(axis=1),
         ).mean()
         for one in (Reranker().fit(X), ranker)
     ]
@@ -355,7 +355,7 @@ def test_a_context_keeps_its_scales(curves):
 def test_another_score_has_no_weight(curves):
     X, labels, Q, query_labels = curves
     ranker = Reranker(score="diffusion").fit(X)
-    tuning = ranker.tune(Q[:12], relevant_of(labels, query_labels[:12]))
+    tuning = ranker.tune(Q[:20], relevant_of(labels, query_labels[:20]))
     assert len(tuning.candidates) == 9
     assert set(tuning.parameters) <= {"granularity", "query_k"}
     assert ranker.score == "diffusion"

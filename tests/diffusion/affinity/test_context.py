@@ -566,6 +566,16 @@ def test_an_index_from_before_halves_answers_as_before_and_is_updated(monkeypatc
         np.testing.assert_array_equal(changed.arrays()[name], array)
 
 
+def test_the_lists_of_some_items_are_as_given():
+    scores, ids = neighbor_lists(_vectors(9, 50, 5, False), 12)
+    affinity = Context((3, 12))
+    affinity.edges(scores, ids)
+    assert (affinity.arrays()["ids"] != ids).any()  # they are ranked otherwise
+    items = np.array([40, 3, 7])
+    for found, expected in zip(affinity.scored_lists(items), (scores, ids), strict=True):
+        np.testing.assert_array_equal(found, expected[items])
+
+
 def test_ranks_of_other_scales_are_refused():
     scores, ids = neighbor_lists(_vectors(9, 50, 5, False), 12)
     affinity = Context((3, 12))
