@@ -254,24 +254,24 @@ def test_it_says_what_it_has_done(tuned):
 def test_own_ids_change_nothing(curves, tuned):
     X, labels, Q, query_labels = curves
     names = np.array([f"item {i}" for i in range(len(X))])
-    relevant = [set(names[row]) for row in relevant_of(labels, query_labels[:12])]
-    assert Reranker().fit(X, ids=names).tune(Q[:12], relevant) == tuned[1]
+    relevant = [set(names[row]) for row in relevant_of(labels, query_labels[:20])]
+    assert Reranker().fit(X, ids=names).tune(Q[:20], relevant) == tuned[1]
 
 
 def test_the_order_of_labelled_queries_changes_nothing(curves, tuned):
     X, labels, Q, query_labels = curves
-    order = np.random.default_rng(1).permutation(12)
+    order = np.random.default_rng(1).permutation(20)
     relevant = relevant_of(labels, query_labels[order])
     assert Reranker().fit(X).tune(Q[order], relevant) == tuned[1]
 
 
 def test_hits_stand_for_queries(curves, tuned):
     X, labels, Q, query_labels = curves
-    s = (Q[:12] / np.linalg.norm(Q[:12], axis=1, keepdims=True)) @ (
+    s = (Q[:20] / np.linalg.norm(Q[:20], axis=1, keepdims=True)) @ (
         X / np.linalg.norm(X, axis=1, keepdims=True)
     ).T
     ids = np.argsort(-s, axis=1)
-    relevant = relevant_of(labels, query_labels[:12])
+    relevant = relevant_of(labels, query_labels[:20])
     ranker = Reranker().fit(X)
     tuning = ranker.tune(hits=(np.take_along_axis(s, ids, 1), ids), relevant=relevant)
     assert tuning.after == tuned[1].after
@@ -322,12 +322,12 @@ def test_items_of_a_collection_without_vectors(curves):
 
 def test_lists_of_other_vectors_are_not_continued_by_these(curves):
     X, labels, Q, query_labels = curves
-    relevant = relevant_of(labels, query_labels[:12])
+    relevant = relevant_of(labels, query_labels[:20])
     scores, ids = diffusion.nearest_neighbors(X[:, :4], 60)
-    other = Reranker().fit_neighbors(scores, ids, X).tune(Q[:12], relevant)
+    other = Reranker().fit_neighbors(scores, ids, X).tune(Q[:20], relevant)
     assert {one.setting.granularity for one in other.candidates} == {"instance", "mixed"}
     scores, ids = diffusion.nearest_neighbors(X, 60)
-    own = Reranker().fit_neighbors(scores, ids, X).tune(Q[:12], relevant)
+    own = Reranker().fit_neighbors(scores, ids, X).tune(Q[:20], relevant)
     assert {one.setting.granularity for one in own.candidates} == {"instance", "mixed", "category"}
 
 
