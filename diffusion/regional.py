@@ -150,9 +150,9 @@ class RegionalReranker(Reporting, Parameters):
     wide in a fit with this affinity: 32 k bytes per region for a time.
 
     The neighbour list of a query's region has max(k, query_k) entries; with k >= query_k, this is
-    s_k(x|q) of the paper. With the contextual affinity, it has max(2 k, 100) entries, as have
-    those of which the lists of images are made. A region that is in no list counts with the score
-    of the list's last entry there.
+    s_k(x|q) of the paper. With the contextual affinity, it has 500 entries, for e; the observations
+    of images are made of its first max(2 k, 100), like the neighbour lists of the images. A region
+    that is in no list counts with the score of the list's last entry there.
 
     If every image and every query has one region, the results equal those of `Reranker`, up to
     copies, which are nodes of their own here. Results with up to 100 images do not depend on k.
@@ -369,7 +369,7 @@ class RegionalReranker(Reporting, Parameters):
         ranker = self.ranker_
         k, shortlist = self._k, ranker.solver_.shortlist
         if isinstance(ranker.fitted().affinity, Context):
-            return max(_listed(k), shortlist)
+            return max(_listed(k), shortlist, ranker.fitted().score.depth)
         return max(k, ranker.query_k, shortlist)
 
     @property
@@ -459,14 +459,14 @@ class RegionalReranker(Reporting, Parameters):
         _, similar, values = seen.J.packed()
         J = matched(row, self._groups.members[similar], values, query, n).astype(np.float32)
 
-        # Of the length of those that the graph of images is made of.
-        length = _listed(self._k)
         # Regions of zeros have a list, but no neighbours.
         heard = np.any(observed[1] >= 0, axis=1, keepdims=True)
-        ids = np.where(heard, lists[1][:, :length], -1)
-        found = image_lists(lists[0][:, :length], ids, query, self._groups.members, n)
-        first, depth = ranking.FirstStage(*found), whole.depth(query_k)
-        near = first.scores[:, :depth], first.ids[:, :depth]
+        lists = lists[0], np.where(heard, lists[1], -1)
+        first = ranking.FirstStage(*image_lists(*lists, query, self._groups.members, n))
+        # Of the length of those that the graph of images is made of.
+        short = lists[0][:, : _listed(self._k)], lists[1][:, : _listed(self._k)]
+        depth = whole.depth(query_k)
+        near = image_lists(*short, query, self._groups.members, n, depth)
         scale = whole.affinity.scale_of(near[0])
         of_regions = score.fused(x, SparseRows.of_csr(J), first, scale, np.ones(n))
         seen = whole.affinity.observe(*near, query_k)

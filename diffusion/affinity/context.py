@@ -521,7 +521,10 @@ class Context(Affinity):
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int
     ) -> Observation:
-        """Encode queries by their neighbours; y holds their `query_k` largest J + e."""
+        """Encode queries by their neighbours; y holds their `query_k` largest J + e.
+
+        An item with an empty list is in no observation, like in no neighbourhood.
+        """
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
         if self._opened is None:
             reach, local_scale = read_only(self._state["reach"]), read_only(self.local_scale)
@@ -542,7 +545,7 @@ class Context(Affinity):
             these = Encodings(encodings.ids[part], encodings.values[part])
             nearest = queries.Near(near.ids[part], near.evidence[part])
             out = SparseRows.of_at_most(bounds[part]), y.part(part)
-            queries.compare(these, holders, known.sets.ages, nearest, *out, width)
+            queries.compare(these, holders, known.sets, nearest, *out, width)
             similar.append(out[0])
         return Observation(y, SparseRows.joined(similar))
 
@@ -595,12 +598,12 @@ class Context(Affinity):
     @property
     def _scales(self) -> loops.Scales:
         scales = np.array(self._cut, np.int64)
+        ranks, halves = scales, scales
         # Without ranks, in an index of an earlier version, a level is a scale.
-        ranks = self._state.get("ranks", scales).astype(np.int64)
-        whole = np.searchsorted(ranks, scales)
-        half = (
-            np.searchsorted(ranks, np.maximum(1, scales // 2)) if "ranks" in self._state else whole
-        )
+        if "ranks" in self._state:
+            ranks = _ranks(self.scales, self._state["ids"].shape[1]).astype(np.int64)
+            halves = np.maximum(1, scales // 2)
+        whole, half = np.searchsorted(ranks, scales), np.searchsorted(ranks, halves)
         return loops.Scales(ranks, whole, half, np.maximum(1, scales // 3))
 
     @property
@@ -628,10 +631,7 @@ class Context(Affinity):
         if not arrays["ids"].size:
             raise ValueError("ids: no list has an entry")
         self._state, self._opened = {"ids": arrays["ids"]}, None
-        ranks = _ranks(self.scales, arrays["ids"].shape[-1])
         if "ranks" in arrays:
-            if not np.array_equal(arrays["ranks"], ranks):
-                raise ValueError(f"ranks: expected {ranks}, got {arrays['ranks']}")
             self._state["ranks"] = arrays["ranks"]
         if "mutual" in arrays:
             arrays = _of_an_earlier_version(arrays, n_items, self._scales.ranks)
@@ -640,7 +640,8 @@ class Context(Affinity):
         if not self.scaling:
             del layout["local_scale"]
         if "ranks" in arrays:
-            layout["ranks"] = Array(np.uint8, ranks.shape, Between(1, 255))
+            ranks = self._scales.ranks.tolist()
+            layout["ranks"] = Array(np.uint8, (len(ranks),), _Exactly(tuple(ranks)))
         self._ages = arrays.get("ages", _IN_ORDER)
         ages = {"ages": Array(np.int32, (n_items,))} if "ages" in arrays else {}
         self._contents = Contents(arrays, {**layout, **ages}, source)
@@ -668,6 +669,20 @@ class _Holders(Promise):
 
     def __str__(self) -> str:
         return f"items from 0 to {self.n - 1}"
+
+
+@dataclass(frozen=True)
+class _Exactly(Promise):
+    """These values."""
+
+    values: tuple[int, ...]
+
+    def kept(self, places: Places, block: NDArray[Any], arrays: Arrays) -> bool:
+        """Return whether the values are equal to those at these places."""
+        return bool(np.array_equal(block, np.array(self.values)[places]))
+
+    def __str__(self) -> str:
+        return f"the values {', '.join(map(str, self.values))}"
 
 
 def _ranks(scales: tuple[int, ...], k: int) -> NDArray[np.uint8]:

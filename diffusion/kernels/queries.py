@@ -270,7 +270,7 @@ def compare(
     stop: int,
     encodings: Encodings,
     holders: Holders,
-    ages: Any,
+    sets: Sets,
     near: Near,
     J: SparseRows,
     y: SparseRows,
@@ -279,9 +279,10 @@ def compare(
     """Compute the Jaccard similarity J of encodings to all items that share an entry with them.
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
-    largest sums of J and the evidence of the first stage, in descending order, ties by `ages`.
+    largest sums of J and the evidence of the first stage, in descending order, ties by age, of
+    items that have lists.
     """
-    n = len(holders.starts)
+    n, ages = len(holders.starts), sets.ages
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
     added = np.zeros(1 << 12, np.float32)
@@ -293,7 +294,8 @@ def compare(
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
         begin_best(best, ids)
         for a in range(near.ids.shape[1]):
-            if near.ids[q, a] >= 0:
+            # An item without a list, such as a zero vector, is similar to nothing.
+            if near.ids[q, a] >= 0 and sets.ids[near.ids[q, a], 0] >= 0:
                 x = number_of(names, near.ids[q, a])
                 if x >= 0:
                     added[x] = near.evidence[q, a]

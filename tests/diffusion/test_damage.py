@@ -476,7 +476,8 @@ def test_an_index_is_checked_once_and_by_one_thread(saved, index, monkeypatch):
     assert len(checks) == len(set(checks)) == 5  # graph, its edges, affinity, solver, vectors
     for _ in range(2):
         ranker.diagnose()
-    assert len(checks) == len(set(checks)) == 7  # the rows of the affinity, and their order
+    assert len(checks) == len(set(checks)) == 8
+    # The rows of the affinity, and of what updates keep: the scores of lists, and their order.
 
 
 def test_a_loaded_index_can_be_copied_and_pickled(saved, index):

@@ -293,24 +293,26 @@ def test_the_graph_does_not_depend_on_the_unit_of_the_scores(seed, exponent):
         np.testing.assert_array_equal(scaled, expected)
 
 
-def test_the_contextual_graph_without_scaling_depends_on_the_order_of_the_scores_alone(cloud):
+def test_similar_neighbourhoods_without_scaling_depend_on_the_order_of_the_scores_alone(cloud):
     scores, ids = diffusion.nearest_neighbors(cloud, 12)
     ranks = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)
     by_order = Reranker(k=12, affinity=diffusion.Context(scaling=0))
-    expected = by_order.fit_neighbors(scores, ids).graph_.W.toarray()
+    expected = by_order.fit_neighbors(scores, ids).fitted().affinity.arrays()
     for transformed in (ranks - 10_000, ranks.astype(np.float64) ** 5, np.exp(scores)):
-        found = by_order.fit_neighbors(transformed, ids).graph_.W.toarray()
-        np.testing.assert_array_equal(found, expected)
+        found = by_order.fit_neighbors(transformed, ids).fitted().affinity.arrays()
+        for name in ("ids", "levels", "holders", "similar", "overlaps"):
+            np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_the_contextual_graph_depends_on_differences_of_scores_alone(cloud):
     scores, ids = diffusion.nearest_neighbors(cloud, 12)
-    scores = np.round(1024 * scores)  # integers, of which all differences are exact
-    expected = Reranker(k=12).fit_neighbors(scores, ids).graph_.W.toarray()
+    scores = np.round(1024 * scores)  # integers, of which all scaled differences are exact
+    ranker = Reranker(k=12, affinity=diffusion.Context(scaling=0.25))
+    expected = ranker.fit_neighbors(scores, ids).graph_.W.toarray()
     for transformed in (scores / 8, scores - 2048, 4 * scores + 512):
-        found = Reranker(k=12).fit_neighbors(transformed, ids).graph_.W.toarray()
+        found = ranker.fit_neighbors(transformed, ids).graph_.W.toarray()
         np.testing.assert_array_equal(found, expected)
-    other = Reranker(k=12).fit_neighbors(scores**3, ids).graph_.W.toarray()
+    other = ranker.fit_neighbors(scores**3, ids).graph_.W.toarray()
     assert not np.array_equal(other, expected)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import diffusion
 from diffusion import Context, DiffusionError, RegionalReranker, Reranker, metrics
 from diffusion.index_state import save_state
+from diffusion.kernels.ranking import FirstStage
 from diffusion.scoring.fusion import Fusion
 from diffusion.solvers import SOLVERS
 from tests.support.oracles import dense_diffusion, dense_graph, similarity
@@ -259,22 +260,22 @@ def dense_fusion(X, owner, Q, queries, pooling, settings):
     s, sq = similarity(X, X, "cosine"), similarity(Q, X, "cosine")
     lists, found = region_lists(s, owner, owner, 100), region_lists(sq, owner, None, 100)
     of_images = match_lists(s, lists, owner, owner)
-    first = match_lists(sq, found, owner, queries)
+    near_images = match_lists(sq, found, owner, queries)
+    scores, ids = match_lists(sq, region_lists(sq, owner, None, 500), owner, queries)
+    first = FirstStage(scores.astype(np.float32), ids)
     n, m, nq, alpha = owner.max() + 1, len(X), queries.max() + 1, settings["alpha"]
     w = dense_weights(X, owner, 1.0) if pooling == "gmp" else np.ones(m)
     pool = (owner == np.arange(n)[:, None]) * w
     out = np.zeros((nq, n))
-    e = np.zeros((nq, n))
-    weighed = Fusion(weight=0.5).evidence(first[0].astype(np.float32), first[1])
-    np.add.at(e, (np.arange(nq)[:, None], np.maximum(first[1], 0)), weighed * (first[1] >= 0))
     for lists_of, asked, P in (
         (padded_lists(s, lists), padded_lists(sq, found), pool),
-        (of_images, first, np.eye(n)),
+        (of_images, near_images, np.eye(n)),
     ):
         ranker = Reranker(**settings).fit_neighbors(*lists_of)
         affinity, graph = ranker.fitted().affinity, ranker.graph_
         near = [np.ascontiguousarray(part[:, : affinity.depth]) for part in asked]
-        seen = affinity.observe(near[0].astype(np.float32), near[1], 10)
+        near[0] = near[0].astype(np.float32)
+        seen = affinity.observe(*near, 10)
         y, J = (part.csr(P.shape[1]).toarray() for part in (seen.y, seen.J))
         if P is pool:
             y = np.stack([y[queries == q].sum(axis=0) for q in range(nq)])
@@ -283,7 +284,10 @@ def dense_fusion(X, owner, Q, queries, pooling, settings):
         x = dense_diffusion(graph.W.toarray(), y, alpha)
         x = x / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1)) @ P.T
         x = np.maximum(x, 0) / np.maximum(x.max(axis=1, keepdims=True), 1e-30)
-        out += (np.sqrt(x) + 0.5 * J + e) / 2
+        out += (np.sqrt(x) + 0.75 * J) / 2
+    # The last round was that of the images, whose local scales are those of e.
+    e = Fusion(weight=0.75).evidence(first, affinity.scale_of(near[0])) * (ids >= 0)
+    np.add.at(out, (np.arange(nq)[:, None], ids), e)
     return out
 
 

@@ -152,7 +152,7 @@ def relevant_of(labels, query_labels):
 def tuned(curves):
     X, labels, Q, query_labels = curves
     ranker = Reranker().fit(X)
-    return ranker, ranker.tune(Q[:12], relevant_of(labels, query_labels[:12]))
+    return ranker, ranker.tune(Q[:20], relevant_of(labels, query_labels[:20]))
 
 
 def same_rankings(ranker, other, Q):
@@ -173,8 +173,8 @@ def test_parameters_are_set_and_fitted(curves, tuned):
     # What was expected is gained on other queries.
     precision = [
         diffusion.metrics.average_precision(
-            labels[one.search(Q[12:], len(X))[1]] == query_labels[12:, None],
-            (labels == query_labels[12:, None]).sum(axis=1),
+            labels[one.search(Q[20:], len(X))[1]] == query_labels[20:, None],
+            (labels == query_labels[20:, None]).sum(axis=1),
         ).mean()
         for one in (Reranker().fit(X), ranker)
     ]
@@ -254,24 +254,24 @@ def test_it_says_what_it_has_done(tuned):
 def test_own_ids_change_nothing(curves, tuned):
     X, labels, Q, query_labels = curves
     names = np.array([f"item {i}" for i in range(len(X))])
-    relevant = [set(names[row]) for row in relevant_of(labels, query_labels[:12])]
-    assert Reranker().fit(X, ids=names).tune(Q[:12], relevant) == tuned[1]
+    relevant = [set(names[row]) for row in relevant_of(labels, query_labels[:20])]
+    assert Reranker().fit(X, ids=names).tune(Q[:20], relevant) == tuned[1]
 
 
 def test_the_order_of_labelled_queries_changes_nothing(curves, tuned):
     X, labels, Q, query_labels = curves
-    order = np.random.default_rng(1).permutation(12)
+    order = np.random.default_rng(1).permutation(20)
     relevant = relevant_of(labels, query_labels[order])
     assert Reranker().fit(X).tune(Q[order], relevant) == tuned[1]
 
 
 def test_hits_stand_for_queries(curves, tuned):
     X, labels, Q, query_labels = curves
-    s = (Q[:12] / np.linalg.norm(Q[:12], axis=1, keepdims=True)) @ (
+    s = (Q[:20] / np.linalg.norm(Q[:20], axis=1, keepdims=True)) @ (
         X / np.linalg.norm(X, axis=1, keepdims=True)
     ).T
     ids = np.argsort(-s, axis=1)
-    relevant = relevant_of(labels, query_labels[:12])
+    relevant = relevant_of(labels, query_labels[:20])
     ranker = Reranker().fit(X)
     tuning = ranker.tune(hits=(np.take_along_axis(s, ids, 1), ids), relevant=relevant)
     assert tuning.after == tuned[1].after
@@ -322,12 +322,12 @@ def test_items_of_a_collection_without_vectors(curves):
 
 def test_lists_of_other_vectors_are_not_continued_by_these(curves):
     X, labels, Q, query_labels = curves
-    relevant = relevant_of(labels, query_labels[:12])
+    relevant = relevant_of(labels, query_labels[:20])
     scores, ids = diffusion.nearest_neighbors(X[:, :4], 60)
-    other = Reranker().fit_neighbors(scores, ids, X).tune(Q[:12], relevant)
+    other = Reranker().fit_neighbors(scores, ids, X).tune(Q[:20], relevant)
     assert {one.setting.granularity for one in other.candidates} == {"instance", "mixed"}
     scores, ids = diffusion.nearest_neighbors(X, 60)
-    own = Reranker().fit_neighbors(scores, ids, X).tune(Q[:12], relevant)
+    own = Reranker().fit_neighbors(scores, ids, X).tune(Q[:20], relevant)
     assert {one.setting.granularity for one in own.candidates} == {"instance", "mixed", "category"}
 
 
@@ -355,7 +355,7 @@ def test_a_context_keeps_its_scales(curves):
 def test_another_score_has_no_weight(curves):
     X, labels, Q, query_labels = curves
     ranker = Reranker(score="diffusion").fit(X)
-    tuning = ranker.tune(Q[:12], relevant_of(labels, query_labels[:12]))
+    tuning = ranker.tune(Q[:20], relevant_of(labels, query_labels[:20]))
     assert len(tuning.candidates) == 9
     assert set(tuning.parameters) <= {"granularity", "query_k"}
     assert ranker.score == "diffusion"

@@ -568,12 +568,27 @@ def test_an_index_from_before_halves_answers_as_before_and_is_updated(monkeypatc
         np.testing.assert_array_equal(changed.arrays()[name], array)
 
 
+def test_the_lists_of_some_items_are_as_given():
+    scores, ids = neighbor_lists(_vectors(9, 50, 5, False), 12)
+    affinity = Context((3, 12))
+    affinity.edges(scores, ids)
+    assert (affinity.arrays()["ids"] != ids).any()  # they are ranked otherwise
+    items = np.array([40, 3, 7])
+    for found, expected in zip(affinity.scored_lists(items), (scores, ids), strict=True):
+        np.testing.assert_array_equal(found, expected[items])
+
+
 def test_ranks_of_other_scales_are_refused():
     scores, ids = neighbor_lists(_vectors(9, 50, 5, False), 12)
     affinity = Context((3, 12))
     affinity.edges(scores, ids)
-    with pytest.raises(ValueError, match=r"ranks: expected \[ 1  3  6 12\]"):
-        Context((3, 12)).restore(affinity.arrays() | {"ranks": np.array([3, 12], np.uint8)}, 50)
+    restored = Context((3, 12))
+    with pytest.raises(ValueError, match=r"ranks: uint8 of shape \(2,\)"):
+        restored.restore(affinity.arrays() | {"ranks": np.array([3, 12], np.uint8)}, 50)
+    # The values are read on first use.
+    restored.restore(affinity.arrays() | {"ranks": np.array([1, 3, 5, 12], np.uint8)}, 50)
+    with pytest.raises(DiffusionError, match="ranks: expected the values 1, 3, 6, 12"):
+        restored.observe(scores[:1], ids[:1].astype(np.int64), 5)
 
 
 def test_what_is_kept_per_item():
