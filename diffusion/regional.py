@@ -81,7 +81,7 @@ class RegionalReranker(Reporting, Parameters):
     best similarity to a region of the other. Online, the neighbours of each region q of a query are
     found, and the score of an image I is the mean of the fused scores on both graphs (`Fusion`)::
 
-        f_I = (sqrt(x_I / max x) + sqrt(z_I / max z)) / 2 + weight ((J_I + K_I) / 2 + e_I)
+        f_I = ((x_I / max x)^(3/8) + (z_I / max z)^(3/8)) / 2 + weight ((J_I + K_I) / 2 + e_I)
         x_I = Σ_j w_j x_j / sqrt(d_j)       over the regions j of I, x = h(W) Σ_q y_q
         J_I = mean_q max_j J_qj
 
@@ -180,7 +180,7 @@ class RegionalReranker(Reporting, Parameters):
         k: int | None = None,
         affinity: str | Context = "context",
         solver: str | Solver | None = None,
-        alpha: float = 0.99,
+        alpha: float | None = None,
         transfer: Transfer | None = None,
         query_k: int | None = None,
         gamma: float = 3.0,

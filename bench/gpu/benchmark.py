@@ -60,7 +60,7 @@ def run(*, device: str = "cuda", sizes: Sizes = DEFAULT) -> list[Table]:
     X, Q = X[: sizes.nodes], X[sizes.nodes :]
     index = diffusion.neighbors.NeighborIndex(X, "cosine", method_of(sizes.nodes))
     lists, first = index.neighbors(K), index.search(Q, 100)
-    ranker = Reranker(k=K, affinity=Context(device=device), solver=CG(device=device))
+    ranker = Reranker(k=K, alpha=ALPHA, affinity=Context(device=device), solver=CG(device=device))
     ranker.fit_neighbors(*lists)
     bytes_per_second = copy_of(device, sizes.copied)
     tables = [

@@ -237,7 +237,8 @@ def test_hits_are_reordered_cautiously():
     confidence, relevant = ranker.report_.confidence, ranker.report_.relevant
     only = ranker.rerank(scores, ids, 120, restrict_to_candidates=True)[1]
     assert (ranker.report_.confidence == confidence).all()
-    order = ranker.set_params(cautious=False).search(Q, len(X))[1]
+    order = ranker.set_params(cautious=False).rerank(scores, ids, len(X))[1]
+    relevant = ranker.report_.relevant
     for row in range(len(Q)):
         kept = everything[row][np.isin(everything[row], ids[row])]
         assert only[row].tolist() == kept.tolist()

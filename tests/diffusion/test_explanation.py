@@ -109,7 +109,7 @@ def test_what_the_shares_are_made_of(vectors, queries):
     scaled = np.array([e.x / np.sqrt(e.degree or 1) for e in explanations])
     np.testing.assert_array_equal([e.degree for e in explanations], degrees)
     diffusion_ = [e.shares.diffusion for e in explanations]
-    np.testing.assert_allclose(diffusion_, np.sqrt(scaled / scaled.max()), rtol=1e-5)
+    np.testing.assert_allclose(diffusion_, (scaled / scaled.max()) ** 0.375, rtol=1e-5)
     # e of the best of the first stage, here of all, as the documentation of `Fusion` has it.
     e = evidence(queries[0], vectors, 500)
     np.testing.assert_allclose([x.shares.first_stage for x in explanations], 0.75 * e, atol=1e-5)

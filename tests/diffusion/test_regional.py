@@ -284,7 +284,7 @@ def dense_fusion(X, owner, Q, queries, pooling, settings):
         x = dense_diffusion(graph.W.toarray(), y, alpha)
         x = x / np.sqrt(np.where(graph.degrees > 0, graph.degrees, 1)) @ P.T
         x = np.maximum(x, 0) / np.maximum(x.max(axis=1, keepdims=True), 1e-30)
-        out += (np.sqrt(x) + 0.75 * J) / 2
+        out += (x**0.375 + 0.75 * J) / 2
     # The last round was that of the images, whose local scales are those of e.
     e = Fusion(weight=0.75).evidence(first, affinity.scale_of(near[0])) * (ids >= 0)
     np.add.at(out, (np.arange(nq)[:, None], ids), e)

@@ -16,7 +16,7 @@ from tests.support.oracles import dense_diffusion, relative_error
 
 
 def test_default_tolerance_is_accurate_enough_to_rank(vectors):
-    ranker = diffusion.Reranker(k=10).fit(vectors)
+    ranker = diffusion.Reranker(k=10, alpha=0.99).fit(vectors)
     y = np.eye(len(vectors))[:40]
     x = ranker.solver_.solve(y).x
     assert relative_error(x, dense_diffusion(ranker.graph_.W.toarray(), y, 0.99)) < 1e-5
@@ -42,7 +42,7 @@ def test_equals_scipy_on_a_graph_shared_among_cores(rng):
 
 @pytest.mark.parametrize("block_size", [1, 3, 64])
 def test_block_size_does_not_change_the_answer(vectors, block_size):
-    ranker = diffusion.Reranker(k=10, solver="cg").fit(vectors)
+    ranker = diffusion.Reranker(k=10, alpha=0.99, solver="cg").fit(vectors)
     y = np.eye(len(vectors))[:20]
     solver = CG(tol=1e-9, block_size=block_size)
     x = solver.prepare(ranker.graph_, RegularizedLaplacian()).solve(y).x

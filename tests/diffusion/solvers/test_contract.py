@@ -433,7 +433,7 @@ def test_a_named_transfer_function_is_saved(vectors, tmp_path):
 
 def test_settings_are_not_shared_between_rankers(vectors):
     solver = diffusion.CG()
-    first = Reranker(k=5, solver=solver).fit(vectors)
+    first = Reranker(k=5, alpha=0.99, solver=solver).fit(vectors)
     second = Reranker(k=20, solver=solver).fit(vectors)
     assert first.solver_ is not second.solver_ is not solver
     assert isinstance(solver, Solver)
