@@ -23,7 +23,7 @@ _NEAREST, _PLACE = 6, 24
 
 # The logistic model of the confidence: a constant, and the weights of agreement and breadth.
 # Fitted to the survey's collections, each with the same weight (`python -m bench confidence`).
-_MODEL = (1.52, 0.90, -0.55)
+_MODEL = (1.56, 0.86, -0.44)
 
 # How fast the share of the evidence other than the first stage falls, and the risk where it begins:
 # over the survey, half of the queries that lose no longer do, at a quarter of the gain.
