@@ -40,9 +40,6 @@ _BATCH_VALUES = 1 << 26
 _BATCH_QUERIES = 4096
 
 _PLAIN_PARAMETERS = ("k", "granularity", "query_k", "gamma", "metric")
-# The default of k before it depended on the affinity; the contextual one used 48 of them.
-_EARLIER_K = 50
-
 _AFFINITY, _SOLVER, _IDS, _COPIES = "affinity_", "solver_", "ids_", "copies_"
 
 
@@ -578,8 +575,7 @@ def stored_parameters(
 def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a Reranker that `stored_parameters` described."""
     affinity, score = stored["affinity"], stored["score"]
-    earlier = "granularity" not in stored  # an index of an earlier version
-    stored = {"granularity": "mixed", **stored}
+    stored = {"granularity": "mixed", **stored}  # an earlier version has none
     if not isinstance(affinity, str):
         # Earlier versions ranked lists by the scores themselves.
         affinity = {"scaling": 0.0, **affinity}
@@ -588,8 +584,6 @@ def restored_parameters(stored: dict[str, Any]) -> dict[str, Any]:
             affinity = "context"
         else:
             stored["granularity"] = "mixed"  # of a version in which the name stands for others
-    if earlier and affinity == "context" and stored["k"] == _EARLIER_K:
-        stored["k"] = None
     arguments = {
         **{name: stored[name] for name in _PLAIN_PARAMETERS},
         "affinity": affinity,

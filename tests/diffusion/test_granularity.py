@@ -84,11 +84,13 @@ def test_it_is_stored(vectors, tmp_path):
 
 
 def test_an_index_of_an_earlier_version_is_mixed(vectors):
-    state = Reranker(k=50).fit(vectors).state()
+    ranker = Reranker(k=50, affinity=Context(scaling=0)).fit(vectors)
+    state = ranker.state()
     parameters = {k: v for k, v in state.parameters.items() if k != "granularity"}
+    parameters["affinity"] = {k: v for k, v in parameters["affinity"].items() if k != "scaling"}
     loaded = Reranker.from_state(replace(state, parameters=parameters))
-    assert (loaded.granularity, loaded.k) == ("mixed", None)
-    same(loaded, Reranker().fit(vectors), vectors[::40] + 0.1)
+    assert (loaded.granularity, loaded.affinity) == ("mixed", Context(scaling=0))
+    same(loaded, ranker, vectors[::40] + 0.1)
     for other in (Reranker(k=30), Reranker(k=50, affinity="cosine")):
         state = other.fit(vectors).state()
         parameters = {k: v for k, v in state.parameters.items() if k != "granularity"}
