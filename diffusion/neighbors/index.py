@@ -701,8 +701,8 @@ class NeighborIndex(SearchIndex):
             scores, ids = search_all(self.vectors, queries, k, self.metric)
         else:
             assert isinstance(self.method, HNSW)
-            self.method.set_effort(self._faiss, k)
-            scores, ids = self._faiss.search(queries, k)
+            effort = self.method.effort(self._faiss, k)
+            scores, ids = self._faiss.search(queries, k, params=effort)
         return self._similarities(scores), ids
 
     def _similarities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -162,10 +162,17 @@ class HNSW:
         index.hnsw.efConstruction = self.ef_construction
         return index
 
-    def set_effort(self, index: Any, k: int) -> None:
-        """Set the number of candidates kept in a search for k neighbours."""
+    def effort(self, index: Any, k: int) -> Any:
+        """Return faiss's parameters of one search for k neighbours.
+
+        They go with the search: set on the index, which threads share, they would hold for the
+        searches of others too.
+        """
+        import faiss
+
+        parameters: Any = faiss.SearchParametersHNSW  # type: ignore[attr-defined]  # made by SWIG
         # faiss allocates this many candidates, of which there are no more than vectors.
-        index.hnsw.efSearch = min(max(self.ef_search, k), index.ntotal)
+        return parameters(efSearch=min(max(self.ef_search, k), index.ntotal))
 
     def arrays(self, index: Any) -> dict[str, NDArray[Any]]:
         """Return the number of levels of each vector, all links, and the first vector."""

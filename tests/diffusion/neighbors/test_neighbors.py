@@ -109,6 +109,19 @@ def test_ivf_over_all_cells_and_exact_search_agree_on_queries(rng):
     np.testing.assert_allclose(ivf[0], exact[0], atol=1e-6)
 
 
+def test_a_search_by_hnsw_leaves_nothing_to_the_next_one(rng):
+    """Threads share the index, so a search may not set how far the searches of others go."""
+    X = as_vectors(rng.standard_normal((2000, 16)).astype(np.float32), "X", metric="cosine")
+    index = NeighborIndex(X, "cosine", HNSW(m=4, ef_construction=20, ef_search=4), k=1)
+    effort = index._faiss.hnsw.efSearch
+    short = index.search(X[:200] + np.float32(0.3), 1)[1]
+    deep = index.search(X[:200] + np.float32(0.3), 500)[1][:, :1]
+    again = index.search(X[:200] + np.float32(0.3), 1)[1]
+    assert index._faiss.hnsw.efSearch == effort
+    np.testing.assert_array_equal(short, again)
+    assert (short != deep).any(), "the depth has no effect, so that nothing was tested"
+
+
 def test_blocks_do_not_change_the_lists(rng, monkeypatch):
     X = rng.standard_normal((100, 5))
     whole = nearest_neighbors(X, 7)
