@@ -14,6 +14,9 @@ _ROWS, _COLUMNS = 256, 512
 # Products compared at a time with the worst score of a list, and partial sums of a score.
 _CHUNK, _LANES = 32, 16
 
+# The bit of the sign of a score, and the least room for entries beside the best.
+_SIGN, _LEAST_ROOM = np.uint64(1 << 31), 64
+
 
 class Level(NamedTuple):
     """Vectors by cell: those of cell c are at starts[c] to stops[c]."""
@@ -32,70 +35,6 @@ class Asked(NamedTuple):
     rows: Any  # (m,) int32: the row of the output that each is written to
     cells: Any  # (m, p) int32: the cells to search, padded with -1
     blocks: Any  # (b + 1,) int64: where the blocks begin that are searched together
-
-
-# --- lists kept as heaps --------------------------------------------------------------------------
-
-
-@serial
-def _sift_down(scores: Any, ids: Any, place: int, size: int) -> None:
-    """Move an entry of a heap down to its place.
-
-    The root has the lowest score, and of equal scores the largest id.
-    """
-    s, i = scores[place], ids[place]
-    while 2 * place + 1 < size:
-        child = 2 * place + 1
-        other = child + 1
-        if other < size and (
-            scores[other] < scores[child]
-            or (scores[other] == scores[child] and ids[other] > ids[child])
-        ):
-            child = other
-        if scores[child] > s or (scores[child] == s and ids[child] <= i):
-            break
-        scores[place], ids[place] = scores[child], ids[child]
-        place = child
-    scores[place], ids[place] = s, i
-
-
-@serial
-def _sort(scores: Any, ids: Any) -> None:
-    """Sort a list by descending score, equal scores by ascending id."""
-    size = scores.shape[0]
-    for root in range(size // 2 - 1, -1, -1):
-        _sift_down(scores, ids, root, size)
-    for last in range(size - 1, 0, -1):
-        scores[0], scores[last] = scores[last], scores[0]
-        ids[0], ids[last] = ids[last], ids[0]
-        _sift_down(scores, ids, 0, last)
-
-
-@contracting
-def _keep_best(
-    products: Any, bias: Any, first: int, ids: Any, own: int, scores: Any, places: Any
-) -> None:
-    """Enter the products of a query into its heap, except that of the item itself.
-
-    The vectors are at the places `first` on. Scores are products less `bias`.
-    """
-    size, k = products.shape[0], scores.shape[0]
-    worst = scores[0]
-    for begin in range(0, size, _CHUNK):
-        end = min(size, begin + _CHUNK)
-        if end - begin == _CHUNK:
-            # Counting has no branches, so that it is compiled to vector instructions.
-            some = np.int32(0)
-            for a in range(begin, begin + _CHUNK):
-                some += np.int32(products[a] - bias[a] > worst)
-            if some == 0:
-                continue
-        for a in range(begin, end):
-            s = products[a] - bias[a]
-            if s > worst and ids[first + a] != own:
-                scores[0], places[0] = s, first + a
-                _sift_down(scores, places, 0, k)
-                worst = scores[0]
 
 
 # --- searching ------------------------------------------------------------------------------------
@@ -138,6 +77,133 @@ def exact_score(a: Any, b: Any, euclidean: bool, lanes: Any) -> Any:
     for t in range(_LANES):
         total += lanes[t]
     return total
+
+
+# --- the best entries -----------------------------------------------------------------------------
+#
+# A key holds a score and a number, the better the lower: by descending score, equal scores by
+# ascending number. Keys are compared by one instruction.
+
+
+@serial
+def _key(score: Any, number: Any) -> Any:
+    bits = np.uint64(np.float32(score + np.float32(0)).view(np.uint32))  # -0 becomes 0
+    if bits < _SIGN:
+        bits = _SIGN - np.uint64(1) - bits
+    return (bits << np.uint64(32)) | np.uint64(number)
+
+
+@serial
+def _score_of(key: Any) -> Any:
+    bits = key >> np.uint64(32)
+    if bits < _SIGN:
+        bits = _SIGN - np.uint64(1) - bits
+    return np.uint32(bits).view(np.float32)
+
+
+@serial
+def _number_of(key: Any) -> Any:
+    return np.int32(key & np.uint64(0xFFFFFFFF))
+
+
+@serial
+def _select(keys: Any, size: int, k: int) -> None:
+    """Bring the k lowest keys to the front, the highest of these to the place k - 1."""
+    low, high = 0, size - 1
+    while low < high:
+        # The median of three is the pivot, and stops both scans.
+        middle = (low + high) // 2
+        if keys[middle] < keys[low]:
+            keys[middle], keys[low] = keys[low], keys[middle]
+        if keys[high] < keys[low]:
+            keys[high], keys[low] = keys[low], keys[high]
+        if keys[high] < keys[middle]:
+            keys[high], keys[middle] = keys[middle], keys[high]
+        pivot, a, b = keys[middle], low, high
+        while a <= b:
+            while keys[a] < pivot:
+                a += 1
+            while pivot < keys[b]:
+                b -= 1
+            if a <= b:
+                keys[a], keys[b] = keys[b], keys[a]
+                a, b = a + 1, b - 1
+        if k - 1 <= b:
+            high = b
+        elif k - 1 >= a:
+            low = a
+        else:
+            return
+
+
+class _Best(NamedTuple):
+    """The best entries of each query of a block."""
+
+    keys: Any  # (m, room) uint64, room > k
+    filled: Any  # (m,) int64: the number of keys
+    worst: Any  # (m,) float32: what a score must reach
+
+
+@contracting
+def _keep_best(
+    products: Any, bias: Any, first: int, ids: Any, own: int, k: int, best: Any, query: int
+) -> None:
+    """Enter the products of a query among its best, except that of the item itself.
+
+    The vectors are at the places `first` on, which are the numbers of the keys. Scores are products
+    less `bias`. When there is no more room, only the best k keys are kept.
+    """
+    keys, filled, worst = best.keys[query], best.filled[query], best.worst[query]
+    size = products.shape[0]
+    for begin in range(0, size, _CHUNK):
+        end = min(size, begin + _CHUNK)
+        if end - begin == _CHUNK:
+            # Counting has no branches, so that it is compiled to vector instructions.
+            some = np.int32(0)
+            for a in range(begin, begin + _CHUNK):
+                some += np.int32(products[a] - bias[a] >= worst)
+            if some == 0:
+                continue
+        for a in range(begin, end):
+            s = products[a] - bias[a]
+            if s >= worst and ids[first + a] != own:
+                keys[filled] = _key(s, first + a)
+                filled += 1
+                if filled == keys.shape[0]:
+                    _select(keys, filled, k)
+                    filled, worst = k, _score_of(keys[k - 1])
+    best.filled[query], best.worst[query] = filled, worst
+
+
+@contracting
+def _write_best(
+    keys: Any,
+    filled: int,
+    query: Any,
+    level: Any,
+    by_distance: bool,
+    highest: float,
+    lanes: Any,
+    scores: Any,
+    ids: Any,
+) -> None:
+    """Write the k best entries of a query, by scores in a fixed order of summation."""
+    k = scores.shape[0]
+    if filled > k:
+        _select(keys, filled, k)
+        filled = k
+    for e in range(filled):
+        place = _number_of(keys[e])
+        score = exact_score(query, level.vectors[place], by_distance, lanes)
+        keys[e] = _key(min(score, np.float32(highest)), level.ids[place])
+    keys[:filled].sort()
+    for e in range(filled):
+        scores[e], ids[e] = _score_of(keys[e]), _number_of(keys[e])
+    scores[filled:] = -np.inf
+    ids[filled:] = -1
+
+
+# --- the cells of a block -------------------------------------------------------------------------
 
 
 @serial
@@ -186,8 +252,8 @@ def _search_cell(
     gathered: Any,
     bias: Any,
     products: Any,
-    scores: Any,
-    places: Any,
+    k: int,
+    best: Any,
 ) -> None:
     """Compare some queries of a block with the vectors of a cell."""
     d = queries.shape[1]
@@ -206,7 +272,7 @@ def _search_cell(
             np.dot(gathered[:rows], vectors.T, block)
             for a in range(rows):
                 q = asking[r + a]
-                _keep_best(block[a], bias, begin, level.ids, own[q], scores[q], places[q])
+                _keep_best(block[a], bias, begin, level.ids, own[q], k, best, q)
 
 
 @parallel(lambda asked, *_: len(asked.blocks) - 1, grain=1)
@@ -238,12 +304,15 @@ def search_cells(
     count = np.zeros(level.starts.shape[0], np.int64)
     listed, asking = np.empty(most * p, np.int32), np.empty(most * p, np.int32)
     first = np.empty(most * p + 1, np.int64)
-    scores, places = np.empty((most, k), np.float32), np.empty((most, k), np.int32)
+    room = k + max(k, _LEAST_ROOM)
+    best = _Best(
+        np.empty((most, room), np.uint64), np.empty(most, np.int64), np.empty(most, np.float32)
+    )
     for b in range(start, stop):
         part = slice(asked.blocks[b], asked.blocks[b + 1])
         queries, own = asked.vectors[part], asked.own[part]
-        scores[:] = -np.inf
-        places[:] = -1
+        best.filled[:] = 0
+        best.worst[:] = -np.inf
         found = _by_cell(asked.cells[part], count, listed, first, asking)
         for x in range(found):
             _search_cell(
@@ -256,20 +325,22 @@ def search_cells(
                 gathered,
                 bias,
                 products,
-                scores,
-                places,
+                k,
+                best,
             )
         for a in range(queries.shape[0]):
-            for e in range(k):
-                place = places[a, e]
-                if place >= 0:
-                    score = exact_score(queries[a], level.vectors[place], by_distance, lanes)
-                    scores[a, e] = min(score, np.float32(highest))
-                    places[a, e] = level.ids[place]
-            _sort(scores[a], places[a])
             row = asked.rows[part.start + a]
-            for e in range(k):
-                out_scores[row, e], out_ids[row, e] = scores[a, e], places[a, e]
+            _write_best(
+                best.keys[a],
+                best.filled[a],
+                queries[a],
+                level,
+                by_distance,
+                highest,
+                lanes,
+                out_scores[row],
+                out_ids[row],
+            )
 
 
 # --- k-means --------------------------------------------------------------------------------------

@@ -86,6 +86,23 @@ def test_lists_do_not_depend_on_the_number_of_threads(rng, metric, monkeypatch):
         np.testing.assert_array_equal(own, other)
 
 
+@pytest.mark.parametrize("k", [1, 30, 100, 700])
+def test_equal_scores_at_the_end_of_a_list_do_not_depend_on_other_queries(rng, k):
+    """Whole numbers have few scores; most lists end among equal ones, after many prunings."""
+    X = rng.integers(-2, 3, (4000, 6)).astype(np.float32)
+    Q = rng.integers(-2, 3, (40, 6)).astype(np.float32)
+    index = NeighborIndex(X, "inner_product", IVF(40, 10), k=5)
+    scores, ids = index.search(Q, k)
+    np.testing.assert_array_equal(scores, np.take_along_axis(Q @ X.T, ids, axis=1))
+    assert all(len(set(row)) == k for row in ids)
+    for a in range(0, 40, 7):
+        alone = index.search(Q[a : a + 1], k)
+        np.testing.assert_array_equal(alone[0][0], scores[a])
+        np.testing.assert_array_equal(alone[1][0], ids[a])
+    every = NeighborIndex(X, "inner_product", IVF(40, 40), k=5).search(Q, k)[0]
+    np.testing.assert_array_equal(every, -np.sort(-(Q @ X.T), axis=1)[:, :k])
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_pair_has_one_score(rng, metric):
     X = clustered(rng, 2000, d=37)
