@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,9 @@ from diffusion.confidence import signs_of
 from ..data.collections import Collection
 from ..data.synthetic import everything
 from ..measure import precision_of
+from ..quality.survey import QUERY_WORSE, Makers
 from ..table import Table, show
 
-Makers = Sequence[Callable[[], Collection]]
 Values = NDArray[np.float64]
 
 # The bins of the predicted risk in the table of the calibration.
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
 
     def lost(self) -> NDArray[np.bool_]:
         """Return which queries lose more than a point with the defaults."""
-        return self.default < self.first - 1
+        return self.default < self.first - QUERY_WORSE
 
 
 def run(collections: Makers | None = None) -> list[Table]:
@@ -96,7 +96,7 @@ def measure(collection: Collection) -> Measured:
 
 
 def _cut(
-    ids: NDArray[np.int64], lengths: NDArray[np.int64], labels: Values, asked: Values
+    ids: NDArray[np.int64], lengths: NDArray[np.int64], labels: NDArray[Any], asked: NDArray[Any]
 ) -> Values:
     """Return precision and recall of the first results, and their number over the class size."""
     relevant = labels[ids] == asked[:, None]
@@ -138,7 +138,8 @@ def losses(measured: Sequence[Measured], held_out: Sequence[Values]) -> Table:
     heads: list[list[str | int | None]] = []
     figures: list[list[float]] = []
     for one, other in zip(measured, held_out, strict=True):
-        share = [100 * float(np.mean(ap < one.first - 1)) for ap in (one.default, one.cautious)]
+        least = one.first - QUERY_WORSE
+        share = [100 * float(np.mean(ap < least)) for ap in (one.default, one.cautious)]
         means = [float(ap.mean()) for ap in (one.first, one.default, one.cautious)]
         predicted = [100 * float(1 - one.confidence.mean()), 100 * float(other.mean())]
         heads.append([one.name, one.n_items])
@@ -172,9 +173,10 @@ def calibration(measured: Sequence[Measured], held_out: Sequence[Values]) -> Tab
     predicted = np.concatenate(held_out)
     lost = np.concatenate([one.lost() for one in measured])
     weights = np.concatenate([np.full(len(one.signs), 1 / len(one.signs)) for one in measured])
+    bins = np.digitize(predicted, _BINS[1:-1])
     rows = []
-    for low, high in pairwise(_BINS):
-        here = (predicted >= low) & (predicted < high)
+    for number, (low, high) in enumerate(pairwise(_BINS)):
+        here = bins == number
         if here.any():
             shares = [float(np.average(v[here], weights=weights[here])) for v in (predicted, lost)]
             part = float(weights[here].sum() / weights.sum())

@@ -18,7 +18,7 @@ from .. import rivals
 from ..data.collections import Collection
 from ..measure import percent, precision_of, timed
 from ..table import Table
-from .survey import cosine, diffused
+from .survey import Preparation, cosine, diffused
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -39,11 +39,11 @@ class Method:
     """
 
     name: str
-    prepare: Callable[[Vectors], Callable[[Vectors], Ids]]
+    prepare: Preparation
     queries_in_graph: bool = False
 
 
-def _expansion(k: int, alpha: float, dba: int = 0) -> Callable[[Vectors], Callable[[Vectors], Ids]]:
+def _expansion(k: int, alpha: float, dba: int = 0) -> Preparation:
     def prepare(X: Vectors) -> Callable[[Vectors], Ids]:
         X = expansion.augment_database(X, dba, alpha=3.0) if dba else X
         search = cosine(X)

@@ -23,7 +23,7 @@ from .common import Ids, Vectors, nearest
 QUERIES_IN_GRAPH = False
 
 # Settings of which the best is looked for on a whole survey.
-GRID = {"beta": (0.01, 0.03, 0.3, 1.0)}
+GRID = {"beta": (0.01, 0.03, 0.1, 0.3, 1.0)}
 
 # Number of items whose cliques are in memory at a time.
 _BLOCK = 100
@@ -60,7 +60,7 @@ def rank(
 def denoised(X: Vectors, clique: int, beta: float) -> tuple[NDArray[Any], Ids]:
     """Return the denoised similarities in the clique of each item, without it, best first."""
     similarity = np.maximum(X @ X.T, 0).astype(np.float64)
-    members = nearest(similarity.copy(), clique)
+    members = nearest(similarity, clique)
     scores = np.empty((len(X), members.shape[1] - 1))
     ids = np.empty(scores.shape, np.int64)
     for start in range(0, len(X), _BLOCK):

@@ -10,7 +10,7 @@ one transition and the settings. The cost is taken to be the square of the total
 what a Markovian transition dissipates in a given time grows with the square of its length: paths of
 short steps are then the cheapest. The kernel and its settings are those of CAS, by the same
 authors. The cost, k and `links` are the best of a few on digits and packages of groceries, so that
-this is rather too good for LPMT than too bad there.
+the figures of LPMT on these two are optimistic.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ def rank(
     """
     nq = len(queries)
     similarity, distance, weights = kernel(gallery, queries, sigma)
-    ids = nearest(similarity, max(links, int(k * max(scales))))
+    sizes = [max(2, round(k * scale)) for scale in scales]
+    ids = nearest(similarity, max(links, *sizes))
     graphs = []
-    for scale in scales:
-        W = listed(ids[:, : max(2, round(k * scale))], weights)
+    for size in sizes:
+        W = listed(ids[:, :size], weights)
         graphs.append(symmetrically_normalized((W + W.T) / 2))
     F, _ = collaborative(graphs, 1 / (1 + mu))
     near = nearest(F, max(k1, k2))

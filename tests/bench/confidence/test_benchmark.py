@@ -7,6 +7,7 @@ import pytest
 
 from bench.confidence import benchmark
 from bench.data.synthetic import split
+from diffusion.confidence import _MODEL, confidence_of
 
 
 def clusters(name, seed, noise):
@@ -36,6 +37,23 @@ def test_collections_have_the_same_weight():
     small = measured(np.repeat(signs, 10, axis=0), np.ones(10, bool))
     large = measured(np.repeat(signs, 990, axis=0), np.zeros(990, bool))
     assert benchmark.risk(benchmark.fit([small, large]), signs) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_the_model_is_fitted_to_the_signs_that_the_library_uses():
+    one = benchmark.measure(clusters("c", 0, 0.8))
+    assert np.ptp(one.confidence) > 0.01
+    assert one.confidence == pytest.approx(confidence_of(one.signs), abs=1e-6)
+    # The same equation gives the risk in the benchmark.
+    expected = benchmark.risk(np.array(_MODEL), one.signs)
+    assert 1 - one.confidence == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_query_is_in_the_calibration():
+    one = measured(np.zeros((9, 2)), np.arange(9) % 2 == 0)
+    edges = np.array([0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 1])
+    table = benchmark.calibration([one], [edges])
+    assert sum(row[1] for row in table.rows) == pytest.approx(100, abs=0.5)
+    assert [row[2] for row in table.rows] == [0, 5, 10, 15, 20, 25, 30, 70]
 
 
 def test_the_tables(capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 
 from bench.data import synthetic
@@ -55,3 +57,6 @@ def test_the_field_has_every_method_and_its_grid():
         assert len(settings) == np.prod([len(values) for values in module.GRID.values()])
         assert all(set(each) == set(module.GRID) for each in settings)
         assert len({tuple(each.values()) for each in settings}) == len(settings)
+        # The best setting of a grid is at least as good as the method's own.
+        defaults = inspect.signature(module.rank).parameters
+        assert {name: defaults[name].default for name in module.GRID} in settings

@@ -303,7 +303,7 @@ def test_projection_to_the_simplex():
 @pytest.mark.parametrize("rival", [c_crf, cas, cheb_gr, gnn, lpmt, rdp, superglobal])
 def test_other_queries_matter_where_it_says_so(rival, data):
     gallery, queries = data
-    # Three clusters have no items as near as the published cut of Cheb-GR.
+    # Three clusters have no items as near as the default cut of Cheb-GR.
     rank = partial(rival.rank, lambda_=1.0) if rival is cheb_gr else rival.rank
     alone = np.concatenate([rank(gallery, query[None]) for query in queries])
     assert (rank(gallery, queries) != alone).any() == rival.QUERIES_IN_GRAPH
