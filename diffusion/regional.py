@@ -146,8 +146,8 @@ class RegionalReranker(Reporting, Parameters):
     call may run beside them.
 
     Memory: 8 bytes per region and 8 per image, in addition to the Reranker of m regions and, with
-    the contextual affinity, that of n images without vectors. Lists of regions are at most 4 k
-    wide in a fit with this affinity: 32 k bytes per region for a time.
+    the contextual affinity, that of n images without vectors. Lists of regions are at most
+    w = max(4 k, 200) wide in a fit with this affinity: 8 w bytes per region for a time.
 
     The neighbour list of a query's region has max(k, query_k) entries; with k >= query_k, this is
     s_k(x|q) of the paper. With the contextual affinity, it has 500 entries, for e; the observations
