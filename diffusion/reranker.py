@@ -338,7 +338,7 @@ class Reranker(Reporting, Parameters):
     ) -> Lists:
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
-        k = components.affinity.listed(self.k)
+        k = components.affinity.listed(self._k)
         width = max(k, width)
         # Where a group fills more than half of a list, what is left is shorter.
         own = 0 if groups is None else min(width, int(np.bincount(groups).max(initial=1)) - 1)
@@ -414,7 +414,7 @@ class Reranker(Reporting, Parameters):
             raise DiffusionError(
                 f"item_ids: expected {len(ids)} ids, one for each neighbour list, got {items.size}"
             )
-        index, length = None, components.affinity.listed(self.k)
+        index, length = None, components.affinity.listed(self._k)
         if X is not None:
             index, zero, _ = indexed(
                 X, self.metric, components.method, k=length, progress=self.progress
@@ -484,7 +484,11 @@ class Reranker(Reporting, Parameters):
 
     def _stored(self, components: Components, index: SearchIndex | None) -> dict[str, Any]:
         used = components.method if index is None else index.method
-        return stored_parameters(self.get_params(), components, used)
+        return stored_parameters({**self.get_params(), "k": self._k}, components, used)
+
+    @property
+    def _k(self) -> int | None:
+        return None if self.k is None else int(self.k)  # faiss takes no integers of numpy
 
     def with_parameters(self, lists: Lists | None, **parameters: Any) -> Self:
         """Return a Reranker of the same items with other parameters, for `diffusion.tuning`.

@@ -27,7 +27,7 @@ from .ids import ItemIds
 from .neighbors import NeighborIndex
 from .neighbors.updates import changed_lists
 from .scoring.fusion import Fusion
-from .validation import check_integer, is_single
+from .validation import check_integer, check_switch, is_single
 
 if TYPE_CHECKING:
     from .reranker import Reranker
@@ -318,6 +318,7 @@ class Labelled:
         items = ranker.fitted().items
         if (queries is None) == (hits is None):
             raise DiffusionError("queries, hits: expected one of them")
+        complete = check_switch(complete, "complete")
         k = min(items.size, _RANKED) if k is None else check_integer(k, "k", low=1)
         rows = _relevant_rows(items, relevant)
         if hits is not None:

@@ -396,6 +396,7 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [3], "relevant": [[5]]}, "queries: expected at least 2 labelled queries"),
         ({"hits": 3, "relevant": [[5], [6]]}, "hits: expected a pair of scores and ids"),
         ({"queries": [0, 1], "relevant": [[5], [6]], "k": 0}, "k: expected an integer"),
+        ({"queries": [0, 1], "relevant": [[5], [6]], "complete": 0.5}, "complete: expected True"),
     ],
 )
 def test_bad_arguments_are_named_and_change_nothing(curves, arguments, message):
