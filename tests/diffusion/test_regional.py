@@ -358,7 +358,11 @@ def test_a_search_begins_like_a_longer_one(rng):
 
 def test_settings_follow_the_affinity(rng):
     X, owner, _, _ = scenes(rng, n_objects=3)
-    for affinity, expected in (("context", (50, 10, "auto")), ("cosine", (200, 200, "cg"))):
+    for affinity, expected in (
+        ("context", (50, 10, "auto")),
+        (Context(scales=(3, 80)), (80, 10, "auto")),
+        ("cosine", (200, 200, "cg")),
+    ):
         ranker = RegionalReranker(affinity=affinity).fit(X, owner)
         ranker.search(X[:2])
         inner = ranker.ranker_
