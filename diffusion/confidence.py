@@ -83,8 +83,8 @@ def confidence_of(signs: NDArray[np.float64]) -> NDArray[np.float32]:
 def shares_of(confidence: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the share s of the fused score in a cautious ranking.
 
-    It is 1 up to a risk, 1 - confidence, of 0.05. It halves with each further 0.05, and is 0 from
-    1 / 64 on.
+    It is 1 up to a risk, 1 - confidence, of 0.05, and halves with each further 0.05; less than
+    1 / 64 becomes 0.
     """
     shares = np.minimum(1, np.exp2(-_STEEP * (1 - confidence - _RISK)))
     return np.where(shares < _LEAST_SHARE, 0, shares).astype(np.float32)

@@ -23,7 +23,7 @@ _SAMPLE = 2048
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joined:
     """Several descriptors of the same items, joined; calling it joins the same ones of queries.
 
@@ -60,8 +60,8 @@ class Joined:
         DiffusionError
             If the number of descriptors, their dimensions or their lengths do not fit.
         """
-        single = all(map(is_single, Q))
         parts = _parts(Q, "Q", queries=True)
+        single = all(map(is_single, Q))
         _check_count(self.units, "units", len(parts), "Q")
         dimensions = tuple(part.shape[1] for part in parts)
         if dimensions != self.dimensions:
@@ -130,8 +130,12 @@ def join(X: Sequence[ArrayLike], *, units: Sequence[float] | None = None) -> Joi
     if units is None:
         known = tuple(_unit(part, f"X[{a}]") for a, part in enumerate(parts))
     else:
+        try:
+            given = tuple(units)
+        except TypeError:
+            raise DiffusionError(f"units: expected a sequence of numbers, got {units!r}") from None
         known = tuple(
-            check_real(unit, f"units[{a}]", low=0, strict=True) for a, unit in enumerate(units)
+            check_real(unit, f"units[{a}]", low=0, strict=True) for a, unit in enumerate(given)
         )
         _check_count(known, "units", len(parts), "X")
     dimensions = tuple(part.shape[1] for part in parts)

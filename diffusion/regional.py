@@ -100,8 +100,9 @@ class RegionalReranker(Reporting, Parameters):
     ----------
     k : int >= 1, optional
         Neighbours per item in the lists, of regions and of images. By default 50 for the contextual
-        affinity (see `Reranker`) and 200 for the others: the paper uses 200 for the regions of
-        R-MAC, and 50 if they were reduced to a few per image.
+        affinity (see `Reranker`), or the largest scale of a `Context` if that is more, and 200 for
+        the others: the paper uses 200 for the regions of R-MAC, and 50 if they were reduced to a
+        few per image.
     affinity : {"context", "cosine", "gaussian"} or Context, default "context"
         See `Reranker`.
     solver : str or solver object, optional
@@ -146,8 +147,8 @@ class RegionalReranker(Reporting, Parameters):
     call may run beside them.
 
     Memory: 8 bytes per region and 8 per image, in addition to the Reranker of m regions and, with
-    the contextual affinity, that of n images without vectors. Lists of regions are at most 4 k
-    wide in a fit with this affinity: 32 k bytes per region for a time.
+    the contextual affinity, that of n images without vectors. Lists of regions are at most
+    w = max(4 k, 200) wide in a fit with this affinity: 8 w bytes per region for a time.
 
     The neighbour list of a query's region has max(k, query_k) entries; with k >= query_k, this is
     s_k(x|q) of the paper. With the contextual affinity, it has 500 entries, for e; the observations
@@ -590,6 +591,8 @@ def _is_pointwise(affinity: object) -> bool:
 
 def _defaults_of(affinity: object) -> dict[str, Any]:
     """Return the settings that stand for None with an affinity."""
+    if isinstance(affinity, Context):
+        return {**_CONTEXT, "k": max(_CONTEXT["k"], affinity.scales[-1])}
     return _PAPER if _is_pointwise(affinity) else _CONTEXT
 
 

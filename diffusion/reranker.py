@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import storage, updates
 from .affinity import Affinity, Context, make_affinity
+from .affinity.base import Lists
 from .copies import Copies
 from .errors import DiffusionError
 from .explanation import Explainer, Explanation, FirstStage
@@ -38,7 +39,7 @@ from .scoring.fusion import Fusion, Score, make_score
 from .solvers import Solver, Spectral, make_solver, on_device
 from .storage.rows import discard_fit, of_solver
 from .transfer import TRANSFERS, CustomTransfer, RegularizedLaplacian, Transfer
-from .tuning import Labelled, Lists, Tuning, lists_for, tuned
+from .tuning import Labelled, Tuning, lists_for, tuned
 from .validation import (
     as_lists,
     check_integer,
@@ -146,8 +147,8 @@ class Reranker(Reporting, Parameters):
     Threads: any number of threads may call `search`, `rerank`, `explain`, `embed`, `diagnose`,
     `save`, `state`, `add` and `remove` of a fitted Reranker at the same time; each has its own
     `report_`. A search that runs beside an update answers from the state before it or after it.
-    `fit`, `fit_neighbors` and `set_params` change the object, and no other call may run beside
-    them.
+    `fit`, `fit_neighbors`, `tune` and `set_params` change the object, and no other call may run
+    beside them.
 
     scikit-learn: `clone`, `check_is_fitted` and pipelines accept a Reranker. A pipeline fits it to
     the transformed vectors, but has no verb that passes queries on to `search`; they are
@@ -337,7 +338,7 @@ class Reranker(Reporting, Parameters):
     ) -> Lists:
         if checkpoint is not None:
             checkpoint = storage.as_path(checkpoint, "checkpoint")
-        k = components.affinity.listed(self.k)
+        k = components.affinity.listed(self._k)
         width = max(k, width)
         # Where a group fills more than half of a list, what is left is shorter.
         own = 0 if groups is None else min(width, int(np.bincount(groups).max(initial=1)) - 1)
@@ -413,7 +414,7 @@ class Reranker(Reporting, Parameters):
             raise DiffusionError(
                 f"item_ids: expected {len(ids)} ids, one for each neighbour list, got {items.size}"
             )
-        index, length = None, components.affinity.listed(self.k)
+        index, length = None, components.affinity.listed(self._k)
         if X is not None:
             index, zero, _ = indexed(
                 X, self.metric, components.method, k=length, progress=self.progress
@@ -483,7 +484,11 @@ class Reranker(Reporting, Parameters):
 
     def _stored(self, components: Components, index: SearchIndex | None) -> dict[str, Any]:
         used = components.method if index is None else index.method
-        return stored_parameters(self.get_params(), components, used)
+        return stored_parameters({**self.get_params(), "k": self._k}, components, used)
+
+    @property
+    def _k(self) -> int | None:
+        return None if self.k is None else int(self.k)  # faiss takes no integers of numpy
 
     def with_parameters(self, lists: Lists | None, **parameters: Any) -> Self:
         """Return a Reranker of the same items with other parameters, for `diffusion.tuning`.
@@ -534,8 +539,8 @@ class Reranker(Reporting, Parameters):
         queries : array_like, shape (nq, d), or (nq,) int or str
             At least two. Either vectors, of queries from outside of the collection, or ids of items
             of the collection. Queries that are items are taken out of the collection for the time
-            of the comparison, so that they are queries from outside as well; they should be few of
-            it.
+            of the comparison, so that they are queries from outside as well; they should be a small
+            part of it.
         relevant : sequence of nq sequences of ids, or array_like, shape (nq,)
             The items that are relevant to each query, or one of them: pairs of a query and a good
             result. From class labels, they are ``[ids[labels == c] for c in query_labels]``.
@@ -600,6 +605,8 @@ class Reranker(Reporting, Parameters):
             if "granularity" in tuning.parameters:
                 granularity = tuning.parameters["granularity"]
                 lists = lists_for(fitted, granularity, progress=self.progress)
+                # They may have been long enough without the queries only; a fit uses what there is.
+                lists = lists or fitted.affinity.neighbor_lists()
             chosen = self.with_parameters(lists, **tuning.parameters).fitted()
             self.set_params(**tuning.parameters)._set(chosen)
         return tuning

@@ -7,7 +7,7 @@ than chance explains; the expected gain is that on queries which were left out o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 from . import metrics
 from .affinity import GRANULARITIES, Context, make_affinity
+from .affinity.base import Lists
 from .change import Change
 from .errors import DiffusionError
 from .fitted import Fitted
@@ -26,12 +27,11 @@ from .ids import ItemIds
 from .neighbors import NeighborIndex
 from .neighbors.updates import changed_lists
 from .scoring.fusion import Fusion
-from .validation import check_integer, is_single
+from .validation import check_integer, check_switch, is_single
 
 if TYPE_CHECKING:
     from .reranker import Reranker
 
-Lists: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32]]
 Values: TypeAlias = NDArray[np.float64]
 #: Precision of settings (c, nq): that of the present one is in row 0.
 PrecisionTable: TypeAlias = NDArray[np.float64]
@@ -123,7 +123,7 @@ class Choice:
         Of that gain, 90 %.
     needed : int or None
         How many such queries would suffice if all went on as on these; None if the setting was
-        changed, or none of the others has gained.
+        changed, none of the others has gained, or more than 1,000 times as many would be needed.
     """
 
     best: int
@@ -156,7 +156,7 @@ class Tuning:
         All settings, those with the largest bound first.
     needed : int or None
         If the setting was kept: how many such queries would suffice if all went on as on these,
-        None if no other has gained anything.
+        None if no other has gained anything or more than 1,000 times as many would be needed.
     notes : tuple of str
         What was not tried, and why.
     """
@@ -318,6 +318,7 @@ class Labelled:
         items = ranker.fitted().items
         if (queries is None) == (hits is None):
             raise DiffusionError("queries, hits: expected one of them")
+        complete = check_switch(complete, "complete")
         k = min(items.size, _RANKED) if k is None else check_integer(k, "k", low=1)
         rows = _relevant_rows(items, relevant)
         if hits is not None:
@@ -402,7 +403,8 @@ def _is_flat(values: Any) -> bool:
 
 def _relevant_rows(items: ItemIds, relevant: Any) -> list[NDArray[np.int64]]:
     """Return the rows of the relevant items of each query, each once."""
-    if isinstance(relevant, str | bytes) or not hasattr(relevant, "__len__"):
+    ordered = hasattr(relevant, "__len__") and not isinstance(relevant, str | bytes | Mapping | Set)
+    if not ordered:
         raise DiffusionError(
             f"relevant: expected for each query a sequence of ids, or one id, got {relevant!r:.40}"
         )

@@ -175,7 +175,9 @@ def image_lists(
     above = scores[row, place] - last[row]
     best = best_first(matched(row, members[ids[row, place]], above, asked, n), width)
     base = np.bincount(asked, last) / np.bincount(asked)
-    return (best[0] + base[:, None]).astype(np.float32), best[1]
+    # Rounding must not make a mean of distances of 0 positive.
+    most = float(scores.max(initial=0.0))
+    return np.minimum(best[0] + base[:, None], most).astype(np.float32), best[1]
 
 
 def generalized_max_pooling(

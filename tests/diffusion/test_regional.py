@@ -358,7 +358,11 @@ def test_a_search_begins_like_a_longer_one(rng):
 
 def test_settings_follow_the_affinity(rng):
     X, owner, _, _ = scenes(rng, n_objects=3)
-    for affinity, expected in (("context", (50, 10, "auto")), ("cosine", (200, 200, "cg"))):
+    for affinity, expected in (
+        ("context", (50, 10, "auto")),
+        (Context(scales=(3, 80)), (80, 10, "auto")),
+        ("cosine", (200, 200, "cg")),
+    ):
         ranker = RegionalReranker(affinity=affinity).fit(X, owner)
         ranker.search(X[:2])
         inner = ranker.ranker_
@@ -425,16 +429,25 @@ def test_shapes_and_dtypes(rng):
     assert (ranker.search(X[:1], [0], k=40)[1][0, 24:] == -1).all()
 
 
-def test_batches_do_not_change_the_answer(rng, monkeypatch):
+@pytest.mark.parametrize("affinity", ["cosine", "context"])
+def test_batches_do_not_change_the_answer(rng, monkeypatch, affinity):
     X, owner, _, _ = scenes(rng, n_objects=4)
-    ranker = papers(k=4, query_k=3, solver="local").fit(X, owner)
+    ranker = RegionalReranker(k=4, query_k=3, solver="local", affinity=affinity).fit(X, owner)
     Q, queries = rng.standard_normal((50, 48)), rng.permutation(np.repeat(np.arange(10), 5))
     whole = ranker.search(Q, queries, k=32)
     monkeypatch.setattr("diffusion.regional._BATCH_ENTRIES", 1000)
-    parts = ranker.search(Q, queries, k=32)
+    parts = ranker.fit(X, owner).search(Q, queries, k=32)
     assert (whole[1] == parts[1]).all()
     np.testing.assert_allclose(whole[0], parts[0], rtol=1e-5, atol=1e-7)
     assert len(ranker.report_.residual) == 10
+
+
+def test_images_of_equal_regions_have_no_positive_distance(rng):
+    # The mean of the distances, all 0, is not to become positive by rounding.
+    regions = rng.standard_normal((9, 4))
+    X, images = np.concatenate([regions, regions, regions[:6]]), np.repeat(np.arange(8), 3)
+    ranker = RegionalReranker(metric="euclidean").fit(X, images)
+    assert sorted(ranker.search(regions[:3], k=3)[1].tolist()) == [0, 3, 6]
 
 
 @pytest.mark.parametrize("affinity", ["cosine", "context", Context(scales=(2, 5))])

@@ -366,6 +366,13 @@ def test_numpy_scalars_are_numbers(vectors, tmp_path):
     assert (diffusion.load(tmp_path / "index").search(vectors, k=6)[1] == ids).all()
 
 
+@pytest.mark.parametrize("affinity", ["cosine", "context"])
+def test_the_exact_search_takes_a_k_of_numpy(vectors, affinity):
+    expected = Reranker(k=5, affinity=affinity).fit(vectors[:100]).add(vectors[100:])
+    ranker = Reranker(k=np.int64(5), affinity=affinity).fit(vectors[:100]).add(vectors[100:])
+    assert (ranker.graph_.W != expected.graph_.W).nnz == 0
+
+
 def test_more_neighbours_asked_for_than_there_are(vectors):
     ranker = Reranker(k=2_000_000_000, query_k=2_000_000_000).fit(vectors)
     assert ranker.graph_.W.nnz <= 120 * 119

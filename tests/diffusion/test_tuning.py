@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 import diffusion
 from diffusion import Context, DiffusionError, Fusion, Reranker
-from diffusion.tuning import Labelled, Setting, choose, judged, present_setting
+from diffusion.tuning import Choice, Labelled, Setting, choose, judged, present_setting
 
 # --- the rule, on tables --------------------------------------------------------------------------
 
@@ -320,6 +320,22 @@ def test_items_of_a_collection_without_vectors(curves):
     assert (ranker.graph_.W != fresh.graph_.W).nnz == 0
 
 
+def test_lists_that_are_too_short_with_the_queries_are_used_as_far_as_they_go(curves, monkeypatch):
+    # Of 60 items, 56 neighbours each are kept, which is all of them without the queries.
+    X = curves[0][:60]
+    scores, ids = diffusion.nearest_neighbors(X, 56)
+    ranker = Reranker().fit_neighbors(scores, ids)
+    labelled = Labelled.of(ranker, [0, 1, 2, 3], [[5], [6], [7], [8]], None, complete=True, k=None)
+    best = judged(labelled).settings.index(Setting("category", Fusion().weight, 10))
+    monkeypatch.setattr(
+        diffusion.tuning, "choose", lambda table: Choice(best, table[:, 0], 1.0, (0.5, 1.5), None)
+    )
+    ranker.tune([0, 1, 2, 3], [[5], [6], [7], [8]])
+    fresh = Reranker(granularity="category").fit_neighbors(scores, ids)
+    assert ranker.fitted().parameters == fresh.fitted().parameters
+    assert (ranker.graph_.W != fresh.graph_.W).nnz == 0
+
+
 def test_lists_of_other_vectors_are_not_continued_by_these(curves):
     X, labels, Q, query_labels = curves
     relevant = relevant_of(labels, query_labels[:20])
@@ -369,6 +385,8 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [[0.0] * 11] * 2, "relevant": [[0], [1]]}, "Q: expected"),
         ({"queries": [0, 1], "relevant": None}, "relevant: expected for each query a sequence"),
         ({"queries": [0, 1], "relevant": "ab"}, "relevant: expected for each query a sequence"),
+        ({"queries": [0, 1], "relevant": {5: [0], 6: [1]}}, "relevant: .* sequence .* got {5: "),
+        ({"queries": [0, 1], "relevant": {5, 6}}, "relevant: expected for each query a sequence"),
         ({"queries": [0, 1], "relevant": [[2]]}, "relevant: expected those of 2 queries, .* got 1"),
         ({"queries": [0, 1, 2], "relevant": [[5], [], []]}, "none for query 1, 2"),
         ({"queries": [0, 1], "relevant": [[5], [360]]}, "relevant: expected ids .* row 1 has 360"),
@@ -378,6 +396,7 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [3], "relevant": [[5]]}, "queries: expected at least 2 labelled queries"),
         ({"hits": 3, "relevant": [[5], [6]]}, "hits: expected a pair of scores and ids"),
         ({"queries": [0, 1], "relevant": [[5], [6]], "k": 0}, "k: expected an integer"),
+        ({"queries": [0, 1], "relevant": [[5], [6]], "complete": 0.5}, "complete: expected True"),
     ],
 )
 def test_bad_arguments_are_named_and_change_nothing(curves, arguments, message):
