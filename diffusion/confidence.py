@@ -2,10 +2,10 @@
 
 A query loses if its average precision is more than one point, of 100, below that of the first
 stage. Whether it does is a matter of the labels; without them, only a probability can be given, and
-the signs that are known of one query tell little: over 42 collections, the area under the ROC curve
-is 0.63 for collections that the model was not fitted to. The probabilities are right on average. A
-cautious ranking can therefore exchange losses for gains, and cannot avoid losses alone
-(`python -m bench confidence` prints the figures).
+the signs that are known of one query tell little: over the collections of the survey, nearly all
+predicted risks are between 0.1 and 0.2. The probabilities are right on average. A cautious ranking
+can therefore exchange losses for gains, and cannot avoid losses alone (`python -m bench confidence`
+prints the figures).
 """
 
 from __future__ import annotations
