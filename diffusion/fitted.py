@@ -18,7 +18,7 @@ from .graph.graph import Graph
 from .ids import ItemIds
 from .index_state import IndexState, graph_arrays, graph_of, graph_rows
 from .kernels import ranking as kernels
-from .kernels.matrix import SparseRows
+from .kernels.matrix import SparseRows, read_only
 from .kernels.ranking import EVERYTHING
 from .neighbors import METHODS, Auto, Method, NeighborIndex, SearchIndex
 from .neighbors.given import GivenIndex
@@ -58,7 +58,7 @@ class _Asked(NamedTuple):
         y, J = self.observation.y, self.observation.J
         observation = Observation(y.part(rows), None if J is None else J.part(rows))
         first = kernels.FirstStage(self.first.scores[rows], self.first.ids[rows])
-        scale = self.scale._replace(queries=self.scale.queries[rows])
+        scale = self.scale._replace(queries=read_only(self.scale.queries[rows]))
         confidence = None if self.confidence is None else self.confidence[rows]
         return self._replace(
             observation=observation,

@@ -14,12 +14,10 @@ from ..change import Change
 from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import LocalScale
 from ..storage.contents import Array, Between, Layout, Ragged
+from .scaling import UNSCALED
 
 #: Neighbour lists: scores (n, k), float32, and ids (n, k), int32.
 Lists = tuple[NDArray[np.float32], NDArray[np.int32]]
-
-
-_UNSCALED = read_only(np.empty(0, np.float32))
 
 
 class Edges(NamedTuple):
@@ -83,7 +81,7 @@ class Affinity(ABC):
 
         The scores are in descending order, padded with -inf, and those of items of the collection.
         """
-        return LocalScale(0.0, _UNSCALED, read_only(np.zeros(len(scores), np.float32)))
+        return LocalScale(0.0, UNSCALED, read_only(np.zeros(len(scores), np.float32)))
 
     @abstractmethod
     def listed(self, k: int | None) -> int:

@@ -87,7 +87,7 @@ class Context(Affinity):
     A query is encoded in the same way against the collection, which is not changed: the query is
     ranked among the collection's lists but has no entry of its own in an encoding. Its observation
     y consists of its `query_k` largest J + e, where e is the evidence of the first stage on its
-    neighbours (`Fusion`), here less that of the last of them.
+    neighbours (`Fusion`), here less the least of them.
 
     Parameters
     ----------
@@ -117,10 +117,10 @@ class Context(Affinity):
     Memory: for l < 16 different scales and halves, of which the largest is k, 4.5 k + 4 l + 4 bytes
     per item for the lists and 5 `size` + 16 bytes for the encodings, up to 2^24 items: 510 bytes
     per item in all with the default settings, in addition to the graph. Of the scores of the lists,
-    a search reads those at these places, which is all that the rank of a query depends on. Another
+    a search reads those at these ranks, which is all that the rank of a query depends on. Another
     11 k + 64 bytes per item, 592 with the default settings, are read by updates of the collection
     alone: all scores and the order that they give, spare entries, and the most similar items and
-    their similarities. Building takes 1,200 bytes per item in addition to the lists. The time grows
+    their similarities. Building takes 1,700 bytes per item in addition to the lists. The time grows
     with the square of the number of encodings that hold an item, which is about `size` for most
     items. It is linear in the number of items unless some items are neighbours of a fixed share of
     all.
@@ -230,12 +230,12 @@ class Context(Affinity):
         loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
         self._state["levels"] = _packed(levels, len(self._scales.ranks))
         self._state["reach"] = np.take(lists.scores, self._scales.ranks - 1, axis=1)
-        del ranks, levels, lists
+        del ranks, levels
         overlaps = np.empty((n, k), np.uint16)
         similar = self._compare_items(on_device, order, overlaps, progress)
         self._basis = {**basis, "similar": similar, "overlaps": overlaps}
         self._basis_contents = COMPUTED
-        S, ranks = self._ranked(order, order)
+        S, ranks = self._ranked(order, order, lists)
         levels = np.empty(S.shape, np.uint8)
         loops.mutual_levels(order, similar, ranks, np.array(self._cut), levels)
         return similar, self._weights(S, levels)
@@ -312,19 +312,17 @@ class Context(Affinity):
         return np.ascontiguousarray(best[:, :k])
 
     def _ranked(
-        self, items: NDArray[np.integer], places: NDArray[np.integer]
+        self, items: NDArray[np.integer], places: NDArray[np.integer], lists: ScaledLists
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return S of items[p] and the most similar others in row places[p], and their ranks."""
         similar, overlaps = map(read_only, self._similar)
-        given = self._as_given(self._state["ids"])
-        scaled = scaled_lists(self._basis["scores"], given, self.scaling)
-        ids, scores = read_only(scaled.ids), read_only(scaled.scores)
+        ids, scores = read_only(lists.ids), read_only(lists.scores)
         units = np.empty(len(ids), np.float64)
         loops.units_of_lists(scores, units)
-        lists = loops.Lists(ids, scores, units)
         S = np.empty((len(items), ids.shape[1]), np.float32)
         ranks = np.empty(S.shape, np.uint8)
-        loops.pair_similarities(items, places, similar, overlaps, lists, S)
+        first = loops.Lists(ids, scores, units)
+        loops.pair_similarities(items, places, similar, overlaps, first, S)
         loops.ranks_of_values(S, ranks)
         return S, ranks
 
@@ -372,7 +370,7 @@ class Context(Affinity):
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
                     listed = new._change_similar(self, again, change, bar)
-                    edges = new._changed_edges(self, listed, dirty, change)
+                    edges = new._changed_edges(self, lists, listed, dirty, change)
                     bar.update()
                 return new, edges
         new = replace(self)
@@ -475,6 +473,7 @@ class Context(Affinity):
     def _changed_edges(
         self,
         old: Context,
+        lists: ScaledLists,
         listed: NDArray[np.bool_],
         dirty: NDArray[np.bool_],
         change: Change,
@@ -484,8 +483,8 @@ class Context(Affinity):
         S is another where a list of similar items is (`listed`), or where one of the pair has
         another list of the first stage (`dirty`) that holds or has held the other.
         """
-        similar, ids = self._similar[0], self._state["ids"]
-        changed = listed | reached(dirty, ids, old._state["ids"], change)
+        similar = self._similar[0]
+        changed = listed | reached(dirty, lists.ids, old._state["ids"], change)
         weighed = reached(changed, similar, old._similar[0], change)
         rows = np.flatnonzero(weighed)
         read = weighed.copy()
@@ -493,7 +492,7 @@ class Context(Affinity):
         items = np.flatnonzero(read)
         slots = np.full(len(similar), -1, np.int32)
         slots[items] = np.arange(len(items))
-        S, ranks = self._ranked(items, slots[items])
+        S, ranks = self._ranked(items, slots[items], lists)
         levels = np.empty((len(rows), similar.shape[1]), np.uint8)
         cut = np.array(self._cut)
         updates.levels_by_rank(rows, slots, read_only(similar), ranks, cut, levels)

@@ -28,7 +28,7 @@ from ..kernels.matrix import read_only
 from ..kernels.updates import reads_changed
 
 #: The local scales of lists that are not scaled.
-UNSCALED = np.empty(0, np.float32)
+UNSCALED = read_only(np.empty(0, np.float32))
 
 
 class ScaledLists(NamedTuple):

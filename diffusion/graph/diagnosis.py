@@ -99,8 +99,9 @@ class Diagnosis:
         if self.confidence is not None:
             lines.append(
                 f"About {_percent(round(1 - self.confidence, 2))} of queries like the items may "
-                "lose more than a point of average precision by re-ranking, estimated without "
-                "labels and to 10 points only; `cautious` halves such losses for part of the gain."
+                "lose more than a point of average precision by re-ranking. This estimate, made "
+                "without labels, is wrong by about 10 points; `cautious` avoids about half of such "
+                "losses at the cost of part of the gain."
             )
         return "\n".join(lines)
 

@@ -17,8 +17,8 @@ from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import FirstStage, LocalScale
 from ..validation import check_real
 
-# The power of the diffused score in a fusion. Far along thin manifolds, a larger one would give
-# less than the first stage gives to items of others.
+# The power of the diffused score in a fusion. With a larger one, items far along a thin manifold
+# would have less than the first stage gives to items of other manifolds.
 _POWER = 3 / 8
 
 Diffused: TypeAlias = NDArray[np.float32] | SparseRows

@@ -88,7 +88,8 @@ def rank(
             kernels.largest_positive_sparse(x, allowed, out_scores, out_ids)
         if unknown is not None:
             kernels.insert_unknown(first, *unknown, allowed, out_scores, out_ids)
-        best = scores[:, 0] if scores.shape[1] else np.zeros(len(scores), np.float32)
+        # Contiguous for any number of queries, so that one loop is compiled for all.
+        best = scores[:, 0].copy() if scores.shape[1] else np.zeros(len(scores), np.float32)
         kernels.append_unreached(first, best, allowed, out_scores, out_ids)
     if unknown is not None:
         kernels.keep_unknown(first, *unknown, allowed, out_scores, out_ids)

@@ -42,6 +42,8 @@ for settings in ({}, {"affinity": "cosine"}, {"neighbors": diffusion.IVF(nlist=4
     diffusion.load(sys.argv[1]).search(X[:3])
     ranker.add(X[:2] + 0.1).remove([5, 7])
     ranker.search(X[:3], allow=np.arange(20, 60))
+    # Items at places from 30 on, for which diffusion goes deeper.
+    ranker.search(X[:3], 1, allow=np.setdiff1d(ranker.ids_, ranker.search(X[0], 30)[1]))
     ranker.explain(X[0], 3)
     ranker.save(sys.argv[1])
     changed = diffusion.load(sys.argv[1])

@@ -10,6 +10,7 @@ import diffusion
 from diffusion import Context, DiffusionError, Fusion, Reranker
 from diffusion.kernels.matrix import SparseRows, read_only
 from diffusion.kernels.ranking import FirstStage, LocalScale
+from tests.support.oracles import first_stage_evidence
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +28,6 @@ def unit(X):
 
 
 UNSCALED = LocalScale(0.0, read_only(np.empty(0, np.float32)), read_only(np.zeros(9, np.float32)))
-
-
-def naive_first_stage(scores, scaled=None):
-    """e of one query's candidates, in plain Python."""
-    scaled = scores if scaled is None else scaled
-    different = sorted(set(scores), reverse=True)
-    spread = different[0] - different[min(12, len(different)) - 1]
-    z = [(max(scaled) - s) / spread if spread else 0.0 for s in scaled]
-    e = [(1 + value) ** -2 for value in z]
-    return np.array(e) - min(e)
 
 
 def evidence(scores, ids=None, scale=UNSCALED):
@@ -64,9 +55,7 @@ def dense_scores(ranker, Q, X, *, depth=500, weight=0.75, alpha=0.995, query_k=1
         def evidence_of(candidates, q=q):
             scores, e = S[q, candidates], np.zeros(len(X))
             local = affinity.local_scale[candidates].astype(np.float64)
-            e[candidates] = naive_first_stage(
-                scores.tolist(), (scores - affinity.scaling * local).tolist()
-            )
+            e[candidates] = first_stage_evidence(scores, scores - affinity.scaling * local)
             return e
 
         both, y = J[q] + evidence_of(near[q]), np.zeros(len(X))
@@ -157,9 +146,8 @@ def test_evidence_is_that_of_the_formula(steps, scale, offset, factor):
     r = np.random.default_rng(len(steps)).uniform(0, 3, len(steps)).astype(np.float32)
     local = LocalScale(factor, r, np.ones(1, np.float32))
     scores = scores.astype(np.float32)
-    expected = naive_first_stage(
-        scores.tolist(), (scores.astype(float) - factor * (1 + r.astype(float))).tolist()
-    )
+    scaled = scores.astype(float) - factor * (1 + r.astype(float))
+    expected = first_stage_evidence(scores, scaled)
     ids = np.arange(len(scores))[None]
     np.testing.assert_allclose(evidence(scores, ids, local)[0], expected, atol=1e-5)
 
