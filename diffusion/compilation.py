@@ -9,7 +9,7 @@ import numpy as np
 from .errors import ConvergenceWarning
 from .neighbors import IVF
 from .reranker import Reranker
-from .solvers import make_solver
+from .solvers import Local, Solver, make_solver
 
 # A few items in two dimensions: compiled loops do not depend on the sizes of their arguments.
 _ITEMS = 24
@@ -46,19 +46,22 @@ def warm_up(*solvers: str) -> None:
     >>> diffusion.warm_up("cg")
     """
     names = solvers or ("truncated", "local", "cg")
-    for name in names:
-        make_solver(name)
+    chosen: list[Solver] = [make_solver(name) for name in names]
+    if not solvers:
+        chosen.append(Local(certify=0))  # as "auto" uses it, which compiles another loop
     angle = np.linspace(0, 3, _ITEMS)
     X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         # Cells are what "auto" finds neighbours with in large collections.
         for affinity, neighbors in (("context", "exact"), ("cosine", IVF(nlist=2))):
-            for name in names:
-                ranker = Reranker(k=3, affinity=affinity, solver=name, neighbors=neighbors).fit(X)
+            for solver in chosen:
+                ranker = Reranker(k=3, affinity=affinity, solver=solver, neighbors=neighbors).fit(X)
                 # One query and several: blocks of both widths are compiled.
                 ranker.search(X[0], k=3)
                 ranker.rerank(*ranker.search(X, k=3))
+                if affinity == "context":
+                    ranker.set_params(cautious=True).search(X[0])
             _update(Reranker(k=3, affinity=affinity, solver=names[0], neighbors=neighbors))
 
 
@@ -66,6 +69,6 @@ def _update(ranker: Reranker) -> None:
     """Change a collection, of which the greatest part stays as it is, and ask about it."""
     angle = np.repeat(np.arange(_GROUPS), 6) + 0.01 * np.tile(np.arange(6), _GROUPS)
     X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    ranker.fit(X[:-6]).add(X[-6:]).remove(np.arange(6))
+    ranker.fit(X[:-2]).add(X[-2:]).remove(np.arange(2))  # the other items of two groups change
     ranker.search(X[-1], k=9, allow=ranker.ids_[:12])
     ranker.explain(X[-1], int(ranker.ids_[0]))
