@@ -8,7 +8,6 @@ than chance explains; the expected gain is that on queries which were left out o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -345,7 +344,7 @@ class Labelled:
         else:
             vectors, center = fitted.index.vectors_of(nodes), fitted.index.center
             search = _search_of(vectors if center is None else vectors + center, k)
-        without = copy(ranker).remove(fitted.items.of_rows(own))
+        without = ranker.with_parameters(None).remove(fitted.items.of_rows(own))
         after = without.fitted().items
         of_rows = fitted.items.of_rows
         moved = [after.rows_of(of_rows(row), "relevant") for row in rows]

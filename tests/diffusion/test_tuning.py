@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -412,3 +414,24 @@ def test_names_may_be_in_lists(curves):
     pairs = [names[row[-1]] for row in relevant]
     queries = Reranker().fit(X, ids=names).tune(X[own] + 0.01, pairs)
     assert queries == Reranker().fit(X).tune(X[own] + 0.01, [row[-1] for row in relevant])
+
+
+def test_items_added_meanwhile_are_not_lost(curves, monkeypatch):
+    X, labels, Q, query_labels = curves
+    ranker = Reranker().fit(X)
+    adding = threading.Thread(target=lambda: ranker.add(Q[20:30]))
+
+    def tuned_beside(labelled):
+        tuning = tuned_by_rule(labelled)
+        adding.start()
+        adding.join(0.5)  # it waits for the end of the call
+        return tuning
+
+    tuned_by_rule = diffusion.reranker.tuned
+    monkeypatch.setattr(diffusion.reranker, "tuned", tuned_beside)
+    tuning = ranker.tune(Q[:20], relevant_of(labels, query_labels[:20]))
+    adding.join()
+    assert "granularity" in tuning.parameters
+    expected = Reranker(**tuning.parameters).fit(np.concatenate([X, Q[20:30]]))
+    assert (ranker.graph_.W != expected.graph_.W).nnz == 0
+    same_rankings(ranker, expected, Q)
