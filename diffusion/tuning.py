@@ -7,7 +7,7 @@ than chance explains; the expected gain is that on queries which were left out o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -25,7 +25,7 @@ from .ids import ItemIds
 from .neighbors import NeighborIndex
 from .neighbors.updates import changed_lists
 from .scoring.fusion import Fusion
-from .validation import check_integer, is_single
+from .validation import check_integer, check_switch, count_of, is_single
 
 if TYPE_CHECKING:
     from .reranker import Reranker
@@ -317,6 +317,7 @@ class Labelled:
         items = ranker.fitted().items
         if (queries is None) == (hits is None):
             raise DiffusionError("queries, hits: expected one of them")
+        complete = check_switch(complete, "complete")
         k = min(items.size, _RANKED) if k is None else check_integer(k, "k", low=1)
         rows = _relevant_rows(items, relevant)
         if hits is not None:
@@ -385,11 +386,9 @@ def _first_stage_of_items(
 
 
 def _count_of(hits: Any, name: str) -> int:
-    try:
-        _, ids = hits
-        return 1 if is_single(ids) else len(ids)
-    except (TypeError, ValueError):
-        raise DiffusionError(f"{name}: expected a pair of scores and ids") from None
+    if not (isinstance(hits, tuple | list) and len(hits) == 2 and hasattr(hits[1], "__len__")):
+        raise DiffusionError(f"{name}: expected a pair of scores and ids, got {hits!r:.40}")
+    return 1 if is_single(hits[1]) else len(hits[1])
 
 
 def _is_flat(values: Any) -> bool:
@@ -401,7 +400,8 @@ def _is_flat(values: Any) -> bool:
 
 def _relevant_rows(items: ItemIds, relevant: Any) -> list[NDArray[np.int64]]:
     """Return the rows of the relevant items of each query, each once."""
-    if isinstance(relevant, str | bytes) or not hasattr(relevant, "__len__"):
+    # The elements of a set, and the keys of a dictionary, are not in the order of the queries.
+    if isinstance(relevant, str | bytes | Set | Mapping) or count_of(relevant) is None:
         raise DiffusionError(
             f"relevant: expected for each query a sequence of ids, or one id, got {relevant!r:.40}"
         )

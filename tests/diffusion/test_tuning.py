@@ -371,6 +371,9 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [[0.0] * 11] * 2, "relevant": [[0], [1]]}, "Q: expected"),
         ({"queries": [0, 1], "relevant": None}, "relevant: expected for each query a sequence"),
         ({"queries": [0, 1], "relevant": "ab"}, "relevant: expected for each query a sequence"),
+        ({"queries": [0, 1], "relevant": {0: [5], 1: [6]}}, "relevant: expected for each query"),
+        ({"queries": [0, 1], "relevant": {5, 6}}, "relevant: expected for each query a sequence"),
+        ({"queries": [0, 1], "relevant": np.array(5)}, "relevant: expected for each query a"),
         ({"queries": [0, 1], "relevant": [[2]]}, "relevant: expected those of 2 queries, .* got 1"),
         ({"queries": [0, 1, 2], "relevant": [[5], [], []]}, "none for query 1, 2"),
         ({"queries": [0, 1], "relevant": [[5], [360]]}, "relevant: expected ids .* row 1 has 360"),
@@ -379,6 +382,8 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [0, 360], "relevant": [[5], [6]]}, "queries: expected ids of the collection"),
         ({"queries": [3], "relevant": [[5]]}, "queries: expected at least 2 labelled queries"),
         ({"hits": 3, "relevant": [[5], [6]]}, "hits: expected a pair of scores and ids"),
+        ({"hits": {"scores": 1, "ids": 2}, "relevant": [[5], [6]]}, "hits: expected a pair of"),
+        ({"queries": [0, 1], "relevant": [[5], [6]], "complete": "no"}, "complete: expected True"),
         ({"queries": [0, 1], "relevant": [[5], [6]], "k": 0}, "k: expected an integer"),
     ],
 )
