@@ -325,6 +325,11 @@ class Labelled:
             count = _count_of(hits, "hits")
         elif _is_flat(queries):
             return cls._of_items(ranker, queries, rows, complete, k)
+        elif ranker.fitted().index is None:
+            raise DiffusionError(
+                "queries: this index was fitted from neighbour lists and holds no vectors to "
+                "search; expected ids of items, or hits"
+            )
         else:
             search, count = _search_of(queries, k), len(ranker.fitted().searched(queries)[1])
         return cls(ranker, search, _checked(rows, count), k, complete)
@@ -342,6 +347,11 @@ class Labelled:
         if fitted.index is None:
             first = _first_stage_of_items(fitted, nodes, own)
             search = _search_of_hits(first, k)
+        elif not isinstance(fitted.index, NeighborIndex):
+            raise DiffusionError(
+                "queries: items cannot be taken out of an index of your own; expected vectors, "
+                "or hits"
+            )
         else:
             vectors, center = fitted.index.vectors_of(nodes), fitted.index.center
             search = _search_of(vectors if center is None else vectors + center, k)

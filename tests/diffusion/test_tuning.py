@@ -406,6 +406,20 @@ def test_it_wants_a_contextual_affinity_that_has_been_fitted(curves):
         ranker.tune(X[:2], [[0], [1]])
 
 
+def test_queries_that_an_index_cannot_answer_are_named(curves):
+    X = curves[0]
+
+    class Engine:
+        def search(self, Q, k):
+            return diffusion.expansion.search(Q, X / np.linalg.norm(X, axis=1)[:, None], k)
+
+    with pytest.raises(DiffusionError, match=r"queries: items .* expected vectors, or hits"):
+        Reranker().fit(X, index=Engine()).tune([0, 1], [[5], [6]])
+    lists = Reranker().fit_neighbors(*diffusion.nearest_neighbors(X, 60))
+    with pytest.raises(DiffusionError, match=r"queries: this index .* expected ids of items"):
+        lists.tune(X[:2], [[5], [6]])
+
+
 def test_names_may_be_in_lists(curves):
     X, labels, _, _ = curves
     names = [f"item {i}" for i in range(len(X))]
