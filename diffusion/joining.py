@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import DiffusionError
 from .neighbors import Exact, NeighborIndex
-from .validation import as_vectors, check_real, is_single
+from .validation import as_vectors, check_real, count_of, is_single
 
 # The unit of a list is the range of its twelve highest distinct scores, as in `Fusion`; it is
 # looked for in lists of this length, in which a few duplicates leave enough distinct ones.
@@ -130,12 +130,12 @@ def join(X: Sequence[ArrayLike], *, units: Sequence[float] | None = None) -> Joi
     if units is None:
         known = tuple(_unit(part, f"X[{a}]") for a, part in enumerate(parts))
     else:
-        try:
-            given = tuple(units)
-        except TypeError:
-            raise DiffusionError(f"units: expected a sequence of numbers, got {units!r}") from None
+        if count_of(units) is None:
+            raise DiffusionError(
+                f"units: expected a sequence of {len(parts)} numbers, got {units!r:.40}"
+            )
         known = tuple(
-            check_real(unit, f"units[{a}]", low=0, strict=True) for a, unit in enumerate(given)
+            check_real(unit, f"units[{a}]", low=0, strict=True) for a, unit in enumerate(units)
         )
         _check_count(known, "units", len(parts), "X")
     dimensions = tuple(part.shape[1] for part in parts)

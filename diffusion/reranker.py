@@ -145,10 +145,11 @@ class Reranker(Reporting, Parameters):
     Notes
     -----
     Threads: any number of threads may call `search`, `rerank`, `explain`, `embed`, `diagnose`,
-    `save`, `state`, `add` and `remove` of a fitted Reranker at the same time; each has its own
-    `report_`. A search that runs beside an update answers from the state before it or after it.
-    `fit`, `fit_neighbors`, `tune` and `set_params` change the object, and no other call may run
-    beside them.
+    `save`, `state`, `add`, `remove` and `tune` of a fitted Reranker at the same time; each has its
+    own `report_`. A search that runs beside an update answers from the state before it or after it;
+    updates, and `tune` is one, take turns.
+    `fit`, `fit_neighbors` and `set_params` change the object, and no other call may run beside
+    them.
 
     scikit-learn: `clone`, `check_is_fitted` and pipelines accept a Reranker. A pipeline fits it to
     the transformed vectors, but has no verb that passes queries on to `search`; they are
@@ -594,21 +595,25 @@ class Reranker(Reporting, Parameters):
         >>> tuning.n_queries, len(tuning.candidates)
         (10, 27)
         """
-        fitted, components = self.fitted(), self._components()
-        later = {**self._stored(components, fitted.index), "query_k": self.query_k}
-        if later != {**fitted.parameters, "query_k": self.query_k}:
-            raise DiffusionError("tune: parameters were set after the fit; expected another fit")
-        labelled = Labelled.of(self, queries, relevant, hits, complete=complete, k=k)
-        tuning = tuned(labelled)
-        if tuning.parameters:
-            lists = None
-            if "granularity" in tuning.parameters:
-                granularity = tuning.parameters["granularity"]
-                lists = lists_for(fitted, granularity, progress=self.progress)
-                # They may have been long enough without the queries only; a fit uses what there is.
-                lists = lists or fitted.affinity.neighbor_lists()
-            chosen = self.with_parameters(lists, **tuning.parameters).fitted()
-            self.set_params(**tuning.parameters)._set(chosen)
+        self.fitted()  # an error unless there is one
+        with self._turns:
+            fitted, components = self.fitted(), self._components()
+            later = {**self._stored(components, fitted.index), "query_k": self.query_k}
+            if later != {**fitted.parameters, "query_k": self.query_k}:
+                raise DiffusionError(
+                    "tune: parameters were set after the fit; expected another fit"
+                )
+            labelled = Labelled.of(self, queries, relevant, hits, complete=complete, k=k)
+            tuning = tuned(labelled)
+            if tuning.parameters:
+                lists = None
+                if "granularity" in tuning.parameters:
+                    granularity = tuning.parameters["granularity"]
+                    lists = lists_for(fitted, granularity, progress=self.progress)
+                    # Long enough without the queries only: a fit uses what there is.
+                    lists = lists or fitted.affinity.neighbor_lists()
+                chosen = self.with_parameters(lists, **tuning.parameters).fitted()
+                self.set_params(**tuning.parameters)._take(chosen)
         return tuning
 
     # --- a collection that changes ---------------------------------------------------------------

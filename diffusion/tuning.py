@@ -8,7 +8,6 @@ than chance explains; the expected gain is that on queries which were left out o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from copy import copy
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -27,7 +26,7 @@ from .ids import ItemIds
 from .neighbors import NeighborIndex
 from .neighbors.updates import changed_lists
 from .scoring.fusion import Fusion
-from .validation import check_integer, check_switch, is_single
+from .validation import check_integer, check_switch, count_of, is_single
 
 if TYPE_CHECKING:
     from .reranker import Reranker
@@ -326,6 +325,11 @@ class Labelled:
             count = _count_of(hits, "hits")
         elif _is_flat(queries):
             return cls._of_items(ranker, queries, rows, complete, k)
+        elif ranker.fitted().index is None:
+            raise DiffusionError(
+                "queries: this index was fitted from neighbour lists and holds no vectors to "
+                "search; expected ids of items, or hits"
+            )
         else:
             search, count = _search_of(queries, k), len(ranker.fitted().searched(queries)[1])
         return cls(ranker, search, _checked(rows, count), k, complete)
@@ -343,10 +347,15 @@ class Labelled:
         if fitted.index is None:
             first = _first_stage_of_items(fitted, nodes, own)
             search = _search_of_hits(first, k)
+        elif not isinstance(fitted.index, NeighborIndex):
+            raise DiffusionError(
+                "queries: items cannot be taken out of an index of your own; expected vectors, "
+                "or hits"
+            )
         else:
             vectors, center = fitted.index.vectors_of(nodes), fitted.index.center
             search = _search_of(vectors if center is None else vectors + center, k)
-        without = copy(ranker).remove(fitted.items.of_rows(own))
+        without = ranker.with_parameters(None).remove(fitted.items.of_rows(own))
         after = without.fitted().items
         of_rows = fitted.items.of_rows
         moved = [after.rows_of(of_rows(row), "relevant") for row in rows]
@@ -387,11 +396,9 @@ def _first_stage_of_items(
 
 
 def _count_of(hits: Any, name: str) -> int:
-    try:
-        _, ids = hits
-        return 1 if is_single(ids) else len(ids)
-    except (TypeError, ValueError):
-        raise DiffusionError(f"{name}: expected a pair of scores and ids") from None
+    if not (isinstance(hits, tuple | list) and len(hits) == 2 and hasattr(hits[1], "__len__")):
+        raise DiffusionError(f"{name}: expected a pair of scores and ids, got {hits!r:.40}")
+    return 1 if is_single(hits[1]) else len(hits[1])
 
 
 def _is_flat(values: Any) -> bool:
@@ -403,8 +410,8 @@ def _is_flat(values: Any) -> bool:
 
 def _relevant_rows(items: ItemIds, relevant: Any) -> list[NDArray[np.int64]]:
     """Return the rows of the relevant items of each query, each once."""
-    ordered = hasattr(relevant, "__len__") and not isinstance(relevant, str | bytes | Mapping | Set)
-    if not ordered:
+    # The elements of a set, and the keys of a dictionary, are not in the order of the queries.
+    if isinstance(relevant, str | bytes | Set | Mapping) or count_of(relevant) is None:
         raise DiffusionError(
             f"relevant: expected for each query a sequence of ids, or one id, got {relevant!r:.40}"
         )

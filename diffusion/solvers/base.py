@@ -47,8 +47,8 @@ class Report:
         score.
     confidence : ndarray, shape (m,), float32, or None
         Estimated probability, in [0, 1], that re-ranking does not lose more than one point of
-        average precision against the first stage (`diffusion.confidence`). None unless a search
-        with the contextual affinity and the fusion has made the report.
+        average precision against the first stage (`diffusion.confidence`). None unless a
+        `Reranker` with the contextual affinity and the fusion has made the report.
     relevant : ndarray, shape (m,), int64, or None
         Estimated number of items that belong to the query's own manifold, the first of its results:
         those in the upper class of the fused scores (`diffusion.confidence.relevant_of`). With a

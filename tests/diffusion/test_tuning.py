@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -385,8 +387,9 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [[0.0] * 11] * 2, "relevant": [[0], [1]]}, "Q: expected"),
         ({"queries": [0, 1], "relevant": None}, "relevant: expected for each query a sequence"),
         ({"queries": [0, 1], "relevant": "ab"}, "relevant: expected for each query a sequence"),
-        ({"queries": [0, 1], "relevant": {5: [0], 6: [1]}}, "relevant: .* sequence .* got {5: "),
+        ({"queries": [0, 1], "relevant": {0: [5], 1: [6]}}, "relevant: expected for each query"),
         ({"queries": [0, 1], "relevant": {5, 6}}, "relevant: expected for each query a sequence"),
+        ({"queries": [0, 1], "relevant": np.array(5)}, "relevant: expected for each query a"),
         ({"queries": [0, 1], "relevant": [[2]]}, "relevant: expected those of 2 queries, .* got 1"),
         ({"queries": [0, 1, 2], "relevant": [[5], [], []]}, "none for query 1, 2"),
         ({"queries": [0, 1], "relevant": [[5], [360]]}, "relevant: expected ids .* row 1 has 360"),
@@ -395,6 +398,8 @@ def test_another_score_has_no_weight(curves):
         ({"queries": [0, 360], "relevant": [[5], [6]]}, "queries: expected ids of the collection"),
         ({"queries": [3], "relevant": [[5]]}, "queries: expected at least 2 labelled queries"),
         ({"hits": 3, "relevant": [[5], [6]]}, "hits: expected a pair of scores and ids"),
+        ({"hits": {"scores": 1, "ids": 2}, "relevant": [[5], [6]]}, "hits: expected a pair of"),
+        ({"queries": [0, 1], "relevant": [[5], [6]], "complete": "no"}, "complete: expected True"),
         ({"queries": [0, 1], "relevant": [[5], [6]], "k": 0}, "k: expected an integer"),
         ({"queries": [0, 1], "relevant": [[5], [6]], "complete": 0.5}, "complete: expected True"),
     ],
@@ -418,6 +423,20 @@ def test_it_wants_a_contextual_affinity_that_has_been_fitted(curves):
         ranker.tune(X[:2], [[0], [1]])
 
 
+def test_queries_that_an_index_cannot_answer_are_named(curves):
+    X = curves[0]
+
+    class Engine:
+        def search(self, Q, k):
+            return diffusion.expansion.search(Q, X / np.linalg.norm(X, axis=1)[:, None], k)
+
+    with pytest.raises(DiffusionError, match=r"queries: items .* expected vectors, or hits"):
+        Reranker().fit(X, index=Engine()).tune([0, 1], [[5], [6]])
+    lists = Reranker().fit_neighbors(*diffusion.nearest_neighbors(X, 60))
+    with pytest.raises(DiffusionError, match=r"queries: this index .* expected ids of items"):
+        lists.tune(X[:2], [[5], [6]])
+
+
 def test_names_may_be_in_lists(curves):
     X, labels, _, _ = curves
     names = [f"item {i}" for i in range(len(X))]
@@ -431,3 +450,24 @@ def test_names_may_be_in_lists(curves):
     pairs = [names[row[-1]] for row in relevant]
     queries = Reranker().fit(X, ids=names).tune(X[own] + 0.01, pairs)
     assert queries == Reranker().fit(X).tune(X[own] + 0.01, [row[-1] for row in relevant])
+
+
+def test_items_added_meanwhile_are_not_lost(curves, monkeypatch):
+    X, labels, Q, query_labels = curves
+    ranker = Reranker().fit(X)
+    adding = threading.Thread(target=lambda: ranker.add(Q[20:30]))
+
+    def tuned_beside(labelled):
+        tuning = tuned_by_rule(labelled)
+        adding.start()
+        adding.join(0.5)  # it waits for the end of the call
+        return tuning
+
+    tuned_by_rule = diffusion.reranker.tuned
+    monkeypatch.setattr(diffusion.reranker, "tuned", tuned_beside)
+    tuning = ranker.tune(Q[:20], relevant_of(labels, query_labels[:20]))
+    adding.join()
+    assert "granularity" in tuning.parameters
+    expected = Reranker(**tuning.parameters).fit(np.concatenate([X, Q[20:30]]))
+    assert (ranker.graph_.W != expected.graph_.W).nnz == 0
+    same_rankings(ranker, expected, Q)
