@@ -105,7 +105,9 @@ class Disk:
             kind = self.kind.split()[0]
             if self.kind.endswith(" after"):
                 with contextlib.suppress(OSError):
-                    function()
+                    result = function()
+                    if hasattr(result, "close"):  # nobody receives it
+                        result.close()
             if kind == "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind in ("crash", "power"):
