@@ -39,6 +39,8 @@ DECODERS = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
 _SHOWN = 6
 # About 13,000 x 13,000 pixels, half a gigabyte as RGB, where Pillow by default fails too.
 MAX_PIXELS = 178_956_970
+# A file of that many pixels has no more: 16 bytes for each, uncompressed.
+MAX_BYTES = 16 * MAX_PIXELS
 # Images with more pixels than this (128 MiB once decoded) are decoded one at a time, whatever the
 # number of workers: decoding one of `MAX_PIXELS` takes 2 GiB.
 _LARGE_PIXELS = 1 << 25
@@ -200,7 +202,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises
     ------
     UnreadableImageError
-        If the file is not an image, or has more than `MAX_PIXELS` pixels.
+        If the file is not an image, or has more than `MAX_PIXELS` pixels or `MAX_BYTES` bytes.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -235,7 +237,8 @@ def read_image(
     Raises
     ------
     UnreadableImageError
-        If the file is not an image, is damaged or truncated, or has more than `MAX_PIXELS` pixels.
+        If the file is not an image, is damaged or truncated, or has more than `MAX_PIXELS` pixels
+        or `MAX_BYTES` bytes.
     """
     with _opened(path) as opened:
         orientation = _orientation(opened)
@@ -290,8 +293,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open an image file; raise `UnreadableImageError` for every error of the decoder."""
     try:
         # Opening a pipe would block until another process writes to it.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableImageError("not a regular file but a directory, pipe or device")
+        if status.st_size > MAX_BYTES:
+            raise UnreadableImageError(f"too many bytes ({status.st_size}, more than {MAX_BYTES})")
         suffix = os.path.splitext(os.fspath(path))[1].lower()
         tried = [name for name in (formats().get(suffix), *_COMMON) if name in Image.OPEN]
         with open(path, "rb") as file, Image.open(file, formats=tried) as image:

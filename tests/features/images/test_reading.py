@@ -173,6 +173,16 @@ def test_a_pipe_is_refused_unopened(tmp_path):
         os.close(pipe)
 
 
+def test_a_file_longer_than_any_image_is_refused(tmp_path):
+    """Its pixels could be read, and its digest would take hours."""
+    path = tmp_path / "padded.png"
+    path.write_bytes(png(pattern(4, 5, seed=0)))
+    os.truncate(path, 1 << 40)  # takes no space
+    for read in (read_image, read_size):
+        with pytest.raises(UnreadableImageError, match=r"padded\.png: too many bytes"):
+            read(path)
+
+
 @pytest.mark.parametrize(("limit", "most"), [(1000, 1), (4000, 4)])
 def test_large_images_are_decoded_one_at_a_time(write, monkeypatch, limit, most):
     monkeypatch.setattr(images, "_LARGE_PIXELS", limit)
