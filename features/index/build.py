@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,6 +123,10 @@ def build_index(descriptors: Descriptors, index: str | os.PathLike[str], ranker:
     arrays = _arrays(descriptors, fitted)
     if earlier is None or added or removed or not _same(earlier.state, content, arrays):
         save_state(index, fitted.state().with_part(CONTENT, content, arrays))
+    else:
+        # What an interrupted save left, and this one would have deleted.
+        with contextlib.suppress(DiffusionError), storage.claimed(index, INDEX):
+            pass
     return Built(fitted, added, removed, anew)
 
 

@@ -99,7 +99,7 @@ class Stage:
         for name in manifests:  # which say where folders are
             one, two = (found[name].decode() for found in (files, written.contents))
             assert without_places(one) == without_places(two), name
-        assert other == manifests
+        assert other == manifests, other - manifests
 
 
 def staged(path: Path) -> Iterator[Stage]:

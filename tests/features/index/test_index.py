@@ -117,6 +117,16 @@ def test_only_what_changed_is_described_and_the_index_is_updated(home, capsys, s
     assert (seen, contents(home / "index")) == ([], before)
 
 
+def test_what_an_interrupted_save_left_is_deleted_by_the_next_call(home, capsys):
+    assert cli.main(["index", "photos", "index", "-q"]) == 0
+    left = home / "index" / "arrays-0123abcd"
+    left.mkdir()
+    np.save(left / "graph_order.npy", np.arange(3))
+    assert cli.main(["index", "photos", "index", "-q"]) == 0
+    assert "(0 added, 0 removed)" in capsys.readouterr().out
+    assert not left.exists()
+
+
 def test_photos_that_are_touched_are_noted(home, capsys, seen):
     os.utime(home / "photos" / "03.png")
     assert searched("index", capsys)[2].startswith(
