@@ -51,6 +51,8 @@ FLOORS = (
         "diffusion.regional",
     ),
     ("diffusion",),
+    ("diffusion.integrations", "diffusion.page"),
+    ("diffusion.serve",),
     ("diffusion.cli",),
     ("features.settings", "features.pages"),
     ("features.images",),

@@ -1,0 +1,1 @@
+"""The HTTP service: `diffusion serve INDEX`. Requires the extra `serve`."""
