@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FAULTS_SECONDS ?= 600
 PACKAGES := diffusion features bench examples tests
 
-.PHONY: help demo test test-all faults lint format bench package audit install clean
+.PHONY: help demo test test-all faults lint format bench package audit browser install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes demo/report.html and demo/objects.html"
@@ -16,6 +16,7 @@ help:
 	@echo "make format    let ruff rewrite"
 	@echo "make bench     quality and speed tables"
 	@echo "make package   build the wheel, install it into an empty environment and try it"
+	@echo "make browser   install Debian's Chromium, in which the tests open the page; needs root"
 	@echo "make audit     look for known vulnerabilities of the pinned versions"
 
 install: $(VENV)/installed
@@ -70,6 +71,11 @@ package: install
 	"$$folder/venv/bin/"$(PIP) install --constraint "$$folder/pins.txt" dist/*.whl && \
 	cp tests/support/installed.py "$$folder" && cd "$$folder" && venv/bin/python installed.py && \
 	venv/bin/diffusion --version
+
+# Without a browser, the tests of the page are skipped, and say so.
+browser:
+	command -v chromium > /dev/null || (apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium > /dev/null)
 
 # Asks the advisories of PyPI about every pinned version, so it needs the network.
 audit: install
