@@ -1,0 +1,109 @@
+"""Re-ranked hits that pass a filter which only their store can evaluate.
+
+Diffusion brings in items that were not among the hits, so the filter of the search has to be
+applied to them as well. The store is asked about as few items as possible: it lists everything that
+passes a narrow filter, and is asked about the best of the ranking for a broad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..reranker import Reranker
+from .hits import Reranked
+
+# A ranking that is filtered afterwards is this many times as long as a filter that is spread evenly
+# requires, and grows by the second factor when that does not suffice.
+_SPARE, _GROWTH = 2, 4
+
+_Entry = tuple[Any, float, bool]
+
+
+class Condition(Protocol):
+    """A filter of a store. Ids are those that the graph was built with."""
+
+    def count(self) -> int:
+        """Return about how many items pass."""
+
+    def every(self) -> set[Any]:
+        """Return the ids of all items that pass."""
+
+    def among(self, ids: Sequence[Any]) -> set[Any]:
+        """Return those of some ids that pass."""
+
+
+def rerank_passing(
+    ranker: Reranker,
+    rank: Callable[..., Reranked],
+    hits: Sequence[Sequence[Any]],
+    k: int,
+    condition: Condition,
+) -> Reranked:
+    """Re-rank hits, and keep what passes a filter.
+
+    Parameters
+    ----------
+    ranker : Reranker
+    rank : callable
+        `hits.rerank` of the hits of several queries; it takes `k` and `allow`.
+    hits : sequence of lists of ids
+        The hits, best first, unfiltered.
+    k : int >= 1
+    condition : Condition
+
+    Returns
+    -------
+    Reranked
+        A list for each query, as ``rank(k=k, allow=...)`` returns for the ids that pass.
+
+    Notes
+    -----
+    Of n items, let c pass. Listing them takes c ids. Asking about the ranking takes 2 k n / c ids,
+    or as many as there are hits: fewer if c is larger than the square root of 2 k n. With k = 10
+    and n = 1,000,000, that is a filter which allows more than 0.5 %.
+    """
+    count, length = condition.count(), max(map(len, hits), default=0)
+    depth = max(length, _SPARE * k * ranker.n_items_ // max(count, 1))
+    passed: set[Any] = set()
+    asked: set[Any] = set()
+    while count > len(hits) * depth and depth < ranker.n_items_:
+        found = rank(k=depth)
+        fresh = list({i for row in (*hits, *found.ids) for i in row} - asked)
+        passed |= condition.among(fresh)
+        asked.update(fresh)
+        lists = [
+            [entry for entry in zip(*row, strict=True) if entry[0] in passed]
+            for row in zip(*found, strict=True)
+        ]
+        if all(len(row) >= k for row in lists):
+            unknown = _unknown(ranker, {i for row in hits for i in row if i in passed})
+            return _columns(
+                [_cut(row, first, k, unknown) for row, first in zip(lists, hits, strict=True)]
+            )
+        depth *= _GROWTH
+    return rank(k=k, allow=condition.every())
+
+
+def _unknown(ranker: Reranker, ids: set[Any]) -> set[Any]:
+    """Return those of some ids that the graph does not have."""
+    order = list(ids)
+    rows = ranker.fitted().items.rows_of(order, "ids")
+    return {order[place] for place in np.flatnonzero(rows < 0).tolist()}
+
+
+def _cut(entries: list[_Entry], hits: Sequence[Any], k: int, unknown: set[Any]) -> list[_Entry]:
+    """Return the best k entries. As in `Reranker.rerank`, unknown ones of the best k hits stay."""
+    passing = {entry[0] for entry in entries}
+    best = [i for i in hits if i in passing][:k]
+    kept = unknown.intersection(best)
+    late = [entry for entry in entries[k:] if entry[0] in kept]
+    places = [place for place in range(k) if entries[place][0] not in kept]
+    dropped = set(places[len(places) - len(late) :])
+    return [entry for place, entry in enumerate(entries[:k]) if place not in dropped] + late
+
+
+def _columns(lists: list[list[_Entry]]) -> Reranked:
+    return Reranked(*([[entry[column] for entry in row] for row in lists] for column in range(3)))
