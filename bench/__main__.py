@@ -20,6 +20,7 @@ from .table import write_json
 # Each benchmark: its package, whose module `benchmark` has `run`, and what it measures.
 BENCHMARKS = {
     "quality": ("bench.quality", "quality of the rankings of every method"),
+    "text": ("bench.text", "quality of rankings of texts by several embeddings"),
     "confidence": ("bench.confidence", "confidence of rankings, cautious rankings and their cut"),
     "tune": ("bench.tuning", "gain of parameters that are chosen from ten labelled queries"),
     "rivals": ("bench.rivals", "quality of published methods on the whole survey; takes an hour"),

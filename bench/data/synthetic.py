@@ -68,10 +68,10 @@ def everything() -> list[Callable[[], Collection]]:
         lambda: split("faces 40 × 10", *faces(40, 10)),
         digits_by_parity,
         breast_cancer,
-        lambda: split("docstrings, 64", *texts.docstrings(64)),
-        lambda: split("docstrings, 256", *texts.docstrings(256)),
-        lambda: split("error messages", *texts.messages(64)),
-        lambda: split("Unicode names", *texts.characters(64)),
+        lambda: split("docstrings, 64", *texts.docstrings(texts.tf_idf(64))),
+        lambda: split("docstrings, 256", *texts.docstrings(texts.tf_idf(256))),
+        lambda: split("error messages", *texts.messages(texts.tf_idf(64))),
+        lambda: split("Unicode names", *texts.characters(texts.tf_idf(64))),
     ]
     if grocery(packages_only=True) is not None:
         packages, photos = partial(_present, grocery, True), partial(_present, grocery, False)

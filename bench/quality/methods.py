@@ -43,7 +43,9 @@ class Method:
     queries_in_graph: bool = False
 
 
-def _expansion(k: int, alpha: float, dba: int = 0) -> Preparation:
+def expanded(k: int, alpha: float, dba: int = 0) -> Preparation:
+    """Return search by α-QE of the k nearest items, optionally after DBA of `dba` neighbours."""
+
     def prepare(X: Vectors) -> Callable[[Vectors], Ids]:
         X = expansion.augment_database(X, dba, alpha=3.0) if dba else X
         search = cosine(X)
@@ -67,10 +69,10 @@ def _rival(name: str, module: ModuleType) -> Method:
 
 METHODS = (
     Method("cosine", cosine),
-    Method("AQE (n = 10)", _expansion(10, 0.0)),
-    Method("α-QE (α = 3, n = 50)", _expansion(50, 3.0)),
+    Method("AQE (n = 10)", expanded(10, 0.0)),
+    Method("α-QE (α = 3, n = 50)", expanded(50, 3.0)),
     Method("DQE (5 up, 200 down)", _discriminative),
-    Method("DBA (k = 10) + α-QE", _expansion(50, 3.0, dba=10)),
+    Method("DBA (k = 10) + α-QE", expanded(50, 3.0, dba=10)),
     _rival("SuperGlobal (M = 400, K = 9)", rivals.superglobal),
     Method("k-reciprocal (k1 = 20, k2 = 6)", _reciprocal, queries_in_graph=True),
     _rival("RDP (k = 30)", rivals.rdp),

@@ -6,6 +6,7 @@ import inspect
 import json
 import unicodedata
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_vectors_are_projections_of_tf_idf(monkeypatch):
     # A text of the same words, one without any, and a class of four.
     drawn += [Text("a", " ".join(reversed(drawn[0].words.split()))), Text("b", "? !")]
     monkeypatch.setattr(texts, "_drawn", lambda given: list(given))
-    X, found = texts._vectors(drawn, 4)
+    X, found = texts._vectors(drawn, texts.tf_idf(4))
     assert found.tolist() == [1] * 9 + [0] * 6
     counts = np.array([[text.words.split().count(word) for word in words] for text in drawn])
     tf = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
@@ -73,18 +74,34 @@ def test_a_draw_takes_no_more_of_a_class_than_it_may():
     assert len({text.label for text in drawn}) == 50
 
 
-@pytest.mark.parametrize("make", [texts.docstrings, texts.messages, texts.characters])
+@pytest.mark.parametrize(
+    "make",
+    [texts.docstrings, texts.topics, texts.passages, texts.messages, texts.characters],
+)
 def test_collections_are_small_and_their_classes_have_five_items(make):
-    X, labels = make(16)
+    X, labels = make(texts.tf_idf(16))
     assert X.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-5)
     assert len(np.unique(X, axis=0)) == len(X) == len(labels)
     sizes = np.bincount(labels)
-    assert 15 < len(sizes) < 200
+    assert 15 < len(sizes) < 300
     assert 5 <= sizes.min() < sizes.max() <= 300
     assert 1000 < len(X) <= 2500
-    again, _ = make(16)
+    again, _ = make(texts.tf_idf(16))
     np.testing.assert_allclose(X @ X[:50].T, again @ again[:50].T, atol=1e-5)
+
+
+def test_a_paragraph_belongs_to_the_shortest_topic_that_holds_it(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(texts, "_vectors", lambda found, embed: drawn.extend(found))
+    texts.topics(texts.tf_idf(1))
+    whole = {name: " ".join(article.split()) for name, article in topics.items()}
+    assert len(drawn) == len({text.words for text in drawn}) > 500
+    for label, words in drawn[::10]:
+        holders = [name for name in whole if words in whole[name]]
+        assert label == min(holders, key=lambda name: len(topics[name]))
+    # The statement `while` has a topic of its own, and is part of that of compound statements.
+    assert "while" in {text.label for text in drawn}
 
 
 def test_the_class_of_a_character_is_its_category():
@@ -97,7 +114,7 @@ def _characters():
     """Return the texts from which `characters` draws."""
     given = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(texts, "_vectors", lambda found, d: given.extend(found))
-        texts.characters(1)
+        patch.setattr(texts, "_vectors", lambda found, embed: given.extend(found))
+        texts.characters(texts.tf_idf(1))
     assert all(label == unicodedata.category(unicodedata.lookup(name)) for label, name in given)
     return given

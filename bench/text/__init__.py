@@ -1,0 +1,1 @@
+"""Re-ranking of text: collections of texts, each by several embeddings."""
