@@ -73,8 +73,9 @@ class _State:
     ranker : Reranker
         With the parameters of the index.
     version : int
-    identity : str
-        The checksum of the manifest, which differs between any two states.
+    identity : str or None
+        The checksum of the manifest, which differs between any two states. None for a state that
+        has been saved and could not be opened afterwards.
     parameters : dict
         As JSON values.
     photos : bool
@@ -85,7 +86,9 @@ class _State:
         Returns a `View` with other parameters, and keeps the last ones.
     """
 
-    def __init__(self, ranker: Reranker, state: IndexState, version: int, identity: str) -> None:
+    def __init__(
+        self, ranker: Reranker, state: IndexState, version: int, identity: str | None
+    ) -> None:
         self.ranker, self.version, self.identity = ranker, version, identity
         self.parameters, self.photos = state.parameters, bool(state.parts)
         self.fixed = _fixed(ranker.fitted(), state)
@@ -218,7 +221,7 @@ class Collection:
             # What has been saved must not be reported as an error: it is used as it is in memory,
             # until a refresh can open it.
             version = self._state.version + 1
-            self._state = _State(Reranker.from_state(state), state, version, identity="")
+            self._state = _State(Reranker.from_state(state), state, version, identity=None)
 
     def refresh(self) -> bool:
         """Take up the state that another process has saved, if there is one.
@@ -276,10 +279,10 @@ class Collection:
         seen = _seen(self.path)  # before it is read: what is saved meanwhile is seen next time
         if seen == self._seen:
             return False
-        identity = storage.read_manifest(self.path, INDEX)["checksum"]
-        changed = identity != self._state.identity
+        identity, present = storage.read_manifest(self.path, INDEX)["checksum"], self._state
+        changed = identity != present.identity
         if changed:
-            self._state = _opened(self.path, self._state.version)
+            self._state = _opened(self.path, present.version - (present.identity is None))
         self._seen = seen
         return bool(changed)
 
