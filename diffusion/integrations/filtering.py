@@ -65,41 +65,44 @@ def rerank_passing(
     or as many as there are hits: fewer if c is larger than the square root of 2 k n. With k = 10
     and n = 1,000,000, that is a filter which allows more than 0.5 %.
     """
+    unknown = _unknown(ranker, hits)
     count, length = condition.count(), max(map(len, hits), default=0)
     depth = max(length, _SPARE * k * ranker.n_items_ // max(count, 1))
     passed: set[Any] = set()
     asked: set[Any] = set()
     while count > len(hits) * depth and depth < ranker.n_items_:
-        found = rank(k=depth)
+        # Unknown hits may take the last places, which is not where they are in a longer ranking.
+        found = rank(k=depth + len(unknown))
         fresh = list({i for row in (*hits, *found.ids) for i in row} - asked)
         passed |= condition.among(fresh)
         asked.update(fresh)
         lists = [
-            [entry for entry in zip(*row, strict=True) if entry[0] in passed]
+            [entry if entry[0] in passed else None for entry in zip(*row, strict=True)]
             for row in zip(*found, strict=True)
         ]
-        if all(len(row) >= k for row in lists):
-            unknown = _unknown(ranker, {i for row in hits for i in row if i in passed})
+        if all(sum(entry is not None for entry in row[:depth]) >= k for row in lists):
+            best = [[i for i in row if i in passed][:k] for row in hits]
             return _columns(
-                [_cut(row, first, k, unknown) for row, first in zip(lists, hits, strict=True)]
+                [
+                    _cut(list(filter(None, row)), k, [i for i in first if i in unknown])
+                    for row, first in zip(lists, best, strict=True)
+                ]
             )
         depth *= _GROWTH
     return rank(k=k, allow=condition.every())
 
 
-def _unknown(ranker: Reranker, ids: set[Any]) -> set[Any]:
-    """Return those of some ids that the graph does not have."""
-    order = list(ids)
-    rows = ranker.fitted().items.rows_of(order, "ids")
-    return {order[place] for place in np.flatnonzero(rows < 0).tolist()}
+def _unknown(ranker: Reranker, hits: Sequence[Sequence[Any]]) -> set[Any]:
+    """Return the hits that the graph does not have."""
+    ids = list({i for row in hits for i in row})
+    rows = ranker.fitted().items.rows_of(ids, "ids")
+    return {ids[place] for place in np.flatnonzero(rows < 0).tolist()}
 
 
-def _cut(entries: list[_Entry], hits: Sequence[Any], k: int, unknown: set[Any]) -> list[_Entry]:
-    """Return the best k entries. As in `Reranker.rerank`, unknown ones of the best k hits stay."""
-    passing = {entry[0] for entry in entries}
-    best = [i for i in hits if i in passing][:k]
-    kept = unknown.intersection(best)
-    late = [entry for entry in entries[k:] if entry[0] in kept]
+def _cut(entries: list[_Entry], k: int, kept: list[Any]) -> list[_Entry]:
+    """Return the best k entries, among them some to be kept, as `Reranker.rerank` keeps them."""
+    by_id = {entry[0]: entry for entry in entries[k:]}
+    late = [by_id[i] for i in kept if i in by_id]
     places = [place for place in range(k) if entries[place][0] not in kept]
     dropped = set(places[len(places) - len(late) :])
     return [entry for place, entry in enumerate(entries[:k]) if place not in dropped] + late

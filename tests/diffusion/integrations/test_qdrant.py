@@ -80,6 +80,13 @@ def reranker(shop):
     return QdrantReranker(shop, "shop").fit()
 
 
+@pytest.fixture(scope="module")
+def gaps(shop):
+    """A reranker whose graph lacks every fourth point."""
+    rows = np.flatnonzero(np.arange(N) % 4 != 1)
+    return QdrantReranker(shop, "shop", ranker=diffusion.Reranker().fit(X[rows], ids=rows))
+
+
 def pairs(points, abs=1e-5):
     return [(point.id, pytest.approx(point.score, abs=abs)) for point in points]
 
@@ -224,19 +231,20 @@ def test_points_that_the_graph_does_not_have_are_kept():
             assert [51 in rows[0], 101 in rows[1]] == [True, condition is None]
 
 
-@pytest.mark.parametrize("depth", [20, 60])
-def test_unknown_hits_that_pass_a_filter_stay(depth):
-    # The broad filter is looked up: every unknown hit is as in the Reranker's own filtered answer.
-    with collection() as client:
-        rows = np.flatnonzero(np.arange(N) % 5 != 0)
-        own = QdrantReranker(client, "shop", ranker=diffusion.Reranker().fit(X[rows], ids=rows))
-        for q in QUERIES:
-            hits = client.query_points("shop", query=q.tolist(), limit=depth).points
-            found = own.rerank(hits, query_filter=IN_STOCK, limit=4)
-            scores, ids = [h.score for h in hits], [h.id for h in hits]
-            allowed = np.flatnonzero(STOCK)
-            wanted = own.ranker.rerank(scores, ids, k=4, allow=allowed)
-            assert {p.id for p in found} == set(wanted[1].tolist())
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, len(QUERIES) - 1),
+    st.integers(1, 12),
+    st.integers(1, 80),
+    st.sets(st.integers(0, N - 1), min_size=20, max_size=N),
+)
+def test_unknown_hits_that_pass_a_filter_are_kept(shop, gaps, number, limit, depth, allowed):
+    condition = models.Filter(must=[models.HasIdCondition(has_id=sorted(allowed))])
+    hits = shop.query_points("shop", query=QUERIES[number].tolist(), limit=depth).points
+    found = gaps.rerank(hits, query_filter=condition, limit=limit)
+    scores, ids = [h.score for h in hits], [h.id for h in hits]
+    wanted = gaps.ranker.rerank(scores, ids, k=limit, allow=allowed)
+    assert pairs(found) == expected(*wanted)
 
 
 # --- a collection that changes --------------------------------------------------------------------
