@@ -36,7 +36,9 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="NAME",
         help="another name under which clients may address the service, as behind a proxy",
     )
-    add("--max-queue", type=int, metavar="N", help="queries that may wait; what exceeds it gets 503")
+    add(
+        "--max-queue", type=int, metavar="N", help="queries that may wait; what exceeds it gets 503"
+    )
     add(
         "--photos",
         nargs="?",
@@ -44,7 +46,9 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="FOLDER",
         help="show the photos of an index of photos and accept uploads; FOLDER if they have moved",
     )
-    add("--weights", metavar="FILE", help="with --photos: the network's weights, if they have moved")
+    add(
+        "--weights", metavar="FILE", help="with --photos: the network's weights, if they have moved"
+    )
 
 
 def _serve(options: argparse.Namespace) -> None:

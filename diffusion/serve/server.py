@@ -203,9 +203,7 @@ class _Supervisor(Multiprocess):
         if ended and self._missing and self.failure is None:
             self._fail(f"serve: a worker ended with status {ended[0].exitcode} while it started")
         for process in ended:
-            _logger.warning(
-                "worker %d ended with status %d", process.pid, process.exitcode
-            )
+            _logger.warning("worker %d ended with status %d", process.pid, process.exitcode)
         super().keep_subprocess_alive()
 
     def _hear(self, news: int | str) -> None:
