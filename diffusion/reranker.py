@@ -668,8 +668,7 @@ class Reranker(Reporting, Parameters):
 
         Afterwards, neighbour lists, graph and rankings are those of a fit of the other items. Items
         that listed a removed one are searched for another neighbour; only what changes thereby is
-        computed. No other item changes its id. Equal scores may be ordered otherwise than by a fit
-        where the first of several items with the same vector is removed: the others keep its place.
+        computed. No other item changes its id.
 
         Parameters
         ----------
