@@ -3,6 +3,9 @@
 Rows stay dense, from 0 to n - 1, and as few as possible change their number, so that an update
 rewrites little: added items get the rows after the last one, and the last rows move into the places
 of removed items.
+
+Rows therefore do not say in which order items were added, by which ties are resolved. Their *ages*
+do: numbers that ascend in this order, with gaps.
 """
 
 from __future__ import annotations
@@ -11,6 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+# The largest age, after which ages are counted anew.
+_MOST_AGES = 2**31 - 1
+
+
+class Ages(NamedTuple):
+    """The ages of items before and after a change.
+
+    An item keeps its age, unless it stands for several, of which the oldest has been removed: its
+    age is larger then. If an age is smaller than before, ages have been counted anew.
+    """
+
+    before: NDArray[np.int32]  # (before,)
+    after: NDArray[np.int32]  # (after,)
 
 
 class Change(NamedTuple):
@@ -57,6 +74,11 @@ class Change(NamedTuple):
         return len(self.source)
 
     @property
+    def empty(self) -> bool:
+        """Whether no item is removed or added."""
+        return self.before == self.after and not len(self.added)
+
+    @property
     def removed(self) -> NDArray[np.int64]:
         """The rows, before the change, of the removed items, ascending."""
         return np.flatnonzero(self.target < 0)
@@ -86,3 +108,11 @@ class Change(NamedTuple):
         if len(new):
             out[new] = 0 if added is None else added
         return out
+
+    def ages_of(self, ages: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the ages (after,) of items that had some (before,); added items are the last."""
+        first = int(ages.max(initial=-1)) + 1
+        if first > _MOST_AGES - self.after:
+            ages = np.argsort(np.argsort(ages, kind="stable")).astype(np.int32)
+            first = len(ages)
+        return self.rows_of(ages, np.arange(first, first + len(self.added), dtype=np.int32))

@@ -32,7 +32,7 @@ _BLOCK_VALUES = 1 << 18
 
 
 class _Groups(NamedTuple):
-    """The items of each node: those of node i are members[starts[i]:starts[i + 1]], ascending."""
+    """The items of each node: those of node i are members[starts[i]:starts[i + 1]], by age."""
 
     starts: NDArray[np.int64]
     members: NDArray[np.int64]
@@ -58,6 +58,8 @@ class Copies:
     n_items, n_nodes : int
     hashes : ndarray, shape (n_nodes,), uint64, optional
         Those of the vectors of nodes. Without them, the first call of `added` computes them.
+    ages : ndarray, shape (n_items,), int32, optional
+        The ages of items (see `change`). By default, they are the numbers of the items.
     contents : Contents
     source : str
         What errors call the arrays.
@@ -69,11 +71,12 @@ class Copies:
         n_items: int,
         n_nodes: int,
         hashes: NDArray[np.uint64] | None = None,
+        ages: NDArray[np.int32] | None = None,
         contents: Contents = COMPUTED,
         source: str = "copies",
     ) -> None:
         self.n_items, self.n_nodes = n_items, n_nodes
-        self._nodes, self._hashes = nodes, hashes
+        self._nodes, self._hashes, self._ages = nodes, hashes, ages
         self._contents, self._source = contents, source
 
     # --- making -----------------------------------------------------------------------------------
@@ -103,8 +106,17 @@ class Copies:
         return cls(numbers[first], n, len(kept), hashes[kept]), kept
 
     @classmethod
-    def restored(cls, arrays: Arrays, n_items: int, n_nodes: int, source: str) -> Copies:
+    def restored(
+        cls,
+        arrays: Arrays,
+        n_items: int,
+        n_nodes: int,
+        source: str,
+        ages: NDArray[np.int32] | None = None,
+    ) -> Copies:
         """Return the copies from the arrays that `arrays` returned; they are not read.
+
+        `ages` are those of the nodes, if they are stored.
 
         Raises
         ------
@@ -112,14 +124,21 @@ class Copies:
             If an array is missing, or has another type or shape than it must.
         """
         if not arrays and n_items == n_nodes:
-            return cls.none(n_items)
+            return cls(None, n_items, n_nodes, ages=ages)
         layout = {"nodes": Array(np.int32, (n_items,), Between(0, n_nodes - 1))}
+        if "ages" in arrays:
+            layout["ages"] = Array(np.int32, (n_items,))
         contents = Contents(arrays, layout, source)
-        return cls(arrays["nodes"], n_items, n_nodes, None, contents, source)
+        return cls(arrays["nodes"], n_items, n_nodes, None, arrays.get("ages"), contents, source)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to store: none if every item is its own node."""
-        return {} if self._nodes is None else {"nodes": self._nodes}
+        """Return the arrays to store: none if every item is its own node.
+
+        The ages of its node are stored by the affinity then, if they matter.
+        """
+        if self._nodes is None:
+            return {}
+        return {"nodes": self._nodes, **({} if self._ages is None else {"ages": self._ages})}
 
     # --- from items to nodes ----------------------------------------------------------------------
 
@@ -135,6 +154,19 @@ class Copies:
             return np.arange(self.n_items, dtype=np.int32)
         self._contents.check()
         return self._nodes
+
+    @property
+    def ages(self) -> NDArray[np.int32]:
+        """The age of each node, shape (n_nodes,), that of its oldest item."""
+        if self.plain:
+            return self._item_ages
+        ages = np.full(self.n_nodes, np.iinfo(np.int32).max, np.int32)
+        np.minimum.at(ages, self.nodes, self._item_ages)
+        return ages
+
+    @property
+    def _item_ages(self) -> NDArray[np.int32]:
+        return np.arange(self.n_items, dtype=np.int32) if self._ages is None else self._ages
 
     def of_items(self, codes: Rows) -> Rows:
         """Return the nodes of items, given by codes of any shape; -1 is padding."""
@@ -176,7 +208,8 @@ class Copies:
         if not sizes.all():
             raise damaged(self._source, "nodes", "an item of every node")
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        return _Groups(starts, np.argsort(nodes, kind="stable"))
+        by_age = () if self._ages is None else (self._ages,)
+        return _Groups(starts, np.lexsort((*by_age, nodes)))
 
     def first_items(self, nodes: Rows) -> Rows:
         """Return the first item of each of some nodes, of any shape; -1 is padding."""
@@ -194,7 +227,7 @@ class Copies:
             return 0
         starts, members = self._groups
         node = self.nodes[item]
-        return int(np.searchsorted(members[starts[node] : starts[node + 1]], item))
+        return int(np.flatnonzero(members[starts[node] : starts[node + 1]] == item)[0])
 
     def counts(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return how many items there are of each of some nodes; 1 for an unknown hit, 0 for -1."""
@@ -229,7 +262,7 @@ class Copies:
         Returns
         -------
         scores, items : ndarray, shape (m, k)
-            Items of one node follow each other in ascending order.
+            Items of one node follow each other in the order in which they were added.
         """
         scores, nodes = found
         m, w = nodes.shape
@@ -317,11 +350,12 @@ class Copies:
         fresh = leads[joined[leads] < 0]
         hashes = np.concatenate([hashes, own[fresh]])
         after = n + len(fresh)
+        ages = self._ages_after(Change.addition(self.n_items, m))
         if self.plain and len(fresh) == m:
-            return Copies(None, after, after, hashes), fresh
+            return Copies(None, after, after, hashes, ages), fresh
         joined[fresh] = np.arange(n, after)
         nodes = np.concatenate([self.nodes, joined if first is None else joined[first]])
-        return Copies(nodes.astype(np.int32), len(nodes), after, hashes), fresh
+        return Copies(nodes.astype(np.int32), len(nodes), after, hashes, ages), fresh
 
     def removed(self, change: Change) -> tuple[Copies, Change]:
         """Return the copies after a removal of items, and what it removes of the nodes."""
@@ -334,7 +368,13 @@ class Copies:
             if np.array_equal(nodes, np.arange(of_nodes.after)):
                 nodes = None
         hashes = None if self._hashes is None else of_nodes.rows_of(self._hashes)
-        return Copies(nodes, change.after, of_nodes.after, hashes), of_nodes
+        ages = self._ages_after(change)
+        return Copies(nodes, change.after, of_nodes.after, hashes, ages), of_nodes
+
+    def _ages_after(self, change: Change) -> NDArray[np.int32] | None:
+        """Return the ages of the items after a change, None if they are their numbers."""
+        ages = change.ages_of(self._item_ages)
+        return None if np.array_equal(ages, np.arange(len(ages))) else ages
 
 
 # --- equal vectors --------------------------------------------------------------------------------

@@ -555,7 +555,8 @@ class Fitted:
             n_items = state.size("items", low=1)
             items = ItemIds.restored(state.with_prefix(_IDS), n_items, source)
             source = f"{state.source}: {_COPIES[:-1]}"
-            copies = Copies.restored(state.with_prefix(_COPIES), n_items, n, source)
+            arrays = state.with_prefix(_COPIES)
+            copies = Copies.restored(arrays, n_items, n, source, affinity.ages)
         return cls(parameters, affinity, score, solver, graph, index, items, copies)
 
 

@@ -177,11 +177,11 @@ class Reranker(Reporting, Parameters):
     Copies: `fit` makes one node of all items whose vectors are identical as they are stored
     (float32, for the cosine divided by their norms). Without that, a group of more than k + 1
     copies would fill each other's lists and be cut off from everything else. In answers, they are
-    items like others: they have equal scores and follow each other in the order of `ids_`.
-    `graph_.n_nodes` is the number of nodes, and `n_items_` that of items. Vectors that are nearly
-    identical remain nodes of their own: which of them belong together would depend on the order in
-    which they are added and removed. `fit_neighbors`, and `fit` with an index of the caller's,
-    refer to rows, and make a node of each.
+    items like others: they have equal scores and follow each other in the order in which they were
+    added. `graph_.n_nodes` is the number of nodes, and `n_items_` that of items. Vectors that are
+    nearly identical remain nodes of their own: which of them belong together would depend on the
+    order in which they are added and removed. `fit_neighbors`, and `fit` with an index of the
+    caller's, refer to rows, and make a node of each.
 
     References
     ----------
@@ -668,8 +668,7 @@ class Reranker(Reporting, Parameters):
 
         Afterwards, neighbour lists, graph and rankings are those of a fit of the other items. Items
         that listed a removed one are searched for another neighbour; only what changes thereby is
-        computed. No other item changes its id. Equal scores may be ordered otherwise than by a fit
-        where the first of several items with the same vector is removed: the others keep its place.
+        computed. No other item changes its id.
 
         Parameters
         ----------
@@ -739,7 +738,7 @@ class Reranker(Reporting, Parameters):
         ids : ndarray, shape (nq, k) or (k,), int64 or object
             The ids that `fit` was given, or row numbers of X, padded with -1, or None for str: if
             k exceeds the number of items that are allowed. Equal scores are ordered by ascending
-            row of `graph_.W`, and items of one row as in `ids_`.
+            row of `graph_.W`, and items of one row by when they were added.
 
         Raises
         ------

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .change import Change
+from .change import Ages, Change
+from .copies import Copies
 from .errors import DiffusionError
 from .fitted import Fitted, settings_of
 from .neighbors.updates import changed_lists
@@ -50,7 +51,7 @@ def added(fitted: Fitted, X: ArrayLike, ids: ArrayLike | None, *, progress: bool
         return fitted
     copies, fresh = fitted.copies.added(vectors, index.vectors_of)
     change = Change.addition(fitted.graph.n_nodes, len(fresh))
-    changed = _changed(fitted, change, vectors[fresh], progress=progress)
+    changed = _changed(fitted, copies, change, vectors[fresh], progress=progress)
     return replace(changed, items=items, copies=copies)
 
 
@@ -73,16 +74,26 @@ def removed(fitted: Fitted, ids: ArrayLike, *, progress: bool) -> Fitted:
     change = Change.removal(n, rows)
     items = fitted.items.changed(change)
     copies, of_nodes = fitted.copies.removed(change)
-    changed = _changed(fitted, of_nodes, None, progress=progress)
+    changed = _changed(fitted, copies, of_nodes, None, progress=progress)
     return replace(changed, items=items, copies=copies)
 
 
 def _changed(
-    fitted: Fitted, change: Change, vectors: NDArray[np.float32] | None, *, progress: bool
+    fitted: Fitted,
+    copies: Copies,
+    change: Change,
+    vectors: NDArray[np.float32] | None,
+    *,
+    progress: bool,
 ) -> Fitted:
-    """Return a fit with everything but the items changed: `change` and `vectors` are of nodes."""
-    if not len(change.added) and change.before == change.after:
-        return fitted  # only copies have come or gone
+    """Return a fit with everything but the items and their copies changed.
+
+    `change` and `vectors` are of nodes, and `copies` those after the change. If only copies have
+    come or gone, nodes may have another order, by which ties are resolved.
+    """
+    ages = Ages(fitted.copies.ages, copies.ages)
+    if change.empty and not (fitted.affinity.by_age and (ages.before != ages.after).any()):
+        return fitted
     parameters, index = fitted.parameters, fitted.index
     if index is not None:
         index = index.changed(change, vectors, progress=progress)
@@ -104,7 +115,7 @@ def _changed(
     scores, ids, dirty = changed_lists(
         index, *lists, change, length, least=least, progress=progress
     )
-    affinity, edges = fitted.affinity.changed(scores, ids, dirty, change, progress=progress)
+    affinity, edges = fitted.affinity.changed(scores, ids, dirty, change, ages, progress=progress)
     graph, touched = fitted.graph.changed(change, edges, progress=progress)
     solver = fitted.solver.changed(graph, change, touched, progress=progress)
     return replace(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..change import Change
+from ..change import Ages, Change
 from ..kernels.matrix import SparseRows, read_only
 from ..kernels.ranking import LocalScale
 from ..storage.contents import Array, Between, Layout, Ragged
@@ -63,6 +63,14 @@ class Affinity(ABC):
 
     #: The α of a Reranker that is not given one.
     alpha: ClassVar[float] = 0.99
+
+    #: Whether equal similarities are ordered by the ages of items (see `change`).
+    by_age: ClassVar[bool] = False
+
+    @property
+    def ages(self) -> NDArray[np.int32] | None:
+        """The ages (n,) of the items, None if these are in the order of their ages."""
+        return None
 
     @property
     def depth(self) -> int:
@@ -123,6 +131,7 @@ class Affinity(ABC):
         ids: NDArray[np.int32],
         dirty: NDArray[np.bool_],
         change: Change,
+        ages: Ages,
         *,
         progress: bool = False,
     ) -> tuple[Affinity, Edges]:
@@ -138,6 +147,7 @@ class Affinity(ABC):
             The items whose lists have changed other than by the new rows of moved items. Those of
             added items have.
         change : Change
+        ages : Ages
         progress : bool, default False
             Show a progress bar on standard error.
 

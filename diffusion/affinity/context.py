@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..change import Change
+from ..change import Ages, Change
 from ..devices import RUN_TIME, ContextLoops, check_device, context_on
 from ..errors import DiffusionError
 from ..kernels import context as loops
@@ -50,9 +50,6 @@ _MOST_CHANGED = 0.75
 
 # Entries of lists beyond the largest scale.
 _SPARE = 8
-
-# The largest age, after which ages are counted anew.
-_MOST_AGES = 2**31 - 1
 
 # No ages: equal sums are ordered by row.
 _IN_ORDER = np.empty(0, np.int32)
@@ -145,7 +142,7 @@ class Context(Affinity):
     _contents: Contents = field(init=False, repr=False, compare=False, default=COMPUTED)
     # What only `changed` reads, see `_basis_layout`; empty for an index of an earlier version.
     _basis: dict[str, NDArray[Any]] = field(init=False, repr=False, compare=False)
-    # The items in the order in which they were added (see `Sets`); empty if that is their order.
+    # The ages of the items (see `change`); empty if these are in the order of their ages.
     _ages: NDArray[np.int32] = field(
         init=False, repr=False, compare=False, default_factory=lambda: _IN_ORDER
     )
@@ -156,6 +153,7 @@ class Context(Affinity):
     )
 
     name: ClassVar[str] = "context"
+    by_age: ClassVar[bool] = True
     # Its weights fall faster than the published ones, so that walks are to be longer.
     alpha: ClassVar[float] = 0.995
     rows: ClassVar[tuple[Ragged, ...]] = (Ragged("starts", "stops", ("holders", "holders_high")),)
@@ -178,6 +176,11 @@ class Context(Affinity):
     def local_scale(self) -> NDArray[np.float32]:
         """The local scale r (n,) of each item, float32; (0,) if `scaling` is 0."""
         return self._checked.get("local_scale", UNSCALED)
+
+    @property
+    def ages(self) -> NDArray[np.int32] | None:
+        """The ages (n,) of the items, None if these are in the order of their ages."""
+        return self._ages if len(self._ages) else None
 
     @property
     def depth(self) -> int:
@@ -340,41 +343,47 @@ class Context(Affinity):
         ids: NDArray[np.int32],
         dirty: NDArray[np.bool_],
         change: Change,
+        ages: Ages,
         *,
         progress: bool = False,
     ) -> tuple[Affinity, Edges]:
         """Return the affinity of a changed collection, and the edges that are not as before.
 
-        An item is encoded again if a set that its encoding averages has changed. The overlaps of
+        An item is encoded again if a set that its encoding averages has changed, if its own age has
+        (see `Ages`), or if its encoding has an entry with another age. The overlaps of
         these items with all others are merged into the lists of the others; a list that loses more
         items than it receives is computed again. Edges are weighed again where these lists or those
         of the first stage have changed, and those of all that such lists hold. All else is copied.
         If more than three quarters of the items are to be encoded again, everything is computed. An
         update runs on the CPU.
 
-        Equal sums are ordered by the time at which items were added, as in a fit of the items that
-        are left. Parameters and shapes are those of `Affinity.changed`.
+        Equal sums are ordered by age, as in a fit of the items that are left. Parameters and shapes
+        are those of `Affinity.changed`.
         """
-        ages = _ages_after(self._ages, change)
         k = min(self.scales[-1], ids.shape[1])
         sizes = {min(self.size, n) for n in (change.before, change.after)}
         same = self._state["ids"].shape[1] == k and len(sizes) == 1
+        kept = change.target >= 0
+        later = ages.after[change.target[kept]] - ages.before[kept]
+        # In another order than it was made with, or with other units.
+        same &= np.array_equal(self._ages, _unordered(ages.before)) and not (later < 0).any()
         if self._basis and same and "ranks" in self._state:
             self._contents.check(by_rows=True)
             self._basis_contents.check()
             new = replace(self)
-            new._ages = ages
+            new._ages = _unordered(ages.after)
             lists = new._take(scores, ids, k)
             dirty = rescaled(dirty, lists.ids, lists.local_scale, self.local_scale, change)
             again = new._change_levels(self, lists, dirty, change)
+            again |= self._reordered(np.flatnonzero(kept)[later > 0], change)
             if np.count_nonzero(again) <= _MOST_CHANGED * len(again):
                 with tqdm(total=3, desc="context", unit="step", disable=not progress) as bar:
-                    listed = new._change_similar(self, again, change, bar)
+                    listed = new._change_similar(self, again, change, ages, bar)
                     edges = new._changed_edges(self, lists, listed, dirty, change)
                     bar.update()
                 return new, edges
         new = replace(self)
-        new._ages = ages
+        new._ages = _unordered(ages.after)
         return new, Edges(*new.edges(scores, ids, progress=progress))
 
     def _change_levels(
@@ -405,8 +414,26 @@ class Context(Affinity):
         again[change.moved] = True  # what holds them is stored by row
         return again
 
+    def _reordered(self, aged: NDArray[np.int64], change: Change) -> NDArray[np.bool_]:
+        """Mark what the larger ages of some items may change: them, and what has their entries.
+
+        Where equal sums are cut off, an item can only be left out by a larger age.
+        """
+        marked = np.zeros(change.before, bool)
+        marked[aged] = True
+        starts, stops, holders, high = self._holders
+        starts, counts = starts[aged], stops[aged] - starts[aged]
+        places = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        marked[(high[places].astype(np.int64) << 16) | (holders[places] >> 16)] = True
+        return change.rows_of(marked)
+
     def _change_similar(
-        self, old: Context, again: NDArray[np.bool_], change: Change, bar: tqdm[Any]
+        self,
+        old: Context,
+        again: NDArray[np.bool_],
+        change: Change,
+        ages: Ages,
+        bar: tqdm[Any],
     ) -> NDArray[np.bool_]:
         """Encode items again, and list what is most similar to them and to all that share entries.
 
@@ -422,15 +449,17 @@ class Context(Affinity):
         now = updates.Listed(np.empty((n, k), np.int32), np.empty((n, k), np.uint16))
         before = updates.Listed(*map(read_only, old._similar))
         least, found = np.empty(n, np.int64), np.empty(n, np.uint8)
-        updates.least_taken(change.source, again, read_only(old._ages), before, least)
-        offers, ages = self._offers(items, encodings, least, now), read_only(self._ages)
+        # Whether one is in the order of its ages or not, they are in the same units.
+        then, since = map(read_only, ages)
+        updates.least_taken(change.source, again, then, before, least)
+        offers = self._offers(items, encodings, since, least, now)
         both = change.source, change.target
-        updates.merge_offers(found, both, again, gone, ages, offers, before, now)
+        updates.merge_offers(found, both, again, gone, since, offers, before, now)
         others = self._near_each_other(np.flatnonzero(found == updates.INCOMPLETE))
         encodings = self._encoded(others)
         similar, overlaps = now.ids[others], now.overlaps[others]
         places = np.arange(len(others))
-        blocks.jaccard_lists(others, places, encodings, self._holders, ages, similar, overlaps)
+        blocks.jaccard_lists(others, places, encodings, self._holders, since, similar, overlaps)
         now.ids[others], now.overlaps[others] = similar, overlaps
         self._basis |= {"similar": now.ids, "overlaps": now.overlaps}
         bar.update()
@@ -445,6 +474,7 @@ class Context(Affinity):
         self,
         items: NDArray[np.int32],
         encodings: Encodings,
+        ages: NDArray[np.int32],
         least: NDArray[np.int64],
         out: updates.Listed,
     ) -> Any:
@@ -461,9 +491,7 @@ class Context(Affinity):
             ids, values = np.empty(room, np.int32), np.empty(room, np.uint16)
             starts, counts = np.cumsum(bounds[part]) - bounds[part], np.empty(m, np.int64)
             offers = blocks.Offers(least, starts, counts, ids, values)
-            blocks.jaccard_offers(
-                items[part], these, holders, read_only(self._ages), similar, overlaps, offers
-            )
+            blocks.jaccard_offers(items[part], these, holders, ages, similar, overlaps, offers)
             out.ids[items[part]], out.overlaps[items[part]] = similar, overlaps
             _, ids, values = SparseRows(starts, counts, ids, values).packed()
             parts.append((counts, ids, values))
@@ -797,15 +825,9 @@ def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArr
     return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
 
 
-def _ages_after(ages: NDArray[np.int32], change: Change) -> NDArray[np.int32]:
-    """Return the ages of the items of a changed collection; added items are the last."""
-    before = ages if len(ages) else np.arange(change.before, dtype=np.int32)
-    first = int(before.max(initial=-1)) + 1
-    if first > _MOST_AGES - change.after:
-        before = np.argsort(np.argsort(before)).astype(np.int32)
-        first = len(before)
-    new = change.rows_of(before, np.arange(first, first + len(change.added), dtype=np.int32))
-    return _IN_ORDER if (new[1:] > new[:-1]).all() else new
+def _unordered(ages: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return ages, none if they ascend."""
+    return _IN_ORDER if (ages[1:] > ages[:-1]).all() else ages
 
 
 def _reinverted(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..change import Change
+from ..change import Ages, Change
 from ..kernels import updates
 from ..kernels.matrix import read_only
 from ..storage.contents import COMPUTED, Array, Between, Contents
@@ -117,6 +117,7 @@ class Pointwise(Affinity):
         ids: NDArray[np.int32],
         dirty: NDArray[np.bool_],
         change: Change,
+        ages: Ages,
         *,
         progress: bool = False,
     ) -> tuple[Affinity, Edges]:
@@ -141,7 +142,7 @@ class Pointwise(Affinity):
                 reverse = _reverse(rows, np.ones(len(ids), bool), scores, ids)
                 weights = np.minimum(new.weights(scores[rows]), new.weights(reverse))
                 return new, Edges(ids[rows], weights, rows)
-        return super().changed(scores, ids, dirty, change, progress=progress)
+        return super().changed(scores, ids, dirty, change, ages, progress=progress)
 
     def observe(
         self, scores: NDArray[np.float32], ids: NDArray[np.int64], query_k: int

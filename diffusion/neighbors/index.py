@@ -571,6 +571,8 @@ class NeighborIndex(SearchIndex):
         when the recall falls below the target.
         """
         self.contents.check()
+        if change.empty:
+            return self
         if isinstance(self.method, HNSW) and vectors is not None:
             index = self._like(change.after)
             index._faiss = self.method.extended(self._faiss, vectors, progress=progress)

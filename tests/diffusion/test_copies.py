@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import diffusion
 from diffusion import DiffusionError, Reranker
 from diffusion import copies as module
+from diffusion.change import Change
 from diffusion.copies import Copies
 from diffusion.index_state import save_state
 from tests.support.forgery import change_array
@@ -171,13 +172,106 @@ def test_adding_and_removing_copies_leaves_the_graph_as_it_is(collection, kind):
     assert ranker.graph_ is graph
     assert ranker.solver_ is solver
     assert ranker.nodes_.tolist() == [*range(60), 7, 7, 9]
-    ranker.remove(["v7", "b"])
+    ranker.remove(["b", "c"])
     assert ranker.graph_ is graph
     found = dict(zip(ranker.ids_.tolist(), ranker.nodes_.tolist(), strict=True))
-    assert (found["a"], found["c"], found["v9"]) == (7, 9, 9)
-    assert ranker.n_items_ == 61
+    assert (found["v7"], found["a"], found["v9"]) == (7, 7, 9)
+    ranker.remove("v7")
+    assert (ranker.graph_.n_nodes, ranker.n_items_) == (60, 60)
     ranker.remove("a")
     assert ranker.graph_.n_nodes == 59
+
+
+def assert_same_graph(live, fresh):
+    """Compare to the last bit, by the items of each node."""
+    node_of = dict(zip(live.ids_.tolist(), live.nodes_.tolist(), strict=True))
+    pairs = {
+        (node, node_of[item])
+        for node, item in zip(fresh.nodes_.tolist(), fresh.ids_.tolist(), strict=True)
+    }
+    rows = [row for _, row in sorted(pairs)]
+    W = live.graph_.W.toarray()[np.ix_(rows, rows)]
+    np.testing.assert_array_equal(W, fresh.graph_.W.toarray())
+
+
+def lived(seed, path=None, steps=8):
+    """Remove the oldest items of nodes, and add items; compare with a fit after each step."""
+    rng = np.random.default_rng(seed)
+    pool = rng.standard_normal((30, 5))
+    of = {item: int(rng.integers(30)) for item in range(70)}
+    affinity = diffusion.Context((2, 4, 7), 9)
+    settings = {"k": 7, "affinity": affinity, "solver": diffusion.CG(tol=1e-9, max_iter=500)}
+    ranker = Reranker(**settings).fit(pool[list(of.values())], ids=list(of))
+    for step in range(steps):
+        oldest = list({kind: item for item, kind in reversed(of.items())}.values())
+        gone = rng.choice(oldest, 5, replace=False).tolist()
+        ranker.remove(gone)
+        for item in gone:
+            del of[item]
+        if path is not None:
+            ranker.save(path)
+            ranker = diffusion.load(path)
+        new = {100 * (step + 1) + i: int(rng.integers(30)) for i in range(5)}
+        ranker.add(pool[list(new.values())], ids=list(new))
+        of |= new
+        fresh = Reranker(**settings).fit(pool[list(of.values())], ids=list(of))
+        assert_same_graph(ranker, fresh)
+        Q = rng.standard_normal((3, 5))
+        found, expected = ranker.search(Q, len(of)), fresh.search(Q, len(of))
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+        np.testing.assert_array_equal(found[1], expected[1])
+    return ranker
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_without_the_oldest_of_its_items_a_node_is_as_old_as_the_next(stored, tmp_path):
+    """Ties are resolved as by a fit of the items that are left, and copies are in its order."""
+    for seed in range(2 if stored else 4):
+        lived(seed, tmp_path / str(seed) if stored else None)
+
+
+def test_ages_are_counted_anew_before_they_overflow(monkeypatch):
+    monkeypatch.setattr("diffusion.change._MOST_AGES", 110)
+    assert lived(4, steps=12).fitted().copies.ages.max() < 110
+
+
+def test_an_index_from_before_ages_of_items_is_updated(rng):
+    """Its items are in the order of their rows."""
+    pool, of = rng.standard_normal((30, 5)), rng.permutation(np.repeat(np.arange(30), 2))
+    settings = {"k": 7, "affinity": diffusion.Context((2, 4, 7), 9)}
+    ranker = Reranker(**settings).fit(pool[of], ids=np.arange(60)).remove([0, 1, 2])
+    state = ranker.state()
+    del state.arrays["copies_ages"]
+    loaded = Reranker.from_state(state).remove([20])
+    left = loaded.ids_
+    assert_same_graph(loaded, Reranker(**settings).fit(pool[of[left]], ids=left))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
+def test_ages_are_those_of_the_oldest_items(kinds, data):
+    pool = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    copies, first = Copies.of(pool[kinds])
+    vectors = pool[kinds] if first is None else pool[kinds][first]
+    rows = list(enumerate(kinds))  # by row, when an item was added and which vector it has
+    for step in range(3):
+        if data.draw(st.booleans()):
+            new = data.draw(st.lists(st.integers(0, 5), max_size=4))
+            copies, fresh = copies.added(pool[new], vectors.__getitem__)
+            vectors = np.concatenate([vectors, pool[new][fresh]])
+            rows += [(100 * (step + 1) + i, kind) for i, kind in enumerate(new)]
+        else:
+            gone = data.draw(st.sets(st.sampled_from(range(len(rows))), max_size=len(rows) - 1))
+            change = Change.removal(len(rows), np.array(sorted(gone), int))
+            copies, of_nodes = copies.removed(change)
+            vectors, rows = of_nodes.rows_of(vectors), [rows[row] for row in change.source]
+        nodes: dict[int, list[tuple[int, int]]] = {}
+        for row, (age, _) in enumerate(rows):
+            nodes.setdefault(int(copies.nodes[row]), []).append((age, row))
+        expected = sorted(nodes, key=lambda node: min(nodes[node]))
+        assert np.argsort(copies.ages).tolist() == expected
+        for node, items in nodes.items():
+            assert copies.first_items(np.array([node])).tolist() == [min(items)[1]]
+            assert [copies.place(row) for _, row in sorted(items)] == list(range(len(items)))
 
 
 def test_new_copies_of_a_new_vector_are_one_node(kind, rng):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import diffusion
 from diffusion import Context, DiffusionError
 from diffusion.affinity import GaussianAffinity, PowerAffinity
-from diffusion.change import Change
+from diffusion.change import Ages, Change
 from diffusion.graph import Graph
 from diffusion.kernels.threads import using_cores
 
@@ -95,6 +95,15 @@ def check_touched(touched, change, old, new):
     assert (touched == differs).all()
 
 
+def ages_of(affinity, change, later=()):
+    """Return ages as before, but those of the items `later` (after,) are those of the next."""
+    before = np.arange(change.before, dtype=np.int32) if affinity.ages is None else affinity.ages
+    after = change.ages_of(before)
+    aged = np.array(sorted(later, key=after.__getitem__), int)
+    after[aged] = np.append(after[aged[1:]], after.max() + 1)[: len(aged)]
+    return Ages(before, after)
+
+
 def check_steps(affinity, seed, k, n, coarse, steps, metric="cosine"):
     """Return how many steps have not computed everything."""
     rng = np.random.default_rng(seed)
@@ -110,7 +119,9 @@ def check_steps(affinity, seed, k, n, coarse, steps, metric="cosine"):
         dirty = dirty_rows(change, old, (new[0][:, :width], new[1][:, :width]))
         before = copy.deepcopy((affinity.arrays(), graph.W, graph.order, graph.degrees))
 
-        changed, edges = affinity.changed(*new, dirty, change)
+        kept = np.flatnonzero(change.source >= 0)
+        ages = ages_of(affinity, change, rng.permutation(kept)[: rng.integers(4)])
+        changed, edges = affinity.changed(*new, dirty, change, ages)
         changed_graph, touched = graph.changed(change, edges)
         fresh = copy.copy(changed)  # with the same ages
         check_graph(changed_graph, Graph.from_neighbors(*fresh.edges(*new)))
@@ -138,7 +149,8 @@ def test_equal_sums_are_ordered_by_age():
     affinity = Context((2, 4, 8), 12)
     affinity.edges(*lists_of(X, 8))
     left = lists_of(X[change.source], 8)
-    moved, edges = affinity.changed(*left, np.ones(260, bool), change)
+    ages = ages_of(affinity, change)
+    moved, edges = affinity.changed(*left, np.ones(260, bool), change, ages)
     by_age = np.argsort(change.source)
     fresh = Context((2, 4, 8), 12)
     expected = Graph.from_neighbors(*fresh.edges(*lists_of(X[np.sort(change.source)], 8)))
@@ -226,7 +238,8 @@ def test_a_restored_affinity_and_graph_can_be_changed(affinity):
     restored.restore(read_only(copy.deepcopy(affinity.arrays())), 200)
     stored = {name: value for name, value in vars(graph).items() if isinstance(value, np.ndarray)}
     mapped = dataclasses.replace(graph, **read_only(copy.deepcopy(stored)))
-    changed, edges = restored.changed(*new, dirty_rows(change, lists, new), change)
+    dirty, ages = dirty_rows(change, lists, new), ages_of(affinity, change)
+    changed, edges = restored.changed(*new, dirty, change, ages)
     assert edges.rows is not None
     fresh = copy.copy(changed)  # with the same ages
     expected = Graph.from_neighbors(*fresh.edges(*new))
@@ -246,7 +259,8 @@ def test_without_lists_everything_is_made_anew(affinity):
     assert restored.neighbor_lists() is None
     assert restored.arrays().keys() == earlier.keys()
     change = Change.addition(40, 0)
-    changed, edges = restored.changed(*lists, np.zeros(40, bool), change)
+    ages = ages_of(affinity, change)
+    changed, edges = restored.changed(*lists, np.zeros(40, bool), change, ages)
     assert edges.rows is None
     check_affinity(changed, affinity)
 
@@ -277,12 +291,27 @@ def test_lists_of_another_width_make_everything_anew(affinity):
     X = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
     affinity.edges(*lists_of(X[:30], 4))
     new = lists_of(X, 5)
-    changed, edges = affinity.changed(*new, np.ones(40, bool), Change.addition(30, 10))
+    change = Change.addition(30, 10)
+    ages = ages_of(affinity, change)
+    changed, edges = affinity.changed(*new, np.ones(40, bool), change, ages)
     assert edges.rows is None
     expected = copy.copy(affinity)
     for found, wanted in zip(edges[:2], expected.edges(*new), strict=True):
         np.testing.assert_array_equal(found, wanted)
     check_affinity(changed, expected)
+
+
+def test_ages_that_are_counted_anew_make_everything_anew():
+    X = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
+    affinity, change = Context((3, 6)), Change.removal(200, np.array([7]))
+    affinity.edges(*lists_of(X, 6))
+    new, dirty = lists_of(X[change.source], 6), np.zeros(199, bool)
+    ages = ages_of(affinity, change)
+    assert affinity.changed(*new, dirty, change, ages)[1].rows is not None
+    anew = ages._replace(after=np.argsort(np.argsort(ages.after)).astype(np.int32))
+    again, edges = affinity.changed(*new, dirty, change, anew)
+    assert edges.rows is None
+    assert (again.ages == anew.after).all()
 
 
 def test_overlaps_give_the_similarity_back():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import diffusion
 from diffusion import Context, DiffusionError, Fusion
-from diffusion.change import Change
+from diffusion.change import Ages, Change
 from diffusion.devices import context_on
 from diffusion.kernels import encodings as blocks
 from diffusion.kernels.context import Encodings
@@ -560,7 +560,9 @@ def test_an_index_from_before_halves_answers_as_before_and_is_updated(monkeypatc
 
     np.testing.assert_array_equal(restored.neighbor_lists()[1], ids)
     more = neighbor_lists(X[19:], 8)
-    changed, edges = restored.changed(*more, np.ones(71, bool), Change.addition(70, 1))
+    ages = Ages(np.arange(70, dtype=np.int32), np.arange(71, dtype=np.int32))
+    dirty = np.ones(71, bool)
+    changed, edges = restored.changed(*more, dirty, Change.addition(70, 1), ages)
     fresh = Context(scales, scaling=0)
     for one, other in zip(edges[:2], fresh.edges(*more), strict=True):
         np.testing.assert_array_equal(one, other)
