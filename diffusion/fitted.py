@@ -79,6 +79,26 @@ class Components(NamedTuple):
     method: Method
 
 
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes
+    ----------
+    scores : ndarray, shape (nq, k), float32
+        In descending order, padded with -inf.
+    rows : ndarray, shape (nq, k), int64
+        Items, padded with -1.
+    lists : tuple of ndarray, shape (nq, c)
+        Scores and nodes of the first stage, without a filter.
+    report : Report
+    """
+
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    lists: Results
+    report: Report
+
+
 @dataclass(frozen=True)
 class Fitted:
     """The result of a fit; parameters that are set later do not change it.
@@ -124,15 +144,41 @@ class Fitted:
                 "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
             )
         self.index.contents.check()
-        queries = as_vectors(
+        return self.index, self._queries(self.index, Q)
+
+    def check_queries(self, Q: ArrayLike) -> None:
+        """Raise the error that `searched` raises for queries; the index is not read."""
+        if self.index is None:
+            self.searched(Q)
+        else:
+            self._queries(self.index, Q)
+
+    @staticmethod
+    def _queries(index: SearchIndex, Q: ArrayLike) -> NDArray[np.float32]:
+        return as_vectors(
             Q,
             "Q",
-            metric=self.index.metric,
-            dimension=self.index.dimension,
-            center=self.index.center,
+            metric=index.metric,
+            dimension=index.dimension,
+            center=index.center,
             queries=True,
         )
-        return self.index, queries
+
+    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the vectors (m, d) of items, as queries that `searched` takes.
+
+        Raises
+        ------
+        DiffusionError
+            If there are none, or they are in an index of the caller's.
+        """
+        if self.index is None:
+            raise DiffusionError(
+                "items: this index was fitted from neighbour lists and holds no vectors; expected "
+                "vectors, or hits"
+            )
+        vectors, center = self.index.vectors_of(self.copies.of_items(rows)), self.index.center
+        return vectors if center is None else vectors + center
 
     def depth(self, query_k: int) -> int:
         """Return the number of first-stage neighbours that an observation is computed from."""
@@ -171,6 +217,66 @@ class Fitted:
                 observed = observed[0].copy(), observed[1].copy()
                 observed[0][zero], observed[1][zero] = -np.inf, -1
         return lists, observed
+
+    def search(
+        self,
+        Q: ArrayLike,
+        k: int,
+        *,
+        query_k: int,
+        cautious: bool,
+        progress: bool = False,
+        allowed: NDArray[np.uint8] = EVERYTHING,
+    ) -> Found:
+        """Search for queries (nq, d) or (d,), as `Reranker.search` does.
+
+        `allowed`, of shape (n_items,) or (0,), is what `allowed_by` returns.
+        """
+        length = max(k, self.solver.shortlist, self.score.depth)
+        lists, observed = self.first_stage(Q, length, query_k=query_k, progress=progress)
+        of_nodes = self.copies.allowed(allowed)
+        scores, nodes, report = self.diffuse(
+            lists,
+            observed,
+            k,
+            query_k=query_k,
+            cautious=cautious,
+            progress=progress,
+            allowed=of_nodes,
+        )
+        if len(allowed):
+            self.fill_up(Q, lists, (scores, nodes), of_nodes)
+        return Found(*self.expanded((scores, nodes), k, allowed=allowed), lists, report)
+
+    def first_items(
+        self, Q: ArrayLike, lists: Results, k: int, allowed: NDArray[np.uint8] = EVERYTHING
+    ) -> Results:
+        """Return the lists of the first stage as items: scores and rows (nq, w), w >= k.
+
+        Parameters
+        ----------
+        Q : array_like
+            Queries, as `first_stage` takes them.
+        lists : tuple of ndarray
+            What it has returned for them.
+        k : int
+            Number of items that are wanted of each.
+        allowed : ndarray, shape (n_items,) or (0,), uint8
+            The items that may be among them.
+        """
+        scores, nodes = lists
+        if len(allowed):
+            of_nodes = self.copies.allowed(allowed)
+            kept = (nodes >= 0) & (of_nodes[nodes] != 0)
+            scores, nodes = padding_last(scores, np.where(kept, nodes, -1))
+            # The allowed items may begin far down.
+            wanted = min(k, int(np.count_nonzero(of_nodes)))
+            short = np.flatnonzero(kept.sum(axis=1) < wanted)
+            if len(short):
+                index, queries = self.searched(Q)
+                among = index.among(queries[short], of_nodes, wanted)
+                scores[short, :wanted], nodes[short, :wanted] = among
+        return self.expanded((scores, nodes), max(k, nodes.shape[1]), allowed=allowed)
 
     def diffuse(
         self,

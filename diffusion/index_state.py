@@ -15,6 +15,7 @@ from ._version import __version__
 from .errors import DiffusionError
 from .graph.graph import GRAPH_ROWS, Graph, graph_layout
 from .storage.contents import Contents, with_rows
+from .storage.directory import held
 
 # The format of an index on disk.
 INDEX = storage.Format("diffusion-rerank index", 3, "an index", earlier=(1, 2))
@@ -22,7 +23,9 @@ INDEX = storage.Format("diffusion-rerank index", 3, "an index", earlier=(1, 2))
 # The largest number of items or of components, which are numbered in int32, and of other things.
 _MOST, _MOST_EDGES = 2**31 - 1, 2**48
 _GRAPH = "graph_"
-_OWN_KEYS = ("format", "version", "library", "kind", "parameters", "sizes", "arrays", "checksum")
+_OWN_KEYS = frozenset(
+    {"format", "version", "library", "saves", "kind", "parameters", "sizes", "arrays", "checksum"}
+)
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,30 @@ class IndexState:
 def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
     """Write a state to a directory, atomically, or what differs from the one that is there.
 
+    The manifest counts the saves to the directory, so that a later state has a larger number.
+
     Raises
     ------
     DiffusionError
         If `path` holds anything but an index.
     """
-    content = {
-        "library": __version__,
-        **({} if state.kind is None else {"kind": state.kind}),
-        "parameters": state.parameters,
-        "sizes": state.sizes,
-        **state.parts,
-    }
-    storage.save(path, INDEX, content, state.arrays, state.rows)
+    path = storage.as_path(path)
+    with storage.errors_named(path), held(path):
+        content = {
+            "library": __version__,
+            "saves": saves_of(storage.peek_manifest(path) or {}) + 1,
+            **({} if state.kind is None else {"kind": state.kind}),
+            "parameters": state.parameters,
+            "sizes": state.sizes,
+            **state.parts,
+        }
+        storage.save(path, INDEX, content, state.arrays, state.rows)
+
+
+def saves_of(manifest: Mapping[str, Any]) -> int:
+    """Return how often its directory has been saved to, 0 if an earlier version wrote it."""
+    saves = manifest.get("saves")
+    return saves if type(saves) is int else 0
 
 
 def open_state(path: str | os.PathLike[str], *, verify: bool = False) -> IndexState:

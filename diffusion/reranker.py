@@ -757,24 +757,16 @@ class Reranker(Reporting, Parameters):
         k = check_integer(k, "k", low=1)
         fitted = self.fitted()
         allowed = allowed_by(allow, fitted.items)
-        length = max(k, fitted.solver.shortlist, fitted.score.depth)
-        lists, observed = fitted.first_stage(
-            Q, length, query_k=int(self.query_k), progress=self.progress
-        )
-        of_nodes = fitted.copies.allowed(allowed)
-        scores, nodes, report = fitted.diffuse(
-            lists,
-            observed,
+        found = fitted.search(
+            Q,
             k,
-            query_k=self.query_k,
+            query_k=int(self.query_k),
             cautious=bool(self.cautious),
             progress=self.progress,
-            allowed=of_nodes,
+            allowed=allowed,
         )
-        if len(allowed):
-            fitted.fill_up(Q, lists, (scores, nodes), of_nodes)
-        self._keep_report(report)
-        scores, rows = fitted.expanded((scores, nodes), k, allowed=allowed)
+        self._keep_report(found.report)
+        scores, rows = found.scores, found.rows
         ids = fitted.items.of_rows(rows)
         return (scores[0], ids[0]) if is_single(Q) else (scores, ids)
 

@@ -343,9 +343,8 @@ class Labelled:
         own = fitted.items.rows_to_remove(queries, "queries")
         rows = [np.setdiff1d(row, own) for row in _checked(rows, len(own))]
         rows = _checked(rows, len(own), " that is not itself a query")
-        nodes = fitted.copies.of_items(own)
         if fitted.index is None:
-            first = _first_stage_of_items(fitted, nodes, own)
+            first = _first_stage_of_items(fitted, fitted.copies.of_items(own), own)
             search = _search_of_hits(first, k)
         elif not isinstance(fitted.index, NeighborIndex):
             raise DiffusionError(
@@ -353,8 +352,7 @@ class Labelled:
                 "or hits"
             )
         else:
-            vectors, center = fitted.index.vectors_of(nodes), fitted.index.center
-            search = _search_of(vectors if center is None else vectors + center, k)
+            search = _search_of(fitted.vectors_of(own), k)
         without = ranker.with_parameters(None).remove(fitted.items.of_rows(own))
         after = without.fitted().items
         of_rows = fitted.items.of_rows

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path, sha256_of
 
-from ..images.reading import quiet, read_image, read_size
+from ..images.reading import Source, quiet, read_image, read_size
 from ..images.sizes import fitted_size
 from ..networks.backbones import backbone as make_backbone
 from ..networks.fusing import fused
@@ -224,8 +224,8 @@ class Describer:
             boxes.float().cpu().numpy(),
         )
 
-    def describe_file(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
-        """Describe an image file and apply the whitening: shape (d,), float32.
+    def describe_file(self, source: Source) -> NDArray[np.float32]:
+        """Describe an image file, or its content, and apply the whitening: shape (d,), float32.
 
         Raises
         ------
@@ -233,7 +233,7 @@ class Describer:
             If the file cannot be read as an image; the message names it.
         """
         with quiet():
-            image = read_image(path, self.fitted(read_size(path)))
+            image = read_image(source, self.fitted(read_size(source)))
         descriptor = self.raw(torch.from_numpy(image)[None])[0]
         return (descriptor if self.whitening is None else self.whitening.apply(descriptor))[0]
 
@@ -264,7 +264,7 @@ def describer_of(
     whitening: Whitening | None,
     source: str,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     device: str | None = None,
     allow_download: bool = False,
 ) -> Describer:

@@ -12,12 +12,13 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
+from io import BytesIO
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, TypeAlias
 
 import numpy as np
 import PIL
@@ -47,6 +48,9 @@ _LARGE_PIXELS = 1 << 25
 _one_large = threading.Lock()
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+# An image file: its path, or its content, which has no name and is of one of the `_COMMON` formats.
+Source: TypeAlias = str | os.PathLike[str] | bytes
 
 # The transposition that turns an image of each EXIF orientation upright.
 _UPRIGHT = {
@@ -196,21 +200,26 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
     return list_folder(folder).images
 
 
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def read_size(source: Source) -> tuple[int, int]:
     """Return the height and width of the upright image, from the header of its file.
+
+    Parameters
+    ----------
+    source : path-like or bytes
+        An image file, or its content.
 
     Raises
     ------
     UnreadableImageError
         If the file is not an image, or has more than `MAX_PIXELS` pixels or `MAX_BYTES` bytes.
     """
-    with _opened(path) as image:
+    with _opened(source) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    source: Source,
     size: tuple[int, int] | None = None,
     box: tuple[float, float, float, float] = WHOLE,
 ) -> NDArray[np.uint8]:
@@ -222,7 +231,8 @@ def read_image(
 
     Parameters
     ----------
-    path : path-like
+    source : path-like or bytes
+        An image file, or its content.
     size : tuple of int, optional
         Height and width to resize to, with Pillow's bicubic filter. By default the image keeps
         its size.
@@ -240,7 +250,7 @@ def read_image(
         If the file is not an image, is damaged or truncated, or has more than `MAX_PIXELS` pixels
         or `MAX_BYTES` bytes.
     """
-    with _opened(path) as opened:
+    with _opened(source) as opened:
         orientation = _orientation(opened)
         if size is None:
             with _alone(opened):
@@ -271,16 +281,32 @@ def _alone(image: Image.Image) -> AbstractContextManager[bool | None]:
     return _one_large if image.size[0] * image.size[1] > _LARGE_PIXELS else nullcontext()
 
 
+# How many are within `quiet`, and the filters that the last one restores.
+_quiet_lock = threading.Lock()
+_quiet_count = 0
+_filters = ExitStack()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Pillow's warnings about large images and unusual EXIF data.
 
-    `MAX_PIXELS` decides what is too large. Warning filters apply to the whole process, so use this
-    in the thread that starts the decoding threads, around their whole life.
+    `MAX_PIXELS` decides what is too large. Warning filters apply to the whole process: any thread
+    may use this, and what was before is restored when none is within it any more.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    global _quiet_count
+    with _quiet_lock:
+        if not _quiet_count:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _quiet_count += 1
+    try:
         yield
+    finally:
+        with _quiet_lock:
+            _quiet_count -= 1
+            if not _quiet_count:
+                _filters.close()
 
 
 def decoder() -> str:
@@ -289,34 +315,48 @@ def decoder() -> str:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened(source: Source) -> Iterator[Image.Image]:
     """Open an image file; raise `UnreadableImageError` for every error of the decoder."""
+    name = "photo" if isinstance(source, bytes) else os.fspath(source)
     try:
-        # Opening a pipe would block until another process writes to it.
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImageError("not a regular file but a directory, pipe or device")
-        if status.st_size > MAX_BYTES:
-            raise UnreadableImageError(f"too many bytes ({status.st_size}, more than {MAX_BYTES})")
-        suffix = os.path.splitext(os.fspath(path))[1].lower()
-        tried = [name for name in (formats().get(suffix), *_COMMON) if name in Image.OPEN]
-        with open(path, "rb") as file, Image.open(file, formats=tried) as image:
+        with (
+            _content(source) as file,
+            Image.open(file, formats=_formats_of(source)) as image,
+        ):
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise UnreadableImageError(f"too many pixels ({image.size[0]} x {image.size[1]})")
             yield image
     except UnreadableImageError as error:
-        raise UnreadableImageError(f"{os.fspath(path)}: {error}") from None
+        raise UnreadableImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
-        raise UnreadableImageError(
-            f"{os.fspath(path)}: too many pixels (more than {MAX_PIXELS})"
-        ) from None
+        raise UnreadableImageError(f"{name}: too many pixels (more than {MAX_PIXELS})") from None
     except PIL.UnidentifiedImageError:
-        raise UnreadableImageError(
-            f"{os.fspath(path)}: not an image of a format that is read"
-        ) from None
+        read = f" ({', '.join(_formats_of(source))})" if isinstance(source, bytes) else ""
+        raise UnreadableImageError(f"{name}: not an image of a format that is read{read}") from None
     except Exception as error:  # decoders raise exceptions of any type on damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(f"{os.fspath(path)}: {' '.join(reason.split())}") from None
+        raise UnreadableImageError(f"{name}: {' '.join(reason.split())}") from None
+
+
+def _content(source: Source) -> IO[bytes]:
+    """Open the content of an image file, which is no longer than an image may be."""
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        # Opening a pipe would block until another process writes to it.
+        status = os.stat(source)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("not a regular file but a directory, pipe or device")
+        size = status.st_size
+    if size > MAX_BYTES:
+        raise UnreadableImageError(f"too many bytes ({size}, more than {MAX_BYTES})")
+    return BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+def _formats_of(source: Source) -> list[str]:
+    """Return the formats that a file is tried for: that of its extension first."""
+    suffix = "" if isinstance(source, bytes) else os.path.splitext(os.fspath(source))[1].lower()
+    return [name for name in (formats().get(suffix), *_COMMON) if name in Image.OPEN]
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from diffusion import Reranker
 from diffusion.errors import DiffusionError
 from diffusion.index_state import IndexState
+from diffusion.storage import fingerprint
 from diffusion.storage.strings import unpack_strings
 
-from ..description.descriptors import (
-    OBJECTS,
-    PHOTOS,
-    stored_whitening,
-)
+from ..description.descriptors import MEAN, OBJECTS, PHOTOS, PROJECTION, stored_whitening
 from ..description.sources import folders_at
 from .places import Outdated, compare, path_in
+
+if TYPE_CHECKING:
+    from ..description.recipe import Describer
+    from ..images.reading import Source
+    from ..objects.locate import Locator
 
 # What an index of photos holds beside an index of vectors: a JSON value, with the place of the
 # descriptors and the files that could not be read, and two arrays, of the size and modification
@@ -138,9 +140,9 @@ def photo_names(state: IndexState, ids: NDArray[Any]) -> NDArray[Any]:
 
 def describe_queries(
     state: IndexState,
-    files: Sequence[str | os.PathLike[str]],
+    files: Sequence[Source],
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     allow_download: bool = False,
 ) -> NDArray[np.float32]:
     """Describe photos as the photos of an index were described.
@@ -149,8 +151,9 @@ def describe_queries(
     ----------
     state : IndexState
         An opened index.
-    files : sequence of path-like
-    weights : str, optional
+    files : sequence of path-like or bytes
+        Image files, or their contents.
+    weights : path-like, optional
         The file of weights, if it has been moved; its checksum must not have changed.
     allow_download : bool, default False
         Whether a network of the Hugging Face hub that the index names may be downloaded.
@@ -164,41 +167,59 @@ def describe_queries(
     DiffusionError
         If the index is not one of photos, its network cannot be loaded, or a file is no image.
     """
+    describer = describer_for(state, weights=weights, allow_download=allow_download)
+    return np.stack([describer.describe_file(file) for file in files])
+
+
+def describer_for(
+    state: IndexState,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    allow_download: bool = False,
+) -> Describer | Locator:
+    """Load what describes photos as those of an index were described; see `describe_queries`.
+
+    Its `describe_file` takes an image file or its content, and returns a descriptor (d,).
+    """
     from ..description.recipe import describer_of
 
     image_names(state)
     content = state.parts[CONTENT]
-    if OBJECTS in content:
-        from ..objects.opened import open_objects
+    if OBJECTS not in content:
+        return describer_of(
+            content.get("recipe"),
+            stored_whitening(state.arrays),
+            state.source,
+            weights=weights,
+            allow_download=allow_download,
+        )
+    from ..objects.opened import open_objects
 
-        # What was learned is large, and is stored with the descriptors only.
-        made = content[OBJECTS]
-        if not isinstance(made, dict) or not isinstance(made.get("path"), str):
-            raise DiffusionError(f"{state.source}: altered, it names no object discovery")
-        places = [*folders_at(content.get(DESCRIBED), state.source), made["path"]]
-        place = next(filter(os.path.isdir, places), None)
-        if place is None:
-            raise DiffusionError(
-                f"{made['path']}: the object discovery that the index was built from is no longer "
-                "here; move it back, or build the index again"
-            )
-        objects = open_objects(place)
-        if objects.descriptors.manifest[OBJECTS]["digest"] != made.get("discovery"):
-            raise DiffusionError(
-                f"{place}: expected the object discovery that the index was built from, "
-                "this is another one; build the index again"
-            )
-        locator = objects.locator(weights=weights, allow_download=allow_download)
-        return np.stack([locator.describe_file(file) for file in files])
-    whitening = stored_whitening(state.arrays)
-    describer = describer_of(
-        content.get("recipe"),
-        whitening,
-        state.source,
-        weights=weights,
-        allow_download=allow_download,
-    )
-    return np.stack([describer.describe_file(file) for file in files])
+    # What was learned is large, and is stored with the descriptors only.
+    made = content[OBJECTS]
+    if not isinstance(made, dict) or not isinstance(made.get("path"), str):
+        raise DiffusionError(f"{state.source}: altered, it names no object discovery")
+    places = [*folders_at(content.get(DESCRIBED), state.source), made["path"]]
+    place = next(filter(os.path.isdir, places), None)
+    if place is None:
+        raise DiffusionError(
+            f"{made['path']}: the object discovery that the index was built from is no longer "
+            "here; move it back, or build the index again"
+        )
+    objects = open_objects(place)
+    if objects.descriptors.manifest[OBJECTS]["digest"] != made.get("discovery"):
+        raise DiffusionError(
+            f"{place}: expected the object discovery that the index was built from, "
+            "this is another one; build the index again"
+        )
+    return objects.locator(weights=weights, allow_download=allow_download)
+
+
+def describer_identity(state: IndexState) -> str:
+    """Return what tells whether two states of an index describe photos in the same way."""
+    content = state.parts[CONTENT]
+    whitening = [state.arrays[name] for name in (MEAN, PROJECTION) if name in state.arrays]
+    return fingerprint([content.get("recipe"), content.get(OBJECTS), whitening])
 
 
 def first_stage(ranker: Reranker, queries: NDArray[np.float32], k: int) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from diffusion.validation import check_choice
 
 from ..description.recipe import Describer
 from ..description.sweep import whitened
-from ..images.reading import quiet, read_image, read_size
+from ..images.reading import Source, quiet, read_image, read_size
 from ..networks.frame import Frame, FramedTrunk
 from .descriptors import sum_of_regions, weighted_mac
 from .discovery import ObjectDiscovery
@@ -79,10 +79,10 @@ class Mapper:
         """Return the positions of the cells (h', w') of a map in an image (h, w)."""
         return self._framed.frame(image, cells)
 
-    def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    def read(self, source: Source) -> NDArray[np.uint8]:
         """Decode an image file at the size that the network takes."""
         with quiet():
-            return read_image(path, self.describer.fitted(read_size(path)))
+            return read_image(source, self.describer.fitted(read_size(source)))
 
 
 class Locator:
@@ -102,23 +102,28 @@ class Locator:
         self.discovery = discovery
         self.descriptor = check_choice(descriptor, "descriptor", DESCRIPTORS)
 
-    def locate(self, path: str | os.PathLike[str]) -> Located:
+    def locate(self, source: Source) -> Located:
         """Locate the objects of the collection in a photo, which may be outside the collection.
+
+        Parameters
+        ----------
+        source : path-like or bytes
+            An image file, or its content.
 
         Raises
         ------
         UnreadableImageError
             If the file cannot be read as an image; the message names it.
         """
-        image = self.mapper.read(path)
+        image = self.mapper.read(source)
         activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
         with quiet():
-            photo = read_size(path)
+            photo = read_size(source)
         return self.locate_in(activations, image.shape[:2], photo)
 
-    def describe_file(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    def describe_file(self, source: Source) -> NDArray[np.float32]:
         """Describe an image file as the collection was described: shape (d,), float32."""
-        return whitened(self.mapper.describer, self.locate(path).descriptor[None])[0]
+        return whitened(self.mapper.describer, self.locate(source).descriptor[None])[0]
 
     def locate_in(
         self,

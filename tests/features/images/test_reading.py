@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,6 +99,36 @@ def test_odd_exif_is_read_without_a_warning(write):
     path = write(content.replace(entry, entry[:4] + b"\x02\x00\x00\x00"), "a.jpg")
     with quiet():
         assert read_size(path) == (640, 427)
+
+
+def test_threads_are_quiet_until_the_last_one_is_done():
+    before = list(warnings.filters)
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with quiet():
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=stay)
+    with quiet():
+        thread.start()
+        assert inside.wait(60)
+    quietened = list(warnings.filters)
+    leave.set()
+    thread.join()
+    assert quietened[1:] == before
+    assert warnings.filters == before
+
+
+def test_content_is_read_as_its_file_is(write):
+    content = with_exif(CHINA.read_bytes(), 6)
+    path = write(content, "a.jpg")
+    assert read_size(content) == read_size(path) == (640, 427)
+    np.testing.assert_array_equal(read_image(content, (90, 60)), read_image(path, (90, 60)))
+    # Without a name, the formats that are known by their content.
+    with pytest.raises(UnreadableImageError, match=r"^photo: not an image .*JPEG, PNG, WEBP"):
+        read_size(str(path).encode())
 
 
 def test_grey_palette_sixteen_bits_and_transparency(write):

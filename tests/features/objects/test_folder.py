@@ -176,7 +176,10 @@ def test_whitening_is_applied_to_descriptors_and_queries(discover, photos, tmp_p
     out = discover("white", whitening=whitening)
     expected = whitening.apply(plain.descriptors.vectors)
     np.testing.assert_array_equal(out.descriptors.vectors, expected)
-    assert out.locator().describe_file(photos / "00.png").shape == (5,)
+    described = out.locator().describe_file(photos / "00.png")
+    assert described.shape == (5,)
+    content = (photos / "00.png").read_bytes()
+    np.testing.assert_array_equal(out.locator().describe_file(content), described)
     np.testing.assert_array_equal(out.descriptors.whitening().projection, whitening.projection)
 
 
