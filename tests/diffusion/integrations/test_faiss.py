@@ -7,6 +7,8 @@ import gc
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import diffusion
 from diffusion import DiffusionError, Reranker
@@ -33,10 +35,14 @@ def made(description, X, measure, ids=None):
     index = faiss.index_factory(D, description, measure)
     index.train(X)
     _ = index.add(X) if ids is None else index.add_with_ids(X, ids)
+    _nprobe(index)
+    return index
+
+
+def _nprobe(index):
     inner = faiss.try_extract_index_ivf(index)
     if inner is not None:
         inner.nprobe = inner.nlist
-    return index
 
 
 # The descriptions of indexes, and whether vectors can be added with ids of one's own.
@@ -171,6 +177,31 @@ def test_removed_items(tmp_path):
     assert ids.tolist() == [OWN[30]]
     with pytest.raises(DiffusionError, match=r"index: .*240 items of dimension 8; got 220"):
         load_index(tmp_path, index)
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(["IDMap,Flat", "IDMap2,Flat", "IVF4,Flat"]),
+    st.lists(st.integers(0, 2**62), min_size=30, max_size=60, unique=True),
+    st.data(),
+)
+def test_after_any_changes_each_id_has_its_vector(description, ids, data):
+    index = faiss.index_factory(D, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(UNIT)
+    _nprobe(index)
+    first = data.draw(st.integers(1, len(ids) - 1))
+    index.add_with_ids(UNIT[:first], np.array(ids[:first]))
+    removed = data.draw(st.lists(st.sampled_from(ids[:first]), unique=True, max_size=20))
+    index.remove_ids(np.array(removed, np.int64))
+    index.add_with_ids(UNIT[first : len(ids)], np.array(ids[first:]))
+    kept = {i: UNIT[row] for row, i in enumerate(ids) if i not in removed}
+    own = np.array(sorted(kept))
+    V = np.array([kept[i] for i in own.tolist()])
+    ranker = fit_index(index, k=4, query_k=3, affinity="cosine")
+    by_hand = Reranker(k=4, query_k=3, affinity="cosine")
+    by_hand.fit(V, ids=own, index=ByHand(index, own, False))
+    assert ranker.ids_.tolist() == own.tolist()
+    assert (ranker.graph_.W != by_hand.graph_.W).nnz == 0
 
 
 def test_an_index_that_grew_after_the_fit():
