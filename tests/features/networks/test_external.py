@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from diffusion import DiffusionError
-from features.networks.backbones import IMAGENET_MEAN, backbone
+from features.networks.backbones import IMAGENET_MEAN, backbone, external
 from features.networks.weights import load_into
 from tests.support.networks import disturbed
 
@@ -123,10 +123,12 @@ class Stages(nn.Module):
         return types.SimpleNamespace(feature_maps=tuple(found))
 
     @classmethod
-    def from_pretrained(cls, name, out_features, local_files_only):
-        assert name in ("folder", "bare")
+    def from_pretrained(cls, name, out_features, local_files_only, output_loading_info):
+        assert name in ("folder", "bare", "headless")
         assert not local_files_only
-        return cls(out_features)
+        assert output_loading_info
+        missing = {"stages.0.weight"} if name == "headless" else set()
+        return cls(out_features), {"missing_keys": missing, "unexpected_keys": {"classifier.bias"}}
 
 
 def test_a_backbone_of_transformers(monkeypatch):
@@ -156,6 +158,7 @@ def test_a_backbone_of_transformers(monkeypatch):
     package.AutoConfig, package.AutoBackbone = AutoConfig, AutoBackbone
     package.AutoImageProcessor = AutoImageProcessor
     monkeypatch.setitem(sys.modules, "transformers", package)
+    monkeypatch.setattr(external, "_is_to_download", lambda name: True)
     network = backbone("hf:folder")
     assert network.stages == {"stage1": (5, 4)}
     assert network.mean == (0.1, 0.2, 0.3)
@@ -163,6 +166,8 @@ def test_a_backbone_of_transformers(monkeypatch):
     assert backbone("hf:bare").mean == IMAGENET_MEAN
     with pytest.raises(DiffusionError, match=r"^name: 'absent' .*not a local folder"):
         backbone("hf:absent")
+    with pytest.raises(DiffusionError, match=r"^name: 'headless' .*no weights of stages.0.weight"):
+        backbone("hf:headless")
     with pytest.raises(DiffusionError, match=r"^weights:"):
         backbone("hf:folder", "w.pth")
     with pytest.raises(DiffusionError, match=r"^name: expected hf:folder on this .*--allow-down"):
