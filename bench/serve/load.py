@@ -98,7 +98,7 @@ def library_run(
     ranker: diffusion.Reranker, queries: NDArray[np.float32], count: int, seconds: float
 ) -> list[float]:
     """Ask the library; return queries a second, percentiles of calls and processor time."""
-    calls = []
+    calls: list[Answer] = []
     processor, start = time.process_time(), time.perf_counter()
     while not calls or time.perf_counter() - start < seconds:
         rows = (len(calls) * count + np.arange(count)) % len(queries)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -23,13 +22,8 @@ _CLIENTS = 8
 
 def measure(index: Path, queries: NDArray[np.float32], *, requests: int, warm: int) -> Table:
     """Send requests of every kind that reads, and compare the memory of the service."""
-    kinds = every_kind(index, queries)
-    memory: list[float] = []
     with running(index) as service:
-        asked = watched(service, kinds, warm, requests, memory)
-        answers = asyncio.run(ask(service.address, asked, _CLIENTS))
-        memory.append(service.resident())
-    wrong = Counter(a.status for a in answers if a.status != kinds[a.number % len(kinds)][1])
+        row = soaked(service, every_kind(index, queries), requests, warm)
     return Table(
         f"**Soak**: {requests:,} requests by {_CLIENTS} clients",
         (
@@ -40,15 +34,26 @@ def measure(index: Path, queries: NDArray[np.float32], *, requests: int, warm: i
             "MB in the middle",
             "MB at the end",
         ),
-        [[sum(wrong.values()), *percentiles(answers), *(round(value, 1) for value in memory)]],
+        [row],
         [
             "Of eleven requests, eight are searches by a vector, and one each is a search by an "
             "item with its first stage, a re-ranking of 100 hits, and a query of a wrong "
             "dimension, which has to be refused with 422. MB: resident memory of all processes of "
-            "the service, with what is mapped of the index.",
-            *(f"{count} answers had the status {status}." for status, count in wrong.items()),
+            "the service, with what is mapped of the index."
         ],
     )
+
+
+def soaked(
+    service: Service, kinds: list[tuple[bytes, int]], requests: int, warm: int
+) -> list[float]:
+    """Return the errors, the percentiles and the memory in MB."""
+    memory: list[float] = []
+    asked = _watched(service, kinds, requests, warm, memory)
+    answers = asyncio.run(ask(service.address, asked, _CLIENTS))
+    memory.append(service.resident())
+    errors = sum(answer.status != kinds[answer.number % len(kinds)][1] for answer in answers)
+    return [errors, *percentiles(answers), *memory]
 
 
 def every_kind(index: Path, queries: NDArray[np.float32]) -> list[tuple[bytes, int]]:
@@ -61,21 +66,20 @@ def every_kind(index: Path, queries: NDArray[np.float32]) -> list[tuple[bytes, i
         (post("/search", {"vectors": [[0.5]]}), 422),
     ]
     plain = [(request, 200) for request in searches(queries)]
-    return [kind for start in range(0, len(plain) - 7, 8) for kind in plain[start : start + 8] + others]
+    return [
+        kind for start in range(0, len(plain) - 7, 8) for kind in plain[start : start + 8] + others
+    ]
 
 
-def watched(
+def _watched(
     service: Service,
     kinds: list[tuple[bytes, int]],
-    warm: int,
     count: int,
+    warm: int,
     memory: list[float],
 ) -> Iterator[bytes]:
     """Yield `count` requests; note the memory after the first ones and in the middle."""
-    moments = (warm, (warm + count) // 2)
-    for number, (request, _) in enumerate(cycle(kinds)):
-        if number in moments:
+    for number, (request, _) in zip(range(count), cycle(kinds), strict=False):
+        if number in (warm, (warm + count) // 2):
             memory.append(service.resident())
-        if number == count:
-            return
         yield request

@@ -55,11 +55,12 @@ def measure(
     )
     for number in tqdm(workers, desc="updates", leave=False):
         with running(index, number) as service:
-            table.rows.append([number, *asyncio.run(_beside(service.address, index, queries, updates))])
+            figures = asyncio.run(beside(service.address, index, queries, updates))
+            table.rows.append([number, *figures])
     return table
 
 
-async def _beside(
+async def beside(
     address: str, index: Path, queries: NDArray[np.float32], updates: int
 ) -> list[float | str]:
     """Search and update at the same time; return the figures of a row."""
