@@ -26,6 +26,7 @@ BENCHMARKS = {
     "rivals": ("bench.rivals", "quality of published methods on the whole survey; takes an hour"),
     "speed": ("bench.speed", "speed and memory of graph construction and of every solver"),
     "live": ("bench.live", "time, quality and files of a collection that items come to and leave"),
+    "serve": ("bench.serve", "speed and steadiness of the service, under load and updates"),
     "gpu": ("bench.gpu", "speed of building and re-ranking on a GPU"),
     "features": ("bench.photos", "quality of descriptors of photos and speed of extraction"),
     "objects": ("bench.objects", "quality and speed of object discovery"),
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     for name, more in (
         ("quality", "with --dataset: also a spectral solver of rank 5000"),
         ("speed", "also the large eigenproblem"),
+        ("serve", "a soak of 100,000 requests"),
         ("features", "also trainings"),
     ):
         options[name].add_argument("--long", action="store_true", help=f"{more}; takes minutes")

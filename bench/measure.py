@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import platform
+import re
 import statistics
 import tempfile
 import threading
@@ -36,6 +38,16 @@ def seconds_of(work: Callable[[], Any], repeats: int = 1) -> float:
 def seconds_each(search: Callable[[int], Any], queries: Iterable[int]) -> list[float]:
     """Return the seconds of a search for each query, asked one at a time."""
     return [timed(lambda: search(query))[1] for query in queries]  # noqa: B023
+
+
+def processor() -> str:
+    """Return what kind of machine this is, as far as the system says."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"model name\s*: (.+)", text)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 class PeakMemory:

@@ -1,0 +1,1 @@
+"""Load on the service: its speed, its limits, and updates beside searches."""
