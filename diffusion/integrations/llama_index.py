@@ -58,7 +58,8 @@ class DiffusionPostprocessor(BaseNodePostprocessor):
     re-ranked by their scores, which must be those of its metric: cosines for the default.
 
     Nodes that are not in the collection are never left out for that reason. Without scores, they
-    take the last places.
+    take the last places. The scores that are returned are those of the Reranker, not cosines: a
+    `SimilarityPostprocessor` belongs before this one.
     """
 
     ranker: Any = Field(exclude=True, repr=False)
@@ -81,7 +82,7 @@ class DiffusionPostprocessor(BaseNodePostprocessor):
         for node in nodes:
             found.setdefault(node.node_id, node)
         question = Question(
-            self._embedding(query_bundle),
+            self._embedding(query_bundle) if found else None,
             [node.score for node in found.values()],
             self.distances,
             self.squared,

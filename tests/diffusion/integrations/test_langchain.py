@@ -7,11 +7,13 @@ import importlib
 import sys
 import uuid
 
+import faiss
 import numpy as np
 import pytest
 
 from diffusion import DiffusionError, Reranker
 from diffusion.integrations import hits
+from diffusion.integrations.faiss import fit_index
 
 pytest.importorskip("langchain_core")
 
@@ -164,6 +166,20 @@ def test_unknown_documents_stay(ranker):
     assert shown(compressor.compress_documents(scored, "q")) == list(
         zip(expected.ids, expected.scores, strict=True)
     )
+
+
+def test_documents_that_a_search_does_not_reach_stay():
+    # Two groups far from each other, in two cells, of which a search sees one.
+    far = (X + np.where(np.arange(N) % 2, 50, -50)[:, None]).astype(np.float32)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(D), D, 2)
+    index.train(far)
+    index.add(far)
+    ranker = fit_index(index, ids=NAMES, k=4, query_k=3)
+    assert set(ranker.search(far[0], N)[1].tolist()) - {None} == set(NAMES[::2])
+    compressor = DiffusionCompressor(ranker=ranker, embed=lambda query: far[0])
+    out = compressor.compress_documents(given(NAMES[:6]), "q")
+    assert {d.id for d in out[:3]} == set(NAMES[0:6:2])
+    assert [d.id for d in out[3:]] == NAMES[1:6:2]
 
 
 def test_ids_in_the_metadata(ranker):

@@ -253,7 +253,11 @@ def test_numbers_as_ids():
 
 
 def test_nothing_retrieved(ranker):
-    assert DiffusionPostprocessor(ranker=ranker).postprocess_nodes([], query_str="q") == []
+    def embed(bundle):
+        raise AssertionError("the embedding is not needed")
+
+    postprocessor = DiffusionPostprocessor(ranker=ranker, embed=embed)
+    assert postprocessor.postprocess_nodes([], query_str="q") == []
 
 
 def test_nothing_given_is_changed(ranker):
