@@ -342,28 +342,48 @@ class QdrantReranker:
 
         Notes
         -----
-        Qdrant is asked for the first 500 hits of each query without the filter and without
-        payloads, for the first `limit` hits with the filter, for which of the results pass it, and
-        for the payloads of the results. It lists all points that pass a narrow filter, and only
-        looks the best of the ranking up for a broad one (`filtering.rerank_passing`).
+        Qdrant is asked for the first 500 hits of each query, without the filter and without
+        payloads, for what passes the filter, and for the payloads of the results. It lists all
+        points that pass a narrow filter, and only looks the best of the ranking up for a broad one
+        (`filtering.rerank_passing`). If fewer than `limit` points are found that pass, it is asked
+        for the nearest of them.
         """
         limit = check_integer(limit, "limit", low=1)
         fitted = self.ranker.fitted()
         queries = as_vectors(
             query, "query", metric="inner_product", dimension=self._dimension, queries=True
         ).tolist()
-        depth = max(limit, fitted.score.depth, fitted.depth(int(self.ranker.query_k)))
-        ask = functools.partial(models.QueryRequest, using=self.using, with_payload=False)
-        requests = [ask(query=vector, limit=depth) for vector in queries]
-        if query_filter is not None:
-            # Hits for the end of the ranking, if few of the others pass.
-            requests += [ask(query=v, limit=limit, filter=query_filter) for v in queries]
-        found = [r.points for r in self.client.query_batch_points(self.collection, requests)]
-        rows = [self._united(found[number :: len(queries)]) for number in range(len(queries))]
+        depth = max(
+            limit,
+            fitted.solver.shortlist,
+            fitted.score.depth,
+            fitted.depth(int(self.ranker.query_k)),
+        )
+        rows = self._hits(queries, depth, None)
         out = self._reranked(rows, limit, query_filter, with_payload, fetch_all=True)
+        if query_filter is not None and any(len(row) < limit for row in out):
+            # Diffusion has not reached all that pass: the nearest of them fill the results up.
+            more = self._hits(queries, limit, query_filter)
+            rows = [self._united(*lists) for lists in zip(rows, more, strict=True)]
+            out = self._reranked(rows, limit, query_filter, with_payload, fetch_all=True)
         return out[0] if is_single(query) else out
 
-    def _united(self, lists: list[list[Any]]) -> list[Any]:
+    def _hits(
+        self, queries: list[Any], limit: int, query_filter: models.Filter | None
+    ) -> list[list[Any]]:
+        """Return the first hits of each query, without payloads."""
+        ask = functools.partial(
+            models.QueryRequest,
+            using=self.using,
+            limit=limit,
+            filter=query_filter,
+            with_payload=False,
+        )
+        requests = [ask(query=vector) for vector in queries]
+        found = self.client.query_batch_points(self.collection, requests)
+        return [list(response.points) for response in found]
+
+    def _united(self, *lists: list[Any]) -> list[Any]:
         """Return the points of several lists of a query, each once, best first."""
         points = {point.id: point for row in reversed(lists) for point in row}
         sign = 1 if self.ranker.metric == "euclidean" else -1

@@ -139,6 +139,31 @@ def test_a_filter_is_that_of_the_reranker(shop, reranker, condition, mask):
             assert [point.payload is None for point in found] == [p.id in ids for p in found]
 
 
+def test_points_that_diffusion_does_not_reach_fill_filtered_results_up(shop):
+    # The observation of these has only a few hits, of which none passes.
+    direct = diffusion.Reranker(affinity="cosine", k=3, query_k=3).fit(X)
+    own = QdrantReranker(shop, "shop", affinity="cosine", k=3, query_k=3).fit()
+    filled = 0
+    for q in X[7::60] + 0.5 * QUERIES[0]:
+        scores, ids = direct.search(q, 4, allow=RARE)
+        filled += int((scores <= 0).sum())
+        assert pairs(own.search(q, query_filter=IS_RARE, limit=4), 1e-4) == expected(scores, ids)
+    assert filled
+
+
+def test_an_empty_collection_has_no_results():
+    with collection() as client:
+        own = QdrantReranker(client, "shop").fit()
+        client.delete("shop", points_selector=list(range(N)))
+        for condition in (None, IN_STOCK):
+            assert own.search(X[:2], query_filter=condition) == [[], []]
+
+
+def test_a_bar_shows_the_points_that_have_been_read(shop, capsys):
+    QdrantReranker(shop, "shop", progress=True).fit()
+    assert f"{N}/{N}" in capsys.readouterr().err
+
+
 def test_narrow_filters_are_listed_and_broad_ones_looked_up(shop, reranker, monkeypatch):
     sizes = []
     listed, among = qdrant._Passing.every, qdrant._Passing.among
