@@ -251,9 +251,6 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        # Inherited by what is accepted. An answer is sent in two parts, and without this the second
-        # one waits until the first is acknowledged, which clients do after 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DiffusionError(f"cannot listen on {host}, port {port}: {reason}") from None
@@ -295,8 +292,8 @@ def _threads(workers: int) -> Iterator[None]:
 def _application(service: Service, told: Connection) -> FastAPI:
     """Return the application of a worker; say that it is ready, or why it is not."""
     _end_with_parent()
-    # The lock that tqdm makes otherwise is a semaphore of the system, which a process that ends by
-    # a signal, as a worker does, leaves behind.
+    # The default lock of progress bars, which nobody sees here, is a semaphore of the system that
+    # a process leaves behind when a signal ends it.
     tqdm.set_lock(threading.RLock())
     try:
         app = service.application()
