@@ -135,8 +135,8 @@ def network_of(options: argparse.Namespace) -> NetworkSettings:
         return from_options(NetworkSettings, options)
     command.say(
         "features",
-        f"no network is named: --backbone {DEFAULT_BACKBONE}, 102 MB from the Hugging Face hub "
-        "unless they are here; another one: --backbone NAME --weights FILE",
+        f"no network is named: {DEFAULT_BACKBONE} describes the photos, 102 MB that are downloaded "
+        "from the Hugging Face hub once; for another one: --backbone NAME --weights FILE",
     )
     return from_options(NetworkSettings, options, backbone=DEFAULT_BACKBONE)
 

@@ -70,7 +70,7 @@ def test_the_default_network_is_named_and_downloaded_once(session):
     assert out.startswith("index: 20 photos; Graph")
     said = [line for line in err.splitlines() if line and "Loading" not in line]
     assert len(said) == 1, said
-    assert said[0].startswith(f"features: no network is named: --backbone {DEFAULT_BACKBONE}")
+    assert said[0].startswith(f"features: no network is named: {DEFAULT_BACKBONE} describes")
     files = [line for line in session["downloaded"] if line.startswith("GET /microsoft/")]
     assert [file.rpartition("/")[2] for file in files] == [
         "config.json",
