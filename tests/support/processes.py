@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import json
+import os
 import resource
 import signal
 import subprocess
@@ -25,6 +29,55 @@ def dying(source, target):
 os.replace = dying
 """
 
+# Runs each piece of code that it is sent in a fork of itself, and answers with its exit status. It
+# computes nothing itself, so that it has no threads that a fork would lack.
+_SERVER = """
+import json, os, sys, traceback
+import features.cli, features.objects.folder, torch
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for line in sys.stdin:
+    folder, code, values = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            os.chdir(folder)
+            sys.argv[1:] = values
+            exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), file=answers, flush=True)
+"""
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """Start a process that has imported what takes seconds to import."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(server.communicate)
+    return server
+
+
+def _run(code: str, *values: str) -> int:
+    """Run code in a new process, and return its exit status."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps([os.getcwd(), _PRELUDE + code, values]) + "\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
+
 
 def run_killed(code: str, after: int, ending: str, *arguments: object) -> None:
     """Run code in a new process, and kill it (SIGKILL) after `after` files of an ending.
@@ -32,15 +85,13 @@ def run_killed(code: str, after: int, ending: str, *arguments: object) -> None:
     The code finds its arguments in `sys.argv[3:]`. One more file of the ending is complete under
     its temporary name when the process dies.
     """
-    values = [str(after), ending, *map(str, arguments)]
-    done = subprocess.run([sys.executable, "-c", _PRELUDE + code, *values], check=False)
-    assert done.returncode == -signal.SIGKILL, "the process ended before it could be killed"
+    status = _run(code, str(after), ending, *map(str, arguments))
+    assert status == -signal.SIGKILL, "the process ended before it could be killed"
 
 
 def run_whole(code: str, *arguments: object) -> None:
     """Run the same code in a new process to its end."""
-    values = ["1000000", "", *map(str, arguments)]
-    subprocess.run([sys.executable, "-c", _PRELUDE + code, *values], check=True)
+    assert _run(code, "1000000", "", *map(str, arguments)) == 0
 
 
 @contextlib.contextmanager
