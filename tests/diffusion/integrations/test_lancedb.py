@@ -344,8 +344,9 @@ def test_a_hybrid_search_of_rows_stored_by_similarity(db):
         "arc", data=arrow([f"p{i}" for i in range(60)], vectors, text=["a"] * 60)
     )
     made.create_index("text", config=lancedb.index.FTS())
-    own = DiffusionReranker.from_table(made, k=5, query_k=2)
+    own = DiffusionReranker.from_table(made, distance_type="cosine", k=5, query_k=2)
     search = made.search(query_type="hybrid").vector(vectors[59]).text("a").limit(30)
+    search = search.distance_type("cosine")
     out = search.rerank(own.with_query(vectors[59])).to_arrow()
     assert out["id"].to_pylist()[0] == "p59"
 
