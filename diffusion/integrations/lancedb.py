@@ -309,7 +309,6 @@ class DiffusionReranker(Reranker):
         for query in dict.fromkeys(queries):
             rows = [row for row, own in enumerate(queries) if own == query]
             ranked = [row for row in rows if keys[row] is not None and np.isfinite(scores[row])]
-            ranked.sort(key=lambda row: -scores[row])
             found, fetched = self._ranked(
                 [keys[row] for row in ranked], scores[ranked].tolist(), results
             )

@@ -336,21 +336,6 @@ def test_a_hybrid_search_with_rows_that_come_in(table, direct):
     assert out.num_rows == 8
 
 
-def test_a_hybrid_search_of_rows_stored_by_similarity(db):
-    # LanceDB merges the lists by the place of the rows, here from the farthest to the nearest.
-    angle = np.linspace(0, 3, 60)
-    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    made = db.create_table(
-        "arc", data=arrow([f"p{i}" for i in range(60)], vectors, text=["a"] * 60)
-    )
-    made.create_index("text", config=lancedb.index.FTS())
-    own = DiffusionReranker.from_table(made, distance_type="cosine", k=5, query_k=2)
-    search = made.search(query_type="hybrid").vector(vectors[59]).text("a").limit(30)
-    search = search.distance_type("cosine")
-    out = search.rerank(own.with_query(vectors[59])).to_arrow()
-    assert out["id"].to_pylist()[0] == "p59"
-
-
 def test_searches_that_have_no_similarities(table, reranker):
     with pytest.raises(DiffusionError, match="rerank_fts: "):
         table.search("word3", query_type="fts").limit(5).rerank(reranker).to_arrow()
