@@ -9,6 +9,7 @@ are too many of the others: one takes as long as a search.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -101,11 +102,8 @@ def answers(
     query_ks = _query_ks(fitted, query_k, k)
     settings = list(product(query_ks, _weights(weight)))
     own = settings.index((query_k, weight))
-    first = _first_stage(ranker, Q, k)
     numbers = _Numbers()
-    answered = [
-        list(_answered(numbers, ranker, Q, first, k, shown, *setting)) for setting in settings
-    ]
+    answered = [list(_answered(numbers, ranker, Q, k, shown, *setting)) for setting in settings]
     data: dict[str, Any] = {
         "mode": "file",
         "title": title,
@@ -146,18 +144,10 @@ def _weights(own: float | None) -> list[float | None]:
     return [*sorted({factor * own for factor in _WEIGHT} if own else _WEIGHTS)]
 
 
-def _first_stage(ranker: Reranker, Q: ArrayLike, k: int) -> NDArray[np.int64]:
-    """Return the rows of the items nearest to each query, padded with -1; at least k of them."""
-    fitted = ranker.fitted()
-    found, _ = fitted.first_stage(Q, k, query_k=int(ranker.query_k), progress=False)
-    return fitted.expanded(found, max(k, found[1].shape[1]))[1]
-
-
 def _answered(
     numbers: _Numbers,
     ranker: Reranker,
     Q: ArrayLike,
-    first: NDArray[np.int64],
     k: int,
     shown: int,
     query_k: int,
@@ -168,16 +158,17 @@ def _answered(
     `after` are the first results and `was` their ranks in the first stage, `before` are its first
     ones and `went` their ranks after diffusion. A rank is 0 for what is not in the list.
     """
-    score = {} if weight is None else {"score": Fusion(weight)}
-    other = ranker.with_parameters(None, query_k=query_k, progress=False, **score)
-    _, ids = other.search(Q, k)
-    report, items = other.report_, other.fitted().items
-    for number, listed in enumerate(ids):
-        last = items.rows_of(listed, "ids")
-        before, after = _known(first[number, :shown]), _known(last[:shown])
+    fitted = ranker.fitted()
+    if weight is not None:
+        fitted = replace(fitted, score=Fusion(weight))
+    found = fitted.search(Q, k, query_k=query_k, cautious=bool(ranker.cautious))
+    _, near = fitted.first_items(Q, found.lists, k)
+    report = found.report
+    for number, (first, last) in enumerate(zip(near, found.rows, strict=True)):
+        before, after = _known(first[:shown]), _known(last[:shown])
         answer: dict[str, Any] = {
             "after": list(map(numbers.of, after)),
-            "was": _ranks(after, first[number]),
+            "was": _ranks(after, first),
             "before": list(map(numbers.of, before)),
             "went": _ranks(before, last),
         }

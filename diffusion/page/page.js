@@ -109,6 +109,7 @@
 
   function served() {
     const LENGTH = 100; // of the rankings that are asked for
+    const names = new Map(); // by the text of an id; ids have their own text where there are no photos
     const pictures = new Map(); // addresses of blobs, where a token is needed to fetch pictures
     let token = null;
     let info = {};
@@ -129,8 +130,13 @@
 
     async function post(path, body, signal) {
       const headers = {"Content-Type": "application/json"};
-      const response = await ask(path, {method: "POST", headers, body: written(body), signal});
-      return parse(await response.text());
+      return replyOf(await ask(path, {method: "POST", headers, body: written(body), signal}));
+    }
+
+    async function replyOf(response) {
+      const reply = parse(await response.text());
+      for (const [id, name] of Object.entries(reply.names ?? {})) names.set(id, name);
+      return reply;
     }
 
     async function blobOf(address) {
@@ -164,14 +170,14 @@
       own: {query_k: 0, weight: 0},
       listed: LENGTH,
       limits: "",
-      name: String,
+      name: (id) => names.get(String(id)) ?? String(id),
       picture,
       pictureOf: (query) => query.address ?? (query.item === undefined ? null : picture(query.item)),
       useToken(text) {
         token = text;
       },
       async open() {
-        info = parse(await (await ask("info")).text());
+        info = await replyOf(await ask("info"));
         const {query_k} = info.parameters;
         source.complete = info.items <= LENGTH;
         source.grid.query_k = around(query_k, [1, 2, 3, 5, 7, 10, 15, 20, 30, 50]);
@@ -181,9 +187,10 @@
           source.own.weight = source.grid.weight.indexOf(info.weight);
         }
         $("dimension").textContent = `(${info.dimension} numbers)`;
-        $("paste").hidden = data.photos || info.dimension === null;
         $("upload").hidden = !data.photos;
+        $("paste").hidden = data.photos || info.dimension === null;
         $("like").hidden = info.dimension === null;
+        if (info.dimension === null) source.limits = "This index has no vectors to search.";
       },
       // The id that a text names.
       idOf(text) {
@@ -199,8 +206,7 @@
           const form = new FormData();
           form.append("photo", query.file);
           form.append("options", written(options));
-          const response = await ask("photos", {method: "POST", body: form, signal});
-          reply = parse(await response.text());
+          reply = await replyOf(await ask("photos", {method: "POST", body: form, signal}));
           query.vector = reply.vectors[0];
           delete query.file;
         } else {
@@ -293,7 +299,7 @@
   // --- results -----------------------------------------------------------------------------------
 
   // A rank in the other list; beyond its end, it is only known to be larger.
-  const rankText = (rank) => rank ?? (source.complete ? "–" : `> ${source.listed}`);
+  const rankText = (rank) => rank ?? (source.complete ? "–" : `>${source.listed}`);
 
   // How a result has moved, in "before" or "after", among the first `shown` of each.
   function moveOf({rank, other}, after) {
@@ -340,7 +346,7 @@
         `${count("down")} moved down and ${count("same")} kept their place.`,
     ];
     if (answer.confidence !== null) {
-      parts.push(`Confidence ${Math.round(100 * answer.confidence)} %: the estimated probability ` +
+      parts.push(`Confidence ${Math.round(100 * answer.confidence)}\u00a0%: the estimated probability ` +
         "that diffusion does not make this ranking worse.");
     }
     if (answer.relevant !== null) parts.push(`About ${answer.relevant} items seem to be relevant.`);
@@ -384,7 +390,7 @@
   }
 
   const short = (number) => String(Number(number.toPrecision(3)));
-  const percent = (share) => `${short(100 * share)} %`;
+  const percent = (share) => `${short(100 * share)}\u00a0%`;
 
   function explained(item, {first_rank, rank, score, shares, reached, chains}) {
     const atOwn = state.query_k === source.own.query_k && state.weight === source.own.weight;
@@ -393,7 +399,8 @@
       !inService && !atOwn
         ? element("p", {class: "note"}, "This is the explanation at the settings of the index.") : null,
       element("p", {}, `First stage: ${place(first_rank)}. After diffusion: ${place(rank)}` +
-        `${score === null ? "" : `, with a score of ${short(score)}`}.`),
+        `${score === null ? "" : `, with a score of ${short(score)}`}.` +
+        `${state.query.item === undefined ? "" : " The query itself is counted, too."}`),
       sharesOf(shares),
     ].filter((part) => part !== null);
     if (!reached) {

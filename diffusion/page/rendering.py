@@ -25,7 +25,7 @@ from ..storage.strings import printable
 # What a page may load, by its mode. Where nothing else is named, it is nothing.
 _POLICIES = {
     "file": "default-src 'none'; img-src data:",
-    "service": "default-src 'none'; img-src 'self' blob:; connect-src 'self'",
+    "service": "default-src 'none'; img-src 'self' blob: data:; connect-src 'self'",
 }
 _PICTURE = re.compile("(data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+)?")
 

@@ -54,7 +54,7 @@ def moves(q, ranker, k=40):
     for side, ranking in (("before", near), ("after", last)):
         word = {"before": "left", "after": "new"}[side]
         for rank, name in enumerate(ranking[:12], 1):
-            places = [near.index(name) + 1, last.index(name) + 1 if name in last else f"> {k}"]
+            places = [near.index(name) + 1, last.index(name) + 1 if name in last else f">{k}"]
             other = places[side == "before"]
             text = f"{places[0]} → {places[1]}" if places[0] != places[1] else f"{rank}"
             kept = not isinstance(other, str) and other <= 12
@@ -79,7 +79,7 @@ def test_the_lists_and_the_moves_are_those_of_the_library(browser, address, rank
         percent = round(100 * float(ranker.report_.confidence[0]))
         status = view.get_by_role("status").inner_text()
         assert f"12 results shown, {news} are new" in status
-        assert f"Confidence {percent} %" in status
+        assert f"Confidence {percent}\N{NO-BREAK SPACE}%" in status
         assert view.locator("#previous").is_disabled()
         view.get_by_role("button", name="Next").click()
         view.get_by_role("heading", name="two.png").wait_for()
@@ -150,7 +150,10 @@ def test_a_result_opened_shows_its_chain(browser, address, ranker, arcs):
         assert f"First stage: place {expected.first_rank}." in text
         assert f"After diffusion: place {expected.rank}" in text
         shares = np.array(expected.shares)
-        told = [float(t.removesuffix(" %")) for t in dialog.locator(".value").all_inner_texts()]
+        told = [
+            float(t.removesuffix("\N{NO-BREAK SPACE}%"))
+            for t in dialog.locator(".value").all_inner_texts()
+        ]
         assert told == pytest.approx(100 * shares / shares.sum(), rel=6e-3, abs=0.01)
         view.keyboard.press("Escape")
         assert not dialog.is_visible()
@@ -180,7 +183,7 @@ def test_other_settings_say_which_explanation_they_show(browser, address):
 def test_the_filter_hides_names_without_its_text(browser, address, ranker, arcs):
     with visiting(browser, address) as view:
         view.get_by_label("Only names that contain").fill("RIGHT/")
-        view.wait_for_function("!document.querySelector('#sides').textContent.includes('left/')")
+        view.locator("#sides", has_text="left/").wait_for(state="detached")
         expected = {
             side: [each for each in found if "right/" in each[1]]
             for side, found in moves(arcs[1][0], ranker).items()
@@ -221,8 +224,9 @@ def test_the_keyboard_alone_is_enough(browser, address):
         assert view.evaluate(place) == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1000, 1900])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(360, "light"), (360, "dark"), (1000, "light"), (1900, "dark")]
+)
 def test_it_reads_in_light_and_dark_and_nothing_overflows(browser, address, texts, scheme, width):
     for each in (address, texts):
         with visiting(browser, each, width=width, color_scheme=scheme) as view:
@@ -258,19 +262,20 @@ def test_hostile_names_stay_text(browser, texts):
 def test_a_policy_keeps_out_what_is_put_into_the_page(browser, address):
     with visiting(browser, address, refused=2) as view:
         view.wait_for_selector("#after li")
-        view.evaluate(
-            """() => {
-                window.refused = [];
-                document.addEventListener("securitypolicyviolation",
-                    (event) => window.refused.push(event.effectiveDirective));
+        refused = view.evaluate(
+            """() => new Promise((resolve) => {
+                const refused = [];
+                document.addEventListener("securitypolicyviolation", (event) => {
+                    refused.push(event.effectiveDirective);
+                    if (refused.length === 2) resolve(refused);
+                });
                 const script = document.createElement("script");
                 script.textContent = "document.title = 'hit'";
                 document.body.append(script);
                 document.body.append(Object.assign(new Image(), {src: "http://127.0.0.1:9/"}));
-            }"""
+            })"""
         )
-        view.wait_for_function("window.refused.length === 2")
-        assert sorted(view.evaluate("window.refused")) == ["img-src", "script-src-elem"]
+        assert sorted(refused) == ["img-src", "script-src-elem"]
         assert view.title() == "Search before and after diffusion"
 
 
