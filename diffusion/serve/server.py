@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 from .. import storage
 from ..compilation import warm_up
 from ..errors import DiffusionError
@@ -290,6 +292,9 @@ def _threads(workers: int) -> Iterator[None]:
 def _application(service: Service, told: Connection) -> FastAPI:
     """Return the application of a worker; say that it is ready, or why it is not."""
     _end_with_parent()
+    # The default lock of progress bars, which nobody sees here, is a semaphore of the system that
+    # a process leaves behind when a signal ends it.
+    tqdm.set_lock(threading.RLock())
     try:
         app = service.application()
     except Exception as error:

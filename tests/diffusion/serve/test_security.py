@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -366,3 +367,18 @@ def test_queues_end_with_the_service(path, monkeypatch):
         return [(await task).status_code for task in tasks]
 
     assert set(asyncio.run(test())) <= {200, 503}
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_no_token_and_loads_nothing_from_elsewhere(path):
+    with client_of(path, token=TOKEN, title="<b>&\ud800") as client:
+        reply = client.get("/")
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    assert reply.headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert "script-src 'sha256-" in reply.text  # the rest of the policy is in the page
+    assert not re.search(r"(src|href)\s*=|//[a-z]+\.[a-z]|@import", reply.text.split("<script")[0])
+    assert "<b>" not in reply.text.split("</title>")[0]
+    assert TOKEN not in reply.text

@@ -87,6 +87,7 @@ class Service:
             connection.close()
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Return the status of an answer of any of the workers, and what it holds."""
         with self.connected() as connection:
             return ask(connection, method, path, body)
 
@@ -171,104 +172,123 @@ def expected(path: Path) -> list[list[tuple[Any, float]]]:
     ]
 
 
-# --- one worker and several -----------------------------------------------------------------------
+# --- two workers ----------------------------------------------------------------------------------
 
 
-def test_two_workers_answer_as_the_library_and_see_each_others_updates(index):
+@pytest.fixture(scope="module")
+def pair(original, tmp_path_factory):
+    """A service with two workers, which tests use one after the other, and its index."""
+    index = tmp_path_factory.mktemp("pair") / "index"
+    shutil.copytree(original, index)
     with serving(index, "--workers", "2") as service:
-        one, other = until(lambda: len(service.workers) == 2 and service.workers)
-        states = {1: expected(index)}
-        with service.connected(one) as first, service.connected(other) as second:
-            assert search(first) == search(second) == (1, states[1])
-            for version in range(2, 5):
-                change = {
-                    "ids": [f"new {version}"],
-                    "vectors": [QUERIES[0].tolist()],
-                    "remove": [f"item {version}"],
-                }
-                saving, seeing = (first, second) if version % 2 else (second, first)
-                assert ask(saving, "POST", "/items", change) == (
-                    200,
-                    {"version": version, "items": 300},
-                )
-                states[version] = expected(index)
-                assert search(saving) == (version, states[version])
-                until(lambda: search(seeing)[0] == version)  # noqa: B023
-                assert search(seeing) == (version, states[version])
-            assert ask(first, "POST", "/items", {"remove": ["item 4"]})[0] == 422
-        assert len({json.dumps(state) for state in states.values()}) == 4
-        for process in (service.process.pid, one.pid, other.pid):
-            assert TOKEN not in " ".join(psutil.Process(process).cmdline())
-        cores = len(os.sched_getaffinity(0))
-        for worker in (one, other):
-            assert worker.environ()["NUMBA_NUM_THREADS"] == str(max(1, cores // 2))
-        assert service.log == ""
+        yield service, index
+        assert TOKEN not in service.log
+        assert "Traceback" not in service.log
 
 
-def test_a_killed_worker_is_replaced_and_what_was_saved_is_there(index):
-    with serving(index, "--workers", "2") as service:
-        one, other = until(lambda: len(service.workers) == 2 and service.workers)
+def both(service: Service) -> list[psutil.Process]:
+    return until(lambda: len(service.workers) == 2 and service.workers)
+
+
+def test_workers_answer_as_the_library_and_see_each_others_updates(pair):
+    service, index = pair
+    one, other = both(service)
+    with service.connected(one) as first, service.connected(other) as second:
+        until(lambda: search(first)[0] == search(second)[0])
+        begin, answer = search(first)
+        states = {begin: expected(index)}
+        assert answer == states[begin]
+        assert search(second) == (begin, answer)
+        for version in range(begin + 1, begin + 4):
+            change = {
+                "ids": [f"seen {version}"],
+                "vectors": [QUERIES[0].tolist()],
+                "remove": [answer[0][0][0]],
+            }
+            saving, seeing = (first, second) if version % 2 else (second, first)
+            saved = 200, {"version": version, "items": 300}
+            assert ask(saving, "POST", "/items", change) == saved
+            states[version] = expected(index)
+            assert search(saving) == (version, states[version])
+            until(lambda: search(seeing)[0] == version)  # noqa: B023
+            assert search(seeing) == (version, states[version])
+            answer = states[version]
+        assert ask(first, "POST", "/items", change)[0] == 422
+    assert len({json.dumps(state) for state in states.values()}) == 4
+
+
+def test_workers_share_the_cores_and_nobody_sees_the_token(pair):
+    service, _ = pair
+    cores = len(os.sched_getaffinity(0))
+    for worker in both(service):
+        assert worker.environ()["NUMBA_NUM_THREADS"] == str(max(1, cores // 2))
+        assert TOKEN not in " ".join(worker.cmdline())
+    assert TOKEN not in " ".join(psutil.Process(service.process.pid).cmdline())
+
+
+def test_a_killed_worker_is_replaced_and_what_was_saved_is_there(pair):
+    service, index = pair
+    one, other = both(service)
+    with service.connected(other) as left:
         with service.connected(one) as connection:
-            assert ask(connection, "POST", "/items", {"remove": ["item 1"]})[0] == 200
+            added = {"ids": ["before the kill"], "vectors": [QUERIES[1].tolist()]}
+            status, answer = ask(connection, "POST", "/items", added)
+            assert status == 200
             one.kill()
-            with service.connected() as left:  # the other one has to answer
-                until(lambda: search(left)[0] == 2)
-        new = until(
-            lambda: (
-                [each for each in service.workers if each not in (one, other)]
-                if len(service.workers) == 2
-                else None
-            )
-        )
-        with service.connected(new[0]) as connection:
-            assert search(connection) == (2, expected(index))
-            assert ask(connection, "POST", "/items", {"remove": ["item 2"]})[0] == 200
-        assert str(one.pid) in service.log
+            until(lambda: search(left)[0] == answer["version"])
+        until(lambda: one not in service.workers)
+        new = next(worker for worker in both(service) if worker != other)
+        with service.connected(new) as connection:
+            assert search(connection) == (answer["version"], expected(index))
+            removed = {"remove": ["before the kill"]}
+            assert ask(connection, "POST", "/items", removed)[0] == 200
+    assert f"worker {one.pid} ended" in service.log
 
 
-def test_updates_beside_searches_over_two_workers(index, tmp_path):
-    """No request fails, and each answer is that of the state that it names."""
-    states = {1: expected(index)}
+def test_no_request_fails_beside_updates_and_no_answer_mixes_two_states(pair):
+    service, index = pair
+    one, other = both(service)
     seen: list[tuple[int, Any]] = []
+    failures: list[Exception] = []
     done = threading.Event()
-    with serving(index, "--workers", "2") as service:
-        until(lambda: len(service.workers) == 2)
-        failures: list[Exception] = []
 
-        def ask_on(worker: psutil.Process) -> None:
-            try:
-                with service.connected() as connection:
-                    while not done.is_set():
-                        seen.append(search(connection))
-            except Exception as failure:
-                failures.append(failure)
-
-        asking = [threading.Thread(target=ask_on, args=(each,)) for each in service.workers * 2]
-        for thread in asking:
-            thread.start()
+    def search_on() -> None:
         try:
-            for step in range(6):
-                change = {"ids": [f"new {step}"], "vectors": made(1, step).tolist()}
-                status, answer = service.ask("POST", "/items", change)
-                assert status == 200
-                states[answer["version"]] = expected(index)
-                latest = answer["version"]
-                until(lambda: failures or any(version == latest for version, _ in seen))  # noqa: B023
-        finally:
-            done.set()
-            for thread in asking:
-                thread.join()
+            with service.connected() as connection:
+                while not done.is_set():
+                    seen.append(search(connection))
+        except Exception as failure:
+            failures.append(failure)
+
+    with service.connected(one) as first, service.connected(other) as second:
+        until(lambda: search(first)[0] == search(second)[0])
+        states = {search(first)[0]: expected(index)}
+    searching = [threading.Thread(target=search_on) for _ in range(4)]
+    for thread in searching:
+        thread.start()
+    try:
+        for step in range(4):
+            change = {"ids": [f"beside {step}"], "vectors": made(1, step).tolist()}
+            status, answer = service.ask("POST", "/items", change)
+            assert status == 200
+            latest = answer["version"]
+            states[latest] = expected(index)
+            until(lambda: failures or any(version == latest for version, _ in seen))  # noqa: B023
+    finally:
+        done.set()
+        for thread in searching:
+            thread.join()
     assert not failures
-    assert set(states) == set(range(1, 8))
+    assert len(states) == 5
+    assert {version for version, _ in seen} == set(states)
     assert all(answer == states[version] for version, answer in seen)
 
 
 # --- ends -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_finishes_the_request_in_flight(index, workers):
-    with serving(index, "--workers", str(workers)) as service:
+def test_sigterm_finishes_the_request_in_flight(index):
+    with serving(index, "--workers", "2") as service:
         body = json.dumps({"vectors": QUERIES.tolist(), "k": 12}).encode()
         with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
             head = (
@@ -278,18 +298,17 @@ def test_sigterm_finishes_the_request_in_flight(index, workers):
             )
             client.sendall(head.encode() + body[:10])
             assert client.recv(100).startswith(b"HTTP/1.1 100")  # it is being answered
-            children = service.workers
+            children = psutil.Process(service.process.pid).children()
             service.process.send_signal(signal.SIGTERM)
             until(lambda: refused(service.port))
             client.sendall(body[10:])
             response = http.client.HTTPResponse(client)
             response.begin()
             assert response.status == 200
-            assert (
-                json.loads(response.read())["queries"][0]["results"][0]["id"]
-                == (expected(index)[0][0][0])
-            )
+            results = json.loads(response.read())["queries"][0]["results"]
+            assert results[0]["id"] == expected(index)[0][0][0]
         assert service.process.wait() == 0
+        # With the one that says what processes have left behind.
         assert not psutil.wait_procs(children, PATIENCE)[1]
         assert service.log == ""
 
@@ -303,9 +322,8 @@ def refused(port: int) -> bool:
 
 
 def test_a_worker_that_is_killed_during_an_update_leaves_the_state_before_or_after(index):
-    before = expected(index)
     with serving(index) as service:
-        for step in range(3):
+        for step in range(2):
             [worker] = until(lambda: len(service.workers) == 1 and service.workers)
             folders = set(index.glob("arrays-*"))
             change = {"ids": [f"new {step}"], "vectors": [QUERIES[0].tolist()]}
@@ -326,13 +344,12 @@ def test_a_worker_that_is_killed_during_an_update_leaves_the_state_before_or_aft
             after = expected(index)
             if not failed.is_set():
                 assert f"new {step}" in ranker.ids_
-            assert ranker.n_items_ - 300 == sum(f"new {i}" in ranker.ids_ for i in range(3))
+            assert ranker.n_items_ - 300 == sum(f"new {i}" in ranker.ids_ for i in range(2))
             with service.connected() as connection:  # to the one that takes its place
                 assert search(connection)[1] == after
         status, answer = service.ask("POST", "/items", {"remove": ["item 0"]})
         assert status == 200
         assert answer["items"] == diffusion.load(index).n_items_
-    assert before
 
 
 def test_workers_end_with_their_supervisor(index):
