@@ -207,6 +207,25 @@ def test_the_first_stage_is_the_order_of_the_cosines(client, document, X, share)
             assert result["first_rank"] == ids.index(result["id"]) + 1
 
 
+def test_the_first_stage_where_a_filter_allows_items_far_down(tmp_path):
+    # The lists of the first stage have 500 items; those of one query that a filter allows are all
+    # behind them.
+    X = vectors(700)
+    Q = np.stack([X[5], -X[5]])
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ X[5]), kind="stable")
+    allow = order[-12:].tolist()
+    body = {"vectors": Q.tolist(), "k": 9, "first": True, "allow": allow}
+    with client_of(saved(tmp_path, ids=list(range(700)), X=X)) as client:
+        far, near = client.post("/search", json=body).json()["queries"]
+    assert [one["id"] for one in far["first"]] == allow[:9]
+    assert [one["id"] for one in near["first"]] == allow[:2:-1]
+    for query, ranks in ((far, allow[:9]), (near, allow[::-1])):
+        for result in query["results"]:
+            place = ranks.index(result["id"]) + 1 if result["id"] in ranks else None
+            assert result["first_rank"] == place
+
+
 @pytest.mark.parametrize("row", [1, 20, N - 1])
 def test_items_are_queries_and_left_out_of_their_own_results(client, document, ranker, X, row):
     own = names()[row]
