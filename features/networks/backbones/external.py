@@ -6,7 +6,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -105,9 +105,17 @@ def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -
 def _hf(name: str, allow_download: bool) -> Backbone:
     transformers = _need("transformers", "transformers")
     folder = os.path.isdir(name)
+    to_download = allow_download and not folder and _is_to_download(name)
+    # A folder may name weights of timm, which come from the hub.
+    with nullcontext() if to_download or (allow_download and folder) else _offline():
+        return _of_transformers(transformers, name, allow_download, to_download)
+
+
+def _of_transformers(
+    transformers: Any, name: str, allow_download: bool, to_download: bool
+) -> Backbone:
     # No model brings code of its own, and none that is here asks the hub for anything.
-    here = folder or not (allow_download and _is_to_download(name))
-    local = {"local_files_only": here, "trust_remote_code": False}
+    local = {"local_files_only": not to_download, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **local)
         if not allow_download and str(getattr(config, "model_type", "")).startswith("timm"):
@@ -128,7 +136,7 @@ def _hf(name: str, allow_download: bool) -> Backbone:
         if loaded["missing_keys"]:
             raise ValueError(f"no weights of {min(loaded['missing_keys'])}")
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        if isinstance(error, OSError) and not (folder or allow_download):
+        if isinstance(error, OSError) and not (allow_download or os.path.isdir(name)):
             raise DiffusionError(
                 f"name: expected hf:{name} on this machine: a file names it, and nothing is "
                 "downloaded at the word of a file; if you trust it, allow the download "
@@ -177,6 +185,17 @@ def _is_to_download(name: str) -> bool:
             "weights are in a file (--backbone NAME --weights FILE)"
         ) from None
     return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the hub's client from asking for anything, be it only for what it reports of itself."""
+    constants = _need("huggingface_hub.constants", "huggingface_hub")
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

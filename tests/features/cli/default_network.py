@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -19,26 +20,33 @@ from pathlib import Path
 from tests.support import hub
 
 OPTIONS = ("--size", "90", "-k", "5", "-q")
-INDEX = ("index", "photos", "index", *OPTIONS)
+
+
+def journey() -> list[list[str]]:
+    """Return the commands that docs/photos.md begins with."""
+    text = Path(__file__).parents[3].joinpath("docs", "photos.md").read_text(encoding="utf-8")
+    block = text.partition("```sh journey\n")[2].partition("```")[0]
+    return [shlex.split(line) for line in block.splitlines()]
 
 
 def main(models: Path) -> None:
-    """Run the session in the working directory, which has a folder of photos."""
+    """Run the session in the working directory, which has a folder of photos and a photo."""
+    index, search = (command[1:] for command in journey() if command[0] == "features")
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # nobody listens
         port = reserved.getsockname()[1]
         os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": os.path.abspath("hub")}
-        steps = {"before": run(*INDEX)}
+        steps = {"before": run(*index)}
         left = sorted(os.listdir())
     with hub.serving(models, port) as (_, asked):
-        steps["other"] = run("index", "photos", "index", "--backbone", "hf:no/model", *OPTIONS)
+        steps["other"] = run("index", "photos", "other", "--backbone", "hf:no/model", *OPTIONS)
         asked.clear()
-        steps["first"] = run(*INDEX)
+        steps["first"] = run(*index)
         downloaded = list(asked)
     # All the rest is done without the hub.
+    steps["search"] = run(*search)
     Path("photos", "00.png").unlink()
-    steps["update"] = run("index", "photos", "index", "-q")
-    steps["search"] = run("search", "index", "photos/03.png", "-k", "1", "-q")
+    steps["update"] = run(*index)
     steps["extract"] = run("extract", "photos", "out", *OPTIONS[:2], "-q")
     interrupt("begun")
     steps["resume"] = run("index", "photos", "again", "--descriptors", "begun", *OPTIONS)

@@ -15,7 +15,7 @@ import features
 from features import cli
 from features.cli.arguments import DEFAULT_BACKBONE
 from features.networks.weights import write_file
-from tests.features.cli.default_network import OPTIONS
+from tests.features.cli.default_network import OPTIONS, journey
 from tests.support import hub
 from tests.support.photos import write_photos
 
@@ -37,6 +37,7 @@ def session(tmp_path_factory):
     home = tmp_path_factory.mktemp("session")
     hub.write_resnet(home / "models" / DEFAULT_BACKBONE.removeprefix("hf:"))
     write_photos(home / "photos")
+    shutil.copy(home / "photos" / "03.png", home / "photo.jpg")
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -51,7 +52,12 @@ def session(tmp_path_factory):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"page": (home / "out.html").read_text(encoding="utf-8")}
+
+
+def test_the_journey_is_short():
+    assert len(journey()) <= 10
+    assert journey()[-1] == ["diffusion", "serve", "photos.index", "--photos"]
 
 
 def test_without_a_connection_one_line_says_what_to_pass(session):
@@ -61,14 +67,14 @@ def test_without_a_connection_one_line_says_what_to_pass(session):
     assert len(said) == 2
     assert said[1].startswith(f"features: error: name: expected {DEFAULT_BACKBONE} on this machine")
     assert "(--backbone NAME --weights FILE)" in said[1]
-    assert session["left"] == ["models", "photos"]
+    assert session["left"] == ["models", "photo.jpg", "photos"]
 
 
 def test_the_default_network_is_named_and_downloaded_once(session):
     status, out, err = session["steps"]["first"]
     assert status == 0
-    assert out.startswith("index: 20 photos; Graph")
-    said = [line for line in err.splitlines() if line and "Loading" not in line]
+    assert out.startswith("photos.index: 20 photos; Graph")
+    said = [line for line in err.splitlines() if line and "|" not in line and "[00:" not in line]
     assert len(said) == 1, said
     assert said[0].startswith(f"features: no network is named: {DEFAULT_BACKBONE} describes")
     files = [line for line in session["downloaded"] if line.startswith("GET /microsoft/")]
@@ -81,8 +87,8 @@ def test_the_default_network_is_named_and_downloaded_once(session):
 
 def test_what_is_downloaded_is_used_without_a_connection(session):
     for step, out in (
-        ("update", "photos: 19 photos: 0 new, 0 altered, 1 gone, 19 unchanged\nindex: 19 photos "),
-        ("search", "photos/03.png\t1\t"),
+        ("search", "photo.jpg\t1\t"),
+        ("update", "photos/: 19 photos: 0 new, 0 altered, 1 gone, 19 unchanged\nphotos.index: 19"),
         ("extract", "out: 19 descriptors of dimension 16"),
         ("resume", "again: 19 photos; Graph"),
     ):
@@ -91,6 +97,9 @@ def test_what_is_downloaded_is_used_without_a_connection(session):
         assert printed.startswith(out)
         named = "no network is named" in err
         assert named == (step in ("extract", "resume"))
+    assert len(session["steps"]["search"][1].splitlines()) == 20
+    assert "03.png" in session["page"]
+    assert "data:image/jpeg;base64," in session["page"]
 
 
 def test_a_model_that_the_hub_has_not_is_named(session):
