@@ -112,22 +112,11 @@ class DiffusionReranker(Reranker):
         query: ArrayLike | None = None,
         return_score: str = "relevance",
     ) -> None:
-        super().__init__(check_choice(return_score, "return_score", ("relevance", "all")))
         if not isinstance(ranker, engine.Reranker):
             raise DiffusionError(f"ranker: expected a Reranker, got {type(ranker).__name__}")
         ranker.fitted()  # an error unless it is
-        if table is not None:
-            _check_columns(table, id)
-        if where is not None and not (isinstance(where, str) and where.strip()):
-            raise DiffusionError(f"where: expected a condition in SQL or None, got {where!r}")
-        if restrict_to_candidates is None:
-            restrict_to_candidates = where is None
-        restrict = check_switch(restrict_to_candidates, "restrict_to_candidates")
-        if table is None and (where is not None or not restrict):
-            raise DiffusionError(
-                "table: expected the table, from which rows that diffusion brings in are fetched "
-                "and on which the condition is evaluated; got None"
-            )
+        restrict = _checked_options(table, id, where, restrict_to_candidates, return_score)
+        super().__init__(return_score)
         self.ranker, self.table, self.id, self.vector = ranker, table, id, vector
         self.where, self.restrict_to_candidates = where, restrict
         self._passing = None if table is None else _Passing(table, id, where)
@@ -173,6 +162,7 @@ class DiffusionReranker(Reranker):
         vectors, and the keys.
         """
         _check_columns(table, id, vector)
+        _checked_options(table, id, where, restrict_to_candidates, return_score)
         if distance_type is None:
             distance_type = _distance_of(table, vector)
         metric = _METRICS[check_choice(distance_type, "distance_type", tuple(_METRICS))]
@@ -424,6 +414,31 @@ def _quoted(name: str) -> str:
 def _literal(key: Any) -> str:
     """Return a key as a literal of SQL, which knows no other escape than a doubled quote."""
     return str(key) if isinstance(key, int) else "'" + key.replace("'", "''") + "'"
+
+
+def _checked_options(
+    table: Any, id: str, where: Any, restrict_to_candidates: Any, return_score: Any
+) -> bool:
+    """Check the options of a reranker; return whether it only reorders."""
+    check_choice(return_score, "return_score", ("relevance", "all"))
+    restrict = where is None if restrict_to_candidates is None else restrict_to_candidates
+    check_switch(restrict, "restrict_to_candidates")
+    if table is not None:
+        _check_columns(table, id)
+    elif where is not None or not restrict:
+        raise DiffusionError(
+            "table: expected the table, from which rows that diffusion brings in are fetched and "
+            "on which the condition is evaluated; got None"
+        )
+    if where is not None and not (isinstance(where, str) and where.strip()):
+        raise DiffusionError(f"where: expected a condition in SQL or None, got {where!r}")
+    if where is not None:
+        try:
+            table.count_rows(where)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DiffusionError(f"where: expected a condition in SQL ({reason})") from None
+    return bool(restrict)
 
 
 def _check_columns(table: Any, id: str, vector: str | None = None) -> None:

@@ -405,6 +405,9 @@ def test_bad_arguments(table, direct):
         ((direct,), {"where": "price < 3"}, "table: expected the table"),
         ((direct,), {"restrict_to_candidates": False}, "table: expected the table"),
         ((direct, table), {"where": " "}, "where: expected a condition"),
+        ((direct, table), {"where": "cost < 3"}, r"where: expected a condition .*cost"),
+        ((direct, table), {"where": "price <"}, "where: expected a condition in SQL"),
+        ((direct, table), {"restrict_to_candidates": 3}, "restrict_to_candidates: "),
         ((direct, table), {"id": "key"}, "id: expected one of the columns"),
         ((direct, table), {"return_score": "most"}, "return_score: "),
         ((direct,), {"query": X[0, :3]}, "query: expected vectors of dimension 8"),
@@ -413,6 +416,8 @@ def test_bad_arguments(table, direct):
     ):
         with pytest.raises(DiffusionError, match=message):
             DiffusionReranker(*arguments, **options)
+    with pytest.raises(DiffusionError, match="where: expected a condition in SQL"):
+        DiffusionReranker.from_table(table, where="price <")
 
 
 def test_without_lancedb():
