@@ -334,7 +334,6 @@ def test_explain_answers_as_the_reranker(client, document, path, X, parameters):
     last = ids[40]
     for given, expected in (
         ({"vector": q.tolist()}, ranker.explain(q.astype(float), last, k=50, n_chains=2)),
-        ({"item": names()[3]}, ranker.explain(X[3], last, k=50, n_chains=2)),
         ({"hits": hits}, ranker.explain(None, last, hits=(cosines[:9], ids[:9]), k=50, n_chains=2)),
     ):
         body = {**given, "id": last, "k": 50, "n_chains": 2, **parameters}
@@ -346,6 +345,26 @@ def test_explain_answers_as_the_reranker(client, document, path, X, parameters):
         chains = [chain["ids"] for chain in answer["explanation"]["chains"]]
         assert chains == [list(chain.ids) for chain in expected.chains]
         assert answer["text"].startswith(f"Item {last}, of {N}")
+
+
+@pytest.mark.parametrize("row", [1, 3, N - 1])
+@pytest.mark.parametrize("cautious", [False, True])
+def test_an_item_as_the_query_has_the_ranks_of_a_search(client, document, ranker, X, row, cautious):
+    own = names()[row]
+    body = {"items": [own], "k": N, "first": True, "cautious": cautious}
+    query = found(client, document, "/search", body)["queries"][0]
+    ids = [one["id"] for one in query["results"]]
+    for rank in (1, 2, 9, 60, len(ids)):
+        result = query["results"][rank - 1]
+        asked = {"item": own, "id": result["id"], "k": 20, "cautious": cautious}
+        answer = found(client, document, "/explain", asked)
+        assert answer["explanation"]["rank"] == rank
+        assert answer["explanation"]["first_rank"] == result["first_rank"]
+        assert answer["explanation"]["score"] == pytest.approx(result["score"], abs=1e-5)
+        assert f"After diffusion: rank {rank} with" in answer["text"]
+    # Of itself, the explanation is that of the library.
+    itself = found(client, document, "/explain", {"item": own, "id": own, "k": 20})["explanation"]
+    assert itself["rank"] == ranker.explain(X[row], own, k=20).rank
 
 
 # --- the collection -------------------------------------------------------------------------------
