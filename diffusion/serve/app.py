@@ -48,8 +48,9 @@ _FEW = 1000
 # Photos that are described together, and that may wait; pictures, and updates.
 _PHOTOS, _UPLOADS, _PICTURES, _UPDATES = 8, 32, 256, 8
 
-# Errors of a request that an answer names, and the length of what it says of each.
-_ERRORS, _LENGTH = 5, 500
+# Errors of a request that an answer names, the length of what it says of each, and how many it
+# does not look at.
+_ERRORS, _LENGTH, _MANY = 5, 500, 1000
 
 # The arguments of the library that requests call by other names.
 _NAMES = ((r"\b(scores|ids|distances)0\b", r"\1"), (r"^Q:", "vectors:"))
@@ -325,7 +326,7 @@ class _Service:
         photos, ids = self._photos, request.query_params.getlist("id")
         assert photos is not None
         named = self._collection.view().ranker.fitted().items.named
-        number = len(ids) == 1 and re.fullmatch("-?[0-9]{1,18}", ids[0])
+        number = len(ids) == 1 and re.fullmatch("-?[0-9]{1,19}", ids[0])
         if len(ids) == 1 and (named or number):
             id = ids[0] if named else int(ids[0])
             picture = await self._lanes["pictures"].ask(None, lambda: photos.picture(id))
@@ -419,6 +420,8 @@ def _refusing(status: int) -> Callable[[Request, Exception], Response]:
 def _invalid(request: Request, error: Exception) -> Response:
     """Answer a body that is not as described, without any value of it."""
     assert isinstance(error, ValidationError)
+    if error.error_count() > _MANY:  # which take long to describe
+        return _Reply({"detail": f"body: more than {_MANY} fields are not as described"}, 422)
     found = error.errors(include_url=False, include_context=False, include_input=False)
     detail = [
         {

@@ -20,9 +20,12 @@ Id = (
     Annotated[int, Field(ge=-_INT64, lt=_INT64)]
     | Annotated[str, Field(min_length=1, max_length=4096)]
 )
-Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=MOST_COMPONENTS)]
-Ids = Annotated[list[Id], Field(max_length=MOST_IDS)]
-Values = Annotated[list[FiniteFloat], Field(max_length=MOST_HITS)]
+# Lists end at their first error: a body of millions of them would take many seconds.
+Vector = Annotated[
+    list[FiniteFloat], Field(min_length=1, max_length=MOST_COMPONENTS, fail_fast=True)
+]
+Ids = Annotated[list[Id], Field(max_length=MOST_IDS, fail_fast=True)]
+Values = Annotated[list[FiniteFloat], Field(max_length=MOST_HITS, fail_fast=True)]
 
 
 class Request(BaseModel):
@@ -63,10 +66,12 @@ class SearchOptions(QueryParameters):
 class SearchRequest(SearchOptions):
     """Queries: vectors, or items that others like them are wanted of."""
 
-    vectors: Annotated[list[Vector], Field(min_length=1, max_length=MOST_QUERIES)] | None = None
-    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_QUERIES)] | None = Field(
-        None, description="Ids of items; an item is left out of its own results."
-    )
+    vectors: (
+        Annotated[list[Vector], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)] | None
+    ) = None
+    items: (
+        Annotated[list[Id], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)] | None
+    ) = Field(None, description="Ids of items; an item is left out of its own results.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -77,7 +82,7 @@ class SearchRequest(SearchOptions):
 class Hits(Request):
     """The results of another engine for one query, best first."""
 
-    ids: Annotated[list[Id], Field(max_length=MOST_HITS)]
+    ids: Annotated[list[Id], Field(max_length=MOST_HITS, fail_fast=True)]
     scores: Values | None = None
     distances: Values | None = None
 
@@ -90,8 +95,8 @@ class Hits(Request):
 class RerankRequest(QueryParameters):
     """Hits to re-rank."""
 
-    hits: Annotated[list[Hits], Field(min_length=1, max_length=MOST_QUERIES)] = Field(
-        description="One list for each query; all with scores, or all with distances."
+    hits: Annotated[list[Hits], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)] = (
+        Field(description="One list for each query; all with scores, or all with distances.")
     )
     squared: bool | None = Field(
         None, description="Whether Euclidean distances are squared; required for them."
@@ -134,8 +139,12 @@ class ItemsRequest(Request):
     ids: Ids | None = Field(
         None, description="Those of the new items; without, items are numbered on, if they are."
     )
-    vectors: Annotated[list[Vector], Field(min_length=1, max_length=MOST_IDS)] | None = None
-    remove: Annotated[list[Id], Field(min_length=1, max_length=MOST_IDS)] | None = None
+    vectors: (
+        Annotated[list[Vector], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)] | None
+    ) = None
+    remove: Annotated[list[Id], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)] | None = (
+        None
+    )
 
 
 def _exactly_one(**given: Any) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from diffusion.serve import models
 from tests.support.serving import ADDRESS, JSON, client_of, names, saved, vectors
 
 DOORS = ("/search", "/rerank", "/explain", "/items")
@@ -172,6 +174,34 @@ def test_values_that_are_not_as_described(client, door, field):
         reply = client.post(door, json={**VALID[door], field: value})
         # Of a service that is read-only, some are not looked at.
         refused(reply, 422, *((403,) if door == "/items" else ()), *((413,) if value else ()))
+
+
+# Describing every error would take seconds.
+MILLIONS = [
+    b'{"vectors":[[' + b'"",' * 60_000 + b'""]]}',
+    b'{"vectors":[' + (b"[" + b'"",' * 9_999 + b'""],') * 30 + b"[1]]}",
+    b'{"items":["a"],"allow":[' + b"[]," * 90_000 + b"[]]}",
+    b'{"ids":[' + b"{}," * 90_000 + b'{}],"remove":[' + b"{}," * 90_000 + b"{}]}",
+    b'{"hits":[' + b'{"a":1},' * 60 + b'{"ids":[' + b"{}," * 9_000 + b"{}]}]}",
+    b"{" + b",".join(b'"k%d":1' % i for i in range(90_000)) + b"}",
+]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_errors_of_a_body_are_not_all_looked_for(door):
+    model = {one.__name__.removesuffix("Request").lower(): one for one in (
+        models.SearchRequest, models.RerankRequest, models.ExplainRequest, models.ItemsRequest
+    )}[door[1:]]  # fmt: skip
+    for body in MILLIONS[:-1]:
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate_json(body)
+        assert caught.value.error_count() < 200
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("body", MILLIONS, ids=range(len(MILLIONS)))
+def test_a_body_of_many_errors(client, door, body):
+    refused(client.post(door, content=body, headers=JSON))
 
 
 @pytest.mark.parametrize("door", DOORS)
