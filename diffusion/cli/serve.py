@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import DiffusionError
 from ..storage import opened
+from ..validation import check_integer
 from .command import Verbs, report
 
 TOKEN = "DIFFUSION_TOKEN"  # the name of an environment variable
@@ -58,12 +59,14 @@ def _serve(options: argparse.Namespace) -> None:
 
     if options.weights is not None and options.photos is None:
         raise DiffusionError("--weights: expected --photos as well")
-    hosts = (*LOOPBACK, options.host, *options.allow_host)
+    hosts = [name.lower() for name in (*LOOPBACK, options.host, *options.allow_host)]
     anyone = not server.is_local(options.host) and not options.allow_host
-    queue = {} if options.max_queue is None else {"waiting": options.max_queue}
+    queue = {}
+    if options.max_queue is not None:
+        queue = {"waiting": check_integer(options.max_queue, "--max-queue", low=1)}
     settings = Settings(
         token=_token(options.token_file),
-        hosts=None if anyone else tuple(name.lower() for name in hosts),
+        hosts=None if anyone else tuple(dict.fromkeys(hosts)),
         title=Path(options.index).resolve().name,
         **queue,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import DiffusionError
-from . import build, command, evaluate, explain, info, search, tune, update
+from . import build, command, evaluate, explain, info, search, serve, tune, update
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def _parser() -> command.Parser:
     parser.add_argument("--version", action="version", version=f"diffusion-rerank {__version__}")
     parser.set_defaults(smaller="; a smaller -k, or vectors in parts, needs less")
     verbs = command.Verbs(parser)
-    for module in (build, update, search, explain, tune, evaluate, info):
+    for module in (build, update, search, explain, tune, evaluate, info, serve):
         module.add_verbs(verbs)
     demo = verbs.add("demo", _demo, "Moved: see `features demo`.")
     demo.add_argument("--folder", help=argparse.SUPPRESS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import logging
 import re
@@ -18,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 from ..errors import DiffusionError
+from ..page import render
 from . import answers
 from .answers import Explain, Filter, Rerank, Results, Search
 from .batching import Batcher, FullError
@@ -313,7 +313,6 @@ class _Service:
     async def page(self, request: Request) -> Response:
         """Return the page, which asks for the token itself."""
         if self._page is None:
-            render: Any = importlib.import_module("diffusion.page").__dict__["render"]
             shown = {"mode": "service", "title": self._settings.title}
             self._page = render({**shown, "photos": self._photos is not None})
         # What it may load is in the page itself; only a header can forbid frames.

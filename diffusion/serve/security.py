@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DiffusionError
+from ..validation import check_integer
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -69,7 +70,7 @@ class Settings:
     Raises
     ------
     DiffusionError
-        If the token is empty or holds other characters.
+        If the token is empty or holds other characters, or a number is not as described.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -84,6 +85,8 @@ class Settings:
     title: str = "diffusion"
 
     def __post_init__(self) -> None:
+        for name in ("batch", "waiting", "max_body", "max_photo", "max_received"):
+            check_integer(getattr(self, name), name, low=1)
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise DiffusionError(
                 "token: expected at least one character, all of them visible ASCII characters"

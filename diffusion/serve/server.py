@@ -22,27 +22,28 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from .. import storage
 from ..compilation import warm_up
 from ..errors import DiffusionError
+from ..index_state import INDEX
 from ..validation import check_integer
+from .app import create_app
 from .collection import Collection
 from .photos import open_photos
 from .security import Settings
 
 try:
+    from fastapi import FastAPI
     from uvicorn import Config
     from uvicorn.supervisors import Multiprocess
 except ModuleNotFoundError as error:
     raise DiffusionError(
         f"serve: {error.name} is not installed (pip install 'diffusion-rerank[serve]')"
     ) from None
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 # Connections that wait to be accepted.
 _BACKLOG = 2048
@@ -94,8 +95,6 @@ class Service:
         DiffusionError
             If the index or its photos cannot be opened, or a library is missing.
         """
-        from .app import create_app
-
         collection = Collection(self.index, read_only=self.read_only)
         photos = None
         if self.photos:
@@ -140,6 +139,7 @@ def serve(
         If the port is taken, or a worker cannot start, as with an index that cannot be opened.
     """
     check_integer(workers, "workers", low=1)
+    storage.read_manifest(service.index, INDEX)  # a worker would take seconds to find none
     with listening(host, port) as sock, _threads(workers):
         address = address_of(sock)
         if service.settings.token is None and not is_local(host):
@@ -220,6 +220,12 @@ class _Supervisor(Multiprocess):
         self.failure = reason
         self.should_exit.set()
 
+    def terminate_all(self) -> None:
+        """Tell the workers to end; from now on, connections are refused."""
+        for sock in self.sockets:
+            sock.close()
+        super().terminate_all()
+
     def join_all(self) -> None:
         """Wait for the workers to end, and end those that take too long."""
         deadline = time.monotonic() + _GRACE + _REST
@@ -289,8 +295,8 @@ def _threads(workers: int) -> Iterator[None]:
 def _application(service: Service, told: Connection) -> FastAPI:
     """Return the application of a worker; say that it is ready, or why it is not."""
     _end_with_parent()
-    # The lock that tqdm makes otherwise is a semaphore of the system, which a process that ends by
-    # a signal, as a worker does, leaves behind.
+    # The default lock of progress bars, which nobody sees here, is a semaphore of the system that
+    # a process leaves behind when a signal ends it.
     tqdm.set_lock(threading.RLock())
     try:
         app = service.application()

@@ -2,9 +2,9 @@
 
 The demo trains a small network on 100 labelled images and searches a gallery of 1497 other images
 for 200 queries, on raw pixels and on the network's descriptors, with the usual methods and with
-diffusion. It writes an index and a page. The data are scikit-learn's digits, which are installed
-with that package. A second page shows recurring objects in drawn scenes (see
-`features.demo.objects`).
+diffusion. It writes an index, a page with the comparison, and one with the results of some queries
+(`diffusion.page`). The data are scikit-learn's digits, which are installed with that package. A
+third page shows recurring objects in drawn scenes (see `features.demo.objects`).
 
 Notes
 -----
@@ -29,9 +29,11 @@ from tqdm import tqdm
 
 import diffusion
 from diffusion import DiffusionError
+from diffusion import page as results
 from diffusion.baselines import expansion
 from diffusion.metrics import average_precision, hits_from_labels
 
+from ..pages.rendering import data_address
 from . import objects as demo_objects
 from . import report
 
@@ -58,6 +60,8 @@ class Settings:
     shown : int
         Results per query that the page shows, and that are compared between the index that was
         saved and the ranker that it was saved from.
+    searched : int
+        Queries whose results are on a page of their own.
     timed : int
         Results per query in the timed searches, the usual length of a result list. mAP needs the
         whole gallery, whose sorting would dominate the time.
@@ -83,6 +87,7 @@ class Settings:
     )
     query_k: int = 10
     shown: int = 10
+    searched: int = 20
     timed: int = 100
     repeats: int = 5
 
@@ -148,8 +153,8 @@ def run(
     Parameters
     ----------
     folder : path-like, default "demo"
-        Created if it does not exist. `index/`, `report.html` and `objects.html` are written to it
-        and replace those of an earlier run.
+        Created if it does not exist. `index/`, `report.html`, `search.html` and `objects.html` are
+        written to it and replace those of an earlier run.
     progress : bool, default True
         Show progress bars on standard error.
     output : callable, default print
@@ -161,7 +166,7 @@ def run(
         `rows`, the table: a list of dicts with `descriptors`, `method`, `mean_ap` (percent) and
         `milliseconds` (per query); `graph`: `nodes`, `edges`, `components`, `isolated`; `solver`:
         its `name`, and its `work`, in multiplications per query; `query`, the number of the query
-        that the page shows; `index` and `report`, paths; `objects`, the result of
+        that the page shows; `index`, `report` and `search`, paths; `objects`, the result of
         `features.demo.objects.run`.
 
     Raises
@@ -193,7 +198,7 @@ def run(
     gain = learned.precision["diffusion"] - learned.precision["cosine"]
     example = _example(int(np.argmax(gain)), learned, gallery, queries)
 
-    index, page = folder / "index", folder / "report.html"
+    index, page, search = folder / "index", folder / "report.html", folder / "search.html"
     _save_and_check(learned.ranker, learned.queries[example.number], index)
     output(
         f"Saved {index} and loaded it memory-mapped: query {example.number} gives the same "
@@ -207,12 +212,15 @@ def run(
         nodes=figures["graph"]["nodes"],
         graph=graph,
         settings=SETTINGS,
+        search=search.name,
     )
+    _write_results(search, learned, gallery, queries, example.number)
     output(
         f"Wrote {page}: query {example.number} before and after diffusion, with an average "
         f"precision of {example.before.average_precision:.1f} and "
         f"{example.after.average_precision:.1f} %."
     )
+    output(f"Wrote {search}: this query and {SETTINGS.searched - 1} others, with explanations.")
     objects = demo_objects.run(folder / "objects.html", seed=SEED, progress=progress, output=output)
     return {
         "rows": [asdict(row) for row in rows],
@@ -220,6 +228,7 @@ def run(
         "query": example.number,
         "index": str(index),
         "report": str(page),
+        "search": str(search),
         "objects": objects,
     }
 
@@ -346,6 +355,23 @@ def _save_and_check(ranker: diffusion.Reranker, query: Vectors, path: Path) -> N
         raise RuntimeError(
             f"{path}: the loaded index gives other results than the one that was saved"
         )
+
+
+def _write_results(
+    path: Path, searched: Searched, gallery: Part, queries: Part, first: int
+) -> None:
+    """Write the page with the results of some queries, with the one that the report shows first."""
+    chosen = [first, *(n for n in range(SETTINGS.searched) if n != first)][: SETTINGS.searched]
+    answers = results.answers(
+        searched.ranker,
+        searched.queries[chosen],
+        [f"query {number}, a handwritten {queries.labels[number]}" for number in chosen],
+        name_of=lambda item: f"{gallery.labels[item]} (no. {item})",
+        title="Handwritten digits before and after diffusion",
+    )
+    images = [*queries.images[chosen], *gallery.images[answers.ids]]
+    pictures = (data_address(report.ink(image)) for image in images)
+    results.write(path, {**answers.data, "pixelated": True}, pictures)
 
 
 def _figures(ranker: diffusion.Reranker) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def write(
     nodes: int,
     graph: str,
     settings: object,
+    search: str,
 ) -> None:
     """Write the page. The file is complete or is not written at all.
 
@@ -127,6 +128,8 @@ def write(
         Description of the graph: the numbers of its nodes, edges and components.
     settings : Settings
         Settings of the run.
+    search : str
+        Address of the page with the results of some queries.
     """
     groups = [(name, list(group)) for name, group in groupby(rows, lambda row: row.descriptors)]
     rendering.write(
@@ -139,6 +142,7 @@ def write(
         nodes=nodes,
         graph=graph,
         settings=settings,
+        search=search,
         ink=ink,
     )
 

@@ -227,4 +227,4 @@ def first_stage(ranker: Reranker, queries: NDArray[np.float32], k: int) -> NDArr
     fitted = ranker.fitted()
     query_k = int(ranker.query_k)
     found, _ = fitted.first_stage(queries, k, query_k=query_k, progress=False)
-    return fitted.items.of_rows(fitted.expanded(found, found[1].shape[1])[1])
+    return fitted.items.of_rows(fitted.first_items(queries, found, k)[1])

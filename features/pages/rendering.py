@@ -1,8 +1,8 @@
 """Pages from templates: each page is one HTML file that contains its style and its images.
 
 A package that writes pages keeps their templates in its own directory `templates`. They extend the
-`page.html` of this package, which includes the style shared by all pages, for light and dark colour
-schemes and for wide and narrow screens.
+`page.html` of this package, which includes the style that they share with the page of results
+(`diffusion.page`), for light and dark colour schemes and for wide and narrow screens.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffusion.page import shared_style
 from diffusion.storage import errors_named, replacing
 
 
@@ -57,7 +58,7 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["data_address"] = data_address
-    environment.filters["photo_address"] = photo_address
+    environment.globals["shared_style"] = shared_style
     return environment
 
 

@@ -96,10 +96,12 @@ def test_the_page_of_a_search(index, capsys):
     assert len(printed.out.splitlines()) == 5
     assert printed.err == ""
     page = Page(Path("page.html").read_text(encoding="utf-8"))
-    labels = [svg["aria-label"] for svg in page.attributes("svg") if "aria-label" in svg]
     results = [line.split("\t")[3] for line in printed.out.splitlines()]
-    assert labels[0] == "photos/b/04.png"
-    assert labels[6:11] == results
+    data, pictures = page.stored()
+    (query,) = data["queries"]
+    assert query["name"] == "photos/b/04.png"
+    assert [data["items"][item] for item in query["answers"][data["own"]]["after"]] == results
+    assert all(pictures)
     shutil.copytree("photos", "fewer")
     Path("fewer", results[1]).unlink()
     assert cli.main([*search, "--photos", "fewer"]) == 0

@@ -206,12 +206,38 @@ def test_page_marks_each_result_in_words(page):
 
 def test_page_needs_nothing_from_elsewhere(page):
     tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "a"}
+    assert not tags & {"script", "link", "iframe", "object", "embed"}
     for _, attributes in page.elements:
-        assert not {"href", "srcset", "onclick", "onload"} & attributes.keys()
+        assert not {"srcset", "onclick", "onload"} & attributes.keys()
+    # The page of results, beside it.
+    links = [(tag, given["href"]) for tag, given in page.elements if "href" in given]
+    assert links == [("a", "search.html")]
     assert "url(" not in page.style
     assert "@import" not in page.style
     assert "//" not in page.style
+
+
+def test_the_page_of_results_shows_the_same_query_and_others(outcome, page):
+    result, said = outcome
+    assert f"Wrote {result['search']}: this query and 19 others" in said
+    text = Path(result["search"]).read_text(encoding="utf-8")
+    data, pictures = Page(text).stored()
+    assert len(data["queries"]) == 20
+    assert data["queries"][0]["name"].startswith(f"query {result['query']}, a handwritten ")
+    _, gallery, queries = demo._load()
+    np.testing.assert_array_equal(
+        pixels_of(pictures[0]), np.round(255 * (1 - queries.images[result["query"]]))
+    )
+    numbers = [int(name.partition("(no. ")[2].rstrip(")")) for name in data["items"]]
+    for name, number, picture in zip(data["items"], numbers, pictures[20:], strict=True):
+        assert name.startswith(f"{gallery.labels[number]} ")
+        np.testing.assert_array_equal(
+            pixels_of(picture), np.round(255 * (1 - gallery.images[number]))
+        )
+    # Its results are those that the report shows after diffusion.
+    found = data["queries"][0]["answers"][data["own"]]["after"][:10]
+    for item, shown in zip(found, page.attributes("img")[11:], strict=True):
+        np.testing.assert_array_equal(pixels_of(pictures[20 + item]), pixels_of(shown["src"]))
 
 
 def test_page_holds_the_table(outcome, page):
@@ -240,7 +266,8 @@ def test_text_on_the_page_is_escaped(tmp_path):
     path = tmp_path / "page.html"
     rows = [report.Row("<i>", "x & y", 1.0, 1.0)]
     gains = report.Gains.of(np.array([-2.0, 0.0, 1.0, 3.0]))
-    report.write(path, rows, example, gains=gains, nodes=3, graph="<b>", settings=demo.SETTINGS)
+    how = {"gains": gains, "nodes": 3, "graph": "<b>", "settings": demo.SETTINGS}
+    report.write(path, rows, example, **how, search="'>.html")
     parsed = Page(path.read_text(encoding="utf-8"))
     assert {"a < b ", "<i>", "x & y"} <= set(parsed.texts)
     text = " ".join(" ".join(parsed.texts).split())
