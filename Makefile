@@ -8,7 +8,7 @@ PACKAGES := diffusion features bench examples tests
 .PHONY: help demo test test-all faults lint format bench package audit install clean
 
 help:
-	@echo "make demo      train, index and re-rank digits; writes demo/report.html and demo/objects.html"
+	@echo "make demo      train, index and re-rank digits; writes report, search and objects.html in demo/"
 	@echo "make test      the tests (minutes)"
 	@echo "make test-all  the slow tests and a few cases of every campaign too"
 	@echo "make faults    ten minutes of kills, full disks, damaged files and random calls"

@@ -247,6 +247,7 @@
     if (state.query === null) return;
     running?.abort();
     const own = (running = new AbortController());
+    $("results").hidden = false;
     $("results").setAttribute("aria-busy", "true");
     if (inService) $("status").textContent = "Searching …";
     try {
@@ -257,7 +258,8 @@
       show();
     } catch (error) {
       if (own !== running || error.name === "AbortError") return;
-      $("status").textContent = "";
+      $("results").hidden = answer === null;
+      $("status").textContent = answer === null ? "" : "These are the results of before.";
       complain(error, search);
     } finally {
       if (own === running) $("results").removeAttribute("aria-busy");
@@ -313,6 +315,8 @@
     return {kind: from > to ? "up" : "down", text: `${from} → ${to}`};
   }
 
+  const atOwn = () => ["query_k", "weight"].every((name) => state[name] === source.own[name]);
+
   function show() {
     const lists = {};
     for (const side of ["before", "after"]) {
@@ -325,8 +329,7 @@
     $("sides").hidden = false;
     $("more").hidden = Math.max(answer.before.length, answer.after.length) <= state.shown;
     $("status").textContent = summaryOf(lists.after);
-    const {query_k, weight} = source.own;
-    $("reset").hidden = state.query_k === query_k && state.weight === weight;
+    $("reset").hidden = atOwn();
   }
 
   function resultOf({item, kind, text}) {
@@ -340,6 +343,8 @@
 
   function summaryOf(after) {
     if (!after.length) return "No results.";
+    const setting = ["query_k", "weight"].filter((name) => source.grid[name].length)
+      .map((name) => `${name} ${source.grid[name][state[name]]}`);
     const count = (kind) => after.filter((result) => result.kind === kind).length;
     const parts = [
       `Of the ${after.length} results shown, ${count("new")} are new, ${count("up")} moved up, ` +
@@ -350,6 +355,7 @@
         "that diffusion does not make this ranking worse.");
     }
     if (answer.relevant !== null) parts.push(`About ${answer.relevant} items seem to be relevant.`);
+    if (!atOwn()) parts.push(`This is with ${setting.join(" and ")}.`);
     return parts.join(" ");
   }
 
@@ -393,10 +399,9 @@
   const percent = (share) => `${short(100 * share)}\u00a0%`;
 
   function explained(item, {first_rank, rank, score, shares, reached, chains}) {
-    const atOwn = state.query_k === source.own.query_k && state.weight === source.own.weight;
     const place = (found) => (found === null ? "not listed" : `place ${found}`);
     const parts = [
-      !inService && !atOwn
+      !inService && !atOwn()
         ? element("p", {class: "note"}, "This is the explanation at the settings of the index.") : null,
       element("p", {}, `First stage: ${place(first_rank)}. After diffusion: ${place(rank)}` +
         `${score === null ? "" : `, with a score of ${short(score)}`}.` +

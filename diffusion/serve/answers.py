@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..distances import similarities
 from ..errors import DiffusionError
+from ..explanation import Explainer, Explanation, FirstStage
 from ..filters import allowed_by
 from ..fitted import Fitted, Found, first_stage_of
 from ..integrations import hits
@@ -64,7 +65,30 @@ class Filter:
         return cls(key, allow)
 
 
-# --- search ---------------------------------------------------------------------------------------
+# --- queries ------------------------------------------------------------------------------------
+
+
+def checked_queries(view: View, vectors: Sequence[Any]) -> NDArray[np.float64]:
+    """Return vectors (nq, d) as an array, the library's error unless they are queries."""
+    queries = as_matrix(vectors)
+    view.ranker.fitted().check_queries(queries)
+    return queries
+
+
+def as_matrix(vectors: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Return vectors as an array (n, d).
+
+    Raises
+    ------
+    DiffusionError
+        If their lengths differ.
+    """
+    lengths = sorted(set(map(len, vectors)))
+    if len(lengths) > 1:
+        raise DiffusionError(
+            f"vectors: expected vectors of one dimension, got {lengths[0]} and {lengths[-1]}"
+        )
+    return np.array(vectors, np.float64)
 
 
 @dataclass(frozen=True)
@@ -317,52 +341,32 @@ def answer(asked: list[Any]) -> Sequence[Any]:
     return search(asked) if isinstance(asked[0], Search) else rerank(asked)
 
 
-def checked_queries(view: View, vectors: Sequence[Any]) -> NDArray[np.float64]:
-    """Return vectors (nq, d) as an array, the library's error unless they are queries."""
-    queries = as_matrix(vectors)
-    view.ranker.fitted().check_queries(queries)
-    return queries
-
-
-def as_matrix(vectors: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Return vectors as an array (n, d).
-
-    Raises
-    ------
-    DiffusionError
-        If their lengths differ.
-    """
-    lengths = sorted(set(map(len, vectors)))
-    if len(lengths) > 1:
-        raise DiffusionError(
-            f"vectors: expected vectors of one dimension, got {lengths[0]} and {lengths[-1]}"
-        )
-    return np.array(vectors, np.float64)
-
-
 # --- explanations ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Explain:
-    """An explanation: of an item for a vector, an item or hits.
+    """An explanation of an item for a query, or for hits.
 
     Attributes
     ----------
     view : View
     id : int or str
+    k, n_chains : int >= 1
     query : ndarray, shape (d,), or None
     hits : tuple of list, or None
         Scores and ids.
-    k, n_chains : int >= 1
+    own : int or str, or None
+        The item that is the query, if it is one. It is left out of the rankings.
     """
 
     view: View
     id: Any
-    query: NDArray[Any] | None
-    hits: tuple[Any, Any] | None
     k: int
     n_chains: int
+    query: NDArray[Any] | None = None
+    hits: tuple[Any, list[Any]] | None = None
+    own: Any = None
 
 
 def query_of(view: View, vector: Sequence[float] | None, item: Any) -> NDArray[Any]:
@@ -395,11 +399,32 @@ def explain(asked: list[Explain]) -> list[tuple[dict[str, Any], str]]:
     """Return explanations as JSON values, and in words."""
     out = []
     for each in asked:
-        found = each.view.ranker.explain(
-            each.query, each.id, hits=each.hits, k=each.k, n_chains=each.n_chains
-        )
+        found = _explained(each)
         out.append((_finite(found.as_dict()), str(found)))
     return out
+
+
+def _explained(asked: Explain) -> Explanation:
+    """Return an explanation, with the ranks that `search` gives."""
+    ranker, k = asked.view.ranker, asked.k
+    if asked.own is None or asked.own == asked.id:
+        return ranker.explain(asked.query, asked.id, hits=asked.hits, k=k, n_chains=asked.n_chains)
+    fitted, query_k = ranker.fitted(), int(ranker.query_k)
+    assert asked.query is not None
+    first = FirstStage.of_query(fitted, asked.query, k, query_k)
+    explainer = Explainer(fitted, first, k=k, query_k=query_k, cautious=bool(ranker.cautious))
+    found = explainer.explain(fitted.items.row_of(asked.id, "id"), asked.n_chains)
+    own = explainer.explain(fitted.items.row_of(asked.own, "item"), 1)
+    return replace(
+        found,
+        rank=_without_rank(found.rank, own.rank),
+        first_rank=_without_rank(found.first_rank, own.first_rank),
+    )
+
+
+def _without_rank(rank: int | None, other: int | None) -> int | None:
+    """Return a rank after the item at another rank has been left out."""
+    return rank if rank is None or other is None or other > rank else rank - 1
 
 
 def _finite(value: Any) -> Any:

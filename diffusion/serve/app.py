@@ -232,7 +232,7 @@ class _Service:
                 hits = answers.hits_of(
                     view, body.hits.ids, body.hits.scores, body.hits.distances, body.squared
                 )
-            return Explain(view, body.id, query, hits, body.k, body.n_chains)
+            return Explain(view, body.id, body.k, body.n_chains, query, hits, body.item)
 
         asked = await self._checked(checked, body.hits is not None and len(body.hits.ids) > _FEW)
         explanation, text = await self._lanes["explanations"].ask(None, asked)

@@ -67,8 +67,8 @@ _ROUTES = {
     ),
     "/explain": _Route(
         "Explain the place of an item",
-        "The query is a vector, an item, or the hits of another engine. Ranks are those of a "
-        "search without a filter; an item that is the query counts in them.",
+        "The query is a vector, an item, or the hits of another engine. Ranks are those of "
+        "/search and /rerank without a filter: an item that is the query is left out.",
         models.ExplainAnswer,
         models.ExplainRequest,
         _OF_BODIES,

@@ -115,7 +115,7 @@ class ExplainRequest(QueryParameters):
     id: Id = Field(description="The item that is explained.")
     vector: Vector | None = None
     item: Id | None = Field(
-        None, description="An item as the query. It counts in the ranks of the explanation."
+        None, description="An item as the query. It is left out of the rankings."
     )
     hits: Hits | None = None
     squared: bool | None = None
@@ -183,7 +183,8 @@ class SearchResults(BaseModel):
         description="Confidence in the ranking, from 0 to 1; null without a fusion."
     )
     relevant: int | None = Field(
-        description="Estimated number of relevant results; null without a fusion."
+        description="Estimated number of relevant items, without the item that is the query;"
+        " null without a fusion."
     )
 
 

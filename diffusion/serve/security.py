@@ -60,7 +60,7 @@ class Settings:
         Largest body of an upload.
     max_received : int >= 1, default 256 MiB
         Largest size of all bodies that are held at a time. What exceeds it gets 503.
-    receive_seconds : float > 0, default 30
+    receive_seconds : float > 0, default 120
         Time that a client has to send the body of a request.
     refresh_seconds : float > 0, default 1
         Time between two looks at the directory of the index, for what another process has saved.
@@ -80,7 +80,7 @@ class Settings:
     max_body: int = 8 << 20
     max_photo: int = 32 << 20
     max_received: int = 256 << 20
-    receive_seconds: float = 30.0
+    receive_seconds: float = 120.0
     refresh_seconds: float = 1.0
     title: str = "diffusion"
 

@@ -23,6 +23,10 @@ from ..settings import ImageSettings, NetworkSettings, RunSettings
 
 Group = TypeVar("Group")
 
+# Describes photos if nobody names a network, for `features index` and `features extract`: a network
+# of the Hugging Face hub, whose weights (Apache 2.0, 102 MB) are downloaded once.
+DEFAULT_BACKBONE = "hf:microsoft/resnet-50"
+
 _ENTRY = re.compile(r"^(\w+) : (.+)\n((?:    .+\n)+)", re.MULTILINE)
 
 
@@ -123,6 +127,18 @@ def names_network(options: argparse.Namespace, *kinds: type, **defaults: Any) ->
                 "what is there is updated with its own settings"
             )
     return False
+
+
+def network_of(options: argparse.Namespace) -> NetworkSettings:
+    """Return the network that options name, or say that the default one is taken."""
+    if options.backbone is not None or options.weights is not None:
+        return from_options(NetworkSettings, options)
+    command.say(
+        "features",
+        f"no network is named: {DEFAULT_BACKBONE} describes the photos, 102 MB that are downloaded "
+        "from the Hugging Face hub once; for another one: --backbone NAME --weights FILE",
+    )
+    return from_options(NetworkSettings, options, backbone=DEFAULT_BACKBONE)
 
 
 def check_output(option: str, output: str | None) -> None:

@@ -8,14 +8,13 @@ import os
 from diffusion.cli import command
 from diffusion.errors import DiffusionError
 
-from ..settings import NetworkSettings
 from .arguments import (
     add_images,
     add_network,
     add_run,
-    from_options,
     images_of,
     names_network,
+    network_of,
     run_of,
     say_skipped,
 )
@@ -60,16 +59,16 @@ def add_verbs(verbs: command.Verbs) -> None:
 
 
 def _extract(options: argparse.Namespace) -> None:
-    from ..description.descriptors import is_described
+    from ..description.descriptors import is_finished
     from ..description.extraction import extract_folder, update_folder
 
-    if not names_network(options) and is_described(options.out):
+    if is_finished(options.out) and not names_network(options):
         written = update_folder(options.folder, options.out, run=run_of(options))
     else:
         written = extract_folder(
             options.folder,
             options.out,
-            from_options(NetworkSettings, options),
+            network_of(options),
             images=images_of(options),
             run=run_of(options),
             whitening=options.whitening,

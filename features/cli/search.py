@@ -24,6 +24,7 @@ from .arguments import (
     from_options,
     images_of,
     names_network,
+    network_of,
     run_of,
     say_skipped,
 )
@@ -83,22 +84,26 @@ def add_verbs(verbs: command.Verbs) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
+    from ..description.descriptors import is_described
     from ..index.build import build_index
 
-    descriptors = _described(options)
-    built = build_index(descriptors, options.index, _reranker(options))
+    _check(options)
+    earlier = None if is_described(options.photos) else _earlier(options)
+    update = earlier is not None and not names_network(options)
+    descriptors = _described(options, earlier if update else None)
+    built = build_index(descriptors, options.index, _reranker(options, update=update))
     if descriptors.changes is not None:
         command.report(f"{options.photos}: {descriptors.changes}")
     done = f" ({built})" if str(built) else ""
     command.report(f"{options.index}: {len(descriptors.files)} photos{done}; {built.ranker.graph_}")
 
 
-def _described(options: argparse.Namespace) -> Descriptors:
-    """Return the descriptors of the photos, which are extracted unless PHOTOS holds descriptors."""
+def _check(options: argparse.Namespace) -> None:
+    """Raise unless the index may be written, and PHOTOS is taken with the options."""
     from diffusion import storage
     from diffusion.index_state import INDEX
 
-    from ..description.descriptors import is_described, open_descriptors
+    from ..description.descriptors import is_described
 
     storage.check_target(options.index, INDEX)
     if is_described(options.photos):
@@ -107,66 +112,70 @@ def _described(options: argparse.Namespace) -> Descriptors:
                 raise DiffusionError(
                     f"--{name}: not taken with {options.photos}, which holds descriptors already"
                 )
-        return open_descriptors(options.photos)
-    from ..description.extraction import extract_folder
-
-    if names_network(options):
-        out = options.descriptors or _beside(options.index)
-        described = extract_folder(
-            options.photos,
-            out,
-            from_options(NetworkSettings, options),
-            images=images_of(options),
-            run=run_of(options),
-            whitening=options.whitening,
-        )
-    else:
-        described = _updated(options)
-    say_skipped(described.manifest, described.path)
-    return described
 
 
-def _updated(options: argparse.Namespace) -> Descriptors:
-    """Update the descriptors that the index was built from, with their own settings."""
+def _earlier(options: argparse.Namespace) -> str | None:
+    """Return where the descriptors are that the index was built from, None if there are none."""
     from diffusion.index_state import open_state
 
-    from ..description.descriptors import OBJECTS, is_described, open_descriptors
-    from ..description.extraction import update_folder
+    from ..description.descriptors import is_finished
     from ..index.photos import descriptor_folders
 
     places = [options.descriptors or _beside(options.index)]
     if options.descriptors is None:
         with contextlib.suppress(DiffusionError):
             places[:0] = descriptor_folders(open_state(options.index))
-    out = next(filter(is_described, places), None)
-    if out is None:
-        from_options(NetworkSettings, options)  # the error that none is named
-        raise AssertionError
-    if OBJECTS not in open_descriptors(out).manifest:
-        return update_folder(options.photos, out, run=run_of(options))
-    from ..objects.folder import update_discovery
+    return next(filter(is_finished, places), None)
 
-    return update_discovery(options.photos, out, run=run_of(options)).descriptors
+
+def _described(options: argparse.Namespace, earlier: str | None) -> Descriptors:
+    """Return the descriptors of the photos, which are extracted unless PHOTOS holds descriptors.
+
+    Those at `earlier` are updated with their own settings, and others with those of the options.
+    """
+    from diffusion import storage
+
+    from ..description.descriptors import OBJECTS, is_described, open_descriptors
+    from ..description.extraction import extract_folder, update_folder
+
+    if is_described(options.photos):
+        return open_descriptors(options.photos)
+    if earlier is None:
+        # An index whose descriptors are gone is not replaced by one of another network.
+        anew = storage.peek_manifest(storage.as_path(options.index)) is None
+        described = extract_folder(
+            options.photos,
+            options.descriptors or _beside(options.index),
+            network_of(options) if anew else from_options(NetworkSettings, options),
+            images=images_of(options),
+            run=run_of(options),
+            whitening=options.whitening,
+        )
+    elif OBJECTS not in open_descriptors(earlier).manifest:
+        described = update_folder(options.photos, earlier, run=run_of(options))
+    else:
+        from ..objects.folder import update_discovery
+
+        described = update_discovery(options.photos, earlier, run=run_of(options)).descriptors
+    say_skipped(described.manifest, described.path)
+    return described
 
 
 def _beside(index: str) -> str:
     return f"{os.fspath(index).rstrip(os.sep)}.descriptors"
 
 
-def _reranker(options: argparse.Namespace) -> Reranker:
-    """Return the Reranker to fit: without the name of a network, that of an index as it is."""
+def _reranker(options: argparse.Namespace, *, update: bool) -> Reranker:
+    """Return the Reranker to fit: in an update, that of the index with the options given."""
     from diffusion.index_state import open_state
 
-    from ..description.descriptors import is_described
-
     ranker = reranker_of(options, progress=not options.quiet)
-    if is_described(options.photos) or names_network(options):
-        return ranker
-    with contextlib.suppress(DiffusionError):
-        default = Reranker().get_params()
-        given = {n: v for n, v in ranker.get_params().items() if v != default[n]}
-        earlier = Reranker.from_state(open_state(options.index))
-        return Reranker(**{**earlier.get_params(), **given})
+    if update:
+        with contextlib.suppress(DiffusionError):
+            default = Reranker().get_params()
+            given = {n: v for n, v in ranker.get_params().items() if v != default[n]}
+            earlier = Reranker.from_state(open_state(options.index))
+            return Reranker(**{**earlier.get_params(), **given})
     return ranker
 
 

@@ -182,6 +182,11 @@ def is_described(path: str | os.PathLike[str]) -> bool:
     return manifest is not None and manifest.get("format") == FORMAT.name
 
 
+def is_finished(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds descriptors that were finished, and so can be updated."""
+    return is_described(path) and "recipe" in (storage.peek_manifest(storage.as_path(path)) or {})
+
+
 def check_target(out: Path, *, objects: bool) -> None:
     """Raise unless a folder may be written to.
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +25,6 @@ from diffusion.errors import DiffusionError
 from diffusion.ids import ItemIds
 from diffusion.index_state import IndexState, open_state
 from diffusion.storage.strings import printable
-from diffusion.validation import check_integer
 
 from ..description.recipe import Describer
 from ..images.reading import UnreadableImageError, quiet, read_image, read_size
@@ -52,7 +50,6 @@ def open_photos(
     folder: str | os.PathLike[str] | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
 ) -> IndexedPhotos:
     """Open an index of photos, to describe other photos and to show its own.
 
@@ -64,8 +61,6 @@ def open_photos(
         The folder of its photos, by default the one that they were described from.
     weights : path-like, optional
         The file of weights, if it has been moved; its checksum must not have changed.
-    threads : int >= 1, optional
-        Threads of torch in this process, by default as many as OMP_NUM_THREADS or the cores allow.
 
     Returns
     -------
@@ -82,9 +77,7 @@ def open_photos(
             f"--photos: expected the folder of the photos of {os.fspath(index)}, got "
             f"{os.fspath(folder)!r}"
         )
-    if threads is not None:
-        threads = check_integer(threads, "threads", low=1)
-    return IndexedPhotos(storage.as_path(index, "index"), folder, weights, threads)
+    return IndexedPhotos(storage.as_path(index, "index"), folder, weights)
 
 
 class IndexedPhotos:
@@ -102,19 +95,16 @@ class IndexedPhotos:
         index: Path,
         folder: str | os.PathLike[str] | None,
         weights: str | os.PathLike[str] | None,
-        threads: int | None,
     ) -> None:
         self._index, self._folder, self._weights = index, folder, weights
         self._opening = threading.Lock()
         self._tried = _seen(index)
         self._opened = _Opened.of(index, folder)
         self._opened.check(index)
-        # One thread, so that torch keeps one team of threads; photos are described one at a time,
-        # which gives each the same descriptor to the last bit whatever else is uploaded. On a CPU,
-        # batches are no faster.
+        # One thread, so that torch has one team of threads, as large as OMP_NUM_THREADS says.
+        # Photos are described one at a time, which gives each the same descriptor to the last bit
+        # whatever else is uploaded; on a CPU, batches are no faster.
         self._network = ThreadPoolExecutor(1, "describe")
-        if threads is not None:
-            self._network.submit(torch.set_num_threads, threads).result()
         self._describers: dict[str, Describer | Locator] = {}
         self._network.submit(self._describer).result()
         self._thumbnails = _Kept(_CACHE_BYTES)

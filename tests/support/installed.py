@@ -23,6 +23,12 @@ def main() -> None:
     assert (np.sort(ids, axis=1) == np.arange(60).reshape(3, 20)).all()
     ranker.save("index")
     assert (diffusion.load("index").search(centres, k=20)[1] == ids).all()
+    # Its style and script are files of the package.
+    from diffusion import page
+
+    data, _ = page.answers(ranker, centres, ["a", "b", "c"])
+    page.write("page.html", data)
+    assert "prefers-color-scheme" in Path("page.html").read_text(encoding="utf-8")
     print("the installed package searches", diffusion.__version__)
 
 

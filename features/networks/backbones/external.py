@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +20,8 @@ from .base import Backbone, Stage, check_triple
 
 # Side of the image that is used to find the channels and strides of the stages.
 _PROBE = 224
+# Seconds to wait for an answer of the hub.
+_PATIENCE = 10.0
 # Children of torchvision networks after which there are vectors instead of maps.
 _ENDS = ("avgpool", "classifier", "fc", "head", "heads", "dropout", "flatten", "permute")
 
@@ -101,8 +105,17 @@ def _torchvision(name: str, weights: str | os.PathLike[str] | None, seed: int) -
 def _hf(name: str, allow_download: bool) -> Backbone:
     transformers = _need("transformers", "transformers")
     folder = os.path.isdir(name)
+    to_download = allow_download and not folder and _is_to_download(name)
+    # A folder may name weights of timm, which come from the hub.
+    with nullcontext() if to_download or (allow_download and folder) else _offline():
+        return _of_transformers(transformers, name, allow_download, to_download)
+
+
+def _of_transformers(
+    transformers: Any, name: str, allow_download: bool, to_download: bool
+) -> Backbone:
     # No model brings code of its own, and none that is here asks the hub for anything.
-    local = {"local_files_only": folder or not allow_download, "trust_remote_code": False}
+    local = {"local_files_only": not to_download, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **local)
         if not allow_download and str(getattr(config, "model_type", "")).startswith("timm"):
@@ -112,11 +125,18 @@ def _hf(name: str, allow_download: bool) -> Backbone:
         # class itself, since AutoBackbone.from_pretrained asks the hub even for a local folder.
         with torch.device("meta"):
             kind = type(transformers.AutoBackbone.from_config(config))
-        model = kind.from_pretrained(
-            name, out_features=names[1:], local_files_only=local["local_files_only"]
-        ).eval()
+        with _without_warnings():
+            model, loaded = kind.from_pretrained(
+                name,
+                out_features=names[1:],
+                local_files_only=local["local_files_only"],
+                output_loading_info=True,
+            )
+        model.eval()
+        if loaded["missing_keys"]:
+            raise ValueError(f"no weights of {min(loaded['missing_keys'])}")
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        if isinstance(error, OSError) and not (folder or allow_download):
+        if isinstance(error, OSError) and not (allow_download or os.path.isdir(name)):
             raise DiffusionError(
                 f"name: expected hf:{name} on this machine: a file names it, and nothing is "
                 "downloaded at the word of a file; if you trust it, allow the download "
@@ -138,6 +158,56 @@ def _hf(name: str, allow_download: bool) -> Backbone:
     except (OSError, ValueError, AttributeError, TypeError, ImportError):
         pass  # without a description of its images, the statistics of ImageNet apply
     return network
+
+
+def _is_to_download(name: str) -> bool:
+    """Return whether the files of a model are not on this machine.
+
+    Raises
+    ------
+    DiffusionError
+        At once, if they are not and the hub cannot be reached. transformers would try for half a
+        minute, and say that there is no such model.
+    """
+    hub = _need("huggingface_hub", "huggingface_hub")
+    try:
+        needed = ("config.json", "model.safetensors")
+        if all(isinstance(hub.try_to_load_from_cache(name, file), str) for file in needed):
+            return False
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"), timeout=_PATIENCE)
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError):
+        pass  # transformers says what is wrong with the name
+    except Exception as error:  # of a client of HTTP that depends on the version
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DiffusionError(
+            f"name: expected hf:{name} on this machine or a connection to the Hugging Face hub "
+            f"({reason}); without one, run `hf download {name}` elsewhere, or name a network whose "
+            "weights are in a file (--backbone NAME --weights FILE)"
+        ) from None
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the hub's client from asking for anything, be it only for what it reports of itself."""
+    constants = _need("huggingface_hub.constants", "huggingface_hub")
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leave out what transformers logs of weights that a backbone does not need."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _need(module: str, package: str) -> Any:

@@ -115,6 +115,8 @@ def test_the_sliders_show_what_a_ranker_with_these_parameters_answers(
             expected = moves(arcs[1][0], other.fit(arcs[0], ids=names))
             assert both(view) == expected
             seen.add(str(expected))
+            said = f"This is with query_k {query_k} and weight {weight}."
+            assert said in view.locator("#status").inner_text()
             assert view.locator(".setting .at").all_inner_texts() == [
                 f"{query_k}{' (of the index)' * (query_k == 4)}",
                 f"{weight}{' (of the index)' * (weight == 0.75)}",

@@ -95,6 +95,7 @@ def served(arcs, names, ranker, tmp_path_factory):
 
 
 def upload(view, content, name="mine.png"):
+    view.wait_for_selector("#upload:visible")  # else a file is set before anything listens
     view.get_by_label("Search by photo").set_input_files(
         {"name": name, "mimeType": "image/png", "buffer": content}
     )

@@ -207,6 +207,25 @@ def test_the_first_stage_is_the_order_of_the_cosines(client, document, X, share)
             assert result["first_rank"] == ids.index(result["id"]) + 1
 
 
+def test_the_first_stage_where_a_filter_allows_items_far_down(tmp_path):
+    # The lists of the first stage have 500 items; those of one query that a filter allows are all
+    # behind them.
+    X = vectors(700)
+    Q = np.stack([X[5], -X[5]])
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ X[5]), kind="stable")
+    allow = order[-12:].tolist()
+    body = {"vectors": Q.tolist(), "k": 9, "first": True, "allow": allow}
+    with client_of(saved(tmp_path, ids=list(range(700)), X=X)) as client:
+        far, near = client.post("/search", json=body).json()["queries"]
+    assert [one["id"] for one in far["first"]] == allow[:9]
+    assert [one["id"] for one in near["first"]] == allow[:2:-1]
+    for query, ranks in ((far, allow[:9]), (near, allow[::-1])):
+        for result in query["results"]:
+            place = ranks.index(result["id"]) + 1 if result["id"] in ranks else None
+            assert result["first_rank"] == place
+
+
 @pytest.mark.parametrize("row", [1, 20, N - 1])
 def test_items_are_queries_and_left_out_of_their_own_results(client, document, ranker, X, row):
     own = names()[row]
@@ -315,7 +334,6 @@ def test_explain_answers_as_the_reranker(client, document, path, X, parameters):
     last = ids[40]
     for given, expected in (
         ({"vector": q.tolist()}, ranker.explain(q.astype(float), last, k=50, n_chains=2)),
-        ({"item": names()[3]}, ranker.explain(X[3], last, k=50, n_chains=2)),
         ({"hits": hits}, ranker.explain(None, last, hits=(cosines[:9], ids[:9]), k=50, n_chains=2)),
     ):
         body = {**given, "id": last, "k": 50, "n_chains": 2, **parameters}
@@ -327,6 +345,26 @@ def test_explain_answers_as_the_reranker(client, document, path, X, parameters):
         chains = [chain["ids"] for chain in answer["explanation"]["chains"]]
         assert chains == [list(chain.ids) for chain in expected.chains]
         assert answer["text"].startswith(f"Item {last}, of {N}")
+
+
+@pytest.mark.parametrize("row", [1, 3, N - 1])
+@pytest.mark.parametrize("cautious", [False, True])
+def test_an_item_as_the_query_has_the_ranks_of_a_search(client, document, ranker, X, row, cautious):
+    own = names()[row]
+    body = {"items": [own], "k": N, "first": True, "cautious": cautious}
+    query = found(client, document, "/search", body)["queries"][0]
+    ids = [one["id"] for one in query["results"]]
+    for rank in (1, 2, 9, 60, len(ids)):
+        result = query["results"][rank - 1]
+        asked = {"item": own, "id": result["id"], "k": 20, "cautious": cautious}
+        answer = found(client, document, "/explain", asked)
+        assert answer["explanation"]["rank"] == rank
+        assert answer["explanation"]["first_rank"] == result["first_rank"]
+        assert answer["explanation"]["score"] == pytest.approx(result["score"], abs=1e-5)
+        assert f"After diffusion: rank {rank} with" in answer["text"]
+    # Of itself, the explanation is that of the library.
+    itself = found(client, document, "/explain", {"item": own, "id": own, "k": 20})["explanation"]
+    assert itself["rank"] == ranker.explain(X[row], own, k=20).rank
 
 
 # --- the collection -------------------------------------------------------------------------------

@@ -419,7 +419,6 @@ def test_another_suffix_is_refused_before_any_work(home, capsys, monkeypatch, fi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["index", "photos", "other"], "backbone: expected the name of a network"),
         (["index", "photos", "index", "--size", "80"], "--size: expected --backbone or --weights"),
         (["index", "photos", "index", "--whitening", "w"], "--whitening: expected --backbone or"),
         (["extract", "photos", "index.descriptors", "--regions", "rmac"], "--regions: expected"),

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from diffusion import DiffusionError
-from features.networks.backbones import IMAGENET_MEAN, backbone
+from features.networks.backbones import IMAGENET_MEAN, backbone, external
 from features.networks.weights import load_into
+from tests.support.hub import write_resnet
 from tests.support.networks import disturbed
 
 
@@ -123,10 +124,12 @@ class Stages(nn.Module):
         return types.SimpleNamespace(feature_maps=tuple(found))
 
     @classmethod
-    def from_pretrained(cls, name, out_features, local_files_only):
-        assert name in ("folder", "bare")
+    def from_pretrained(cls, name, out_features, local_files_only, output_loading_info):
+        assert name in ("folder", "bare", "headless")
         assert not local_files_only
-        return cls(out_features)
+        assert output_loading_info
+        missing = {"stages.0.weight"} if name == "headless" else set()
+        return cls(out_features), {"missing_keys": missing, "unexpected_keys": {"classifier.bias"}}
 
 
 def test_a_backbone_of_transformers(monkeypatch):
@@ -156,6 +159,7 @@ def test_a_backbone_of_transformers(monkeypatch):
     package.AutoConfig, package.AutoBackbone = AutoConfig, AutoBackbone
     package.AutoImageProcessor = AutoImageProcessor
     monkeypatch.setitem(sys.modules, "transformers", package)
+    monkeypatch.setattr(external, "_is_to_download", lambda name: True)
     network = backbone("hf:folder")
     assert network.stages == {"stage1": (5, 4)}
     assert network.mean == (0.1, 0.2, 0.3)
@@ -163,6 +167,8 @@ def test_a_backbone_of_transformers(monkeypatch):
     assert backbone("hf:bare").mean == IMAGENET_MEAN
     with pytest.raises(DiffusionError, match=r"^name: 'absent' .*not a local folder"):
         backbone("hf:absent")
+    with pytest.raises(DiffusionError, match=r"^name: 'headless' .*no weights of stages.0.weight"):
+        backbone("hf:headless")
     with pytest.raises(DiffusionError, match=r"^weights:"):
         backbone("hf:folder", "w.pth")
     with pytest.raises(DiffusionError, match=r"^name: expected hf:folder on this .*--allow-down"):
@@ -234,6 +240,26 @@ def test_a_small_model_of_transformers_itself(transformers, tmp_path):
         torch.testing.assert_close(network(x), model(x).feature_maps[-1])
     assert list(network.stages) == ["stage1", "stage2"]
     assert network.stages["stage2"] == (16, 8)
+
+
+def test_what_is_here_asks_for_nothing(transformers, tmp_path, monkeypatch):
+    """Not even the hub's client, which tells the hub of itself and asks what it may tell."""
+    write_resnet(tmp_path / "models--some--model" / "snapshots" / "0")
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("0")
+    hub = importlib.import_module("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "AGENT_HARNESSES_PATH", str(tmp_path / "a"), raising=False)
+    client = importlib.import_module("huggingface_hub.utils._detect_agent")
+    monkeypatch.setattr(client, "_registry", None)
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *where, **_: asked.append(where) or [])
+    for allow in (False, True):
+        assert backbone("hf:some/model", allow_download=allow).channels == 16
+    assert backbone(f"hf:{tmp_path / 'models--some--model' / 'snapshots' / '0'}").channels == 16
+    assert asked == []
+    assert not hub.constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vgg11"])
