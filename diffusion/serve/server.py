@@ -45,8 +45,9 @@ except ModuleNotFoundError as error:
         f"serve: {error.name} is not installed (pip install 'diffusion-rerank[serve]')"
     ) from None
 
-# Connections that wait to be accepted.
-_BACKLOG = 2048
+# Connections that wait to be accepted, and those that a worker accepts at once. With more of them,
+# clients that come together would all have the worker that is first, and stay with it.
+_BACKLOG, _AT_ONCE = 2048, 1
 
 # Seconds for the requests in flight when the service ends, and for the rest of it afterwards.
 _GRACE, _REST = 30, 10
@@ -155,7 +156,7 @@ def serve(
             workers=workers,
             lifespan="on",
             ws="none",
-            backlog=_BACKLOG,
+            backlog=_AT_ONCE,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -199,6 +200,8 @@ class _Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended; end the service if one cannot start."""
+        for sock in self.sockets:
+            sock.listen(_BACKLOG)  # a worker that starts sets it to what it accepts at once
         ended = [process for process in self.processes if process.exitcode is not None]
         while self._news.poll():
             self._hear(self._news.recv())
@@ -257,7 +260,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DiffusionError(f"cannot listen on {host}, port {port}: {reason}") from None
-    with sock:
+    # As a socket of TCP by name: asyncio takes no other for one, and leaves Nagle's algorithm on,
+    # which holds the end of an answer back for 40 ms.
+    with socket.socket(fileno=sock.detach()) as sock:
         yield sock
 
 

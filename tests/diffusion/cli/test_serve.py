@@ -15,7 +15,8 @@ from diffusion import cli
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch):
     """A service that is started by mistake would not end."""
-    pytest.importorskip("uvicorn")
+    for library in ("fastapi", "prometheus_client", "python_multipart", "uvicorn"):
+        pytest.importorskip(library)
     from diffusion.serve import server
 
     monkeypatch.setattr(server.Multiprocess, "run", lambda *_: pytest.fail("it has started"))

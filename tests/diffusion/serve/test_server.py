@@ -22,7 +22,9 @@ import pytest
 
 import diffusion
 
-pytest.importorskip("uvicorn")
+for library in ("fastapi", "prometheus_client", "python_multipart", "uvicorn"):
+    pytest.importorskip(library)
+server = pytest.importorskip("diffusion.serve.server")
 
 TOKEN = "a-token-that-no-log-may-hold"
 DIMENSION = 8
@@ -357,6 +359,34 @@ def test_workers_end_with_their_supervisor(index):
         workers = service.workers
         service.process.kill()
         assert not psutil.wait_procs(workers, PATIENCE)[1]
+
+
+def test_answers_are_not_held_back():
+    """Of sockets that are not of TCP by name, asyncio leaves Nagle's algorithm on."""
+    with (
+        server.listening("127.0.0.1", 0) as sock,
+        socket.create_connection(sock.getsockname()),
+    ):
+        accepted, _ = sock.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_which_addresses_only_this_machine_can_reach(host, local):
+    assert server.is_local(host) == local
 
 
 # --- what cannot be served ------------------------------------------------------------------------
