@@ -254,9 +254,6 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        # Inherited by what is accepted. An answer is sent in two parts, and without this the second
-        # one waits until the first is acknowledged, which clients do after 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DiffusionError(f"cannot listen on {host}, port {port}: {reason}") from None
