@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import shutil
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -499,3 +501,17 @@ def test_what_cannot_be_served(tmp_path):
     regional.save(tmp_path / "regional")
     with pytest.raises(DiffusionError, match="by their regions cannot be served"):
         Collection(tmp_path / "regional")
+
+
+def test_a_state_is_let_go_with_its_last_view(path):
+    collection = Collection(path)
+    view = collection.view(query_k=3)
+    ranker = weakref.ref(view.ranker)
+    gc.disable()  # what waits for a collection of garbage would keep its files mapped
+    try:
+        collection.update(ids=["new"], vectors=made(1, seed=5))
+        assert ranker() is not None
+        del view
+        assert ranker() is None
+    finally:
+        gc.enable()
