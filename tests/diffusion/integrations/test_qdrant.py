@@ -197,6 +197,18 @@ def test_any_filter(reranker, number, limit, depth, allowed):
     assert pairs(found) == expected(*reranker.ranker.rerank(scores, ids, k=limit, allow=allowed))
 
 
+def test_a_broad_filter_of_points_far_away(shop, reranker):
+    # None of the first points of the ranking passes, so that a longer one is looked up.
+    cosines = X @ X[0] / np.linalg.norm(X, axis=1)
+    allowed = np.sort(np.argsort(cosines)[: N // 2]).tolist()
+    condition = models.Filter(must=[models.HasIdCondition(has_id=allowed)])
+    hits = shop.query_points("shop", query=X[0].tolist(), limit=4).points
+    found = reranker.rerank(hits, query_filter=condition, limit=2)
+    scores, ids = [h.score for h in hits], [h.id for h in hits]
+    assert pairs(found) == expected(*reranker.ranker.rerank(scores, ids, k=2, allow=allowed))
+    assert found
+
+
 def test_no_queries_no_hits_and_batches(shop, reranker):
     assert reranker.search(np.empty((0, D))) == []
     assert reranker.rerank([]) == []
@@ -394,19 +406,22 @@ def test_what_changes_between_interruption_and_resumption(tmp_path, monkeypatch)
         own = QdrantReranker(Counting(client, 6), "shop")
         with pytest.raises(Interrupted):
             own.fit(checkpoint=tmp_path / "checkpoint")
-        # One below the page that is next, one deleted, one page whose first point is another now.
-        client.delete("shop", points_selector=[5, 150])
-        client.upsert("shop", points_of([5, 150], ids=[1000, 64]))
-        (damaged, *_) = sorted((tmp_path / "checkpoint" / "pages").glob("*.npz"))
+        # Some deleted, one added, one page whose first point has another vector, one damaged page.
+        client.delete("shop", points_selector=[205, 150])
+        client.upsert("shop", points_of([205, 150], ids=[1000, 64]))
+        kept = list((tmp_path / "checkpoint" / "pages").glob("*.npz"))
+        damaged = next(f for f in kept if b'"ids": [0,' in np.load(f)["meta"].tobytes())
+        assert len(kept) == 2
         damaged.write_bytes(damaged.read_bytes()[:100])
         own.client.stop_at = None
         own.fit(checkpoint=tmp_path / "checkpoint")
-        ids = [i for i in range(N) if i not in (5, 150)] + [1000]
-        vectors = X[[{64: 150, 1000: 5}.get(i, i) for i in ids]]
+        ids = [i for i in range(N) if i not in (205, 150)] + [1000]
+        vectors = X[[{64: 150, 1000: 205}.get(i, i) for i in ids]]
         direct = diffusion.Reranker().fit(vectors, ids=ids)
         assert sorted(own.ranker.ids_.tolist()) == ids
-        for q in QUERIES:
+        for q in (*QUERIES, X[150]):
             assert pairs(own.search(q)) == expected(*direct.search(q, 10))
+        assert own.search(X[150])[0].id == 64
 
 
 def test_points_that_come_and_go_while_they_are_read(monkeypatch):
