@@ -258,23 +258,22 @@ def test_what_was_saved_is_used_even_if_it_cannot_be_opened(path, items, monkeyp
 def test_no_update_is_lost_where_processes_update_at_the_same_time(path, items):
     """`flock` keeps collections of one process apart as those of several."""
     collections = [Collection(path) for _ in range(3)]
-    versions: list[int] = []
+    added: dict[int, tuple[int, int]] = {}
 
     def add(number: int) -> None:
         for step in range(3):
             vectors = made(1, seed=10 * number + step)
             view = collections[number].update(ids=[f"{number} {step}"], vectors=vectors)
-            versions.append(view.version)
+            added[view.version] = number, step
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(versions) == list(range(2, 11))
-    for number in range(3):
-        for step in range(3):
-            items.add([f"{number} {step}"], made(1, seed=10 * number + step))
+    assert sorted(added) == list(range(2, 11))
+    for _, (number, step) in sorted(added.items()):
+        items.add([f"{number} {step}"], made(1, seed=10 * number + step))
     for collection in collections:
         collection.refresh()
         assert collection.view().version == 10
