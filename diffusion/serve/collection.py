@@ -14,8 +14,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +92,28 @@ class _State:
         self.ranker, self.version, self.identity = ranker, version, identity
         self.parameters, self.photos = state.parameters, bool(state.parts)
         self.fixed = _fixed(ranker.fitted(), state)
-        self.view = lru_cache(_VIEWS, typed=True)(self._view)
+        # Not of a method: a state that refers to itself would keep its files mapped until the
+        # garbage collector comes by.
+        self.view = lru_cache(_VIEWS, typed=True)(partial(_view, ranker, version))
 
-    def _view(self, query_k: int | None, weight: float | None, cautious: bool | None) -> View:
-        given: dict[str, Any] = {"query_k": query_k, "cautious": cautious}
-        if weight is not None:
-            score = self.ranker.fitted().score
-            if not isinstance(score, Fusion):
-                raise DiffusionError(
-                    f"weight: only a fusion has one, this index has the score {score.name!r}"
-                )
-            given["score"] = Fusion(weight=weight)
-        given = {name: value for name, value in given.items() if value is not None}
-        return View(self.ranker.with_parameters(None, **given), self.version)
+
+def _view(
+    ranker: Reranker,
+    version: int,
+    query_k: int | None,
+    weight: float | None,
+    cautious: bool | None,
+) -> View:
+    given: dict[str, Any] = {"query_k": query_k, "cautious": cautious}
+    if weight is not None:
+        score = ranker.fitted().score
+        if not isinstance(score, Fusion):
+            raise DiffusionError(
+                f"weight: only a fusion has one, this index has the score {score.name!r}"
+            )
+        given["score"] = replace(score, weight=weight)
+    given = {name: value for name, value in given.items() if value is not None}
+    return View(ranker.with_parameters(None, **given), version)
 
 
 class Collection:
