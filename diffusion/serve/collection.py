@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ class _State:
         self.ranker, self.version, self.identity = ranker, version, identity
         self.parameters, self.photos = state.parameters, bool(state.parts)
         self.fixed = _fixed(ranker.fitted(), state)
-        # Of a function that does not know this state: a method would keep it until the next
-        # collection of garbage, and with it all that it maps.
+        # Not of a method: a state that refers to itself would keep its files mapped until the
+        # garbage collector comes by.
         self.view = lru_cache(_VIEWS, typed=True)(partial(_view, ranker, version))
 
 
@@ -112,7 +112,7 @@ def _view(
             raise DiffusionError(
                 f"weight: only a fusion has one, this index has the score {score.name!r}"
             )
-        given["score"] = Fusion(weight=weight)
+        given["score"] = replace(score, weight=weight)
     given = {name: value for name, value in given.items() if value is not None}
     return View(ranker.with_parameters(None, **given), version)
 

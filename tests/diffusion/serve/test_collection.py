@@ -24,6 +24,7 @@ from diffusion.serve.collection import (
     UnchangeableError,
     View,
 )
+from diffusion.serve.names import NameFilter
 from diffusion.solvers import CG
 from diffusion.storage import fingerprint
 from tests.support import collections as model
@@ -319,6 +320,28 @@ def test_a_view_outlives_its_state(path):
     collection.update(remove=["item 1"])
     shutil.rmtree(path)
     assert answers(view.ranker) == before
+
+
+def test_a_state_that_nobody_uses_is_let_go_at_once(path):
+    """Its files would stay mapped, and on disk, until the garbage collector comes by."""
+    collection = Collection(path)
+    views = [collection.view(), collection.view(query_k=3, weight=2.0)]
+    names = NameFilter()
+    assert names.mask(views[0], "item 1").sum() == 11
+    rankers = [weakref.ref(view.ranker) for view in views]
+    for view in views:
+        answers(view.ranker)
+    del view, views
+    gc.collect()  # what was made before
+    gc.disable()
+    try:
+        view = collection.update(remove=["item 1"])
+        assert [ranker() for ranker in rankers] == [None, None]
+        text = weakref.ref(names._names[1])
+        names.mask(view, "item 1")
+        assert text() is None
+    finally:
+        gc.enable()
 
 
 # --- what others do -------------------------------------------------------------------------------
