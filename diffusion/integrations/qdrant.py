@@ -88,7 +88,8 @@ class QdrantReranker:
     ids of `ranker`.
 
     Memory: the graph and the vectors, as `Reranker` says. Meanwhile, `fit` takes 4 bytes per number
-    of the vectors and about 100 bytes per point for ids in addition.
+    of the vectors and about 100 bytes per point for ids in addition, and up to 300 bytes per point
+    as long as it reads.
 
     Threads: searches may run at the same time if the client allows it, and beside `sync`. The
     client's local mode has no locks: nothing may run beside a change of its points.
