@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,9 +27,6 @@ except ImportError:
         "diffusion.integrations.lancedb: LanceDB is not installed; "
         "pip install 'diffusion-rerank[lancedb]'"
     ) from None
-
-if TYPE_CHECKING:
-    pass
 
 # The metric of the graph by LanceDB's name of a distance.
 _METRICS = {"l2": "euclidean", "cosine": "cosine", "dot": "inner_product"}
@@ -87,10 +84,11 @@ class DiffusionReranker(Reranker):
     Notes
     -----
     The result has as many rows as the search, in descending order of the column
-    `_relevance_score`: that of `Reranker.search`. If several vectors were searched at once, this
-    holds for each value of `query_index`. Rows without a key, and rows of a text search without a
-    vector, cannot be ranked: they follow at the end with a score of null, and are left out if
-    `where` is given.
+    `_relevance_score`: that of `Reranker.search`. There are fewer if `where` is given and
+    diffusion, which starts from the rows of the search, reaches fewer that satisfy it. If
+    several vectors were searched at once, this holds for each value of `query_index`. Rows without
+    a key, and rows of a text search without a vector, cannot be ranked: they follow at the end with
+    a score of null, and are left out if `where` is given.
 
     The search has to use the distance that the graph was built with: ``.distance_type("cosine")``
     for a Reranker with ``metric="cosine"``, "dot" for "inner_product", and LanceDB's default, "l2",

@@ -404,8 +404,7 @@
       !inService && !atOwn()
         ? element("p", {class: "note"}, "This is the explanation at the settings of the index.") : null,
       element("p", {}, `First stage: ${place(first_rank)}. After diffusion: ${place(rank)}` +
-        `${score === null ? "" : `, with a score of ${short(score)}`}.` +
-        `${state.query.item === undefined ? "" : " The query itself is counted, too."}`),
+        `${score === null ? "" : `, with a score of ${short(score)}`}.`),
       sharesOf(shares),
     ].filter((part) => part !== null);
     if (!reached) {

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from .. import storage, updates
 from ..errors import DiffusionError
 from ..fitted import Fitted
-from ..index_state import INDEX, IndexState, save_state, saves_of
+from ..index_state import INDEX, IndexState, save_state, updates_of
 from ..neighbors.methods import Given
 from ..reranker import Reranker
 from ..scoring.fusion import Fusion
@@ -57,8 +57,9 @@ class View:
     ranker : Reranker
         It must not be changed.
     version : int
-        Which state it is of. A later state has a larger number. It is counted in the index, so that
-        all processes give a state the same number.
+        Which state it is of. A later state has a larger number. Updates are counted in the index,
+        so that all processes give a state the same number. What others save over it, such as
+        `Reranker.save`, each process counts for itself until the next update.
     """
 
     ranker: Reranker
@@ -143,7 +144,7 @@ class Collection:
             self._read_only = "this service is read-only: the index cannot be written"
         self._changing = threading.Lock()
         self._seen = _seen(self.path)
-        self._state = _opened(self.path, -1)
+        self._state = _opened(self.path, 0)
 
     def view(
         self, query_k: int | None = None, weight: float | None = None, cautious: bool | None = None
@@ -223,7 +224,7 @@ class Collection:
     def _save(self, state: IndexState) -> None:
         """Save a state, and make it the present one."""
         with _as_not_saved():
-            save_state(self.path, state)
+            save_state(self.path, state, updates=self._state.version + 1)
         try:
             self._take_up()
         except (DiffusionError, OSError):
@@ -334,7 +335,7 @@ def _opened(path: Path, before: int) -> _State:
         ranker.search(fitted.index.vectors_of(some), k=1)
     else:
         ranker.rerank(np.ones((1, 1), np.float32), fitted.items.of_rows(some)[None])
-    version = max(before + 1, saves_of(stored.manifest))
+    version = max(before + 1, updates_of(stored.manifest))
     return _State(ranker, state, version, stored.manifest["checksum"])
 
 

@@ -156,7 +156,7 @@ def serve(
             workers=workers,
             lifespan="on",
             ws="none",
-            backlog=_AT_ONCE,
+            backlog=_AT_ONCE if workers > 1 else _BACKLOG,
             log_level="warning",
             access_log=False,
             server_header=False,

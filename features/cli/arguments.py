@@ -26,6 +26,7 @@ Group = TypeVar("Group")
 # Describes photos if nobody names a network, for `features index` and `features extract`: a network
 # of the Hugging Face hub, whose weights (Apache 2.0, 102 MB) are downloaded once.
 DEFAULT_BACKBONE = "hf:microsoft/resnet-50"
+BY_DEFAULT = f"By default {DEFAULT_BACKBONE}; in an update, the network and settings of before."
 
 _ENTRY = re.compile(r"^(\w+) : (.+)\n((?:    .+\n)+)", re.MULTILINE)
 
@@ -54,9 +55,11 @@ def from_options(kind: type[Group], options: argparse.Namespace, **given: Any) -
     return kind(**{**{name: getattr(options, name) for name in names}, **given})
 
 
-def add_network(verb: argparse.ArgumentParser, *, skip: Collection[str] = ()) -> None:
-    """Add the options of `NetworkSettings`."""
-    add_options(verb.add_argument_group("network"), NetworkSettings, skip=skip)
+def add_network(
+    verb: argparse.ArgumentParser, *, skip: Collection[str] = (), about: str | None = None
+) -> None:
+    """Add the options of `NetworkSettings`; `about` is what the help says of them together."""
+    add_options(verb.add_argument_group("network", about), NetworkSettings, skip=skip)
 
 
 def add_stored_network(verb: argparse.ArgumentParser) -> None:

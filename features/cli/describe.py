@@ -9,6 +9,7 @@ from diffusion.cli import command
 from diffusion.errors import DiffusionError
 
 from .arguments import (
+    BY_DEFAULT,
     add_images,
     add_network,
     add_run,
@@ -36,7 +37,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     extract.add_argument(
         "--whitening", metavar="FILE", help="whitening that `features whiten` wrote"
     )
-    add_network(extract)
+    add_network(extract, about=BY_DEFAULT)
     add_images(extract)
     add_run(extract)
 

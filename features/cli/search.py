@@ -16,6 +16,7 @@ from diffusion.errors import DiffusionError
 
 from ..settings import NetworkSettings
 from .arguments import (
+    BY_DEFAULT,
     add_images,
     add_network,
     add_run,
@@ -53,7 +54,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     )
     index.add_argument("--whitening", metavar="FILE", help="whitening that `features whiten` wrote")
     add_parameters(index.add_argument_group("graph and search"))
-    add_network(index)
+    add_network(index, about=BY_DEFAULT)
     add_images(index, skip=("regions",))
     add_run(index)
 

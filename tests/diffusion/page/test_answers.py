@@ -104,3 +104,15 @@ def test_no_query_and_no_result(ranker):
     data = page.answers(ranker, np.zeros((1, 3)), ["nowhere"], k=5).data
     assert len(data["queries"][0]["answers"][data["own"]]["after"]) == 5
     json.dumps(data, allow_nan=False)
+
+
+def test_a_cautious_ranker_answers_cautiously(arcs, names):
+    ranker = diffusion.Reranker(k=12, query_k=4, cautious=True).fit(arcs[0], ids=names)
+    data = page.answers(ranker, arcs[1], ["one", "two"]).data
+    bold = ranker.with_parameters(None, cautious=False)
+    differ = False
+    for q, query in zip(arcs[1], data["queries"], strict=True):
+        found = ranker.search(q, SHOWN)[1].tolist()
+        assert [data["items"][item] for item in query["answers"][data["own"]]["after"]] == found
+        differ |= bold.search(q, SHOWN)[1].tolist() != found
+    assert differ

@@ -146,6 +146,10 @@ def test_a_photo_is_uploaded_searched_with_and_explained(browser, served, ranker
         like = [f"{other}!" for other in like if other != name[:-1]]
         assert results(view) == like[:12]
         assert view.evaluate("document.activeElement.id") == "results"
+        # An explanation counts places as the list does.
+        view.locator("#after .result").nth(4).click()
+        view.get_by_role("dialog").get_by_text("After diffusion: place 5,").wait_for()
+        view.keyboard.press("Escape")
         view.get_by_role("button", name="Show more").click()
         assert results(view) == like[:24]
         assert view.evaluate("document.activeElement.closest('li').previousSibling !== null")

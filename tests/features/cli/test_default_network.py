@@ -108,6 +108,13 @@ def test_a_model_that_the_hub_has_not_is_named(session):
     assert "'no/model' is not a backbone of transformers" in err
 
 
+@pytest.mark.parametrize("verb", ["index", "extract"])
+def test_the_help_names_the_default_network(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([verb, "--help"])
+    assert f"By default {DEFAULT_BACKBONE}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_transformers_the_line_says_what_to_install(home, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert cli.main(["index", "photos", "index", "-q"]) == 2

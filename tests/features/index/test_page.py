@@ -9,6 +9,7 @@ from PIL import Image
 import diffusion
 from diffusion import DiffusionError
 from features.index.page import write_search_page
+from features.index.photos import first_stage
 from tests.support.pages import Page, pixels_of
 from tests.support.photos import pattern, png
 
@@ -134,6 +135,12 @@ def test_what_no_chain_carried_and_what_the_first_stage_does_not_list(folder, co
     assert any(0 in query["answers"][data["own"]]["was"] for query in data["queries"])
     told = [each for query in data["queries"] for each in query["explanations"].values()]
     assert any(each["first_rank"] is None for each in told)
+
+
+def test_the_first_stage_of_a_small_collection_lists_every_copy():
+    X = np.eye(4)[[0, 0, 1, 1, 2]] + 0.1
+    ranker = diffusion.Reranker(k=2).fit(X)
+    assert sorted(first_stage(ranker, X[:1], 5)[0].tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_a_small_collection(folder, tmp_path):
