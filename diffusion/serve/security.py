@@ -165,6 +165,9 @@ class Door:
             await self._app(scope, _given(body, receive), outgoing)
         except RefusedError as refusal:
             await outgoing.refuse(refusal)
+        except asyncio.CancelledError:
+            # The service ends, and has waited for this as long as it may.
+            await outgoing.refuse(RefusedError(503, "the service ends", {b"retry-after": b"1"}))
         except Exception as error:
             stack = "".join(traceback.format_tb(error.__traceback__))
             _logger.error("unexpected %s:\n%s", type(error).__name__, stack)
