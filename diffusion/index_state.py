@@ -24,7 +24,7 @@ INDEX = storage.Format("diffusion-rerank index", 3, "an index", earlier=(1, 2))
 _MOST, _MOST_EDGES = 2**31 - 1, 2**48
 _GRAPH = "graph_"
 _OWN_KEYS = frozenset(
-    {"format", "version", "library", "saves", "kind", "parameters", "sizes", "arrays", "checksum"}
+    {"format", "version", "library", "updates", "kind", "parameters", "sizes", "arrays", "checksum"}
 )
 
 
@@ -110,10 +110,18 @@ class IndexState:
             ) from None
 
 
-def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
+def save_state(
+    path: str | os.PathLike[str], state: IndexState, *, updates: int | None = None
+) -> None:
     """Write a state to a directory, atomically, or what differs from the one that is there.
 
-    The manifest counts the saves to the directory, so that a later state has a larger number.
+    Parameters
+    ----------
+    path : path-like
+    state : IndexState
+    updates : int, optional
+        The number of the state, which the service counts. By default, that of the state which is
+        there stays, so that saving twice writes the same bytes.
 
     Raises
     ------
@@ -122,9 +130,10 @@ def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
     """
     path = storage.as_path(path)
     with storage.errors_named(path), held(path):
+        counted = updates_of(storage.peek_manifest(path) or {}) if updates is None else updates
         content = {
             "library": __version__,
-            "saves": saves_of(storage.peek_manifest(path) or {}) + 1,
+            **({"updates": counted} if counted else {}),
             **({} if state.kind is None else {"kind": state.kind}),
             "parameters": state.parameters,
             "sizes": state.sizes,
@@ -133,10 +142,10 @@ def save_state(path: str | os.PathLike[str], state: IndexState) -> None:
         storage.save(path, INDEX, content, state.arrays, state.rows)
 
 
-def saves_of(manifest: Mapping[str, Any]) -> int:
-    """Return how often its directory has been saved to, 0 if an earlier version wrote it."""
-    saves = manifest.get("saves")
-    return saves if type(saves) is int else 0
+def updates_of(manifest: Mapping[str, Any]) -> int:
+    """Return the number of a stored state, 0 if nobody has counted."""
+    updates = manifest.get("updates")
+    return max(0, updates) if type(updates) is int else 0
 
 
 def open_state(path: str | os.PathLike[str], *, verify: bool = False) -> IndexState:

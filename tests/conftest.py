@@ -20,6 +20,31 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
+# pynndescent compiles its loops in every process that uses it, for 25 seconds.
+_NNDESCENT = {
+    f"tests/diffusion/{name}.py"
+    for name in (
+        "test_copies",
+        "test_filters",
+        "test_reranker",
+        "neighbors/test_neighbors",
+        "neighbors/test_updates",
+    )
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """Run the files that use pynndescent in one process, and of the others each in any."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "nndescent" if file in _NNDESCENT else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

@@ -53,7 +53,7 @@ class Sizes:
     queries: int = 1000
     counts: tuple[int, ...] = (1, 8, 64)
     workers: tuple[int, ...] = (1, 2)
-    seconds: float = 8.0
+    seconds: float = 5.0
     runs: int = 3
     crowd: int = 800
     requests: int = 5000

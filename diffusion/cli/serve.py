@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     if options.weights is not None and options.photos is None:
         raise DiffusionError("--weights: expected --photos as well")
-    hosts = [name.lower() for name in (*LOOPBACK, options.host, *options.allow_host)]
+    hosts = [*LOOPBACK, *map(_as_addressed, (options.host, *options.allow_host))]
     anyone = not server.is_local(options.host) and not options.allow_host
     queue = {}
     if options.max_queue is not None:
@@ -90,6 +91,18 @@ def _serve(options: argparse.Namespace) -> None:
 def _say_ready(index: str, address: str) -> None:
     report(f"{index}: {address}")
     sys.stdout.flush()  # whoever waits for the line may read it from a pipe
+
+
+def _as_addressed(host: str) -> str:
+    """Return a name or an address as the `Host` header of requests has it, without a port."""
+    if ":" not in host:
+        return host.lower()
+    try:
+        return f"[{ipaddress.IPv6Address(host.strip('[]'))}]"
+    except ValueError:
+        raise DiffusionError(
+            f"--host, --allow-host: expected a name or an address, without a port, got {host!r}"
+        ) from None
 
 
 def _token(file: str | None) -> str | None:

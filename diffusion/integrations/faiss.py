@@ -255,9 +255,9 @@ class _OwnIds:
         rows = np.minimum(np.searchsorted(self._ids, found), len(self._ids) - 1)
         strange = (self._ids[rows] != found) & (found != -1)
         if strange.any():
-            raise DiffusionError(
-                f"the index returned the id {found[strange][0]}, which it did not have when the "
-                "graph was built"
+            raise _error(
+                "expected it as it was when the graph was built, it returned the id "
+                f"{found[strange][0]}, which it did not have then"
             )
         return (1 - scores / 2 if self._halved else scores), np.where(found == -1, -1, rows)
 

@@ -8,7 +8,7 @@ passes a narrow filter, and is asked about the best of the ranking for a broad o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .hits import Reranked
 # requires, and grows by the second factor when that does not suffice.
 _SPARE, _GROWTH = 2, 4
 
-_Entry = tuple[Any, float, bool]
+Entry = TypeVar("Entry", bound=tuple[Any, ...])
 
 
 class Condition(Protocol):
@@ -57,7 +57,8 @@ def rerank_passing(
     Returns
     -------
     Reranked
-        A list for each query, as ``rank(k=k, allow=...)`` returns for the ids that pass.
+        A list for each query, as ``rank(k=k, allow=...)`` returns for the ids that pass, apart from
+        the accuracy of the solver: a longer ranking is more accurate.
 
     Notes
     -----
@@ -65,7 +66,7 @@ def rerank_passing(
     or as many as there are hits: fewer if c is larger than the square root of 2 k n. With k = 10
     and n = 1,000,000, that is a filter which allows more than 0.5 %.
     """
-    unknown = _unknown(ranker, hits)
+    unknown = unknown_hits(ranker, hits)
     count, length = condition.count(), max(map(len, hits), default=0)
     depth = max(length, _SPARE * k * ranker.n_items_ // max(count, 1))
     passed: set[Any] = set()
@@ -84,7 +85,7 @@ def rerank_passing(
             best = [[i for i in row if i in passed][:k] for row in hits]
             return _columns(
                 [
-                    _cut(list(filter(None, row)), k, [i for i in first if i in unknown])
+                    cut(list(filter(None, row)), k, [i for i in first if i in unknown])
                     for row, first in zip(lists, best, strict=True)
                 ]
             )
@@ -92,21 +93,21 @@ def rerank_passing(
     return rank(k=k, allow=condition.every())
 
 
-def _unknown(ranker: Reranker, hits: Sequence[Sequence[Any]]) -> set[Any]:
+def unknown_hits(ranker: Reranker, hits: Sequence[Sequence[Any]]) -> set[Any]:
     """Return the hits that the graph does not have."""
     ids = list({i for row in hits for i in row})
     rows = ranker.fitted().items.rows_of(ids, "ids")
     return {ids[place] for place in np.flatnonzero(rows < 0).tolist()}
 
 
-def _cut(entries: list[_Entry], k: int, kept: list[Any]) -> list[_Entry]:
-    """Return the best k entries, among them some to be kept, as `Reranker.rerank` keeps them."""
+def cut(entries: list[Entry], k: int, kept: list[Any]) -> list[Entry]:
+    """Return the best k entries, (id, ...), among them those that `Reranker.rerank` keeps."""
     by_id = {entry[0]: entry for entry in entries[k:]}
     late = [by_id[i] for i in kept if i in by_id]
-    places = [place for place in range(k) if entries[place][0] not in kept]
+    places = [place for place, entry in enumerate(entries[:k]) if entry[0] not in kept]
     dropped = set(places[len(places) - len(late) :])
     return [entry for place, entry in enumerate(entries[:k]) if place not in dropped] + late
 
 
-def _columns(lists: list[list[_Entry]]) -> Reranked:
+def _columns(lists: list[list[tuple[Any, ...]]]) -> Reranked:
     return Reranked(*([[entry[column] for entry in row] for row in lists] for column in range(3)))

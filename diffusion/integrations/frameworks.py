@@ -17,6 +17,7 @@ from ..filters import Allow, allowed_by
 from ..reranker import Reranker
 from ..validation import check_integer
 from . import hits
+from .filtering import cut, unknown_hits
 
 
 class Question(NamedTuple):
@@ -85,18 +86,22 @@ def reranked(
         return []
     k = len(found) if k is None else k
     own = dict(zip(_own_ids(ranker, list(found)), found, strict=True))
+    unknown = unknown_hits(ranker, [list(own)])
     documents, length = dict(found), k
     tried: set[str] = set()
+    kept: list[Any] | None = None
     while True:
         order = _order(ranker, list(own), question, length, restrict=fetch is None)
-        texts = [(own[i] if i in own else str(i), score) for i, score in order]
-        new = [i for i, _ in texts if i not in documents and i not in tried]
+        if kept is None:  # in the best k; in a longer order, they are further down
+            kept = [i for i, _ in order if i in unknown]
+        texts = {i: own[i] if i in own else str(i) for i, _ in order}
+        new = [text for text in texts.values() if text not in documents and text not in tried]
         if fetch is not None and new:
             documents.update(fetch(new))
             tried.update(new)
-        out = [(documents[i], score) for i, score in texts if i in documents]
-        if len(out) >= k or len(order) < length:
-            return out[:k]
+        there = [(i, score) for i, score in order if texts[i] in documents]
+        if len(there) >= k or len(order) < length:
+            return [(documents[texts[i]], score) for i, score in cut(there, k, kept)]
         # The graph has items that the store does not have any more.
         length *= 2
 

@@ -11,7 +11,7 @@ from .frameworks import Question, reranked
 try:
     from langchain_core.callbacks import Callbacks
     from langchain_core.documents import BaseDocumentCompressor, Document
-    from pydantic import Field
+    from pydantic import ConfigDict, Field
 except ImportError as error:
     raise DiffusionError(
         "diffusion.integrations.langchain needs langchain-core; expected "
@@ -67,6 +67,9 @@ class DiffusionCompressor(BaseDocumentCompressor):
     The documents that are returned are copies, with their new score in the metadata, under the key
     `relevance_score`.
     """
+
+    # A keyword that is misspelt is an error.
+    model_config = ConfigDict(extra="forbid")
 
     ranker: Any = Field(exclude=True, repr=False)
     top_n: int | None = None

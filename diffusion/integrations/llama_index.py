@@ -9,7 +9,7 @@ from ..errors import DiffusionError
 from .frameworks import Question, reranked
 
 try:
-    from llama_index.core.bridge.pydantic import Field
+    from llama_index.core.bridge.pydantic import ConfigDict, Field
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import NodeWithScore, QueryBundle
     from llama_index.core.storage.docstore.types import BaseDocumentStore
@@ -61,6 +61,9 @@ class DiffusionPostprocessor(BaseNodePostprocessor):
     take the last places. The scores that are returned are those of the Reranker, not cosines: a
     `SimilarityPostprocessor` belongs before this one.
     """
+
+    # A keyword that is misspelt is an error.
+    model_config = ConfigDict(extra="forbid")
 
     ranker: Any = Field(exclude=True, repr=False)
     top_n: int | None = None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
+from numpy.typing import ArrayLike
 
 from .. import storage
 from ..errors import DiffusionError
@@ -21,31 +20,13 @@ from ..validation import as_vectors, check_integer, is_single
 from . import hits
 from .filtering import rerank_passing
 from .hits import Reranked
-
-try:
-    from qdrant_client import models
-except ImportError:
-    raise DiffusionError(
-        "diffusion.integrations.qdrant: the client of Qdrant is not installed; "
-        "pip install 'diffusion-rerank[qdrant]'"
-    ) from None
+from .qdrant_points import Codes, Passing, Points, is_int64, models
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-# Metric of the graph by a collection's distance, and what `hits.rerank` calls the scores: Qdrant
-# returns similarities, but for this one distances that are not squared.
-_METRICS = {
-    models.Distance.COSINE: "cosine",
-    models.Distance.DOT: "inner_product",
-    models.Distance.EUCLID: "euclidean",
-}
-
-# Numbers in the vectors of a page, about 5 MB as JSON, and the bounds of its points. Local mode
-# sorts all ids for each page.
-_NUMBERS, _FEWEST, _MOST = 1 << 18, 64, 4096
-# Points of a page without vectors.
-_IDS = 10_000
+# Queries that are searched at a time: their hits take about 0.6 MB each.
+_QUERIES = 64
 
 CHECKPOINT = storage.Format(
     "diffusion-rerank qdrant checkpoint",
@@ -107,7 +88,8 @@ class QdrantReranker:
     ids of `ranker`.
 
     Memory: the graph and the vectors, as `Reranker` says. Meanwhile, `fit` takes 4 bytes per number
-    of the vectors and about 100 bytes per point for ids in addition.
+    of the vectors and about 100 bytes per point for ids in addition, and up to 300 bytes per point
+    as long as it reads.
 
     Threads: searches may run at the same time if the client allows it, and beside `sync`. The
     client's local mode has no locks: nothing may run beside a change of its points.
@@ -140,25 +122,34 @@ class QdrantReranker:
         **parameters: Any,
     ) -> None:
         self.client, self.collection, self.using = client, collection, using
-        self._dimension, metric = _space(client, collection, using)
+        self._points = Points(client, collection, using)
         if ranker is None:
-            ranker = _made(metric, parameters)
+            ranker = _made(self._points.metric, parameters)
         elif parameters:
             raise DiffusionError(
                 f"{min(parameters)}: expected either a ranker or parameters of one, got both"
             )
-        self._check(ranker, metric)
+        self._check(ranker)
         self.ranker = ranker
 
-    def _check(self, ranker: Reranker, metric: str) -> None:
+    def _check(self, ranker: Reranker) -> None:
         if not isinstance(ranker, Reranker):
             raise DiffusionError(f"ranker: expected a Reranker, got {type(ranker).__name__}")
-        dimension = getattr(ranker, "n_features_in_", self._dimension)
-        if (ranker.metric, dimension) != (metric, self._dimension):
+        own = self._points
+        dimension = getattr(ranker, "n_features_in_", own.dimension)
+        if (ranker.metric, dimension) != (own.metric, own.dimension):
             raise DiffusionError(
                 f"ranker: expected the metric and the dimension of {self.collection!r}, "
-                f"{metric!r} and {self._dimension}, got {ranker.metric!r} and {dimension}"
+                f"{own.metric!r} and {own.dimension}, got {ranker.metric!r} and {dimension}"
             )
+        if hasattr(ranker, "graph_"):
+            # With other ids, all hits would be unknown to the graph. One shows their kind.
+            first = ranker.fitted().items.of_rows(np.zeros(1, np.int64)).tolist()[0]
+            if not _is_point_id(first):
+                raise DiffusionError(
+                    "ranker: expected a Reranker that was fitted with the ids of the points, "
+                    f"integers from 0 or UUIDs as Qdrant writes them, got the id {first!r:.60}"
+                )
 
     # --- the graph --------------------------------------------------------------------------------
 
@@ -196,11 +187,10 @@ class QdrantReranker:
                 checkpoint = storage.as_path(checkpoint, "checkpoint")
                 stack.enter_context(storage.claimed(checkpoint, CHECKPOINT))
                 pages = storage.Shards(checkpoint / "pages")
-            points, vectors = self._read(pages)
+            points, vectors = self._points.read(pages, show=self.ranker.progress)
             if not points:
                 raise DiffusionError(_nothing(self.collection))
-            named = not all(_is_int64(point) for point in points)
-            ids = _Codes(named).of(points)
+            ids = Codes(named=not all(map(is_int64, points))).of(points)
             partial = None if checkpoint is None else checkpoint / "fit"
             self.ranker.fit(vectors, ids=ids, checkpoint=partial)
             if checkpoint is not None:
@@ -236,16 +226,18 @@ class QdrantReranker:
         added afterwards: a search that runs between the two finds replaced points by their
         first-stage scores alone.
         """
+        if isinstance(changed, str) or not isinstance(changed, Iterable):
+            raise DiffusionError(f"changed: expected a list of ids, got {changed!r:.60}")
+        replaced = {_point_id(point) for point in changed}
         items = self.ranker.fitted().items
-        codes = _Codes(items.named)
+        codes = Codes(items.named)
         own = items.all().tolist()
         known = dict(zip(codes.points(own), own, strict=True))
-        present = dict.fromkeys(self._ids(None))
-        replaced = {_point_id(point) for point in changed}
+        present = dict.fromkeys(self._points.ids())
         gone = [c for point, c in known.items() if point in replaced or point not in present]
         fresh = [p for p in present if p in replaced or p not in known]
-        points, vectors = self._fetched(fresh)
-        if not items.named and not all(map(_is_int64, points)):
+        points, vectors = self._points.fetched(fresh)
+        if not items.named and not all(map(is_int64, points)):
             raise DiffusionError(
                 f"collection: {self.collection!r} has got ids that are no integers below 2^63; "
                 "the ids of the graph are int64, expected another fit"
@@ -255,9 +247,7 @@ class QdrantReranker:
                 raise DiffusionError(_nothing(self.collection))
             self.ranker.fit(vectors, ids=codes.of(points))
             return Synced(len(points), len(gone))
-        as_vectors(
-            vectors.reshape(-1, self._dimension), "vectors", metric="euclidean", queries=True
-        )
+        as_vectors(vectors, "vectors", metric="euclidean", queries=True)
         if gone:
             self.ranker.remove(gone)
         if points:
@@ -302,7 +292,7 @@ class QdrantReranker:
 
     def point_ids(self, ids: ArrayLike) -> list[int | str]:
         """Return Qdrant's ids, int or str, of ids of `ranker`, shape (m,)."""
-        return _Codes(self.ranker.fitted().items.named).points(np.asarray(ids, object).tolist())
+        return Codes(self.ranker.fitted().items.named).points(np.asarray(ids, object).tolist())
 
     # --- searches ---------------------------------------------------------------------------------
 
@@ -349,9 +339,10 @@ class QdrantReranker:
         for the nearest of them.
         """
         limit = check_integer(limit, "limit", low=1)
+        _check_filter(query_filter)
         fitted = self.ranker.fitted()
         queries = as_vectors(
-            query, "query", metric="inner_product", dimension=self._dimension, queries=True
+            query, "query", metric="inner_product", dimension=self._points.dimension, queries=True
         ).tolist()
         depth = max(
             limit,
@@ -359,29 +350,29 @@ class QdrantReranker:
             fitted.score.depth,
             fitted.depth(int(self.ranker.query_k)),
         )
-        rows = self._hits(queries, depth, None)
+        out: list[Any] = []
+        for start in range(0, len(queries), _QUERIES):
+            block = queries[start : start + _QUERIES]
+            out += self._searched(block, depth, limit, query_filter, with_payload)
+        return out[0] if is_single(query) else out
+
+    def _searched(
+        self,
+        queries: list[Any],
+        depth: int,
+        limit: int,
+        query_filter: models.Filter | None,
+        with_payload: Any,
+    ) -> list[list[Any]]:
+        """Re-rank the first `depth` hits of each query."""
+        rows = self._points.hits(queries, depth)
         out = self._reranked(rows, limit, query_filter, with_payload, fetch_all=True)
         if query_filter is not None and any(len(row) < limit for row in out):
             # Diffusion has not reached all that pass: the nearest of them fill the results up.
-            more = self._hits(queries, limit, query_filter)
+            more = self._points.hits(queries, limit, query_filter)
             rows = [self._united(*lists) for lists in zip(rows, more, strict=True)]
             out = self._reranked(rows, limit, query_filter, with_payload, fetch_all=True)
-        return out[0] if is_single(query) else out
-
-    def _hits(
-        self, queries: list[Any], limit: int, query_filter: models.Filter | None
-    ) -> list[list[Any]]:
-        """Return the first hits of each query, without payloads."""
-        ask = functools.partial(
-            models.QueryRequest,
-            using=self.using,
-            limit=limit,
-            filter=query_filter,
-            with_payload=False,
-        )
-        requests = [ask(query=vector) for vector in queries]
-        found = self.client.query_batch_points(self.collection, requests)
-        return [list(response.points) for response in found]
+        return out
 
     def _united(self, *lists: list[Any]) -> list[Any]:
         """Return the points of several lists of a query, each once, best first."""
@@ -424,6 +415,7 @@ class QdrantReranker:
             If the points are not as described, or `fit` has not been called.
         """
         limit = None if limit is None else check_integer(limit, "limit", low=1)
+        _check_filter(query_filter)
         rows, single = _rows_of(points)
         if limit is None:
             out = [
@@ -446,15 +438,16 @@ class QdrantReranker:
         """Re-rank lists of points; fetch the payloads of those that came in, or of all."""
         if not rows:
             return []
-        codes = _Codes(self.ranker.fitted().items.named)
+        codes = Codes(self.ranker.fitted().items.named)
         ids = [codes.of([point.id for point in row]) for row in rows]
         values = [[point.score for point in row] for row in rows]
+        # Qdrant returns similarities, but for Euclid distances that are not squared.
         euclidean = self.ranker.metric == "euclidean"
         first = {"distances": values, "squared": False} if euclidean else {"scores": values}
         rank = functools.partial(hits.rerank, self.ranker, ids, **first)
 
         def passing(condition: models.Filter | None) -> Reranked:
-            allowed = _Passing(self, codes, condition)
+            allowed = Passing(self._points, codes, condition)
             return rerank_passing(self.ranker, rank, ids, k, allowed)
 
         found = rank(k=k) if query_filter is None else passing(query_filter)
@@ -469,186 +462,27 @@ class QdrantReranker:
             for result, own, row in zip(zip(*found, strict=True), ids, rows, strict=True)
         ]
 
-    # --- reading the collection -------------------------------------------------------------------
-
-    def _read(self, kept: storage.Shards | None) -> tuple[list[Any], NDArray[np.float32]]:
-        """Return the ids and the vectors of all points that have a vector."""
-        points: list[Any] = []
-        parts: list[NDArray[np.float32]] = []
-        count = self.client.count(self.collection).count
-        with tqdm(
-            total=count, desc="points", unit="point", disable=not self.ranker.progress
-        ) as bar:
-            for read, vectors in self._pages(kept):
-                points += read
-                parts.append(vectors)
-                bar.update(len(read))
-        # What has been added and deleted since the page was read.
-        present = dict.fromkeys(self._ids(None))
-        read_before = set(points)
-        more, vectors = self._fetched([point for point in present if point not in read_before])
-        here = np.fromiter((point in present for point in points), bool, len(points))
-        points = [point for point, is_here in zip(points, here, strict=True) if is_here]
-        ends = np.cumsum([len(part) for part in parts])[:-1]
-        parts = [part[mask] for part, mask in zip(parts, np.split(here, ends), strict=True)]
-        return points + more, np.concatenate([*parts, vectors])
-
-    def _pages(
-        self, kept: storage.Shards | None
-    ) -> Iterator[tuple[list[Any], NDArray[np.float32]]]:
-        """Yield the ids and vectors of all points, page by page, and keep the pages."""
-        limit = min(_MOST, max(_FEWEST, _NUMBERS // self._dimension))
-        place = [self.collection, self.using, self._dimension, self.ranker.metric, limit]
-        offset = None
-        while True:
-            name = storage.fingerprint([*place, offset])
-            page = None if kept is None else self._kept(kept.read(name))
-            if page is None:
-                records, following = self.client.scroll(
-                    self.collection,
-                    limit=limit,
-                    offset=offset,
-                    with_payload=False,
-                    with_vectors=self._selector(),
-                )
-                points, vectors = self._vectors(records)
-                page = storage.Shard({"vectors": vectors}, {"ids": points, "next": following})
-                if kept is not None:
-                    with storage.errors_named(kept.path):
-                        kept.write(name, page.arrays, **page.meta)
-            yield page.meta["ids"], page.arrays["vectors"]
-            offset = page.meta["next"]
-            if offset is None:
-                return
-
-    def _kept(self, page: storage.Shard | None) -> storage.Shard | None:
-        """Return a page that was read before, None if the collection is another one since."""
-        if page is None or not page.meta["ids"]:
-            return None
-        points, vectors = self._fetched(page.meta["ids"][:1])
-        return page if points and np.array_equal(vectors, page.arrays["vectors"][:1]) else None
-
-    def _ids(self, query_filter: models.Filter | None) -> Iterator[Any]:
-        """Yield the ids of all points that pass a filter, ascending."""
-        offset = None
-        while True:
-            records, offset = self.client.scroll(
-                self.collection,
-                scroll_filter=query_filter,
-                limit=_IDS,
-                offset=offset,
-                with_payload=False,
-            )
-            yield from (record.id for record in records)
-            if offset is None:
-                return
-
-    def _fetched(self, points: list[Any]) -> tuple[list[Any], NDArray[np.float32]]:
-        """Return those of some points that are there and have a vector, with the vectors."""
-        size = min(_MOST, max(_FEWEST, _NUMBERS // self._dimension))
-        found: list[Any] = []
-        parts = [np.empty((0, self._dimension), np.float32)]
-        for start in range(0, len(points), size):
-            records = self.client.retrieve(
-                self.collection,
-                points[start : start + size],
-                with_payload=False,
-                with_vectors=self._selector(),
-            )
-            ids, vectors = self._vectors(records)
-            found += ids
-            parts.append(vectors)
-        return found, np.concatenate(parts)
-
-    def _selector(self) -> Any:
-        return True if self.using is None else [self.using]
-
-    def _vectors(self, records: Iterable[Any]) -> tuple[list[Any], NDArray[np.float32]]:
-        """Return the ids and the vectors of the records that have one."""
-        found = [
-            (record.id, record.vector if self.using is None else record.vector.get(self.using))
-            for record in records
-            if record.vector
-        ]
-        found = [(point, vector) for point, vector in found if vector is not None]
-        vectors = np.array([vector for _, vector in found], np.float32)
-        return [point for point, _ in found], vectors.reshape(len(found), self._dimension)
-
-    def _records(self, wanted: set[Any], codes: _Codes, with_payload: Any) -> dict[Any, Any]:
+    def _records(self, wanted: set[Any], codes: Codes, with_payload: Any) -> dict[Any, Any]:
         """Return the records of the points that are there, by the ids of the graph."""
-        points, out = codes.points(wanted), {}
-        for start in range(0, len(points), _IDS):
-            page = points[start : start + _IDS]
-            for record in self.client.retrieve(self.collection, page, with_payload=with_payload):
-                out[codes.of([record.id])[0]] = record
-        return out
+        records = list(self._points.records(codes.points(wanted), with_payload))
+        return dict(zip(codes.of(record.id for record in records), records, strict=True))
 
 
-class _Passing:
-    """The points of a collection that pass a filter, or all of them, as a `filtering.Condition`."""
-
-    def __init__(
-        self, reranker: QdrantReranker, codes: _Codes, query_filter: models.Filter | None
-    ) -> None:
-        self._reranker, self._codes, self._filter = reranker, codes, query_filter
-
-    def count(self) -> int:
-        """Return about how many points pass; a server estimates it."""
-        own = self._reranker
-        found = own.client.count(own.collection, count_filter=self._filter, exact=False)
-        return int(found.count)
-
-    def every(self) -> set[Any]:
-        """Return the ids of all points that pass."""
-        return set(self._codes.of(self._reranker._ids(self._filter)))
-
-    def among(self, ids: Sequence[Any]) -> set[Any]:
-        """Return those of some ids that pass."""
-        own = [] if self._filter is None else [self._filter]
-        out: set[Any] = set()
-        for start in range(0, len(ids), _IDS):
-            points = self._codes.points(ids[start : start + _IDS])
-            both = models.Filter(must=[*own, models.HasIdCondition(has_id=points)])
-            out.update(self._codes.of(self._reranker._ids(both)))
-        return out
+def _check_filter(query_filter: Any) -> None:
+    if query_filter is not None and not isinstance(query_filter, models.Filter):
+        raise DiffusionError(
+            f"query_filter: expected a Filter of Qdrant, got {type(query_filter).__name__}"
+        )
 
 
-class _Codes:
-    """What the graph calls points, and back.
-
-    If its ids are int64 and a point has another id, the point has got it since the graph was built.
-    It is given a number below -1, which no point of the graph has.
-    """
-
-    def __init__(self, named: bool) -> None:
-        self._named = named
-        self._other: dict[Any, int] = {}
-        self._of_other: dict[int, Any] = {}
-
-    def of(self, points: Iterable[Any]) -> list[Any]:
-        """Return the graph's ids of points."""
-        if self._named:
-            return [str(point) for point in points]
-        return [point if _is_int64(point) else self._numbered(point) for point in points]
-
-    def _numbered(self, point: Any) -> int:
-        number = self._other.setdefault(point, -2 - len(self._other))
-        self._of_other[number] = point
-        return number
-
-    def point(self, code: Any) -> Any:
-        """Return the id of a point by that of the graph."""
-        if self._named:
-            return int(code) if code.removeprefix("-").isdecimal() else code
-        return code if code >= 0 else self._of_other[code]
-
-    def points(self, codes: Iterable[Any]) -> list[Any]:
-        """Return the ids of points by those of the graph."""
-        return [self.point(code) for code in codes]
-
-
-def _is_int64(point: Any) -> bool:
-    return isinstance(point, int) and 0 <= point < 1 << 63
+def _is_point_id(code: Any) -> bool:
+    """Return whether an id of a graph is one that `Codes` gives a point."""
+    if isinstance(code, int):
+        return code >= 0
+    try:
+        return code.isdecimal() or str(UUID(code)) == code
+    except ValueError:
+        return False
 
 
 def _point_id(value: Any) -> Any:
@@ -671,7 +505,7 @@ def _wanted(found: Reranked, fetch_all: bool) -> set[Any]:
 
 
 def _points(
-    result: tuple[Any, ...], given: dict[Any, Any], codes: _Codes, records: dict[Any, Any]
+    result: tuple[Any, ...], given: dict[Any, Any], codes: Codes, records: dict[Any, Any]
 ) -> list[Any]:
     """Return the results of a query as points: those given, with the records that were fetched."""
     out = []
@@ -704,35 +538,6 @@ def _rows_of(points: Any) -> tuple[list[list[Any]], bool]:
                     f"them for each query, got {type(point).__name__}"
                 )
     return rows, not (points and all(nested))
-
-
-def _space(client: Any, collection: str, using: str | None) -> tuple[int, str]:
-    """Return the dimension and the metric of the vectors of a collection."""
-    if not isinstance(collection, str) or not client.collection_exists(collection):
-        raise DiffusionError(f"collection: expected the name of a collection, got {collection!r}")
-    config = client.get_collection(collection).config.params
-    spaces, sparse = config.vectors or {}, config.sparse_vectors or {}
-    if using in sparse:
-        raise DiffusionError(f"using: expected a dense vector, {using!r} is sparse")
-    if not isinstance(spaces, dict):
-        spaces = {None: spaces}
-    if using not in spaces:
-        names = ", ".join(repr(name) for name in spaces) or "no dense vector"
-        raise DiffusionError(
-            f"using: expected the name of one of the vectors of {collection!r} ({names}), got "
-            f"{using!r}"
-        )
-    space = spaces[using]
-    if space.multivector_config is not None:
-        raise DiffusionError(
-            f"using: expected one vector for each point, {collection!r} has multivectors"
-        )
-    if space.distance not in _METRICS:
-        raise DiffusionError(
-            f"collection: expected the distance Cosine, Dot or Euclid, {collection!r} has "
-            f"{space.distance.value}, for which there is no graph"
-        )
-    return int(space.size), _METRICS[space.distance]
 
 
 def _made(metric: str, parameters: dict[str, Any]) -> Reranker:

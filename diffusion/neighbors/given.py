@@ -124,6 +124,8 @@ class GivenIndex(SearchIndex):
         try:
             scores, ids = self._index.search(np.ascontiguousarray(queries), k)
             scores, ids = np.asarray(scores), np.asarray(ids)
+        except DiffusionError:
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise _error(

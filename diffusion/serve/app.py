@@ -25,7 +25,7 @@ from .batching import Batcher, FullError
 from .collection import Collection, NotSavedError, ReadOnlyError, UnchangeableError, View
 from .names import NameFilter
 from .photos import Photos
-from .security import Door, Settings
+from .security import BUSY, Door, Settings
 
 try:
     import python_multipart.exceptions
@@ -59,6 +59,10 @@ _NAMES = ((r"\b(scores|ids|distances)0\b", r"\1"), (r"^Q:", "vectors:"))
 _logger = logging.getLogger(__name__)
 
 
+# The routes whose requests wait in the queue of queries.
+_QUERIES = frozenset({"/search", "/rerank"})
+
+
 def create_app(
     collection: Collection, *, settings: Settings | None = None, photos: Photos | None = None
 ) -> FastAPI:
@@ -83,6 +87,7 @@ def create_app(
         settings=settings,
         public=PUBLIC,
         uploads=UPLOADS,
+        full=service.full,
     )
     app.add_middleware(
         metrics.Counted,
@@ -152,6 +157,10 @@ class _Service:
         if self._photos is None:
             return handlers
         return {**handlers, "/photos": self.photo, "/picture": self.picture}
+
+    def full(self, path: str) -> bool:
+        """Return whether queries are refused at present, and the path is one of queries."""
+        return path in _QUERIES and self._lanes["queries"].full
 
     def _held(self, lane: str) -> int:
         return self._lanes[lane].held
@@ -437,4 +446,4 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _busy(request: Request, error: Exception) -> Response:
-    return _Reply({"detail": "too many requests wait"}, 503, {"retry-after": "1"})
+    return _Reply({"detail": BUSY}, 503, {"retry-after": "1"})

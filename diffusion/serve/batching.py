@@ -65,6 +65,11 @@ class Batcher:
         """The sum of the sizes of the requests that wait or are being answered."""
         return self._held
 
+    @property
+    def full(self) -> bool:
+        """Whether a request of any size would be refused."""
+        return self._closed or self._held >= self._limit
+
     async def ask(self, key: Hashable, item: Any, size: int = 1) -> Any:
         """Return the answer to a request.
 

@@ -14,8 +14,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from .. import storage, updates
 from ..errors import DiffusionError
 from ..fitted import Fitted
-from ..index_state import INDEX, IndexState, save_state, saves_of
+from ..index_state import INDEX, IndexState, save_state, updates_of
 from ..neighbors.methods import Given
 from ..reranker import Reranker
 from ..scoring.fusion import Fusion
@@ -57,8 +57,9 @@ class View:
     ranker : Reranker
         It must not be changed.
     version : int
-        Which state it is of. A later state has a larger number. It is counted in the index, so that
-        all processes give a state the same number.
+        Which state it is of. A later state has a larger number. Updates are counted in the index,
+        so that all processes give a state the same number. What others save over it, such as
+        `Reranker.save`, each process counts for itself until the next update.
     """
 
     ranker: Reranker
@@ -92,19 +93,28 @@ class _State:
         self.ranker, self.version, self.identity = ranker, version, identity
         self.parameters, self.photos = state.parameters, bool(state.parts)
         self.fixed = _fixed(ranker.fitted(), state)
-        self.view = lru_cache(_VIEWS, typed=True)(self._view)
+        # Not of a method: a state that refers to itself would keep its files mapped until the
+        # garbage collector comes by.
+        self.view = lru_cache(_VIEWS, typed=True)(partial(_view, ranker, version))
 
-    def _view(self, query_k: int | None, weight: float | None, cautious: bool | None) -> View:
-        given: dict[str, Any] = {"query_k": query_k, "cautious": cautious}
-        if weight is not None:
-            score = self.ranker.fitted().score
-            if not isinstance(score, Fusion):
-                raise DiffusionError(
-                    f"weight: only a fusion has one, this index has the score {score.name!r}"
-                )
-            given["score"] = Fusion(weight=weight)
-        given = {name: value for name, value in given.items() if value is not None}
-        return View(self.ranker.with_parameters(None, **given), self.version)
+
+def _view(
+    ranker: Reranker,
+    version: int,
+    query_k: int | None,
+    weight: float | None,
+    cautious: bool | None,
+) -> View:
+    given: dict[str, Any] = {"query_k": query_k, "cautious": cautious}
+    if weight is not None:
+        score = ranker.fitted().score
+        if not isinstance(score, Fusion):
+            raise DiffusionError(
+                f"weight: only a fusion has one, this index has the score {score.name!r}"
+            )
+        given["score"] = replace(score, weight=weight)
+    given = {name: value for name, value in given.items() if value is not None}
+    return View(ranker.with_parameters(None, **given), version)
 
 
 class Collection:
@@ -134,7 +144,7 @@ class Collection:
             self._read_only = "this service is read-only: the index cannot be written"
         self._changing = threading.Lock()
         self._seen = _seen(self.path)
-        self._state = _opened(self.path, -1)
+        self._state = _opened(self.path, 0)
 
     def view(
         self, query_k: int | None = None, weight: float | None = None, cautious: bool | None = None
@@ -214,7 +224,7 @@ class Collection:
     def _save(self, state: IndexState) -> None:
         """Save a state, and make it the present one."""
         with _as_not_saved():
-            save_state(self.path, state)
+            save_state(self.path, state, updates=self._state.version + 1)
         try:
             self._take_up()
         except (DiffusionError, OSError):
@@ -325,7 +335,7 @@ def _opened(path: Path, before: int) -> _State:
         ranker.search(fitted.index.vectors_of(some), k=1)
     else:
         ranker.rerank(np.ones((1, 1), np.float32), fitted.items.of_rows(some)[None])
-    version = max(before + 1, saves_of(stored.manifest))
+    version = max(before + 1, updates_of(stored.manifest))
     return _State(ranker, state, version, stored.manifest["checksum"])
 
 

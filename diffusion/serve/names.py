@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,24 +33,29 @@ class Names:
     def __init__(self, names: Iterable[str]) -> None:
         parts = [_folded(name) for name in names]
         sizes = np.fromiter(map(len, parts), np.int64, len(parts))
-        self._offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        self._text = np.frombuffer(b"".join(parts), np.uint8)
-        self.containing = lru_cache(_MASKS)(self._containing)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        text = np.frombuffer(b"".join(parts), np.uint8)
+        # Not of a method: names that refer to themselves would stay until the garbage collector
+        # comes by.
+        self.containing = lru_cache(_MASKS)(partial(_containing, text, offsets))
 
-    def _containing(self, text: str) -> NDArray[np.bool_]:
-        """Return which names contain a text, in upper or lower case; shape (n,)."""
-        wanted = np.frombuffer(_folded(text), np.uint8)
-        out = np.zeros(len(self._offsets) - 1, bool)
-        if not len(wanted):
-            return np.ones(len(out), bool)
-        # In UTF-8, the bytes of a text are found only where its characters are.
-        last = max(0, len(self._text) - len(wanted) + 1)
-        places = np.flatnonzero(self._text[:last] == wanted[0])
-        for step, byte in enumerate(wanted[1:], 1):
-            places = places[self._text[places + step] == byte]
-        rows = np.searchsorted(self._offsets, places, side="right") - 1
-        out[rows[places + len(wanted) <= self._offsets[rows + 1]]] = True
-        return out
+
+def _containing(
+    names: NDArray[np.uint8], offsets: NDArray[np.int64], text: str
+) -> NDArray[np.bool_]:
+    """Return which names contain a text, in upper or lower case; shape (n,)."""
+    wanted = np.frombuffer(_folded(text), np.uint8)
+    out = np.zeros(len(offsets) - 1, bool)
+    if not len(wanted):
+        return np.ones(len(out), bool)
+    # In UTF-8, the bytes of a text are found only where its characters are.
+    last = max(0, len(names) - len(wanted) + 1)
+    places = np.flatnonzero(names[:last] == wanted[0])
+    for step, byte in enumerate(wanted[1:], 1):
+        places = places[names[places + step] == byte]
+    rows = np.searchsorted(offsets, places, side="right") - 1
+    out[rows[places + len(wanted) <= offsets[rows + 1]]] = True
+    return out
 
 
 def _folded(text: str) -> bytes:

@@ -33,6 +33,9 @@ _HEADERS = {
     b"cache-control": b"no-store",
 }
 
+# What is said where as much as may wait is waiting.
+BUSY = "too many requests wait"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -123,6 +126,9 @@ class Door:
         Paths that need no token.
     uploads : collection of str
         Paths to which `max_photo` applies.
+    full : callable
+        Takes a path and returns whether a request to it would be refused for the load. It is asked
+        before anything of the body is looked at, so that a refusal costs little.
     """
 
     def __init__(
@@ -131,8 +137,9 @@ class Door:
         settings: Settings,
         public: frozenset[str],
         uploads: frozenset[str],
+        full: Callable[[str], bool],
     ) -> None:
-        self._app, self._settings = app, settings
+        self._app, self._settings, self._full = app, settings, full
         self._public, self._uploads = public, uploads
         self._held = 0  # bytes of bodies
 
@@ -150,10 +157,17 @@ class Door:
                 self._check_token(headers)
             most = self._settings.max_photo if scope["path"] in self._uploads else None
             body = await self._body(headers, receive, most or self._settings.max_body, taken)
-            if body is not None:
-                await self._app(scope, _given(body, receive), outgoing)
+            if body is None:
+                return
+            if self._full(scope["path"]):
+                # The body has been read, so the connection can be kept.
+                raise RefusedError(503, BUSY, {b"retry-after": b"1", b"connection": b"keep-alive"})
+            await self._app(scope, _given(body, receive), outgoing)
         except RefusedError as refusal:
             await outgoing.refuse(refusal)
+        except asyncio.CancelledError:
+            # The service ends, and has waited for this as long as it may.
+            await outgoing.refuse(RefusedError(503, "the service ends", {b"retry-after": b"1"}))
         except Exception as error:
             stack = "".join(traceback.format_tb(error.__traceback__))
             _logger.error("unexpected %s:\n%s", type(error).__name__, stack)

@@ -156,7 +156,7 @@ def serve(
             workers=workers,
             lifespan="on",
             ws="none",
-            backlog=_AT_ONCE,
+            backlog=_AT_ONCE if workers > 1 else _BACKLOG,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -251,11 +251,13 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """
     if check_integer(port, "port", low=0) > 65535:
         raise DiffusionError(f"port: expected an integer of at most 65535, got {port}")
+    if not host:  # the system takes it for all addresses
+        raise DiffusionError("host: expected an address to listen on, got ''")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while ")[0]
         raise DiffusionError(f"cannot listen on {host}, port {port}: {reason}") from None
     # As a socket of TCP by name: asyncio takes no other for one, and leaves Nagle's algorithm on,
     # which holds the end of an answer back for 40 ms.

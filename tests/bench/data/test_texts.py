@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from bench.data import texts
+from bench.data import synthetic, texts
 from bench.data.texts import Text
 
 
@@ -118,3 +118,18 @@ def _characters():
         texts.characters(texts.tf_idf(1))
     assert all(label == unicodedata.category(unicodedata.lookup(name)) for label, name in given)
     return given
+
+
+# Here, because reading the source files takes seconds.
+def test_everything_is_small_and_every_query_has_something_to_find():
+    names = []
+    for make in synthetic.everything():
+        collection = make()
+        names.append(collection.name)
+        assert collection.gallery.dtype == collection.queries.dtype == np.float32
+        assert len(collection.gallery) == len(collection.gallery_labels) <= 2500
+        assert 50 <= len(collection.queries) == len(collection.query_labels) <= 500
+        assert np.isin(collection.query_labels, collection.gallery_labels).all()
+        together = {row.tobytes() for row in collection.gallery}
+        assert not together & {row.tobytes() for row in collection.queries}, collection.name
+    assert len(set(names)) == len(names) >= 24

@@ -43,7 +43,7 @@ def test_a_port_that_is_taken(index, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error = refused(capsys, index, "--port", port)
-    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in error
+    assert error.endswith(f"cannot listen on 127.0.0.1, port {port}: Address already in use\n")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,8 @@ def test_a_port_that_is_taken(index, capsys):
         (["--workers", 0], "workers: expected"),
         (["--host", "nobody.invalid"], "cannot listen on nobody.invalid"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+        (["--host", ""], "host: expected an address to listen on"),
+        (["--allow-host", "example.org:8000"], "--allow-host: expected a name or an address"),
         (["--max-queue", 0], "--max-queue: expected"),
         (["--weights", "weights.safetensors"], "--weights: expected --photos"),
         (["--token-file", "nothing"], "nothing"),
@@ -127,6 +129,8 @@ def test_the_settings_that_the_options_make(index, monkeypatch, tmp_path):
     assert "example.org" in settings("--allow-host", "Example.org").settings.hosts
     assert settings("--host", "0.0.0.0", "--allow-host", "a.b").settings.hosts is not None
     assert "127.0.0.9" in settings("--host", "127.0.0.9").settings.hosts
+    for address in ("FD00::2", "[fd00:0::2]"):  # requests have it in brackets
+        assert "[fd00::2]" in settings("--allow-host", address).settings.hosts
     assert settings("--max-queue", "7").settings.waiting == 7
     assert settings("--photos").photos
     assert settings("--photos", "folder", "--weights", "w").folder == "folder"

@@ -168,6 +168,34 @@ def test_unknown_documents_stay(ranker):
     )
 
 
+@pytest.mark.parametrize("scored", [False, True])
+def test_unknown_documents_stay_where_others_give_way(ranker, scored):
+    best = ranker.search(QUERY, 8)[1].tolist()
+    retrieved = [*best[4:8], "fresh"]
+    scores = [0.9, 0.8, 0.7, 0.6, -0.9] if scored else None
+    if scored:
+        best = hits.rerank(ranker, retrieved, scores, k=20).new_ids
+    gone = best[:3]
+    left = InMemoryVectorStore(Numbers())
+    rows = [i for i in range(N) if NAMES[i] not in gone]
+    left.add_texts([str(i) for i in rows], ids=[NAMES[i] for i in rows])
+    here = [NAMES[i] for i in rows]
+    if scored:
+        compressor = DiffusionCompressor(ranker=ranker, store=left)
+        found = hits.rerank(ranker, retrieved, scores, allow=[*here, "fresh"])
+        wanted = list(zip(found.ids, found.scores, strict=True))
+    else:
+        compressor = DiffusionCompressor(ranker=ranker, embed=EMBED, store=left)
+        wanted = [*pairs(*ranker.search(QUERY, 4, allow=here)), ("fresh", 0.0)]
+    assert "fresh" in dict(wanted)
+    assert shown(compressor.compress_documents(given(retrieved, scores), "q")) == wanted
+
+
+def test_a_keyword_that_is_misspelt(ranker):
+    with pytest.raises(ValueError, match="topn"):
+        DiffusionCompressor(ranker=ranker, topn=3)
+
+
 def test_documents_that_a_search_does_not_reach_stay():
     # Two groups far from each other, in two cells, of which a search sees one.
     far = (X + np.where(np.arange(N) % 2, 50, -50)[:, None]).astype(np.float32)

@@ -301,6 +301,11 @@ def test_the_settings_are_stored_without_the_ranker(ranker):
     assert "ranker" not in stored
 
 
+def test_a_keyword_that_is_misspelt(ranker):
+    with pytest.raises(ValueError, match="topn"):
+        DiffusionPostprocessor(ranker=ranker, topn=3)
+
+
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_index.core.schema", None)
     monkeypatch.delitem(sys.modules, "diffusion.integrations.llama_index")

@@ -20,7 +20,7 @@ pytest.importorskip("qdrant_client", reason="needs qdrant-client")
 
 from qdrant_client import QdrantClient, models
 
-from diffusion.integrations import qdrant
+from diffusion.integrations import qdrant, qdrant_points
 from diffusion.integrations.qdrant import QdrantReranker, Synced
 
 N, D = 240, 8
@@ -166,10 +166,10 @@ def test_a_bar_shows_the_points_that_have_been_read(shop, capsys):
 
 def test_narrow_filters_are_listed_and_broad_ones_looked_up(shop, reranker, monkeypatch):
     sizes = []
-    listed, among = qdrant._Passing.every, qdrant._Passing.among
-    monkeypatch.setattr(qdrant._Passing, "every", lambda self: sizes.append("all") or listed(self))
+    listed, among = qdrant.Passing.every, qdrant.Passing.among
+    monkeypatch.setattr(qdrant.Passing, "every", lambda self: sizes.append("all") or listed(self))
     monkeypatch.setattr(
-        qdrant._Passing, "among", lambda self, ids: sizes.append(len(ids)) or among(self, ids)
+        qdrant.Passing, "among", lambda self, ids: sizes.append(len(ids)) or among(self, ids)
     )
     hits = shop.query_points("shop", query=QUERIES[0].tolist(), limit=10).points
     reranker.rerank(hits, query_filter=IS_RARE, limit=3)
@@ -197,6 +197,18 @@ def test_any_filter(reranker, number, limit, depth, allowed):
     assert pairs(found) == expected(*reranker.ranker.rerank(scores, ids, k=limit, allow=allowed))
 
 
+def test_a_broad_filter_of_points_far_away(shop, reranker):
+    # None of the first points of the ranking passes, so that a longer one is looked up.
+    cosines = X @ X[0] / np.linalg.norm(X, axis=1)
+    allowed = np.sort(np.argsort(cosines)[: N // 2]).tolist()
+    condition = models.Filter(must=[models.HasIdCondition(has_id=allowed)])
+    hits = shop.query_points("shop", query=X[0].tolist(), limit=4).points
+    found = reranker.rerank(hits, query_filter=condition, limit=2)
+    scores, ids = [h.score for h in hits], [h.id for h in hits]
+    assert pairs(found) == expected(*reranker.ranker.rerank(scores, ids, k=2, allow=allowed))
+    assert found
+
+
 def test_no_queries_no_hits_and_batches(shop, reranker):
     assert reranker.search(np.empty((0, D))) == []
     assert reranker.rerank([]) == []
@@ -210,6 +222,19 @@ def test_no_queries_no_hits_and_batches(shop, reranker):
     assert [pairs(row) for row in out] == [
         [(p.id, p.score) for p in reranker.rerank(row)] for row in (first, second)
     ]
+
+
+def test_many_queries_are_searched_in_parts(reranker, monkeypatch):
+    whole = reranker.search(QUERIES, limit=4, query_filter=IN_STOCK)
+    sizes = []
+    hits = qdrant.Points.hits
+    monkeypatch.setattr(
+        qdrant.Points, "hits", lambda self, q, *rest: sizes.append(len(q)) or hits(self, q, *rest)
+    )
+    monkeypatch.setattr(qdrant, "_QUERIES", 2)
+    parts = reranker.search(QUERIES, limit=4, query_filter=IN_STOCK)
+    assert sizes == [2, 2, 1]
+    assert [pairs(row) for row in parts] == [[(p.id, p.score) for p in row] for row in whole]
 
 
 def test_payloads_as_asked_for(reranker):
@@ -358,7 +383,7 @@ class Counting:
 
 
 def test_a_fit_that_is_interrupted_anywhere_resumes(shop, tmp_path, monkeypatch, reranker):
-    monkeypatch.setattr(qdrant, "_NUMBERS", 0)  # pages of 64 points
+    monkeypatch.setattr(qdrant_points, "_NUMBERS", 0)  # pages of 64 points
     for stop in range(3, 13):
         client, path = Counting(shop, stop), tmp_path / str(stop)
         own = QdrantReranker(client, "shop")
@@ -376,30 +401,31 @@ def test_a_fit_that_is_interrupted_anywhere_resumes(shop, tmp_path, monkeypatch,
 
 
 def test_what_changes_between_interruption_and_resumption(tmp_path, monkeypatch):
-    monkeypatch.setattr(qdrant, "_NUMBERS", 0)
+    monkeypatch.setattr(qdrant_points, "_NUMBERS", 0)
     with collection() as client:
         own = QdrantReranker(Counting(client, 6), "shop")
         with pytest.raises(Interrupted):
             own.fit(checkpoint=tmp_path / "checkpoint")
-        # One below the page that is next, one deleted, one page whose first point is another now.
-        client.delete("shop", points_selector=[5, 150])
-        client.upsert("shop", points_of([5, 150], ids=[1000, 64]))
+        # Some deleted, one added, one page whose first point has another vector, one damaged page.
+        client.delete("shop", points_selector=[205, 150])
+        client.upsert("shop", points_of([205, 150], ids=[1000, 64]))
         kept = list((tmp_path / "checkpoint" / "pages").glob("*.npz"))
         damaged = next(f for f in kept if b'"ids": [0,' in np.load(f)["meta"].tobytes())
         assert len(kept) == 2
         damaged.write_bytes(damaged.read_bytes()[:100])
         own.client.stop_at = None
         own.fit(checkpoint=tmp_path / "checkpoint")
-        ids = [i for i in range(N) if i not in (5, 150)] + [1000]
-        vectors = X[[{64: 150, 1000: 5}.get(i, i) for i in ids]]
+        ids = [i for i in range(N) if i not in (205, 150)] + [1000]
+        vectors = X[[{64: 150, 1000: 205}.get(i, i) for i in ids]]
         direct = diffusion.Reranker().fit(vectors, ids=ids)
         assert sorted(own.ranker.ids_.tolist()) == ids
-        for q in QUERIES:
+        for q in (*QUERIES, X[150]):
             assert pairs(own.search(q)) == expected(*direct.search(q, 10))
+        assert own.search(X[150])[0].id == 64
 
 
 def test_points_that_come_and_go_while_they_are_read(monkeypatch):
-    monkeypatch.setattr(qdrant, "_NUMBERS", 0)
+    monkeypatch.setattr(qdrant_points, "_NUMBERS", 0)
     with collection(ids=range(10, N + 10)) as client:
 
         class Busy(Counting):
@@ -446,6 +472,30 @@ def test_named_vectors():
         ):
             with pytest.raises(DiffusionError, match=message):
                 QdrantReranker(client, "media", using=using)
+
+
+def test_a_dense_vector_without_a_name_beside_a_sparse_one():
+    client = QdrantClient(":memory:")
+    with contextlib.closing(client):
+        client.create_collection(
+            "texts",
+            vectors_config=models.VectorParams(size=D, distance="Cosine"),
+            sparse_vectors_config={"words": models.SparseVectorParams()},
+        )
+        words = models.SparseVector(indices=[3], values=[1.0])
+        client.upsert(
+            "texts",
+            [
+                models.PointStruct(id=row, vector={"": X[row].tolist(), "words": words})
+                for row in range(80)
+            ]
+            + [models.PointStruct(id=99, vector={"words": words})],
+        )
+        own = QdrantReranker(client, "texts").fit()
+        assert pairs(own.search(X[3])) == expected(
+            *diffusion.Reranker().fit(X[:80]).search(X[3], 10)
+        )
+        assert own.sync() == Synced(0, 0)
 
 
 def test_a_collection_on_disk(tmp_path):
@@ -496,6 +546,17 @@ def test_bad_arguments(shop, reranker):
     other = diffusion.Reranker().fit(X[:, :5])
     with pytest.raises(DiffusionError, match="'cosine' and 8, got 'cosine' and 5"):
         QdrantReranker(shop, "shop", ranker=other)
+    for ids in ([f"photo {i}" for i in range(N)], [str(UUID(int=0xABC)).upper()], [-7]):
+        other = diffusion.Reranker().fit(X[: len(ids)], ids=ids)
+        with pytest.raises(DiffusionError, match=r"ranker: .* ids of the points, .* got the id"):
+            QdrantReranker(shop, "shop", ranker=other)
+    for condition in ({"must": []}, IN_STOCK.must[0]):
+        for search in (reranker.search, lambda q, **rest: reranker.rerank([], **rest)):
+            with pytest.raises(DiffusionError, match="query_filter: expected a Filter of Qdrant"):
+                search(X[0], query_filter=condition)
+    for changed in (7, "red"):
+        with pytest.raises(DiffusionError, match="changed: expected a list of ids"):
+            reranker.sync(changed=changed)
     with pytest.raises(DiffusionError, match="not fitted yet"):
         QdrantReranker(shop, "shop").search(X[0])
     for query, message in (

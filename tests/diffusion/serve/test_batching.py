@@ -293,9 +293,30 @@ def test_beyond_capacity_there_is_503_at_once_and_then_answers_again(path, gate)
                 assert int(refused.headers["retry-after"]) >= 1
                 assert refused.json() == {"detail": "too many requests wait"}
             assert (await client.get("/healthz")).status_code == 200
+            assert (await client.post("/explain", content=b"{")).status_code != 503
             gate.open.set()
             assert [(await task).status_code for task in tasks] == [200, 200]
             assert (await client.post("/search", json=body)).status_code == 200
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("route", ["/search", "/rerank"])
+def test_a_full_queue_refuses_before_it_looks_at_the_body(path, gate, route):
+    body = {"vectors": vectors(4, seed=3).tolist()}
+
+    async def test():
+        async with asking(app_of(path, waiting=4)) as client:
+            task = asyncio.create_task(client.post("/search", json=body))
+            await waiting(client, 4)
+            refused = await client.post(route, content=b"{")
+            assert refused.status_code == 503
+            assert refused.json() == {"detail": "too many requests wait"}
+            # Its body has been read, so that the next request may use the same connection.
+            assert refused.headers["connection"] == "keep-alive"
+            gate.open.set()
+            assert (await task).status_code == 200
+            assert (await client.post(route, content=b"{")).status_code == 415
 
     asyncio.run(test())
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import shutil
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from diffusion.serve.collection import (
     UnchangeableError,
     View,
 )
+from diffusion.serve.names import NameFilter
 from diffusion.solvers import CG
+from diffusion.storage import fingerprint
 from tests.support import collections as model
 
 SETTINGS = {
@@ -318,6 +322,28 @@ def test_a_view_outlives_its_state(path):
     assert answers(view.ranker) == before
 
 
+def test_a_state_that_nobody_uses_is_let_go_at_once(path):
+    """Its files would stay mapped, and on disk, until the garbage collector comes by."""
+    collection = Collection(path)
+    views = [collection.view(), collection.view(query_k=3, weight=2.0)]
+    names = NameFilter()
+    assert names.mask(views[0], "item 1").sum() == 11
+    rankers = [weakref.ref(view.ranker) for view in views]
+    for view in views:
+        answers(view.ranker)
+    del view, views
+    gc.collect()  # what was made before
+    gc.disable()
+    try:
+        view = collection.update(remove=["item 1"])
+        assert [ranker() for ranker in rankers] == [None, None]
+        text = weakref.ref(names._names[1])
+        names.mask(view, "item 1")
+        assert text() is None
+    finally:
+        gc.enable()
+
+
 # --- what others do -------------------------------------------------------------------------------
 
 
@@ -328,6 +354,43 @@ def test_what_the_command_saves_is_taken_up(path, items):
     assert collection.refresh()
     items.remove(["item 7"])
     assert_is(collection.view(), items)
+
+
+def test_a_number_that_was_given_is_kept_by_those_who_do_not_count(path):
+    """A later process goes on from it; saving again writes the same bytes."""
+    collection = Collection(path)
+    for item in (1, 2, 3):
+        version = collection.update(remove=[f"item {item}"]).version
+    assert version == 4
+    contents = []
+    for _ in range(2):
+        diffusion.load(path).save(path)
+        manifest = json.loads((path / "manifest.json").read_text())
+        arrays = manifest.pop("arrays").values()
+        contents.append([{**manifest, "checksum": None}, [entry["sha256"] for entry in arrays]])
+    assert contents[0] == contents[1]
+    assert Collection(path).view().version == 4
+    assert collection.refresh()
+    assert collection.view().version == 5
+    assert collection.update(remove=["item 4"]).version == 6
+    assert Collection(path).view().version == 6
+
+
+def test_a_library_that_never_serves_counts_nothing(path):
+    diffusion.load(path).remove(["item 1"]).save(path)
+    assert "updates" not in json.loads((path / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("number", [-3, 1.5, "7", None, True, [9]])
+def test_a_forged_number_is_no_number(path, number):
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["checksum"]
+    checksum = fingerprint({**manifest, "updates": number})
+    forged = {**manifest, "updates": number, "checksum": checksum}
+    (path / "manifest.json").write_text(json.dumps(forged))
+    collection = Collection(path)
+    assert collection.view().version == 1
+    assert collection.update(remove=["item 1"]).version == 2
 
 
 def test_an_index_that_was_put_in_its_place_is_a_later_version(path, items, tmp_path):
@@ -461,3 +524,17 @@ def test_what_cannot_be_served(tmp_path):
     regional.save(tmp_path / "regional")
     with pytest.raises(DiffusionError, match="by their regions cannot be served"):
         Collection(tmp_path / "regional")
+
+
+def test_a_state_is_let_go_with_its_last_view(path):
+    collection = Collection(path)
+    view = collection.view(query_k=3)
+    ranker = weakref.ref(view.ranker)
+    gc.disable()  # what waits for a collection of garbage would keep its files mapped
+    try:
+        collection.update(ids=["new"], vectors=made(1, seed=5))
+        assert ranker() is not None
+        del view
+        assert ranker() is None
+    finally:
+        gc.enable()

@@ -353,6 +353,33 @@ def test_an_unexpected_error_says_nothing(path, monkeypatch, caplog):
     assert "secret of [" not in caplog.text
 
 
+def test_a_request_that_ends_with_the_service_is_answered(path):
+    """The server cancels what has not ended in time, here one whose body does not come."""
+
+    async def test():
+        reading, sent = asyncio.Event(), []
+
+        async def receive():
+            reading.set()
+            await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "POST", "path": "/search", "headers": headers}
+        answering = asyncio.create_task(app_of(path)(scope, receive, send))
+        await reading.wait()
+        answering.cancel()
+        await answering
+        return sent
+
+    start, body = asyncio.run(test())
+    assert start["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+    assert b"ends" in body["body"]
+
+
 def test_queues_end_with_the_service(path, monkeypatch):
     gate = Gate(monkeypatch)
 

@@ -26,74 +26,18 @@ from features.images.reading import read_image
 from features.networks.frame import FramedTrunk
 from features.objects.descriptors import sum_of_regions, weighted_mac
 from features.objects.discovery import ObjectDiscovery
-from features.objects.egm import EGM
 from features.objects.locate import Mapper
-from features.settings import DiscoverySettings, ImageSettings, NetworkSettings, RunSettings
+from features.settings import DiscoverySettings, ImageSettings, NetworkSettings
 from tests.features.demo.test_demo import Page
+from tests.support.discoveries import FITTED, SETTINGS, SIZES, N, photo, write_photos
 from tests.support.folders import contents
-from tests.support.photos import pattern, png
+from tests.support.photos import png
 from tests.support.processes import run_killed, run_whole
-from tests.support.settings import take
 
-# Height and width; the longer side becomes 120, and what is smaller stays.
-SIZES = ((100, 150), (150, 100), (110, 90))
-FITTED = ((80, 120), (120, 80), (110, 90))
-N = 15
 NETWORK = ["--backbone", "alexnet", "--weights", "w.safetensors", "--size", "120"]
-# Low thresholds, so that photos have several regions.
-SETTINGS = {
-    "dimension": 8,
-    "k": 4,
-    "neighbors": 5,
-    "map_beta": 5.0,
-    "feature_threshold": 0.0,
-    "object_egm": EGM(exponent=1.0, threshold=0.15),
-}
-
-
 SKIPPED = "features: skipped text.jpg: not an image of a format that is read\n"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def photo(number):
-    """Return a photo that shows one of three patterns on a ground of its own."""
-    height, width = SIZES[number % 3]
-    image = pattern(height, width, seed=100 + number) // 3
-    image[20:75, 25:80] = pattern(55, 55, seed=number // 3 % 3)
-    return image
-
-
-def write_photos(folder):
-    for number in range(N):
-        path = folder / ("", "b")[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(photo(number)))
-
-
-@pytest.fixture
-def photos(tmp_path):
-    write_photos(tmp_path / "photos")
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def discover(photos, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "SHARD_IMAGES", 4)
-
-    def discover(out="out", **settings):
-        settings = {"size": 120, "batch_size": 3, "workers": 2, "pictures": 2, **settings}
-        settings.setdefault("discovery", DiscoverySettings(**SETTINGS))
-        return features.discover_folder(
-            photos,
-            tmp_path / out,
-            NetworkSettings("alexnet", weights),
-            images=take(ImageSettings, settings),
-            run=take(RunSettings, settings),
-            **settings,
-        )
-
-    return discover
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -119,8 +63,8 @@ def in_pixels(cells, shape, file):
     return np.stack([x[:, 0] * across, y[:, 0] * down, x[:, 1] * across, y[:, 1] * down], axis=1)
 
 
-def test_it_is_its_parts_one_after_the_other(discover, photos, weights):
-    out = discover()
+def test_it_is_its_parts_one_after_the_other(discovered, photos, weights):
+    out = discovered
     assert out.files == sorted(out.files)
     assert len(out.files) == N
     A = maps_of(photos, weights, out.files)
@@ -147,12 +91,11 @@ def test_it_is_its_parts_one_after_the_other(discover, photos, weights):
     assert (out.boxes[:, :2] < out.boxes[:, 2:]).all()
 
 
-def test_it_finds_what_recurs(discover):
+def test_it_finds_what_recurs(discovered):
     """Boxes hold the patterns that recur better than chance: most centres of the first do."""
-    out = discover()
     hits = 0
     for row in range(N):
-        left, top, right, bottom = out.boxes_of(row)[0]
+        left, top, right, bottom = discovered.boxes_of(row)[0]
         hits += 25 < (left + right) / 2 < 80 and 20 < (top + bottom) / 2 < 75
     assert hits >= 0.6 * N
 
@@ -170,11 +113,11 @@ def test_other_descriptors(discover, photos, weights, kind):
     np.testing.assert_allclose(out.descriptors.vectors[3], expected, atol=1e-4)
 
 
-def test_whitening_is_applied_to_descriptors_and_queries(discover, photos, tmp_path):
-    plain = discover("plain")
-    whitening = features.learn_pca(plain.descriptors.vectors, 5)
+def test_whitening_is_applied_to_descriptors_and_queries(discover, discovered, photos):
+    plain = discovered.descriptors.vectors
+    whitening = features.learn_pca(plain, 5)
     out = discover("white", whitening=whitening)
-    expected = whitening.apply(plain.descriptors.vectors)
+    expected = whitening.apply(plain)
     np.testing.assert_array_equal(out.descriptors.vectors, expected)
     described = out.locator().describe_file(photos / "00.png")
     assert described.shape == (5,)
@@ -183,11 +126,10 @@ def test_whitening_is_applied_to_descriptors_and_queries(discover, photos, tmp_p
     np.testing.assert_array_equal(out.descriptors.whitening().projection, whitening.projection)
 
 
-def test_workers_do_not_change_a_bit(discover, tmp_path):
-    discover("one", workers=1)
-    discover("four", workers=4)
-    assert contents(tmp_path / "one") == contents(tmp_path / "four")
-    names = {name.removeprefix("arrays/") for name in contents(tmp_path / "one")}
+def test_workers_do_not_change_a_bit(again, undisturbed):
+    two = contents(undisturbed / "out")
+    assert contents(again("one", workers=1)) == two == contents(again("four", workers=4))
+    names = {name.removeprefix("arrays/") for name in two}
     assert names == {
         "manifest.json", "page.html", "descriptors.npy", "files.npy", "file_ends.npy", "maps.npy",
         "map_shapes.npy", "map_extents.npy", "boxes.npy", "box_images.npy", "box_weights.npy",
@@ -198,17 +140,16 @@ def test_workers_do_not_change_a_bit(discover, tmp_path):
     }  # fmt: skip
 
 
-def test_damaged_photos_are_named_skipped_and_counted(discover, photos):
-    undisturbed = discover("before")
+def test_damaged_photos_are_named_skipped_and_counted(discover, discovered, photos):
     (photos / "text.jpg").write_bytes(b"no image")
     (photos / "cut.png").write_bytes(png(photo(0))[:-60])
     out = discover("after")
     skipped = {entry["file"]: entry["reason"] for entry in out.descriptors.manifest["skipped"]}
     assert set(skipped) == {"text.jpg", "cut.png"}
     assert "not an image" in skipped["text.jpg"]
-    assert out.files == undisturbed.files
+    assert out.files == discovered.files
     # The one that is cut leaves its batch with fewer images, which moves the last bits.
-    np.testing.assert_allclose(out.maps, undisturbed.maps, rtol=1e-2, atol=1e-4 * out.maps.max())
+    np.testing.assert_allclose(out.maps, discovered.maps, rtol=1e-2, atol=1e-4 * out.maps.max())
 
 
 def test_page_shows_photos_with_their_regions(discover, photos, tmp_path):
@@ -231,15 +172,14 @@ def test_page_shows_photos_with_their_regions(discover, photos, tmp_path):
 # --- new photos -----------------------------------------------------------------------------------
 
 
-def test_new_photos_need_no_refitting(discover, photos, weights, tmp_path, monkeypatch):
-    out = discover()
+def test_new_photos_need_no_refitting(discovered, weights, tmp_path, monkeypatch):
     new = tmp_path / "new.png"
     new.write_bytes(png(photo(19)))
     before = contents(tmp_path / "out")
     monkeypatch.setattr(ObjectDiscovery, "fit_regions", lambda *_: 1 / 0)
     locator = features.open_objects(tmp_path / "out", verify=True).locator()
     located = locator.locate(new)
-    learned = out.discovery()
+    learned = discovered.discovery()
     (a,) = maps_of(tmp_path, weights, [new.rename(tmp_path / "19.png").name])
     S = learned.saliency(a)
     np.testing.assert_allclose(located.saliency, S, rtol=1e-2, atol=1e-4 * S.max())
@@ -250,8 +190,8 @@ def test_new_photos_need_no_refitting(discover, photos, weights, tmp_path, monke
     assert contents(tmp_path / "out") == before
 
 
-def test_a_photo_that_lies_on_its_side_is_seen_upright(discover, tmp_path):
-    locator = discover().locator()
+def test_a_photo_that_lies_on_its_side_is_seen_upright(discovered, tmp_path):
+    locator = discovered.locator()
     image = photo(18)
     (tmp_path / "upright.png").write_bytes(png(image))
     # Orientation 6 asks to be turned clockwise by a quarter.
@@ -262,8 +202,8 @@ def test_a_photo_that_lies_on_its_side_is_seen_upright(discover, tmp_path):
     np.testing.assert_allclose(lying.boxes, upright.boxes, atol=1)
 
 
-def test_a_photo_of_one_colour_shows_nothing_false(discover, tmp_path):
-    locator = discover().locator()
+def test_a_photo_of_one_colour_shows_nothing_false(discovered, tmp_path):
+    locator = discovered.locator()
     (tmp_path / "grey.png").write_bytes(png(np.full((100, 120, 3), 90, np.uint8)))
     located = locator.locate(tmp_path / "grey.png")
     assert np.isfinite(located.saliency).all()
@@ -277,9 +217,8 @@ def test_a_photo_of_one_colour_shows_nothing_false(discover, tmp_path):
 # three shards of objects, the page, and the manifest.
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 8, 9])
 def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
-    discover, tmp_path, monkeypatch, step
+    again, undisturbed, tmp_path, monkeypatch, step
 ):
-    discover("undisturbed")
     replace, writes = os.replace, []
 
     def stopped(source, target):
@@ -291,17 +230,16 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
-            discover("out")
+            again()
     assert len(writes) == step
     with pytest.raises(DiffusionError, match="not finished" if step else "found no manifest"):
-        features.open_objects(tmp_path / "out")
+        features.open_objects(undisturbed / tmp_path.name)
     seen = []
     activations = Mapper.activations
     monkeypatch.setattr(
         Mapper, "activations", lambda self, x: seen.append(len(x)) or activations(self, x)
     )
-    discover("out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert contents(again()) == contents(undisturbed / "out")
     # Every photo is seen twice, two of them for the page; what was written is not seen again.
     shards = [Path(name) for name in writes if str(name).endswith(".npz")]
     assert sum(seen) <= 2 * N + 2 - 3 * len(shards)
@@ -309,9 +247,8 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
 
 # The fifteen photos make three shards of regions and then three of objects.
 @pytest.mark.parametrize("shards", [1, 4])
-def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path, shards):
-    discover("undisturbed")
-    out = tmp_path / "killed"
+def test_killed_it_goes_on_to_the_same_bytes(undisturbed, weights, tmp_path, shards):
+    photos, out = undisturbed / "photos", undisturbed / tmp_path.name
     call = (
         "import torch\n"
         "from features import *\n"
@@ -327,11 +264,12 @@ def test_killed_it_goes_on_to_the_same_bytes(discover, photos, weights, tmp_path
     with pytest.raises(DiffusionError, match="not finished"):
         features.open_objects(out)
     run_whole(call, photos, out, weights)
-    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert contents(out) == contents(undisturbed / "out")
 
 
-def test_shards_of_another_number_of_threads_are_not_mixed_in(discover, tmp_path, monkeypatch):
-    discover("undisturbed")
+def test_shards_of_another_number_of_threads_are_not_mixed_in(
+    again, undisturbed, tmp_path, monkeypatch
+):
     write = sweep.Sweep._write
     left = [2]
 
@@ -345,17 +283,16 @@ def test_shards_of_another_number_of_threads_are_not_mixed_in(discover, tmp_path
         patch.setattr(torch, "get_num_threads", lambda: 7)
         patch.setattr(sweep.Sweep, "_write", stopping)
         with pytest.raises(KeyboardInterrupt):
-            discover()
-    finished = set((tmp_path / "out" / "partial").glob("*.npz"))
+            again()
+    finished = set((undisturbed / tmp_path.name / "partial").glob("*.npz"))
     assert len(finished) == 2
     left[0] = 1
     with monkeypatch.context() as patch:
         patch.setattr(sweep.Sweep, "_write", stopping)
         with pytest.raises(KeyboardInterrupt):
-            discover()
-    assert len(set((tmp_path / "out" / "partial").glob("*.npz")) - finished) == 1
-    discover()
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+            again()
+    assert len(set((undisturbed / tmp_path.name / "partial").glob("*.npz")) - finished) == 1
+    assert contents(again()) == contents(undisturbed / "out")
 
 
 def test_a_complete_discovery_is_not_repeated(discover, tmp_path, monkeypatch):
@@ -410,7 +347,7 @@ def test_bad_settings_are_named_and_leave_nothing(discover, tmp_path, settings, 
 
 
 def test_extractions_and_discoveries_do_not_overwrite_each_other(
-    discover, photos, weights, tmp_path
+    discover, discovered, photos, weights, tmp_path
 ):
     network, images = NetworkSettings("alexnet", weights), ImageSettings(size=90)
     features.extract_folder(photos, tmp_path / "extracted", network, images=images)
@@ -418,7 +355,6 @@ def test_extractions_and_discoveries_do_not_overwrite_each_other(
         discover("extracted")
     with pytest.raises(DiffusionError, match="these are descriptors alone"):
         features.open_objects(tmp_path / "extracted")
-    discover()
     before = contents(tmp_path / "out")
     with pytest.raises(DiffusionError, match="expected descriptors or an empty"):
         features.extract_folder(photos, tmp_path / "out", network, images=images)
@@ -440,8 +376,8 @@ def test_where_nothing_can_be_read_or_nothing_recurs(discover, photos, tmp_path)
         features.open_objects(tmp_path / "out")
 
 
-def test_damage_is_refused(discover, tmp_path):
-    discover()
+@pytest.mark.usefixtures("discovered")
+def test_damage_is_refused(tmp_path):
     out = tmp_path / "out"
     (file,) = out.glob("arrays-*/maps.npy")
     whole = file.read_bytes()

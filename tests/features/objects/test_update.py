@@ -19,36 +19,13 @@ from features.index.build import build_index
 from features.objects.discovery import ObjectDiscovery
 from features.objects.locate import Mapper
 from features.objects.opened import open_objects
-from features.settings import DiscoverySettings, NetworkSettings, RunSettings
-from tests.features.objects.test_folder import SETTINGS, N, photo, write_photos
+from features.settings import DiscoverySettings
+from tests.support.discoveries import SETTINGS, N, discover_in, photo, write_photos
 from tests.support.folders import contents
 from tests.support.photos import png
 from tests.support.processes import run_killed, run_whole
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    write_photos(tmp_path / "photos")
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def discover(photos, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "SHARD_IMAGES", 4)
-
-    def discover(out="out", **settings):
-        return features.discover_folder(
-            photos,
-            tmp_path / out,
-            NetworkSettings("alexnet", weights),
-            images=features.ImageSettings(size=120),
-            run=RunSettings(batch_size=3, workers=2),
-            **{"pictures": 2, "discovery": DiscoverySettings(**SETTINGS), **settings},
-        )
-
-    return discover
 
 
 @pytest.fixture
@@ -91,8 +68,8 @@ def change(photos):
     (photos / "00.png").unlink()
 
 
+@pytest.mark.usefixtures("discovered")
 def test_what_changed_is_done_again(discover, photos, tmp_path):
-    discover()
     (photos / "00.png").write_bytes(png(photo(16)))
     (photos / "b" / "01.png").unlink()
     out = discover()
@@ -104,10 +81,12 @@ def test_what_changed_is_done_again(discover, photos, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{}, {"descriptor": "mac"}, {"whitening": True}])
-def test_regions_are_found_in_what_changed_alone(discover, photos, tmp_path, seen, settings):
+def test_regions_are_found_in_what_changed_alone(
+    discover, undisturbed, photos, tmp_path, seen, settings
+):
     if "whitening" in settings:
-        plain = discover("plain").descriptors.vectors
-        settings["whitening"] = features.learn_pca(plain, 5)
+        plain = open_objects(undisturbed / "out").descriptors.vectors
+        settings = {"whitening": features.learn_pca(plain, 5)}
     assert discover(**settings).descriptors.changes is None
     change(photos)
     seen.clear()
@@ -131,9 +110,8 @@ def test_regions_are_found_in_what_changed_alone(discover, photos, tmp_path, see
 
 
 def test_photos_of_other_names_and_times_are_not_learned_from_again(
-    discover, photos, tmp_path, seen, monkeypatch
+    discover, discovered, photos, tmp_path, seen, monkeypatch
 ):
-    discover()
     page = (tmp_path / "out" / "page.html").read_text()
     os.utime(photos / "06.png")
     monkeypatch.setattr(ObjectDiscovery, "fit_regions", lambda *_: 1 / 0)
@@ -151,8 +129,8 @@ def test_photos_of_other_names_and_times_are_not_learned_from_again(
     same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh2")
 
 
+@pytest.mark.usefixtures("discovered")
 def test_other_settings_of_learning_keep_the_regions(discover, tmp_path, seen):
-    discover()
     other = {"discovery": DiscoverySettings(**{**SETTINGS, "centrality": "none"})}
     seen.clear()
     out = discover(**other)
@@ -169,9 +147,9 @@ def test_other_settings_of_learning_keep_the_regions(discover, tmp_path, seen):
     )
 
 
+@pytest.mark.usefixtures("discovered")
 @pytest.mark.parametrize("damage", ["altered", "earlier version"])
 def test_damaged_discoveries_are_not_taken_over(discover, photos, tmp_path, seen, damage):
-    discover()
     if damage == "altered":
         (file,) = (tmp_path / "out").glob("arrays-*/found_vectors.npy")
         content = bytearray(file.read_bytes())
@@ -191,9 +169,8 @@ def test_damaged_discoveries_are_not_taken_over(discover, photos, tmp_path, seen
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
-def test_regions_that_are_not_as_expected_are_an_error(discover, tmp_path):
-    discover()
-    stored = storage.load(tmp_path / "out", FORMAT)
+def test_regions_that_are_not_as_expected_are_an_error(undisturbed, tmp_path):
+    stored = storage.load(undisturbed / "out", FORMAT)
     for changed in (
         {"found_weights": stored.arrays["found_weights"][1:]},
         {"found_vectors": stored.arrays["found_vectors"].astype(np.float64)},
@@ -204,18 +181,27 @@ def test_regions_that_are_not_as_expected_are_an_error(discover, tmp_path):
             open_objects(tmp_path / "changed")
 
 
+@pytest.fixture(scope="module")
+def updated(weights, one_thread, tmp_path_factory):
+    """Changed `photos`, what was discovered `before`, and `out`, an update without interruption."""
+    folder = tmp_path_factory.mktemp("updated")
+    write_photos(folder / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "SHARD_IMAGES", 4)
+        discover_in(folder / "photos", folder / "before", weights)
+        shutil.copytree(folder / "before", folder / "out")
+        change(folder / "photos")
+        discover_in(folder / "photos", folder / "out", weights)
+    return folder
+
+
 # The two photos make a shard of regions; then come what was learned and the shards of objects.
 @pytest.mark.parametrize(
     ("after", "ending"), [(0, ".npz"), (0, "manifest.json"), (2, ".npz"), (1, "manifest.json")]
 )
-def test_a_killed_update_goes_on_to_the_same_bytes(
-    discover, photos, weights, tmp_path, seen, after, ending
-):
-    discover()
-    shutil.copytree(tmp_path / "out", tmp_path / "killed")
-    before = open_objects(tmp_path / "out").files
-    change(photos)
-    discover()
+def test_a_killed_update_goes_on_to_the_same_bytes(updated, weights, tmp_path, after, ending):
+    killed = shutil.copytree(updated / "before", updated / tmp_path.name)
+    before = open_objects(killed).files
     call = (
         "import torch\n"
         "from features import *\n"
@@ -226,11 +212,11 @@ def test_a_killed_update_goes_on_to_the_same_bytes(
         "images=ImageSettings(size=120), run=RunSettings(batch_size=3, workers=2), pictures=2, "
         f"discovery=DiscoverySettings(**{SETTINGS!r}))\n"
     )
-    arguments = photos, tmp_path / "killed", weights
+    arguments = updated / "photos", killed, weights
     run_killed(call, after, ending, *arguments)
-    assert open_objects(tmp_path / "killed", verify=True).files == before
+    assert open_objects(killed, verify=True).files == before
     run_whole(call, *arguments)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "out")
+    assert contents(killed) == contents(updated / "out")
 
 
 def test_the_commands_update_with_the_settings_of_before(
@@ -268,8 +254,10 @@ def test_the_commands_update_with_the_settings_of_before(
     same_but_for_last_bits(tmp_path / "copy", tmp_path / "fresh")
 
 
-def test_an_index_of_other_descriptors_of_the_same_objects_is_built_anew(discover, tmp_path):
-    out = discover().descriptors
+def test_an_index_of_other_descriptors_of_the_same_objects_is_built_anew(
+    discover, discovered, tmp_path
+):
+    out = discovered.descriptors
     parameters = {"k": 3, "affinity": "cosine"}
     build_index(out, tmp_path / "index", diffusion.Reranker(**parameters))
     shutil.move(tmp_path / "out", tmp_path / "moved")
