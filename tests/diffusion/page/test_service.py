@@ -289,6 +289,7 @@ def test_the_token_is_asked_for_and_sent_as_a_header_only(browser, served, colou
                 view.wait_for_selector("#alert p")
         upload(view, photo(colour[0]))
         assert results(view) == [f"{name}!" for name in ranker.search(colour[1], 12)[1]]
+        view.locator("#sides img").nth(23).wait_for()  # each is fetched before it is put there
         sources = view.locator("#sides img").evaluate_all(
             "(images) => Promise.all(images.map((i) => i.decode().then(() => i.src)))"
         )
