@@ -24,7 +24,7 @@
   function encoded(text) {
     return text.replace(/([\udc80-\udcff])|[^\udc80-\udcff]+/gu, (part, byte) => byte
       ? `%${(byte.charCodeAt(0) - 0xdc00).toString(16)}`
-      : encodeURIComponent(part.toWellFormed()));
+      : encodeURIComponent(part.replace(/\p{Cs}/gu, "\ufffd")));
   }
 
   // --- elements ----------------------------------------------------------------------------------
