@@ -24,7 +24,7 @@ from diffusion.serve.collection import (
     UnchangeableError,
     View,
 )
-from diffusion.serve.names import NameFilter
+from diffusion.serve.names import Names
 from diffusion.solvers import CG
 from diffusion.storage import fingerprint
 from tests.support import collections as model
@@ -322,24 +322,28 @@ def test_a_view_outlives_its_state(path):
     assert answers(view.ranker) == before
 
 
-def test_a_state_that_nobody_uses_is_let_go_at_once(path):
-    """Its files would stay mapped, and on disk, until the garbage collector comes by."""
+def test_a_state_is_let_go_with_its_last_view(path):
     collection = Collection(path)
-    views = [collection.view(), collection.view(query_k=3, weight=2.0)]
-    names = NameFilter()
-    assert names.mask(views[0], "item 1").sum() == 11
-    rankers = [weakref.ref(view.ranker) for view in views]
-    for view in views:
-        answers(view.ranker)
-    del view, views
-    gc.collect()  # what was made before
+    view = collection.view(query_k=3)
+    ranker = weakref.ref(view.ranker)
+    gc.disable()  # what waits for a collection of garbage would keep its files mapped
+    try:
+        collection.update(ids=["new"], vectors=made(1, seed=5))
+        assert ranker() is not None
+        del view
+        assert ranker() is None
+    finally:
+        gc.enable()
+
+
+def test_names_are_let_go_with_the_last_that_uses_them():
+    names = Names(["one", "two"])
+    assert names.containing("w").tolist() == [False, True]
+    kept = weakref.ref(names)
     gc.disable()
     try:
-        view = collection.update(remove=["item 1"])
-        assert [ranker() for ranker in rankers] == [None, None]
-        text = weakref.ref(names._names[1])
-        names.mask(view, "item 1")
-        assert text() is None
+        del names
+        assert kept() is None
     finally:
         gc.enable()
 
@@ -524,17 +528,3 @@ def test_what_cannot_be_served(tmp_path):
     regional.save(tmp_path / "regional")
     with pytest.raises(DiffusionError, match="by their regions cannot be served"):
         Collection(tmp_path / "regional")
-
-
-def test_a_state_is_let_go_with_its_last_view(path):
-    collection = Collection(path)
-    view = collection.view(query_k=3)
-    ranker = weakref.ref(view.ranker)
-    gc.disable()  # what waits for a collection of garbage would keep its files mapped
-    try:
-        collection.update(ids=["new"], vectors=made(1, seed=5))
-        assert ranker() is not None
-        del view
-        assert ranker() is None
-    finally:
-        gc.enable()
