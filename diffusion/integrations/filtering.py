@@ -57,7 +57,8 @@ def rerank_passing(
     Returns
     -------
     Reranked
-        A list for each query, as ``rank(k=k, allow=...)`` returns for the ids that pass.
+        A list for each query, as ``rank(k=k, allow=...)`` returns for the ids that pass, apart from
+        the accuracy of the solver: a longer ranking is more accurate.
 
     Notes
     -----

@@ -37,6 +37,9 @@ _ROUNDING = 1e-3
 # Rows that are read, or keys that are looked up, at a time.
 _ROWS, _KEYS = 8192, 10_000
 
+# What no item of a Reranker is called.
+_NO_KEYS = (None, "", -1)
+
 _DISTANCE, _QUERY, _RELEVANCE = "_distance", "query_index", "_relevance_score"
 
 
@@ -87,8 +90,8 @@ class DiffusionReranker(Reranker):
     `_relevance_score`: that of `Reranker.search`. There are fewer if `where` is given and
     diffusion, which starts from the rows of the search, reaches fewer that satisfy it. If
     several vectors were searched at once, this holds for each value of `query_index`. Rows without
-    a key, and rows of a text search without a vector, cannot be ranked: they follow at the end with
-    a score of null, and are left out if `where` is given.
+    a key (null, "" or -1), and rows of a text search without a vector, cannot be ranked: they
+    follow at the end with a score of null, and are left out if `where` is given.
 
     The search has to use the distance that the graph was built with: ``.distance_type("cosine")``
     for a Reranker with ``metric="cosine"``, "dot" for "inner_product", and LanceDB's default, "l2",
@@ -306,11 +309,16 @@ class DiffusionReranker(Reranker):
         numbers: list[int] = []
         for query in dict.fromkeys(queries):
             rows = [row for row, own in enumerate(queries) if own == query]
-            ranked = [row for row in rows if keys[row] is not None and np.isfinite(scores[row])]
+            ranked = [row for row in rows if keys[row] not in _NO_KEYS and np.isfinite(scores[row])]
+            place = {keys[row]: row for row in ranked}
+            if len(place) < len(ranked):
+                key = next(keys[row] for row in ranked if place[keys[row]] != row)
+                raise DiffusionError(
+                    f"id: expected a column of different keys, two rows have {self.id} = {key!r}"
+                )
             found, fetched = self._ranked(
                 [keys[row] for row in ranked], scores[ranked].tolist(), results
             )
-            place = {keys[row]: row for row in ranked}
             place |= {key: size + row for row, key in enumerate(fetched[self.id].to_pylist())}
             tables.append(fetched)
             size += fetched.num_rows

@@ -88,7 +88,8 @@ class QdrantReranker:
     ids of `ranker`.
 
     Memory: the graph and the vectors, as `Reranker` says. Meanwhile, `fit` takes 4 bytes per number
-    of the vectors and about 100 bytes per point for ids in addition.
+    of the vectors and about 100 bytes per point for ids in addition, and up to 300 bytes per point
+    as long as it reads.
 
     Threads: searches may run at the same time if the client allows it, and beside `sync`. The
     client's local mode has no locks: nothing may run beside a change of its points.
@@ -225,14 +226,14 @@ class QdrantReranker:
         added afterwards: a search that runs between the two finds replaced points by their
         first-stage scores alone.
         """
+        if isinstance(changed, str) or not isinstance(changed, Iterable):
+            raise DiffusionError(f"changed: expected a list of ids, got {changed!r:.60}")
+        replaced = {_point_id(point) for point in changed}
         items = self.ranker.fitted().items
         codes = Codes(items.named)
         own = items.all().tolist()
         known = dict(zip(codes.points(own), own, strict=True))
         present = dict.fromkeys(self._points.ids())
-        if isinstance(changed, str) or not isinstance(changed, Iterable):
-            raise DiffusionError(f"changed: expected a list of ids, got {changed!r:.60}")
-        replaced = {_point_id(point) for point in changed}
         gone = [c for point, c in known.items() if point in replaced or point not in present]
         fresh = [p for p in present if p in replaced or p not in known]
         points, vectors = self._points.fetched(fresh)

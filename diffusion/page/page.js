@@ -19,6 +19,14 @@
       typeof each === "bigint" ? JSON.rawJSON(each.toString()) : each);
   }
 
+  // A text in an address. What is no UTF-8 in the name of a file has lone surrogates for its bytes,
+  // as in Python; encodeURIComponent fails on them.
+  function encoded(text) {
+    return text.replace(/([\udc80-\udcff])|[^\udc80-\udcff]+/gu, (part, byte) => byte
+      ? `%${(byte.charCodeAt(0) - 0xdc00).toString(16)}`
+      : encodeURIComponent(part.replace(/\p{Cs}/gu, "\ufffd")));
+  }
+
   // --- elements ----------------------------------------------------------------------------------
 
   function element(tag, attributes = {}, ...children) {
@@ -145,7 +153,7 @@
     }
 
     function picture(id) {
-      const address = `picture?id=${encodeURIComponent(String(id))}`;
+      const address = `picture?id=${encoded(String(id))}`;
       if (token === null) return address;
       if (!pictures.has(address)) pictures.set(address, blobOf(address));
       if (pictures.size > 500) {
@@ -259,7 +267,7 @@
     } catch (error) {
       if (own !== running || error.name === "AbortError") return;
       $("results").hidden = answer === null;
-      $("status").textContent = answer === null ? "" : "These are the results of before.";
+      $("status").textContent = answer === null ? "" : "These are the previous results.";
       complain(error, search);
     } finally {
       if (own === running) $("results").removeAttribute("aria-busy");

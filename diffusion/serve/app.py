@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 from ..errors import DiffusionError
 from ..page import render
@@ -332,8 +333,10 @@ class _Service:
 
     async def picture(self, request: Request) -> Response:
         """Return a photo of the collection."""
-        photos, ids = self._photos, request.query_params.getlist("id")
+        photos, query = self._photos, request.scope["query_string"].decode("latin-1")
         assert photos is not None
+        # Bytes that are no UTF-8 become what the name of a file in an index has for them.
+        ids = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get("id", [])
         named = self._collection.view().ranker.fitted().items.named
         number = len(ids) == 1 and re.fullmatch("-?[0-9]{1,19}", ids[0])
         if len(ids) == 1 and (named or number):

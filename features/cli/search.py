@@ -249,4 +249,5 @@ def _write_page(
         options.k,
     )
     if missing:
-        command.say("features", f"{len(missing)} photos cannot be read, such as {missing[0]}")
+        count = f"{len(missing)} photo{'s'[: len(missing) != 1]}"
+        command.say("features", f"{count} cannot be read, such as {missing[0]}")

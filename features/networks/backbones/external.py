@@ -20,6 +20,8 @@ from .base import Backbone, Stage, check_triple
 
 # Side of the image that is used to find the channels and strides of the stages.
 _PROBE = 224
+# Files that hold the weights of a model of the hub, of which older ones have the second.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Seconds to wait for an answer of the hub.
 _PATIENCE = 10.0
 # Children of torchvision networks after which there are vectors instead of maps.
@@ -171,8 +173,11 @@ def _is_to_download(name: str) -> bool:
     """
     hub = _need("huggingface_hub", "huggingface_hub")
     try:
-        needed = ("config.json", "model.safetensors")
-        if all(isinstance(hub.try_to_load_from_cache(name, file), str) for file in needed):
+        cached = {
+            file: isinstance(hub.try_to_load_from_cache(name, file), str)
+            for file in ("config.json", *_WEIGHTS)
+        }
+        if cached["config.json"] and any(cached[file] for file in _WEIGHTS):
             return False
         hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"), timeout=_PATIENCE)
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError):

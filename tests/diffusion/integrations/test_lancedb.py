@@ -261,6 +261,26 @@ def test_nulls_are_left_out_of_the_graph_and_never_lost(db):
     assert pairs(out) == wanted + [(None, None)] * (10 - len(known))
 
 
+@pytest.mark.parametrize(("keys", "none"), [(KEYS, ""), (list(range(N)), -1)])
+def test_rows_with_keys_that_stand_for_nothing_are_not_lost(db, keys, none):
+    made = db.create_table("padding", data=arrow(pa.array(keys)), mode="overwrite")
+    own = DiffusionReranker.from_table(made)
+    made.add(arrow(pa.array([none]), X[:1]))
+    search = made.search(X[0]).limit(6)
+    assert none in [row["id"] for row in search.to_list()]
+    known = [row for row in search.to_list() if row["id"] != none]
+    assert pairs(run(search, own)) == [
+        *reranked(own.ranker, known, restrict_to_candidates=True),
+        (none, None),
+    ]
+
+
+def test_rows_with_one_key(db, reranker):
+    made = db.create_table("repeated", data=arrow([*KEYS[1:], KEYS[5]]))
+    with pytest.raises(DiffusionError, match=r"id: .* two rows have id = 'p5'"):
+        run(made.search(X[4]).limit(N), DiffusionReranker(reranker.ranker, made))
+
+
 @pytest.mark.parametrize(
     "kind",
     [

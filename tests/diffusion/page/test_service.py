@@ -20,6 +20,8 @@ from diffusion.serve.collection import Collection  # noqa: E402
 from diffusion.serve.security import Settings  # noqa: E402
 
 HOSTILE = "<img src=x onerror=document.title='hit'>.png"
+# The name of a file that is no UTF-8, as Python has it.
+BYTES = "\udcff\udc80 caf\u00e9.png"
 TOKEN = "a-secret-of-the-tests"
 # Beyond the integers that the numbers of JavaScript hold.
 LARGE = (1 << 60) + 1
@@ -59,13 +61,13 @@ def photo(colour, kind="PNG"):
 
 @pytest.fixture(scope="module")
 def served(arcs, names, ranker, tmp_path_factory):
-    """The addresses of four services: of photos, with a token, of vectors, and of their scores."""
+    """The addresses of services: of photos, with a token, of vectors, and with hostile ids."""
     X, _ = arcs
     folder = tmp_path_factory.mktemp("served")
     ranker.save(folder / "photos")
     numbers = LARGE + 2 * np.arange(len(X))
     diffusion.Reranker(k=12, query_k=4, affinity="cosine").fit(X, ids=numbers).save(folder / "n")
-    names = [*names[:-1], HOSTILE]
+    names = [*names[:-4], BYTES, *names[-3:-1], HOSTILE]
     diffusion.Reranker(k=12, query_k=4).fit(X, ids=names).save(folder / "hostile")
     photos = Colours(X, names)
     apps = {
@@ -73,6 +75,7 @@ def served(arcs, names, ranker, tmp_path_factory):
         "token": ("photos", Settings(token=TOKEN), photos),
         "numbers": ("n", Settings(), None),
         "hostile": ("hostile", Settings(title=HOSTILE), None),
+        "hostile photos": ("hostile", Settings(), photos),
     }
     servers, addresses = [], {}
     for index, settings, pictures in apps.values():
@@ -286,6 +289,7 @@ def test_the_token_is_asked_for_and_sent_as_a_header_only(browser, served, colou
                 view.wait_for_selector("#alert p")
         upload(view, photo(colour[0]))
         assert results(view) == [f"{name}!" for name in ranker.search(colour[1], 12)[1]]
+        view.locator("#sides img").nth(23).wait_for()  # each is fetched before it is put there
         sources = view.locator("#sides img").evaluate_all(
             "(images) => Promise.all(images.map((i) => i.decode().then(() => i.src)))"
         )
@@ -310,6 +314,17 @@ def test_hostile_ids_stay_text(browser, served, arcs):
         view.locator("#explanation .chain").first.wait_for()
         assert view.title() == HOSTILE
         assert view.locator("img").count() == 0
+
+
+def test_pictures_are_shown_whatever_the_names_of_their_files(browser, served):
+    with visiting(browser, served["hostile photos"]) as view:
+        view.get_by_label("More like an item").fill(HOSTILE)
+        view.locator("#like").get_by_role("button", name="Search").click()
+        button = view.locator("#after .result").filter(has_text="caf\u00e9.png")
+        button.locator("img").wait_for()
+        button.locator("img").evaluate("image => image.decode()")
+        assert all("no photo" not in text for text in view.locator("#after").all_inner_texts())
+        assert view.locator("#alert").inner_text() == ""
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])

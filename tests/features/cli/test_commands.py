@@ -106,7 +106,7 @@ def test_the_page_of_a_search(index, capsys):
     shutil.copytree("photos", "fewer")
     Path("fewer", results[1]).unlink()
     assert cli.main([*search, "--photos", "fewer"]) == 0
-    assert f"1 photos cannot be read, such as {results[1]}" in capsys.readouterr().err
+    assert f"1 photo cannot be read, such as {results[1]}" in capsys.readouterr().err
     assert cli.main([*search, "--photos", "fewer/absent"]) == 2
     assert "--photos: expected the folder" in capsys.readouterr().err
     assert cli.main(search) == 0  # the index knows where they are

@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from diffusion import DiffusionError
@@ -242,9 +243,14 @@ def test_a_small_model_of_transformers_itself(transformers, tmp_path):
     assert network.stages["stage2"] == (16, 8)
 
 
-def test_what_is_here_asks_for_nothing(transformers, tmp_path, monkeypatch):
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_what_is_here_asks_for_nothing(transformers, tmp_path, monkeypatch, weights):
     """Not even the hub's client, which tells the hub of itself and asks what it may tell."""
     write_resnet(tmp_path / "models--some--model" / "snapshots" / "0")
+    if weights != "model.safetensors":
+        written = tmp_path / "models--some--model" / "snapshots" / "0" / "model.safetensors"
+        torch.save(load_file(written), written.with_name(weights))
+        written.unlink()
     (tmp_path / "models--some--model" / "refs").mkdir()
     (tmp_path / "models--some--model" / "refs" / "main").write_text("0")
     hub = importlib.import_module("huggingface_hub")
