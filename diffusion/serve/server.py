@@ -205,11 +205,16 @@ class _Supervisor(Multiprocess):
         ended = [process for process in self.processes if process.exitcode is not None]
         while self._news.poll():
             self._hear(self._news.recv())
-        if ended and self._missing and self.failure is None:
+        if self.should_exit.is_set():
+            return
+        if ended and self._missing:
             self._fail(f"serve: a worker ended with status {ended[0].exitcode} while it started")
         for process in ended:
             _logger.warning("worker %d ended with status %d", process.pid, process.exitcode)
-        super().keep_subprocess_alive()
+        # One that starts is not asked for a sign of life: if Ctrl-C, which all of them get, ends it
+        # before it can give one, nothing would happen for as long as the sign is waited for.
+        if not self._missing:
+            super().keep_subprocess_alive()
 
     def _hear(self, news: int | str) -> None:
         if isinstance(news, str):

@@ -361,6 +361,31 @@ def test_workers_end_with_their_supervisor(index):
         assert not psutil.wait_procs(workers, PATIENCE)[1]
 
 
+def test_ctrl_c_while_the_workers_start_ends_all_of_them(index):
+    """Nobody waits for a sign of life of each, which is more than the patience of a test."""
+    command = [sys.executable, "-m", "diffusion.cli", "serve", str(index), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--workers", "3"],
+        env={**os.environ, "PYTHONPATH": str(Path(diffusion.__file__).parents[1])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # Python says where each of them was
+        start_new_session=True,
+    ) as process:
+        try:
+            # With the one that says what processes have left behind.
+            children = until(
+                lambda: (
+                    len(psutil.Process(process.pid).children()) == 4
+                    and psutil.Process(process.pid).children()
+                )
+            )
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(PATIENCE) == 0
+            assert not psutil.wait_procs(children, PATIENCE)[1]
+        finally:
+            end(process)
+
+
 def test_answers_are_not_held_back():
     """Of sockets that are not of TCP by name, asyncio leaves Nagle's algorithm on."""
     with (
