@@ -27,6 +27,14 @@ _OWN_KEYS = frozenset(
     {"format", "version", "library", "updates", "kind", "parameters", "sizes", "arrays", "checksum"}
 )
 
+# The parts that others add to an index, and why such an index is not updated here: an update would
+# leave them as they were.
+PHOTOS, QDRANT = "images", "qdrant"
+_UPDATED = {
+    PHOTOS: "an index of photos is updated by `features index PHOTOS INDEX`",
+    QDRANT: "an index of a collection of Qdrant is updated by `QdrantReranker.sync`",
+}
+
 
 @dataclass(frozen=True)
 class IndexState:
@@ -77,6 +85,14 @@ class IndexState:
         if taken:
             raise ValueError(f"{name}: its name or the name of one of its arrays is taken")
         return replace(self, parts={**self.parts, name: content}, arrays={**self.arrays, **arrays})
+
+    @property
+    def fixed(self) -> str | None:
+        """Why the index cannot be updated apart from what others have added; None if it can."""
+        other = (
+            f"an index with the part {name!r} is updated by what wrote it" for name in self.parts
+        )
+        return next((_UPDATED[name] for name in self.parts if name in _UPDATED), next(other, None))
 
     def with_prefix(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Return the arrays whose names begin with a prefix, by the rest of their names."""

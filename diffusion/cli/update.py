@@ -56,10 +56,8 @@ def opened(options: argparse.Namespace) -> Reranker:
     state = open_state(options.index)
     if state.kind == "regional":
         raise DiffusionError(f"{options.index}: an index of regions cannot be changed")
-    if state.parts:
-        raise DiffusionError(
-            f"{options.index}: an index of photos is updated by `features index PHOTOS INDEX`"
-        )
+    if state.fixed is not None:
+        raise DiffusionError(f"{options.index}: {state.fixed}")
     return Reranker.from_state(state).set_params(progress=not options.quiet)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from .. import storage
 from ..errors import DiffusionError
-from ..index_state import open_state, save_state
+from ..index_state import QDRANT, open_state, save_state
 from ..reranker import Reranker
 from ..validation import as_vectors, check_integer, is_single
 from . import hits
@@ -34,9 +34,6 @@ CHECKPOINT = storage.Format(
     "a checkpoint of QdrantReranker.fit",
     frozenset({"pages", "fit", "fit.solver"}),
 )
-
-# The part of a saved index that names the collection.
-_PART = "qdrant"
 
 
 class Synced(NamedTuple):
@@ -260,7 +257,7 @@ class QdrantReranker:
         `load` opens it; `diffusion.load` and the command `diffusion` accept it as well.
         """
         place = {"collection": self.collection, "using": self.using}
-        save_state(path, self.ranker.state().with_part(_PART, place, {}))
+        save_state(path, self.ranker.state().with_part(QDRANT, place, {}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: QdrantClient) -> Self:
@@ -281,7 +278,7 @@ class QdrantReranker:
             If there is no such index, or the collection has another dimension or distance now.
         """
         state = open_state(path)
-        place = state.parts.get(_PART)
+        place = state.parts.get(QDRANT)
         if not isinstance(place, dict) or not isinstance(place.get("collection"), str):
             raise DiffusionError(
                 f"{path}: expected an index that QdrantReranker.save has written; for another one, "

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from .. import storage, updates
 from ..errors import DiffusionError
 from ..fitted import Fitted
-from ..index_state import INDEX, IndexState, save_state, updates_of
+from ..index_state import INDEX, PHOTOS, IndexState, save_state, updates_of
 from ..neighbors.methods import Given
 from ..reranker import Reranker
 from ..scoring.fusion import Fusion
@@ -91,7 +91,7 @@ class _State:
         self, ranker: Reranker, state: IndexState, version: int, identity: str | None
     ) -> None:
         self.ranker, self.version, self.identity = ranker, version, identity
-        self.parameters, self.photos = state.parameters, bool(state.parts)
+        self.parameters, self.photos = state.parameters, PHOTOS in state.parts
         self.fixed = _fixed(ranker.fitted(), state)
         # Not of a method: a state that refers to itself would keep its files mapped until the
         # garbage collector comes by.
@@ -346,8 +346,8 @@ def _searchable(fitted: Fitted) -> bool:
 
 def _fixed(fitted: Fitted, state: IndexState) -> str | None:
     """Return why an index cannot be updated, None if it can."""
-    if state.parts:
-        return "an index of photos is updated by `features index PHOTOS INDEX`"
+    if state.fixed is not None:
+        return state.fixed
     if not _searchable(fitted):
         return "an index without its vectors cannot be updated"
     return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion import Reranker
+from diffusion import Reranker, index_state
 from diffusion.errors import DiffusionError
 from diffusion.index_state import IndexState
 from diffusion.storage import fingerprint
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # What an index of photos holds beside an index of vectors: a JSON value, with the place of the
 # descriptors and the files that could not be read, and two arrays, of the size and modification
 # time of each photo and of the SHA-256 of its content.
-CONTENT = "images"
+CONTENT = index_state.PHOTOS
 DESCRIBED, SKIPPED = "descriptors", "skipped"
 STATS, DIGESTS = "image_stats", "image_digests"
 # In indexes of earlier versions, whose ids are row numbers.

@@ -20,6 +20,7 @@ pytest.importorskip("qdrant_client", reason="needs qdrant-client")
 
 from qdrant_client import QdrantClient, models
 
+from diffusion.cli import main
 from diffusion.integrations import qdrant, qdrant_points
 from diffusion.integrations.qdrant import QdrantReranker, Synced
 
@@ -341,10 +342,12 @@ def test_sync_adds_removes_and_replaces():
         assert own.fit().sync(changed=[UUID(int=4)]) == Synced(1, 1)
 
 
-def test_saving_and_loading(tmp_path, shop, reranker):
+def test_saving_and_loading(tmp_path, shop, reranker, capsys):
     reranker.save(tmp_path / "index")
     loaded = QdrantReranker.load(tmp_path / "index", shop)
     assert pairs(loaded.search(X[5])) == [(p.id, p.score) for p in reranker.search(X[5])]
+    assert main(["remove", str(tmp_path / "index"), "1", "-q"]) == 2
+    assert "updated by `QdrantReranker.sync`" in capsys.readouterr().err
     plain = diffusion.load(tmp_path / "index")
     assert plain.n_items_ == N
     plain.save(tmp_path / "plain")

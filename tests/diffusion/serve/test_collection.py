@@ -480,13 +480,21 @@ def test_a_collection_to_read_only(path):
         collection.update(remove=["item 1"])
 
 
-def test_an_index_of_photos_is_updated_elsewhere(path):
-    state = diffusion.load(path).state().with_part("photos", {"folder": "x"}, {})
+@pytest.mark.parametrize(
+    ("part", "photos", "how"),
+    [
+        ("images", True, "features index PHOTOS INDEX"),
+        ("qdrant", False, "QdrantReranker.sync"),
+        ("other", False, "the part 'other' is updated by what wrote it"),
+    ],
+)
+def test_an_index_with_a_part_is_updated_by_what_wrote_it(path, part, photos, how):
+    state = diffusion.load(path).state().with_part(part, {"folder": "x"}, {})
     save_state(path, state)
     collection = Collection(path)
-    assert collection.info()["photos"]
+    assert collection.info()["photos"] == photos
     assert collection.info()["read_only"]
-    with pytest.raises(UnchangeableError, match="features index"):
+    with pytest.raises(UnchangeableError, match=how):
         collection.update(remove=["item 1"])
 
 
