@@ -89,10 +89,9 @@ class IndexState:
     @property
     def fixed(self) -> str | None:
         """Why the index cannot be updated apart from what others have added; None if it can."""
-        other = (
-            f"an index with the part {name!r} is updated by what wrote it" for name in self.parts
-        )
-        return next((_UPDATED[name] for name in self.parts if name in _UPDATED), next(other, None))
+        for name in self.parts:
+            return _UPDATED.get(name, f"an index with the part {name!r} is updated by what wrote it")
+        return None
 
     def with_prefix(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Return the arrays whose names begin with a prefix, by the rest of their names."""
