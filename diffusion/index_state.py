@@ -90,7 +90,7 @@ class IndexState:
     def fixed(self) -> str | None:
         """Why the index cannot be updated apart from what others have added; None if it can."""
         for name in self.parts:
-            return _UPDATED.get(name, f"an index with the part {name!r} is updated by what wrote it")
+            return _UPDATED.get(name, f"its part {name!r} is updated by what wrote it")
         return None
 
     def with_prefix(self, prefix: str) -> dict[str, NDArray[Any]]:

@@ -485,7 +485,7 @@ def test_a_collection_to_read_only(path):
     [
         ("images", True, "features index PHOTOS INDEX"),
         ("qdrant", False, "QdrantReranker.sync"),
-        ("other", False, "the part 'other' is updated by what wrote it"),
+        ("other", False, "its part 'other' is updated by what wrote it"),
     ],
 )
 def test_an_index_with_a_part_is_updated_by_what_wrote_it(path, part, photos, how):
