@@ -159,8 +159,8 @@ def _answered(
     ones and `went` their ranks after diffusion. A rank is 0 for what is not in the list.
     """
     fitted = ranker.fitted()
-    if weight is not None:
-        fitted = replace(fitted, score=Fusion(weight))
+    if isinstance(fitted.score, Fusion) and weight is not None:
+        fitted = replace(fitted, score=replace(fitted.score, weight=weight))
     found = fitted.search(Q, k, query_k=query_k, cautious=bool(ranker.cautious))
     _, near = fitted.first_items(Q, found.lists, k)
     report = found.report
