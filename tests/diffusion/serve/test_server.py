@@ -50,6 +50,14 @@ def until(condition: Callable[[], Any]) -> Any:
     raise AssertionError("waited in vain")
 
 
+def _command(process: psutil.Process) -> list[str]:
+    """Return the command line of a process, nothing of one that has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # or a zombie, until its parent has asked how it ended
+        return []
+
+
 class Service:
     """A service that runs."""
 
@@ -69,7 +77,7 @@ class Service:
     def workers(self) -> list[psutil.Process]:
         """The processes that map the index."""
         children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in children if "spawn_main" in " ".join(_command(child))]
 
     @contextlib.contextmanager
     def connected(
