@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from diffusion.errors import DiffusionError
 from diffusion.validation import check_integer
 
 from .backbones.base import Backbone
+from .parts import in_parts
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,28 @@ class Frame:
         """Convert boxes (k, 4), each left, top, right, bottom, from pixels to cells."""
         shift = np.array([self.offset_x, self.offset_y] * 2)
         return (np.asarray(boxes, np.float64) - shift) / self.stride
+
+
+@dataclass(frozen=True, eq=False)
+class ImageActivations:
+    """The activations of one image: of the last convolution, and of a stage with finer cells.
+
+    Attributes
+    ----------
+    maps : ndarray, shape (c, h, w), float32
+        Of the last convolution.
+    frame : Frame
+        Positions of their cells in the image.
+    fine : ndarray, shape (c', h', w'), float32, or None
+        Of the stage `Backbone.fine`, if the network has one.
+    fine_frame : Frame or None
+        Positions of its cells.
+    """
+
+    maps: NDArray[np.float32]
+    frame: Frame
+    fine: NDArray[np.float32] | None = None
+    fine_frame: Frame | None = None
 
 
 class FramedTrunk:
@@ -92,24 +115,79 @@ class FramedTrunk:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the maps (b, c, h', w') of normalised images (b, 3, h, w)."""
-        pad, cut = self.margin * self.stride, self.margin
-        rows, columns = (mirrored(length, pad).to(images.device) for length in images.shape[2:])
-        maps = self.trunk(images[:, :, rows][:, :, :, columns])
-        height, width = maps.shape[2:]
-        if min(height, width) <= 2 * cut:
-            raise DiffusionError(
-                f"images: expected maps of more than {2 * cut} cells with a margin of {cut}, got "
-                f"{height} x {width}; is the stride {self.stride}?"
-            )
-        return maps[:, :, cut : height - cut, cut : width - cut]
+        return self._cut(in_parts(self.trunk, self._surrounded(images)), self.stride)
 
-    def frame(self, image: tuple[int, ...], cells: tuple[int, ...]) -> Frame:
-        """Return the frame of a map of (h', w') cells in an image of (h, w) pixels."""
+    def maps(self, images: Tensor, stages: Sequence[str]) -> dict[str, Tensor]:
+        """Return the maps of several stages of a `Backbone`, computed in one pass.
+
+        Parameters
+        ----------
+        images : Tensor, shape (b, 3, h, w)
+            Normalised images.
+        stages : sequence of str
+            Their strides divide the width of the mirrored border, `margin` times `stride`.
+        """
+        trunk = self._backbone()
+
+        def found(part: Tensor) -> tuple[Tensor, ...]:
+            maps = trunk.maps(part, stages)
+            return tuple(maps[stage] for stage in stages)
+
+        whole = in_parts(found, self._surrounded(images))
+        return {
+            stage: self._cut(maps, trunk.stages[stage].stride)
+            for stage, maps in zip(stages, whole, strict=True)
+        }
+
+    def activations(self, images: Tensor) -> list[ImageActivations]:
+        """Return what a `Backbone` computes for normalised images (b, 3, h, w), image by image."""
+        trunk, size = self._backbone(), tuple(images.shape[2:])
+        maps = self.maps(images, [stage for stage in (trunk.fine, trunk.last) if stage is not None])
+        arrays = {stage: part.float().cpu().contiguous().numpy() for stage, part in maps.items()}
+        frames = {stage: self.frame(size, a.shape[2:], stage) for stage, a in arrays.items()}
+        last = arrays[trunk.last], frames[trunk.last]
+        if trunk.fine is None:
+            return [ImageActivations(A, last[1]) for A in last[0]]
+        fine = arrays[trunk.fine], frames[trunk.fine]
+        return [
+            ImageActivations(A, last[1], B, fine[1]) for A, B in zip(last[0], fine[0], strict=True)
+        ]
+
+    def frame(
+        self, image: tuple[int, ...], cells: tuple[int, ...], stage: str | None = None
+    ) -> Frame:
+        """Return the frame of a map of (h', w') cells in an image of (h, w) pixels.
+
+        `stage` names the stage of a `Backbone` whose map it is, by default the last one.
+        """
+        stride = self.stride if stage is None else self._backbone().stages[stage].stride
         offsets = [
-            (side - self.stride * count) / 2 if self.centred else (1 - self.stride) / 2
+            (side - stride * count) / 2 if self.centred else (1 - stride) / 2
             for side, count in zip(image, cells, strict=True)
         ]
-        return Frame(self.stride, offsets[1], offsets[0])
+        return Frame(stride, offsets[1], offsets[0])
+
+    def _backbone(self) -> Backbone:
+        if not isinstance(self.trunk, Backbone):
+            raise DiffusionError("trunk: expected a Backbone, which has stages")
+        return self.trunk
+
+    def _surrounded(self, images: Tensor) -> Tensor:
+        """Return images with their mirrored borders."""
+        pad = self.margin * self.stride
+        rows, columns = (mirrored(length, pad).to(images.device) for length in images.shape[2:])
+        return images[:, :, rows][:, :, :, columns]
+
+    def _cut(self, maps: Tensor, stride: int) -> Tensor:
+        """Return maps whose cells are `stride` apart without those of the mirrored borders."""
+        cut, rest = divmod(self.margin * self.stride, stride)
+        height, width = maps.shape[2:]
+        if rest or min(height, width) <= 2 * cut:
+            raise DiffusionError(
+                f"images: expected maps of more than {2 * cut} cells with a margin of {cut}, got "
+                f"{height} x {width}; is the stride {stride}?"
+            )
+        return maps[:, :, cut : height - cut, cut : width - cut]
 
 
 def mirrored(length: int, pad: int) -> Tensor:

@@ -82,6 +82,12 @@ class Backbone(nn.Module):
         """Distance between neighbouring cells of the last feature map, in image pixels."""
         return self.stages[self.last].stride
 
+    @property
+    def fine(self) -> str | None:
+        """The last stage whose cells are half as far apart as those of the last map, if any."""
+        names = [name for name, stage in self.stages.items() if 2 * stage.stride == self.stride]
+        return names[-1] if names else None
+
     def forward(self, images: Tensor, stage: str | None = None) -> Tensor:
         """Return the feature map (b, c, h', w') of a stage, by default the last one.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -19,12 +19,16 @@ _GROUPS = (
     (6, 320, 1, 1),
 )
 _FIRST, _LAST = 32, 1280
+# The block that halves the map for the last time. The output of its first convolution is a stage of
+# its own: it is the last map before that, with many channels, and its values are >= 0.
+_HALVING = 14
 
 
 class MobileNetV2(Backbone):
     """MobileNetV2 of width 1.0, with the parameter names of torchvision.
 
     The stages are named "block0" (the first convolution) to "block18" (the last convolution).
+    "block14_expansion" is the first convolution of block 14, before the last stride.
 
     Parameters
     ----------
@@ -58,6 +62,10 @@ class MobileNetV2(Backbone):
         for expansion, channels, count, stride in _GROUPS:
             reached *= stride
             for number in range(count):
+                if len(blocks) == _HALVING:
+                    self.stages[f"block{_HALVING}_expansion"] = Stage(
+                        before * expansion, reached // 2
+                    )
                 self.stages[f"block{len(blocks)}"] = Stage(channels, reached)
                 blocks.append(_Inverted(before, channels, 1 if number else stride, expansion))
                 before = channels
@@ -68,8 +76,13 @@ class MobileNetV2(Backbone):
             self.codes = ("fc",)
             self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(_LAST, classes))
 
-    def _steps(self) -> Iterable[tuple[str | None, nn.Module]]:
-        return ((f"block{number}", block) for number, block in enumerate(self.features))
+    def _steps(self) -> Iterator[tuple[str | None, nn.Module]]:
+        for number, block in enumerate(self.features):
+            if isinstance(block, _Inverted) and number == _HALVING:
+                yield f"block{number}_expansion", block.conv[0]
+                yield f"block{number}", block.conv[1:]
+            else:
+                yield f"block{number}", block
 
     def _head_steps(self) -> Iterator[tuple[str | None, nn.Module]]:
         yield None, nn.AdaptiveAvgPool2d((1, 1))

@@ -9,6 +9,7 @@ from torch import nn
 
 from diffusion import DiffusionError
 from features import backbone
+from features.networks import parts
 from features.networks.frame import Frame, FramedTrunk, mirrored
 
 
@@ -71,7 +72,58 @@ def test_border_artefacts_go(rng):
     assert (plain[:, :, 0] - plain[:, :, 4]).abs().max() > 1e-3
 
 
+def test_maps_of_two_stages_are_cut_alike(rng):
+    """A map of half the stride has the pixels of the mirrored border cut off like the last one."""
+    network = backbone("mobilenet_v2", seed=3, head=False).eval()
+    images = torch.rand(2, 3, 65, 97)
+    framed = FramedTrunk(network, margin=2)
+    with torch.inference_mode():
+        maps = framed.maps(images, [network.fine, network.last])
+        whole = network.maps(
+            torch.from_numpy(np.pad(images, ((0, 0), (0, 0), (64, 64), (64, 64)), "reflect")),
+            [network.fine, network.last],
+        )
+        torch.testing.assert_close(maps[network.fine], whole[network.fine][:, :, 4:-4, 4:-4])
+        torch.testing.assert_close(maps[network.last], framed(images))
+        seen = framed.activations(images)[1]
+    assert seen.maps.shape == (1280, 3, 4)
+    assert seen.fine is not None
+    assert seen.fine.shape == (576, 5, 7)
+    assert seen.frame == Frame(32, -15.5, -15.5)
+    assert seen.fine_frame == Frame(16, -7.5, -7.5)
+    np.testing.assert_allclose(seen.fine, maps[network.fine][1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [("resnet18", "layer3"), ("vgg16", "conv4_3"), ("alexnet", "conv2")],
+)
+def test_the_fine_stage_is_the_last_of_half_the_stride(name, fine):
+    with torch.device("meta"):
+        network = backbone(name, head=False)
+    assert network.fine == fine
+    assert 2 * network.stages[fine].stride == network.stride
+
+
+def test_parts_of_a_batch_give_the_rows_of_the_batch(monkeypatch):
+    monkeypatch.setattr(parts, "PART_PIXELS", 3 * 9 * 5)
+    network, sizes = nn.Conv2d(3, 4, 3), []
+
+    def call(images):
+        sizes.append(len(images))
+        return network(images), images.sum(dim=(1, 2, 3))
+
+    images = torch.rand(7, 3, 9, 5)
+    with torch.no_grad():
+        maps, sums = parts.in_parts(call, images)
+        torch.testing.assert_close(maps, network(images))
+    torch.testing.assert_close(sums, images.sum(dim=(1, 2, 3)))
+    assert sizes == [3, 3, 1]
+
+
 def test_bad_input_is_named():
+    with pytest.raises(DiffusionError, match="expected a Backbone"):
+        FramedTrunk(nn.Identity(), 1).maps(torch.rand(1, 3, 9, 9), ["a"])
     with pytest.raises(DiffusionError, match="stride"):
         FramedTrunk(nn.Identity())
     with pytest.raises(DiffusionError, match="margin"):
