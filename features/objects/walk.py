@@ -238,11 +238,9 @@ def _solve(
     def applied(y: Vectors) -> Vectors:
         return y - (1 - share) * (scale * product(scale * y))
 
-    # D^1/2 1 is the eigenvector of the smallest eigenvalue, `share`. The start solves the system
-    # exactly in its direction: without it, fewer iterations are needed for a small share.
+    # From zero, cells that the walk cannot reach from S stay exactly zero.
     b = share * roots * s
-    y = roots * (np.dot(D, s) / D.sum())
-    residual = b - applied(y)
+    y, residual = np.zeros_like(b), b.copy()
     direction = residual.copy()
     squared = float(residual @ residual)
     goal = _TOLERANCE**2 * float(b @ b)
