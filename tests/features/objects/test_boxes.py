@@ -69,6 +69,37 @@ def test_clipped_map_of_rectangles_keeps_their_boxes():
     assert find_boxes(clipped(S)).boxes.tolist() == [[4, 3, 6, 8]]
 
 
+def test_objects_that_touch_are_split_at_the_saddle():
+    S = np.zeros((5, 9))
+    S[1:4, 1:8] = [5, 8, 10, 4, 9, 8, 6]
+    # The saddle is 4: the lower peak, of 9, rises by 5, more than a tenth of 10.
+    regions = find_boxes(S)
+    assert len(regions) == 2
+    assert regions.boxes[:, [1, 3]].tolist() == [[1, 4]] * 2
+    assert sorted(regions.boxes[:, [0, 2]].tolist()) == [[1, 5], [5, 8]]
+    S[1:4, 1:8] = [5, 8, 10, 8.2, 9, 8, 6]  # by 0.8 only
+    assert find_boxes(S).boxes.tolist() == [[1, 1, 8, 4]]
+
+
+def test_plateau_is_one_object():
+    assert find_boxes(np.ones((6, 7))).boxes.tolist() == [[0, 0, 7, 6]]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 8))
+def test_boxes_lie_in_the_map_by_descending_weight(seed, height, width):
+    rng = np.random.default_rng(seed)
+    S = np.maximum(rng.integers(0, 8, (height, width)) - 3, 0)
+    regions = find_boxes(S)
+    assert (len(regions) > 0) == S.any()
+    if S.any():
+        left, top, right, bottom = regions.boxes.T
+        assert min(left.min(), top.min()) >= 0
+        assert right.max() <= width
+        assert bottom.max() <= height
+        assert (np.diff(regions.weights) <= 0).all()
+        assert regions.weights.sum() == pytest.approx(1)
+
+
 def test_light_components_are_left_out():
     S = np.zeros((9, 9))
     S[1:5, 1:6] = 1  # 20 cells
