@@ -16,7 +16,8 @@ from torch import Tensor
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path, sha256_of
 
-from ..images.reading import Source, quiet, read_image, read_size
+from ..images.boxes import Box, box_pixels
+from ..images.reading import WHOLE, Source, quiet, read_image, read_size
 from ..images.sizes import fitted_size
 from ..networks.backbones import backbone as make_backbone
 from ..networks.fusing import fused
@@ -224,16 +225,42 @@ class Describer:
             boxes.float().cpu().numpy(),
         )
 
-    def describe_file(self, source: Source) -> NDArray[np.float32]:
-        """Describe an image file, or its content, and apply the whitening: shape (d,), float32.
+    def describe_file(self, source: Source, box: Box | None = None) -> NDArray[np.float32]:
+        """Describe an image file, or a part of it, and apply the whitening.
+
+        Parameters
+        ----------
+        source : path-like or bytes
+            An image file, or its content.
+        box : sequence of float, optional
+            Left, top, right, bottom of the part, in pixels of the upright image. The pixels that
+            the box touches are described as an image of their own. What lies outside the image is
+            cut off.
+
+        Returns
+        -------
+        ndarray, shape (d,), float32
 
         Raises
         ------
         UnreadableImageError
             If the file cannot be read as an image; the message names it.
+        DiffusionError
+            If the box is not finite, has no area or lies outside the image.
+
+        Notes
+        -----
+        That queries are cut out before the network sees them is the protocol of the Oxford and
+        Paris buildings: Radenović, Iscen, Tolias, Avrithis, Chum. Revisiting Oxford and Paris.
+        CVPR 2018.
         """
         with quiet():
-            image = read_image(source, self.fitted(read_size(source)))
+            size, part = read_size(source), WHOLE
+            if box is not None:
+                left, top, right, bottom = box_pixels(box, size)
+                part = (top / size[0], left / size[1], bottom / size[0], right / size[1])
+                size = bottom - top, right - left
+            image = read_image(source, self.fitted(size), part)
         descriptor = self.raw(torch.from_numpy(image)[None])[0]
         return (descriptor if self.whitening is None else self.whitening.apply(descriptor))[0]
 
