@@ -188,7 +188,7 @@ class Describer:
         """Dimension of the descriptors."""
         return self.network.dimension if self.whitening is None else self.whitening.dimension
 
-    def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+    def fitted(self, size: tuple[float, float]) -> tuple[int, int]:
         """Return the height and width to which an image of a given size is resized."""
         sides = self.network.backbone.sides
         return fitted_size(size, self.recipe.images.size, sides, square=self.recipe.images.square)
@@ -234,8 +234,8 @@ class Describer:
             An image file, or its content.
         box : sequence of float, optional
             Left, top, right, bottom of the part, in pixels of the upright image. The pixels that
-            the box touches are described as an image of their own. What lies outside the image is
-            cut off.
+            the box touches are described as an image of their own, resized by the factor that the
+            whole image would be. What lies outside the image is cut off.
 
         Returns
         -------
@@ -255,12 +255,15 @@ class Describer:
         CVPR 2018.
         """
         with quiet():
-            size, part = read_size(source), WHOLE
+            height, width = read_size(source)
+            fitted, part = self.fitted((height, width)), WHOLE
             if box is not None:
-                left, top, right, bottom = box_pixels(box, size)
-                part = (top / size[0], left / size[1], bottom / size[0], right / size[1])
-                size = bottom - top, right - left
-            image = read_image(source, self.fitted(size), part)
+                left, top, right, bottom = box_pixels(box, (height, width))
+                part = (top / height, left / width, bottom / height, right / width)
+                # An object in a larger photo is as large as the collection shows it.
+                factor = min(1.0, self.recipe.images.size / max(height, width))
+                fitted = self.fitted((factor * (bottom - top), factor * (right - left)))
+            image = read_image(source, fitted, part)
         descriptor = self.raw(torch.from_numpy(image)[None])[0]
         return (descriptor if self.whitening is None else self.whitening.apply(descriptor))[0]
 

@@ -41,8 +41,8 @@ def home(weights, tmp_path_factory):
     """A folder with photos and an index of them, and a query that shows an object of one photo."""
     home = tmp_path_factory.mktemp("boxes")
     (home / "photos").mkdir()
-    # The ground of the query, and the object of the query, which fills most of a photo.
-    pictures = {"ground": scene(1, 2, (5, 70)), "object": pattern(160, 180, seed=3)}
+    # The ground of the query, and the object of the query, which fills a photo.
+    pictures = {"ground": scene(1, 2, (5, 70)), "object": pattern(80, 90, seed=3)}
     pictures |= {f"other{n}": pattern(150, 150 + 10 * n, seed=20 + n) for n in range(6)}
     for name, pixels in pictures.items():
         (home / "photos" / f"{name}.png").write_bytes(png(pixels))
@@ -52,7 +52,7 @@ def home(weights, tmp_path_factory):
         home / "photos",
         home / "described",
         network,
-        images=features.ImageSettings(size=120),
+        images=features.ImageSettings(size=240),
         run=features.RunSettings(progress=False, workers=1),
     )
     build_index(described, home / "index", Reranker(**SHORT))
@@ -82,12 +82,18 @@ def test_a_box_is_described_as_a_file_of_its_pixels(home, describer, tmp_path):
     np.testing.assert_array_equal(both, [describer.describe_file(content), found])
 
 
-def test_a_large_box_is_made_smaller(home, describer, tmp_path):
+def test_a_box_is_resized_by_the_factor_of_its_photo(home, describer, tmp_path):
     left, top, right, bottom = 10, 10, 210, 150
-    (tmp_path / "cut.png").write_bytes(png(scene(1, 3, BOX[:2])[top:bottom, left:right]))
-    found = describer.describe_file(home / "query.png", (left, top, right, bottom))
-    # The interpolation at the border of the box sees the pixels beside it.
-    assert found @ describer.describe_file(tmp_path / "cut.png") > 0.998
+    part = (top / 160, left / 220, bottom / 160, right / 220)
+    half = read_image(home / "query.png", (70, 100), part)
+    (tmp_path / "half.png").write_bytes(png(half))
+    recipe = features.open_descriptors(home / "described").manifest["recipe"]
+    recipe = {**recipe, "images": {**recipe["images"], "size": 110}}
+    found = describer_of(recipe, None, "").describe_file(
+        home / "query.png", (left, top, right, bottom)
+    )
+    expected = describer.describe_file(tmp_path / "half.png")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_box_of_the_whole_photo_is_the_photo(home, describer):
@@ -130,7 +136,7 @@ def locator(home):
 )
 def test_a_box_of_an_object_is_the_mac_of_its_cells(home, locator, weights, box):
     trunk = features.backbone("alexnet", weights, head=False)
-    height, width = 87, 120  # of the photo made smaller
+    height, width = 160, 220
     x = torch.from_numpy(read_image(home / "query.png", (height, width))).permute(2, 0, 1)[None]
     with torch.no_grad():
         A = FramedTrunk(trunk)(trunk.normalize(x / 255))[0].numpy()
