@@ -61,6 +61,15 @@ def add_verbs(verbs: command.Verbs) -> None:
     search = verbs.add("search", _search, "Search an index of photos for photos like others.")
     search.add_argument("index", metavar="INDEX", help="directory that `features index` wrote")
     search.add_argument("photos", nargs="+", metavar="PHOTO", help="query photo")
+    search.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="search for this part of the one PHOTO: left, top, right, bottom in pixels of the "
+        "upright photo",
+    )
     search.add_argument("-k", type=int, default=100, help="results per query (default %(default)s)")
     search.add_argument(
         "-o",
@@ -194,13 +203,18 @@ def _search(options: argparse.Namespace) -> None:
         raise DiffusionError(
             f"--photos: expected the folder of the photos that were indexed, got {options.folder!r}"
         )
+    boxes = _boxes(options)
     state = open_state(options.index)
     ranker = Reranker.from_state(state).set_params(progress=not options.quiet)
     queries = describe_queries(
-        state, options.photos, weights=options.weights, allow_download=options.allow_download
+        state,
+        options.photos,
+        boxes=boxes,
+        weights=options.weights,
+        allow_download=options.allow_download,
     )
     if options.page is not None:
-        _write_page(options, state, ranker, queries)
+        _write_page(options, state, ranker, queries, boxes)
     _say_outdated(options, state)
     scores, ids = ranker.search(queries, options.k)
     results = PhotoResults(options.photos, scores, photo_names(state, ids))
@@ -209,6 +223,17 @@ def _search(options: argparse.Namespace) -> None:
     else:
         first = photo_names(state, first_stage(ranker, queries, options.k))
         write_file(options.output, results._replace(first=first))
+
+
+def _boxes(options: argparse.Namespace) -> list[list[float]] | None:
+    """Return the box of the query as a list, None without one."""
+    boxes: list[list[float]] | None = options.box
+    if boxes is not None and (len(boxes) > 1 or len(options.photos) > 1):
+        raise DiffusionError(
+            f"--box: expected one box in one PHOTO, got {len(boxes)} and {len(options.photos)} "
+            f"photo{'s'[: len(options.photos) != 1]}"
+        )
+    return boxes
 
 
 def _say_outdated(options: argparse.Namespace, state: IndexState) -> None:
@@ -225,7 +250,11 @@ def _say_outdated(options: argparse.Namespace, state: IndexState) -> None:
 
 
 def _write_page(
-    options: argparse.Namespace, state: IndexState, ranker: Reranker, queries: Any
+    options: argparse.Namespace,
+    state: IndexState,
+    ranker: Reranker,
+    queries: Any,
+    boxes: list[list[float]] | None,
 ) -> None:
     from ..index.page import write_search_page
     from ..index.photos import image_names, photo_path
@@ -247,6 +276,7 @@ def _write_page(
         lambda item: names.get(item, str(item)),
         path_of,
         options.k,
+        boxes,
     )
     if missing:
         count = f"{len(missing)} photo{'s'[: len(missing) != 1]}"

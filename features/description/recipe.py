@@ -16,7 +16,8 @@ from torch import Tensor
 from diffusion.errors import DiffusionError
 from diffusion.storage import as_path, sha256_of
 
-from ..images.reading import Source, quiet, read_image, read_size
+from ..images.boxes import Box, box_pixels
+from ..images.reading import WHOLE, Source, quiet, read_image, read_size
 from ..images.sizes import fitted_size
 from ..networks.backbones import backbone as make_backbone
 from ..networks.fusing import fused
@@ -187,7 +188,7 @@ class Describer:
         """Dimension of the descriptors."""
         return self.network.dimension if self.whitening is None else self.whitening.dimension
 
-    def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+    def fitted(self, size: tuple[float, float]) -> tuple[int, int]:
         """Return the height and width to which an image of a given size is resized."""
         sides = self.network.backbone.sides
         return fitted_size(size, self.recipe.images.size, sides, square=self.recipe.images.square)
@@ -224,16 +225,45 @@ class Describer:
             boxes.float().cpu().numpy(),
         )
 
-    def describe_file(self, source: Source) -> NDArray[np.float32]:
-        """Describe an image file, or its content, and apply the whitening: shape (d,), float32.
+    def describe_file(self, source: Source, box: Box | None = None) -> NDArray[np.float32]:
+        """Describe an image file, or a part of it, and apply the whitening.
+
+        Parameters
+        ----------
+        source : path-like or bytes
+            An image file, or its content.
+        box : sequence of float, optional
+            Left, top, right, bottom of the part, in pixels of the upright image. The pixels that
+            the box touches are described as an image of their own, resized by the factor that the
+            whole image would be. What lies outside the image is cut off.
+
+        Returns
+        -------
+        ndarray, shape (d,), float32
 
         Raises
         ------
         UnreadableImageError
             If the file cannot be read as an image; the message names it.
+        DiffusionError
+            If the box is not finite, has no area or lies outside the image.
+
+        Notes
+        -----
+        That queries are cut out before the network sees them is the protocol of the Oxford and
+        Paris buildings: Radenović, Iscen, Tolias, Avrithis, Chum. Revisiting Oxford and Paris.
+        CVPR 2018.
         """
         with quiet():
-            image = read_image(source, self.fitted(read_size(source)))
+            height, width = read_size(source)
+            fitted, part = self.fitted((height, width)), WHOLE
+            if box is not None:
+                left, top, right, bottom = box_pixels(box, (height, width))
+                part = (top / height, left / width, bottom / height, right / width)
+                # An object in a larger photo is as large as the collection shows it.
+                factor = min(1.0, self.recipe.images.size / max(height, width))
+                fitted = self.fitted((factor * (bottom - top), factor * (right - left)))
+            image = read_image(source, fitted, part)
         descriptor = self.raw(torch.from_numpy(image)[None])[0]
         return (descriptor if self.whitening is None else self.whitening.apply(descriptor))[0]
 

@@ -19,13 +19,13 @@ class Sides(NamedTuple):
 
 
 def fitted_size(
-    size: tuple[int, int], longest: int, sides: Sides, *, square: bool = False
+    size: tuple[float, float], longest: int, sides: Sides, *, square: bool = False
 ) -> tuple[int, int]:
     """Return the height and width that an image is resized to.
 
     Parameters
     ----------
-    size : tuple of int
+    size : tuple of float
         Height and width of the image, upright.
     longest : int
         Length of the longer side after resizing; a smaller image is not enlarged.

@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from diffusion import DiffusionError, Reranker
 from diffusion import page as results
 from diffusion.storage.strings import printable
 
+from ..images.boxes import Box, box_pixels
 from ..images.reading import UnreadableImageError, read_image, read_size
 from ..pages.rendering import photo_address
 
-# Longer side of the photos on the page, in pixels.
-_SIDE = 224
+# Longer side of the photos on the page, and width of the line around a box, in pixels.
+_SIDE, _LINE = 224, 2
+# The yellow of the boxes on the page of `features discover`.
+_COLOUR = (255, 210, 63)
 
 
 def write_search_page(
@@ -30,6 +34,7 @@ def write_search_page(
     name_of: Callable[[int], str],
     path_of: Callable[[str], str | os.PathLike[str]],
     k: int = 100,
+    boxes: Sequence[Box | None] | None = None,
 ) -> list[str]:
     """Write a page of the results of query photos. The file is complete or is not written at all.
 
@@ -53,6 +58,9 @@ def write_search_page(
         Returns the file of a photo, given by its name.
     k : int >= 1, default 100
         Length of the rankings, of which the page shows the first twelve.
+    boxes : sequence of box or None, optional
+        For each query, the part of the photo that was searched for, as left, top, right, bottom in
+        pixels of the upright photo. The page marks it.
 
     Returns
     -------
@@ -78,11 +86,13 @@ def write_search_page(
             f"{printable(photos[0][0])}; expected the folder that was indexed (--photos FOLDER)"
         )
     missing: list[str] = []
+    marked = [None] * len(queries) if boxes is None else boxes
+    asked = [(query, query, box) for query, box in zip(queries, marked, strict=True)]
 
     def pictures() -> Iterator[str]:
-        for name, file in [*zip(queries, queries, strict=True), *photos]:
+        for name, file, box in [*asked, *((*photo, None) for photo in photos)]:
             try:
-                yield _picture(file)
+                yield _picture(file, box)
             except UnreadableImageError:
                 missing.append(name)
                 yield ""
@@ -91,10 +101,30 @@ def write_search_page(
     return missing
 
 
-def _picture(file: str) -> str:
-    """Return the data URL of a photo, made smaller."""
+def _picture(file: str, box: Box | None = None) -> str:
+    """Return the data URL of a photo, made smaller, with a box marked."""
     height, width = read_size(file)
     factor = min(1.0, _SIDE / max(height, width))
-    return photo_address(
-        read_image(file, (max(1, round(factor * height)), max(1, round(factor * width))))
+    pixels = read_image(file, (max(1, round(factor * height)), max(1, round(factor * width))))
+    if box is not None:
+        left, top, right, bottom = (factor * side for side in box_pixels(box, (height, width)))
+        pixels = _marked(pixels, (round(left), round(top), round(right), round(bottom)))
+    return photo_address(pixels)
+
+
+def _marked(pixels: NDArray[np.uint8], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Return a picture that is darker outside a box, with a line around the box."""
+    left, top, right, bottom = box
+    marked = pixels // 2
+    marked[top:bottom, left:right] = pixels[top:bottom, left:right]
+    image = Image.fromarray(marked)
+    # The line is outside the box, which may be tiny, and inside the picture.
+    high, wide = pixels.shape[:2]
+    around = (
+        max(left - _LINE, 0),
+        max(top - _LINE, 0),
+        min(right + _LINE, wide) - 1,
+        min(bottom + _LINE, high) - 1,
     )
+    ImageDraw.Draw(image).rectangle(around, outline=_COLOUR, width=_LINE)
+    return np.array(image)

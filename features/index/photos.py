@@ -18,6 +18,7 @@ from diffusion.storage.strings import unpack_strings
 
 from ..description.descriptors import MEAN, OBJECTS, PHOTOS, PROJECTION, stored_whitening
 from ..description.sources import folders_at
+from ..images.boxes import Box, as_box
 from .places import Outdated, compare, path_in
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def describe_queries(
     state: IndexState,
     files: Sequence[Source],
     *,
+    boxes: Sequence[Box | None] | None = None,
     weights: str | os.PathLike[str] | None = None,
     allow_download: bool = False,
 ) -> NDArray[np.float32]:
@@ -153,6 +155,10 @@ def describe_queries(
         An opened index.
     files : sequence of path-like or bytes
         Image files, or their contents.
+    boxes : sequence of box or None, optional
+        For each file the part of the photo that is searched for, as left, top, right, bottom in
+        pixels of the upright photo; None for the whole photo. `Describer.describe_file` and
+        `Locator.describe_file` say how it is described. By default whole photos.
     weights : path-like, optional
         The file of weights, if it has been moved; its checksum must not have changed.
     allow_download : bool, default False
@@ -165,10 +171,21 @@ def describe_queries(
     Raises
     ------
     DiffusionError
-        If the index is not one of photos, its network cannot be loaded, or a file is no image.
+        If the index is not one of photos, its network cannot be loaded, a file is no image, or a
+        box is not finite, has no area or lies outside its photo.
     """
+    boxes = [None] * len(files) if boxes is None else boxes
+    if len(boxes) != len(files):
+        raise DiffusionError(
+            f"boxes: expected one, or None, for each of {len(files)} files, got {len(boxes)}"
+        )
+    for box in boxes:
+        if box is not None:
+            as_box(box)  # before a network is loaded
     describer = describer_for(state, weights=weights, allow_download=allow_download)
-    return np.stack([describer.describe_file(file) for file in files])
+    return np.stack(
+        [describer.describe_file(file, box) for file, box in zip(files, boxes, strict=True)]
+    )
 
 
 def describer_for(
@@ -179,7 +196,8 @@ def describer_for(
 ) -> Describer | Locator:
     """Load what describes photos as those of an index were described; see `describe_queries`.
 
-    Its `describe_file` takes an image file or its content, and returns a descriptor (d,).
+    Its `describe_file` takes an image file or its content, and optionally a box in it, and returns
+    a descriptor (d,).
     """
     from ..description.recipe import describer_of
 

@@ -14,6 +14,7 @@ from diffusion.validation import check_choice
 
 from ..description.recipe import Describer
 from ..description.sweep import whitened
+from ..images.boxes import Box, box_pixels
 from ..images.reading import Source, quiet, read_image, read_size
 from ..networks.frame import Frame, FramedTrunk
 from .descriptors import sum_of_regions, weighted_mac
@@ -121,9 +122,59 @@ class Locator:
             photo = read_size(source)
         return self.locate_in(activations, image.shape[:2], photo)
 
-    def describe_file(self, source: Source) -> NDArray[np.float32]:
-        """Describe an image file as the collection was described: shape (d,), float32."""
-        return whitened(self.mapper.describer, self.locate(source).descriptor[None])[0]
+    def describe_file(self, source: Source, box: Box | None = None) -> NDArray[np.float32]:
+        """Describe a photo, or one object in it, to search the collection for it.
+
+        Parameters
+        ----------
+        source : path-like or bytes
+            An image file, or its content.
+        box : sequence of float, optional
+            Left, top, right, bottom of the object, in pixels of the upright photo, such as a row
+            of `Located.boxes`. By default the photo is described by the objects that `locate`
+            finds, as the collection was described.
+
+        Returns
+        -------
+        ndarray, shape (d,), float32
+            Whitened as the collection. The descriptor of a box is the MAC (maximum activations of
+            convolutions), L2-normalised, of the cells of the photo's activation map whose centres
+            are in the box; of the nearest cell if there are none.
+
+        Raises
+        ------
+        UnreadableImageError
+            If the file cannot be read as an image; the message names it.
+        DiffusionError
+            If the box is not finite, has no area or lies outside the photo.
+
+        References
+        ----------
+        Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
+        recognition. WACV 2018: queries are boxes, described by MAC.
+        """
+        if box is None:
+            descriptor = self.locate(source).descriptor
+        else:
+            descriptor = self._describe_box(source, box)
+        return whitened(self.mapper.describer, descriptor[None])[0]
+
+    def _describe_box(self, source: Source, box: Box) -> Map:
+        with quiet():
+            photo = read_size(source)
+        sides = np.array(box_pixels(box, photo), float)
+        image = self.mapper.read(source)
+        A = self.mapper.activations(torch.from_numpy(image)[None])[0]
+        frame = self.mapper.frame(image.shape[:2], A.shape[1:])
+        scale = np.array([image.shape[1] / photo[1], image.shape[0] / photo[0]] * 2)
+        low, high = frame.to_cells(sides * scale).reshape(2, 2)
+        # A box that is narrower than a cell contains no centre, or one: it becomes one cell wide.
+        limits, middle = np.array(A.shape[:0:-1], float), (low + high) / 2
+        half = np.maximum(high - low, 1.0) / 2
+        low = np.clip(middle - half, 0, limits - 1)
+        high = np.clip(middle + half, 1, limits)
+        region = Regions(np.concatenate([low, high])[None], np.ones(1))
+        return sum_of_regions(A, region)
 
     def locate_in(
         self,
