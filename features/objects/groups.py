@@ -174,7 +174,7 @@ def _contracted(
     a, b, total = a[between], b[between], total[between]
     pairs, place = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
     low, high = np.divmod(pairs, n)
-    sums: NDArray[np.float64] = np.bincount(place, total, len(pairs))
+    sums = np.asarray(np.bincount(place, total, len(pairs)), np.float64)
     return low, high, sums
 
 
