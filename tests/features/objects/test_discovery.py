@@ -242,7 +242,7 @@ def test_boxes_are_described_by_the_coarse_cells_in_them(framed):
 def test_own_nodes_say_nothing():
     """Alone of its kind, a blob is salient only to itself."""
     A, _ = recurring_blobs(n_images=20, n_objects=20, n_clutter=0)
-    discovery = ObjectDiscovery(DiscoverySettings(dimension=32)).fit(A)
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=32, map_beta=8)).fit(A)
     own, others = discovery.peaks(A[0]), discovery.peaks(A[0], 0)
     assert others.max() < 0.3 * own.max()
 
