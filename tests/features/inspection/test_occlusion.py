@@ -68,12 +68,12 @@ def test_a_pattern_matters_and_nothing_else_does(layer):
     paste(image, 0, 12, 21)
     found = features.occlusion(network, image, 0, layer, size=SIDE, stride=3)
     assert found.score > 30
-    row, column = np.unravel_index(found.drops.argmax(), found.drops.shape)
-    left, top, right, bottom = found.box(row, column)
-    assert abs(left - 21) <= 2
-    assert abs(top - 12) <= 2
     # Covered, nothing is left of it.
     assert found.drops.max() == pytest.approx(found.score)
+    covering = np.argwhere(found.drops > 0.99 * found.score).tolist()
+    left, top = np.mean([found.box(*place)[:2] for place in covering], axis=0)
+    assert abs(left - 21) <= 1
+    assert abs(top - 12) <= 1
     for place in np.ndindex(found.drops.shape):
         left, top, right, bottom = found.box(*place)
         if right <= 21 or left >= 21 + SIDE or bottom <= 12 or top >= 12 + SIDE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch.nn import functional
 import features
 from diffusion import DiffusionError
 from features.inspection.receptive_field import ReceptiveField
+from features.networks.backbones import external
 from features.networks.backbones.base import Backbone, Sides, Stage
 from features.networks.fusing import fused
 from tests.support.hub import write_resnet
@@ -159,9 +162,33 @@ class Unknown(nn.Module):
         return -self.relu(self.inside(x))
 
 
-def test_layers_without_a_rule_are_measured(tmp_path):
+class Several(nn.Module):
+    """A backbone in the manner of transformers, which returns all maps at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 4, 7, 2, 3), nn.BatchNorm2d(4), nn.MaxPool2d(3, 2, 1)
+        )
+        self.block = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, (3, 5), 2, (1, 2)))
+
+    def forward(self, pixel_values):
+        one = self.stem(pixel_values)
+        return types.SimpleNamespace(feature_maps=(one, self.block(one)))
+
+
+def test_networks_without_a_rule_are_measured():
     field = features.receptive_field(Chain(Unknown(), 2))
     assert field == ReceptiveField((3, 3), (2, 2), (-1, -1))
+    network = external._Hub("hf:x", Several(), {"one": Stage(4, 4), "two": Stage(4, 8)}).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert features.receptive_field(network, "one") == ReceptiveField((11, 11), (4, 4), (-5, -5))
+    assert features.receptive_field(network) == ReceptiveField((19, 27), (8, 8), (-9, -13))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_network_of_transformers_is_measured(tmp_path):
     pytest.importorskip("transformers")
     write_resnet(tmp_path)
     network = features.backbone(f"hf:{tmp_path}")
