@@ -107,7 +107,8 @@ def test_a_filter_finds_its_pattern(home):
     assert np.abs(middle - (top + 5.5, left + 5.5)).max() <= 6
 
 
-def test_it_is_its_parts(home):
+def test_it_is_its_parts(home, monkeypatch):
+    monkeypatch.setattr(folders, "SHOWN", 3)
     found = inspect(home, "parts", channels=None, layer="pool1", count=4)
     trunk = features.backbone("alexnet", home / "w.safetensors", head=False)
     files = sorted(map(file_of, range(N)))
@@ -162,7 +163,7 @@ def test_selectivity_by_hand():
 # --- interruptions --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", [1, 3, 4, 6, 7])
+@pytest.mark.parametrize("after", [1, 4, 7])
 def test_what_was_interrupted_resumes_to_the_same(home, tmp_path, monkeypatch, after):
     """It ends after so many files, of the mark, two shards, two channels, list, page, manifest."""
     out, left, replace = home / f"again{after}", [after], os.replace
