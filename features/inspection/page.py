@@ -17,15 +17,15 @@ from ..pages import rendering
 _PHOTO, _CROP, _MAP = 480, 160, 160
 # Crops up to this size are stored as they are; JPEG would blur what the unit sees.
 _SMALL = 64
-# Colours of places whose cover makes the response weaker, and stronger.
-_WEAKER, _STRONGER = (214, 40, 40), (40, 110, 214)
+# Colours of active places, and of those whose cover makes the response weaker, and stronger.
+_ACTIVE, _WEAKER, _STRONGER = (255, 210, 63), (214, 40, 40), (40, 110, 214)
 _MOST_OPAQUE = 0.85
 
 # What the page says of its pictures.
 LEGEND = (
     "Crops are the receptive fields of the strongest units, one per photo, with their activation. "
     "Below is the photo of the first crop, with its receptive field in yellow; the same photo, "
-    "light where the channel is active; and its occlusion map: red where a grey square over the "
+    "yellow where the channel is active; and its occlusion map: red where a grey square over the "
     "place makes the response weaker, blue where it makes it stronger."
 )
 
@@ -98,7 +98,7 @@ def _prepared(shown: Shown) -> dict[str, Any]:
         "height": height,
         "photo": rendering.photo_address(_thumbnail(best.image, _PHOTO)),
         "box": best.box.tolist(),
-        "activations": rendering.data_address(_veil(active)),
+        "activations": rendering.data_address(_light(active)),
         "extent": dict(zip(("left", "top", "width", "height"), extent, strict=True)),
         "drops": rendering.data_address(_signed(shown.drops)),
         "across": columns * shown.stride,
@@ -124,21 +124,24 @@ def _thumbnail(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _veil(activations: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return black pixels (h, w, 4) that let through what lies behind the largest values."""
+def _light(activations: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return yellow pixels (h, w, 4), the more opaque the larger a value above 0."""
     positive = np.maximum(activations, 0)
-    level = positive / (float(positive.max()) or 1.0)
-    veil = np.zeros((*level.shape, 4), np.uint8)
-    veil[..., 3] = np.round(255 * _MOST_OPAQUE * (1 - level))
-    return veil
+    return _coloured(np.array(_ACTIVE), positive / (float(positive.max()) or 1.0))
 
 
 def _signed(drops: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return red pixels (h, w, 4) for positive values and blue ones for negative values."""
     level = drops / (float(np.abs(drops).max()) or 1.0)
-    colours = np.where(level[..., None] >= 0, _WEAKER, _STRONGER)
-    opacity = np.round(255 * _MOST_OPAQUE * np.abs(level))
-    return np.concatenate([colours, opacity[..., None]], axis=2).astype(np.uint8)
+    return _coloured(np.where(level[..., None] >= 0, _WEAKER, _STRONGER), np.abs(level))
+
+
+def _coloured(colours: NDArray[Any], level: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return pixels (h, w, 4) of one colour or of one each, as opaque as levels in [0, 1] say."""
+    opacity = np.round(255 * _MOST_OPAQUE * level)[..., None]
+    return np.concatenate([np.broadcast_to(colours, (*level.shape, 3)), opacity], axis=2).astype(
+        np.uint8
+    )
 
 
 def _reduced(activations: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:

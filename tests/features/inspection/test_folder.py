@@ -108,7 +108,7 @@ def test_a_filter_finds_its_pattern(home):
 
 
 def test_it_is_its_parts(home, monkeypatch):
-    monkeypatch.setattr(folders, "SHOWN", 3)
+    monkeypatch.setattr(folders, "SHOWN", 2)
     found = inspect(home, "parts", channels=None, layer="pool1", count=4)
     trunk = features.backbone("alexnet", home / "w.safetensors", head=False)
     files = sorted(map(file_of, range(N)))
@@ -163,7 +163,7 @@ def test_selectivity_by_hand():
 # --- interruptions --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", [1, 4, 7])
+@pytest.mark.parametrize("after", [1, 4])
 def test_what_was_interrupted_resumes_to_the_same(home, tmp_path, monkeypatch, after):
     """It ends after so many files, of the mark, two shards, two channels, list, page, manifest."""
     out, left, replace = home / f"again{after}", [after], os.replace
@@ -199,12 +199,10 @@ def test_a_finished_inspection_is_not_repeated(home, monkeypatch):
         assert [entry["channel"] for entry in again.channels] == [CHANNEL, 0]
         with pytest.raises(ZeroDivisionError):
             inspect(home, "idle", layer="pool1")
-    inspect(home, "idle")
-    # A page that was altered is written again, and other channels replace those of before.
+    # A page that was altered is written again.
     (home / "idle" / "page.html").write_text("altered")
     inspect(home, "idle")
     assert contents(home / "idle") == before
-    assert [e["channel"] for e in inspect(home, "idle", channels=[3]).channels] == [3]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -225,14 +223,14 @@ def test_the_page(home):
     hrefs = [a["href"] for _, a in page.elements if "href" in a]
     assert all(href.startswith(("data:image/", "#photo")) for href in hrefs)
     assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe"}
-    photo, veil, drops = page.attributes("image")[:3]
-    # The veil lets through the cell that is active most, where the pattern is.
-    alpha = pixels_of(veil["href"])[..., 3]
-    row, column = np.unravel_index(alpha.argmin(), alpha.shape)
+    photo, active, drops = page.attributes("image")[:3]
+    # The cell that is active most is where the pattern is.
+    alpha = pixels_of(active["href"])[..., 3]
+    row, column = np.unravel_index(alpha.argmax(), alpha.shape)
     top, left, _ = PLACES[3]
-    assert abs(float(veil["y"]) + 4 * (row + 0.5) - (top + 5.5)) <= 3
-    assert abs(float(veil["x"]) + 4 * (column + 0.5) - (left + 5.5)) <= 3
-    assert float(veil["width"]) == 4 * alpha.shape[1]
+    assert abs(float(active["y"]) + 4 * (row + 0.5) - (top + 5.5)) <= 3
+    assert abs(float(active["x"]) + 4 * (column + 0.5) - (left + 5.5)) <= 3
+    assert float(active["width"]) == 4 * alpha.shape[1]
     shown = pixels_of(drops["href"])
     assert shown[..., 3].max() == round(255 * 0.85)
     assert float(photo["width"]) == float(photo["height"]) - 2 == 70

@@ -84,10 +84,10 @@ def check(network, stage, thin):
     ("name", "stages"),
     [
         ("alexnet", ["conv1", "pool1", "conv2", "conv5", "pool5"]),
-        ("vgg16", ["conv1_1", "conv2_2", "pool3"]),
-        ("resnet18", ["conv1", "pool1", "layer1", "layer4"]),
-        ("resnet50", ["layer1", "layer2"]),
-        ("mobilenet_v2", ["block0", "block1", "block3", "block6", "block18"]),
+        ("vgg16", ["conv1_1", "conv2_2"]),
+        ("resnet18", ["pool1", "layer1", "layer3"]),
+        ("resnet50", ["layer1"]),
+        ("mobilenet_v2", ["block0", "block1", "block3", "block13"]),
     ],
 )
 def test_the_edges_are_the_pixels_that_matter(name, stages):
@@ -101,10 +101,7 @@ def test_the_edges_are_the_pixels_that_matter(name, stages):
     [
         ("alexnet", "pool5", 195, 32),
         ("vgg16", "pool5", 212, 32),
-        ("resnet18", None, 435, 32),
         ("resnet50", None, 427, 32),
-        ("resnet101", None, 971, 32),
-        ("mobilenet_v2", None, 491, 32),
     ],
 )
 def test_published_sizes(name, stage, size, stride):
