@@ -136,7 +136,7 @@ def _signed(drops: NDArray[np.float32]) -> NDArray[np.uint8]:
     return _coloured(np.where(level[..., None] >= 0, _WEAKER, _STRONGER), np.abs(level))
 
 
-def _coloured(colours: NDArray[Any], level: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _coloured(colours: NDArray[Any], level: NDArray[Any]) -> NDArray[np.uint8]:
     """Return pixels (h, w, 4) of one colour or of one each, as opaque as levels in [0, 1] say."""
     opacity = np.round(255 * _MOST_OPAQUE * level)[..., None]
     return np.concatenate([np.broadcast_to(colours, (*level.shape, 3)), opacity], axis=2).astype(

@@ -15,6 +15,7 @@ from diffusion import DiffusionError, storage
 from features.description import sweep
 from features.images.reading import read_image
 from features.inspection import folder as folders
+from features.inspection import page
 from features.inspection.folder import most_selective, selectivities
 from features.networks.weights import write_file
 from features.settings import ImageSettings, NetworkSettings, RunSettings
@@ -209,21 +210,21 @@ def test_a_finished_inspection_is_not_repeated(home, monkeypatch):
 
 
 def test_the_page(home):
-    page = Page((home / "out" / "page.html").read_text("utf-8"))
-    assert "What excites conv1 of alexnet" in page.texts
-    assert f"Channel {CHANNEL}" in page.texts
-    assert len(page.attributes("section")) == 2
-    assert len(page.attributes("svg")) == 2 * 3
-    images = page.attributes("img")
+    written = Page((home / "out" / "page.html").read_text("utf-8"))
+    assert "What excites conv1 of alexnet" in written.texts
+    assert f"Channel {CHANNEL}" in written.texts
+    assert len(written.attributes("section")) == 2
+    assert len(written.attributes("svg")) == 2 * 3
+    images = written.attributes("img")
     assert len(images) == 2 * 3
     # The crop shows the pattern, which no other photo has.
     crop = pixels_of(images[0]["src"])
     assert crop.shape == (11, 11, 3)
     assert np.ptp(crop) > 200
-    hrefs = [a["href"] for _, a in page.elements if "href" in a]
+    hrefs = [a["href"] for _, a in written.elements if "href" in a]
     assert all(href.startswith(("data:image/", "#photo")) for href in hrefs)
-    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe"}
-    photo, active, drops = page.attributes("image")[:3]
+    assert not {tag for tag, _ in written.elements} & {"script", "link", "iframe"}
+    photo, active, drops = written.attributes("image")[:3]
     # The cell that is active most is where the pattern is.
     alpha = pixels_of(active["href"])[..., 3]
     row, column = np.unravel_index(alpha.argmax(), alpha.shape)
@@ -234,6 +235,20 @@ def test_the_page(home):
     shown = pixels_of(drops["href"])
     assert shown[..., 3].max() == round(255 * 0.85)
     assert float(photo["width"]) == float(photo["height"]) - 2 == 70
+
+
+def test_colours_by_hand():
+    light = page._light(np.array([[4, 2], [-1, 0]], np.float32))
+    assert light[..., 3].tolist() == [[217, 108], [0, 0]]
+    signed = page._signed(np.array([[1, -2]], np.float32))
+    assert signed.tolist() == [[[*page._WEAKER, 108], [*page._STRONGER, 217]]]
+    assert not page._signed(np.zeros((2, 2), np.float32))[..., 3].any()
+
+
+def test_maps_of_many_cells_are_reduced_to_maxima(monkeypatch):
+    monkeypatch.setattr(page, "_MAP", 2)
+    reduced, side = page._reduced(np.array([[1, 2, 3], [4, 0, 0], [-3, -2, -1]], np.float32))
+    assert (reduced.tolist(), side) == ([[4, 3], [-2, -1]], 2)
 
 
 # --- bad input ------------------------------------------------------------------------------------

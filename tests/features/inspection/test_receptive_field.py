@@ -84,7 +84,6 @@ def check(network, stage, thin):
     ("name", "stages"),
     [
         ("alexnet", ["conv1", "pool1", "conv2", "conv5", "pool5"]),
-        ("vgg16", ["conv1_1", "conv2_2"]),
         ("resnet18", ["pool1", "layer1", "layer3"]),
         ("resnet50", ["layer1"]),
         ("mobilenet_v2", ["block0", "block1", "block3", "block13"]),
