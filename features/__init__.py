@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .description.extraction import extract_folder
     from .description.retrieval_checkpoint import load_retrieval
     from .description.whitening import Whitening, learn_pca, learn_supervised, load_whitening
+    from .inspection.activations import top_activations
+    from .inspection.folder import inspect_folder
+    from .inspection.occlusion import occlusion
+    from .inspection.receptive_field import receptive_field
     from .networks.backbones import LeNet, backbone
     from .networks.frame import FramedTrunk
     from .networks.retrieval_network import MULTI_SCALE, RetrievalNetwork
@@ -65,13 +69,17 @@ __all__ = [
     "discover_folder",
     "extract_folder",
     "feature_saliency",
+    "inspect_folder",
     "learn_pca",
     "learn_supervised",
     "load_retrieval",
     "load_whitening",
     "mine_manifold",
+    "occlusion",
     "open_descriptors",
     "open_objects",
+    "receptive_field",
+    "top_activations",
     "train_contrastive",
     "train_folder",
 ]
@@ -99,13 +107,17 @@ _HOMES = {
     "discover_folder": "objects.folder",
     "extract_folder": "description.extraction",
     "feature_saliency": "objects.maps",
+    "inspect_folder": "inspection.folder",
     "learn_pca": "description.whitening",
     "learn_supervised": "description.whitening",
     "load_retrieval": "description.retrieval_checkpoint",
     "load_whitening": "description.whitening",
     "mine_manifold": "training.mining",
+    "occlusion": "inspection.occlusion",
     "open_descriptors": "description.descriptors",
     "open_objects": "objects.opened",
+    "receptive_field": "inspection.receptive_field",
+    "top_activations": "inspection.activations",
     "train_contrastive": "training.contrastive",
     "train_folder": "training.folder",
 }

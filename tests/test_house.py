@@ -60,7 +60,7 @@ FLOORS = (
     ("features.networks",),
     ("features.description",),
     ("features.training",),
-    ("features.objects",),
+    ("features.inspection", "features.objects"),
     ("features.index",),
     ("features.demo",),
     ("features",),

@@ -8,7 +8,7 @@ from diffusion._version import __version__
 from diffusion.cli import command
 
 from .. import EXTRA, install_hint
-from . import demo, describe, objects, search, train
+from . import demo, describe, inspect, objects, search, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +27,6 @@ def _parser() -> command.Parser:
     parser.add_argument("--version", action="version", version=f"diffusion-rerank {__version__}")
     parser.set_defaults(smaller="; a smaller --size or --batch-size needs less")
     verbs = command.Verbs(parser)
-    for module in (demo, search, describe, train, objects):
+    for module in (demo, search, describe, train, objects, inspect):
         module.add_verbs(verbs)
     return parser
