@@ -15,10 +15,9 @@ from diffusion.validation import check_choice
 from ..description.recipe import Describer
 from ..description.sweep import whitened
 from ..images.reading import Source, quiet, read_image, read_size
-from ..networks.frame import Frame, FramedTrunk
+from ..networks.frame import FramedTrunk, ImageActivations
 from .descriptors import sum_of_regions, weighted_mac
 from .discovery import ObjectDiscovery
-from .egm import Regions
 from .maps import Map
 from .page import Picture, make_picture
 
@@ -33,15 +32,17 @@ class Located:
     Attributes
     ----------
     saliency : ndarray, shape (h, w), float32
-        Object saliency map.
+        Map of whole objects, on the fine cells of the network if it has any.
     extent : ndarray, shape (4,), float64
         Left, top, right, bottom of the map in pixels of the upright photo; the outer cells may
         extend beyond it.
     boxes : ndarray, shape (k, 4), float32
-        Left, top, right, bottom of the regions of the map in pixels of the upright photo, clipped
+        Left, top, right, bottom of the objects of the map in pixels of the upright photo, clipped
         to it, by descending weight.
     weights : ndarray, shape (k,), float32
-        Weights π of the regions, which sum to 1.
+        Their shares of the map's mass, which sum to 1.
+    vectors : ndarray, shape (k, d), float32
+        Whitened descriptors of the boxes, by which they are grouped; unit rows.
     descriptor : ndarray, shape (c,), float32
         L2-normalised, not whitened.
     """
@@ -50,6 +51,7 @@ class Located:
     extent: NDArray[np.float64]
     boxes: NDArray[np.float32]
     weights: NDArray[np.float32]
+    vectors: NDArray[np.float32]
     descriptor: NDArray[np.float32]
 
 
@@ -68,16 +70,12 @@ class Mapper:
         self._framed = FramedTrunk(self._trunk)
 
     @torch.inference_mode()
-    def activations(self, images: Tensor) -> Map:
-        """Return the maps (b, c, h', w'), float32, of images (b, h, w, 3), uint8."""
+    def activations(self, images: Tensor) -> list[ImageActivations]:
+        """Return the activations of images (b, h, w, 3), uint8."""
         ready = self._trunk.normalize(images.to(self.describer.device).permute(0, 3, 1, 2))
         # The fastest convolution of a GPU may not be reproducible to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            return self._framed(ready).float().cpu().numpy()
-
-    def frame(self, image: tuple[int, ...], cells: tuple[int, ...]) -> Frame:
-        """Return the positions of the cells (h', w') of a map in an image (h, w)."""
-        return self._framed.frame(image, cells)
+            return self._framed.activations(ready)
 
     def read(self, source: Source) -> NDArray[np.uint8]:
         """Decode an image file at the size that the network takes."""
@@ -123,20 +121,23 @@ class Locator:
 
     def describe_file(self, source: Source) -> NDArray[np.float32]:
         """Describe an image file as the collection was described: shape (d,), float32."""
-        return whitened(self.mapper.describer, self.locate(source).descriptor[None])[0]
+        image = torch.from_numpy(self.mapper.read(source))[None]
+        activations = self.mapper.activations(image)[0]
+        vector = self._descriptor(activations, self.discovery.peaks(activations))
+        return whitened(self.mapper.describer, vector[None])[0]
 
     def locate_in(
         self,
-        activations: Map,
+        activations: ImageActivations,
         image: tuple[int, ...],
         photo: tuple[int, int],
         number: int | None = None,
     ) -> Located:
-        """Locate objects in the activation maps of a photo.
+        """Locate objects in the activations of a photo.
 
         Parameters
         ----------
-        activations : ndarray, shape (c, h', w')
+        activations : ImageActivations
         image : tuple of int
             Height and width of the image that the network was given.
         photo : tuple of int
@@ -144,34 +145,37 @@ class Locator:
         number : int, optional
             Number of the photo in the collection, if it belongs to it.
         """
-        S = self.discovery.saliency(activations, number)
-        regions = self.discovery.regions(S)
-        frame = self.mapper.frame(image, S.shape)
+        peaks, S = self.discovery.maps(activations, number)
+        found, frame = self.discovery.boxes(S), self.discovery.frame_of(activations)
         # Each side is rounded separately to one that the network takes.
         scale = np.array([photo[1] / image[1], photo[0] / image[0]] * 2)
         whole = np.array([[0, 0, S.shape[1], S.shape[0]]], float)
-        boxes = frame.to_pixels(regions.boxes) * scale
+        boxes = frame.to_pixels(found.boxes) * scale
         bounds = np.array([photo[1], photo[0]] * 2, float)
         return Located(
             S,
             (frame.to_pixels(whole) * scale)[0],
             np.clip(boxes, 0, bounds).astype(np.float32),
-            regions.weights.astype(np.float32),
-            _describe(self.descriptor, activations, S, regions),
+            found.weights.astype(np.float32),
+            self.discovery.describe_boxes(activations, found.boxes),
+            self._descriptor(activations, peaks),
         )
 
     def picture(
         self, path: str | os.PathLike[str], caption: str, number: int | None = None
     ) -> Picture:
-        """Return a photo with its maps and regions, for `features.objects.page.write_page`."""
+        """Return a photo with its maps and boxes, for `features.objects.page.write_page`."""
         image = self.mapper.read(path)
-        A = self.mapper.activations(torch.from_numpy(image)[None])[0]
-        frame = self.mapper.frame(image.shape[:2], A.shape[1:])
-        return make_picture(caption, image, A, frame, self.discovery, number)
+        activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
+        return make_picture(caption, image, activations, self.discovery, number)
 
-
-def _describe(kind: str, activations: Map, saliency: Map, regions: Regions) -> Map:
-    if kind == "mac":
-        return weighted_mac(activations, saliency)
-    weights = "weighted" if kind == "egm-weighted" else "plain"
-    return sum_of_regions(activations, regions, weights=weights, uniform=kind == "egm-delta")
+    def _descriptor(self, activations: ImageActivations, peaks: Map) -> Map:
+        """Return the descriptor of a photo, from the peaks of its objects as in the paper."""
+        if self.descriptor == "mac":
+            return weighted_mac(activations.maps, peaks)
+        return sum_of_regions(
+            activations.maps,
+            self.discovery.regions(peaks),
+            weights="weighted" if self.descriptor == "egm-weighted" else "plain",
+            uniform=self.descriptor == "egm-delta",
+        )

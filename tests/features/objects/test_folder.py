@@ -493,33 +493,42 @@ def test_a_page_that_cannot_be_written_is_one_line(there, monkeypatch, capsys):
     assert said == "features: error: p.html: cannot be written (No space left on device)\n"
 
 
-def test_the_time_of_a_discovery_is_said_at_its_start(there, capsys, tmp_path):
+def test_the_time_of_both_passes_is_said(there, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_FORECAST_SECONDS", 0.0)
     call = ["discover", "photos", str(tmp_path / "o"), *NETWORK, "--pictures", "0"]
     assert cli.main([*call, "--batch-size", "2"]) == 0
     told = re.split("[\r\n]+", capsys.readouterr().err)
-    (line,) = (line for line in told if line.startswith("regions: about "))
-    assert re.fullmatch(r"regions: about (a second|\d+ \w+s) for each of 2 passes, 15 images", line)
+    for name, which in (("nodes", "each of 2 passes"), ("objects", "pass 2 of 2")):
+        lines = [line for line in told if line.startswith(f"{name}: about ")]
+        assert len(lines) in (1, 2)  # said again if the first batch took long
+        words = rf"{name}: about (a second|\d+ \w+s) for {which}, 15 images"
+        assert all(re.fullmatch(words, line) for line in lines)
 
 
 @pytest.mark.parametrize(
     ("times", "expected"),
     [
-        # The first batch, of 4 pixels, is not counted; the second has 10 of 24 pixels.
-        ([100.0, 110.0], "about 24 seconds"),
-        ([100.0, 1100.0], "about 40 minutes"),
-        ([100.0, 10100.0], "about 7 hours"),
-        ([100.0, 100.1], "about a second"),
+        # Batches of 4, 10, 10 and 6 pixels. The first one is too short to be counted, the second
+        # one is not, and the third is not said again.
+        ([100, 101, 106, 150, 200], ["", "about 15 seconds", "", ""]),
+        # The first one is long enough, and right.
+        ([100, 104, 115, 125, 200], ["about 30 seconds", "", "", ""]),
+        # The first one was slow to start.
+        ([100, 140, 141, 142, 200], ["about 5 minutes", "", "about 3 seconds", ""]),
+        ([100, 100.1, 100.2, 100.3, 100.4], ["", "", "", ""]),
+        # After the last batch there is nothing to say.
+        ([100, 100, 100, 100, 9999], ["", "", "", ""]),
     ],
 )
-def test_the_forecast_is_by_pixels(monkeypatch, times, expected):
-    batches = [Batch(2, 2, (0,)), Batch(1, 5, (1, 2)), Batch(1, 10, (3,))]
-    forecast = sweep._Forecast(batches, 2)
-    monkeypatch.setattr(sweep.time, "monotonic", iter([*times, 1e9]).__next__)
-    said = [forecast.after_batch() for _ in batches]
-    assert said == ["", f"{expected} for each of 2 passes, 4 images", ""]
-    monkeypatch.undo()
-    alone = sweep._Forecast(batches, 1)
-    assert not any(alone.after_batch() for _ in batches)
+def test_the_forecast_is_by_pixels_once_there_is_enough_work(monkeypatch, times, expected):
+    batches = [Batch(2, 2, (0,)), Batch(1, 5, (1, 2)), Batch(1, 10, (3,)), Batch(1, 6, (4,))]
+    for place, which in (((1, 2), "each of 2 passes"), ((2, 2), "pass 2 of 2"), ((1, 1), "")):
+        monkeypatch.setattr(sweep.time, "monotonic", iter(times).__next__)
+        forecast = sweep._Forecast(batches, place)
+        said = [forecast.after_batch() for _ in batches]
+        monkeypatch.undo()
+        wanted = [e and which and f"{e} for {which}, 5 images" for e in expected]
+        assert said == wanted
 
 
 def test_locating_prints_boxes_and_writes_maps_and_a_page(there, capsys):
