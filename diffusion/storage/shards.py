@@ -112,7 +112,9 @@ class Shards:
             raise FileExistsError(errno.EEXIST, "expected a directory, this is a link", self.path)
         noted = np.frombuffer(json.dumps(meta).encode(), np.uint8)
         with replacing(file, follow=False) as stream:
-            np.savez(stream, **{_META: noted, **arrays})  # type: ignore[arg-type]
+            # Row by row, so that rows can be read without the others.
+            by_rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+            np.savez(stream, **{_META: noted, **by_rows})  # type: ignore[arg-type]
 
     def read(self, name: str) -> Shard | None:
         """Read a shard; None if there is none, or if it is damaged and has to be computed again."""

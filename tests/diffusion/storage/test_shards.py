@@ -33,7 +33,7 @@ def test_rows_are_read_without_the_others(shards):
     rng = np.random.default_rng(0)
     arrays = {
         "a": rng.integers(-9, 9, 7),
-        "b": rng.random((7, 3, 2), np.float32),
+        "b": np.asfortranarray(rng.random((7, 3, 2), np.float32)),
         "empty": np.empty((0, 0), np.float32),
     }
     shards.write(OTHER, arrays, note="x" * 100)
