@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -10,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion import storage
 from diffusion.validation import check_choice
 
 from ..description.recipe import Describer
+from ..description.sources import Sources
 from ..description.sweep import whitened
 from ..images.reading import Source, quiet, read_image, read_size
 from ..networks.frame import FramedTrunk, ImageActivations
@@ -93,12 +96,22 @@ class Locator:
         Fitted.
     descriptor : {"egm", "egm-weighted", "egm-delta", "mac"}
         See `features.discover_folder`.
+    sources : Sources, optional
+        The photos of the collection. One of them is recognised by its content, and its own nodes
+        are excluded as they were in the discovery.
     """
 
-    def __init__(self, mapper: Mapper, discovery: ObjectDiscovery, descriptor: str) -> None:
+    def __init__(
+        self,
+        mapper: Mapper,
+        discovery: ObjectDiscovery,
+        descriptor: str,
+        sources: Sources | None = None,
+    ) -> None:
         self.mapper = mapper
         self.discovery = discovery
         self.descriptor = check_choice(descriptor, "descriptor", DESCRIPTORS)
+        self._sources = sources
 
     def locate(self, source: Source) -> Located:
         """Locate the objects of the collection in a photo, which may be outside the collection.
@@ -117,13 +130,14 @@ class Locator:
         activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
         with quiet():
             photo = read_size(source)
-        return self.locate_in(activations, image.shape[:2], photo)
+        return self.locate_in(activations, image.shape[:2], photo, self._number(source))
 
     def describe_file(self, source: Source) -> NDArray[np.float32]:
         """Describe an image file as the collection was described: shape (d,), float32."""
         image = torch.from_numpy(self.mapper.read(source))[None]
         activations = self.mapper.activations(image)[0]
-        vector = self._descriptor(activations, self.discovery.peaks(activations))
+        peaks = self.discovery.peaks(activations, self._number(source))
+        vector = self._descriptor(activations, peaks)
         return whitened(self.mapper.describer, vector[None])[0]
 
     def locate_in(
@@ -165,9 +179,20 @@ class Locator:
         self, path: str | os.PathLike[str], caption: str, number: int | None = None
     ) -> Picture:
         """Return a photo with its maps and boxes, for `features.objects.page.write_page`."""
+        number = self._number(path) if number is None else number
         image = self.mapper.read(path)
         activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
         return make_picture(caption, image, activations, self.discovery, number)
+
+    def _number(self, source: Source) -> int | None:
+        """Return the number of a photo in the collection; None if it does not belong to it."""
+        if self._sources is None:
+            return None
+        if isinstance(source, bytes):
+            digest = hashlib.sha256(source).digest()
+        else:
+            digest = bytes.fromhex(storage.sha256_of(source))
+        return self._sources.contents.get(digest)
 
     def _descriptor(self, activations: ImageActivations, peaks: Map) -> Map:
         """Return the descriptor of a photo, from the peaks of its objects as in the paper."""

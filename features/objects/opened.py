@@ -181,7 +181,7 @@ class Objects:
 
         describer = self.describer(weights=weights, device=device, allow_download=allow_download)
         kind = self.descriptors.manifest[OBJECTS]["descriptor"]
-        return Locator(Mapper(describer), self.discovery(), kind)
+        return Locator(Mapper(describer), self.discovery(), kind, self.descriptors.sources)
 
     def describer(
         self,

@@ -116,7 +116,9 @@ def write_page(
     pictures: Iterable[Picture],
     groups: Iterable[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a page of pictures, and of groups of boxes that show the same object. The file is complete or is not written at all.
+    """Write a page of pictures, and of groups of boxes that show the same object.
+
+    The file is complete or is not written at all.
 
     Parameters
     ----------
