@@ -99,9 +99,9 @@ def run(
         f"Each of {len(scenes)} drawn scenes shows one of {drawn.n_objects} objects over a "
         "cluttered background, together with distractors that no other scene contains. There are "
         f"{drawn.images_per_object} scenes per object, and no labels are used. Feature saliency "
-        "shows where a single scene has strong features; the peaks of objects are where these recur "
-        "in other scenes; object saliency spreads from the peaks to what resembles them around, so "
-        "that it fills the object, whose box is drawn last.",
+        "shows where a single scene has strong features; the peaks of objects are where these "
+        "recur in other scenes; object saliency spreads from the peaks to what resembles them "
+        "around, so that it fills the object, whose box is drawn last.",
         f"Average fraction of the saliency that lies inside the true box: {said}. Object saliency "
         f"is above feature saliency in {100 * above:.0f} % of the scenes, and its maximum lies in "
         f"the true box in {100 * hits.mean():.0f} %.",

@@ -219,6 +219,11 @@ def _opened(path: Path) -> Descriptors:
     return objects.descriptors
 
 
+def _printable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of groups whose names can be written to a page."""
+    return {**row, "crops": [{**c, "name": printable(c["name"])} for c in row["crops"]]}
+
+
 class _Work:
     """One discovery, from the sizes of the photos to the manifest."""
 
@@ -412,15 +417,15 @@ class _Work:
         text = [
             f"{len(names)} photos, of which {shown} are shown, with "
             f"{len(boxes.boxes)} boxes of objects. {LEGEND}",
-            "Feature saliency is high where the network responds strongly to a photo by itself. The "
-            "peaks of objects are where something is shown that recurs in other photos. Object "
+            "Feature saliency is high where the network responds strongly to a photo by itself. "
+            "The peaks of objects are where something is shown that recurs in other photos. Object "
             "saliency spreads from the peaks to what resembles them around, so that it fills the "
             "objects.",
             f"{len(groups)} groups of boxes show the same object in several photos; groups.json "
             "lists them all. A click on one opens its photo.",
         ]
         crops = tqdm(
-            group_rows(groups, path_of, link_of),
+            map(_printable, group_rows(groups, path_of, link_of)),
             desc="groups",
             unit="group",
             total=min(len(groups), MOST_GROUPS),

@@ -19,6 +19,7 @@ from ..description.sources import Sources
 from ..description.sweep import whitened
 from ..images.reading import Source, quiet, read_image, read_size
 from ..networks.frame import FramedTrunk, ImageActivations
+from ..networks.parts import PART_PIXELS
 from .descriptors import sum_of_regions, weighted_mac
 from .discovery import ObjectDiscovery
 from .maps import Map
@@ -75,10 +76,17 @@ class Mapper:
     @torch.inference_mode()
     def activations(self, images: Tensor) -> list[ImageActivations]:
         """Return the activations of images (b, h, w, 3), uint8."""
-        ready = self._trunk.normalize(images.to(self.describer.device).permute(0, 3, 1, 2))
+        # On a processor, also the mirrored images and whole maps of a few images at a time.
+        count = max(1, PART_PIXELS // (images.shape[1] * images.shape[2]))
+        if self.describer.device.type != "cpu":
+            count = len(images)
+        found: list[ImageActivations] = []
         # The fastest convolution of a GPU may not be reproducible to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            return self._framed.activations(ready)
+            for part in images.to(self.describer.device).split(count):
+                ready = self._trunk.normalize(part.permute(0, 3, 1, 2))
+                found += self._framed.activations(ready)
+        return found
 
     def read(self, source: Source) -> NDArray[np.uint8]:
         """Decode an image file at the size that the network takes."""
