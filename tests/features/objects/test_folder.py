@@ -175,7 +175,8 @@ def test_workers_do_not_change_a_bit(again, undisturbed):
         "box_groups.npy", "box_likeness.npy",
         "discovery_cells.npy", "discovery_centrality.npy", "discovery_mean.npy",
         "discovery_projection.npy", "discovery_saliency.npy", "discovery_starts.npy",
-        "discovery_vectors.npy", "file_stats.npy", "file_shapes.npy", "file_digests.npy",
+        "discovery_vectors.npy", "discovery_fine_mean.npy", "discovery_fine_projection.npy",
+        "file_stats.npy", "file_shapes.npy", "file_digests.npy",
         "found_vectors.npy", "found_fine.npy", "found_fine_counts.npy",
     }  # fmt: skip
 
