@@ -214,6 +214,8 @@ def test_saliency_without_a_fine_map_is_on_coarse_cells(framed):
     np.testing.assert_array_equal(discovery.saliency(torch.from_numpy(coarse.maps), 0), expected)
     assert discovery.frame_of(coarse) == COARSE
     assert discovery.frame_of(coarse.maps) == Frame(1, 0, 0)
+    nowhere = ImageActivations(images[0].maps, COARSE, images[0].fine)  # of unknown position
+    np.testing.assert_array_equal(discovery.saliency(nowhere, 0), expected)
     # A collection without fine maps has no use for those of an image.
     plain = ObjectDiscovery(DiscoverySettings(dimension=6)).fit(image.maps for image in images)
     assert plain.fine_whitening_ is None
