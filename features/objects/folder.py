@@ -39,6 +39,7 @@ from ..description.descriptors import (
     Descriptors,
     check_target,
     earlier_descriptors,
+    open_descriptors,
     whitening_arrays,
 )
 from ..description.recipe import Describer, make_recipe
@@ -61,7 +62,7 @@ from .groups import Groups, find_groups
 from .kept import FoundNodes, Located, as_arrays, earlier_blocks
 from .locate import Locator, Mapper
 from .nodes import find_nodes
-from .opened import Objects, open_objects
+from .opened import Objects, is_of_earlier_version, open_objects
 from .page import LEGEND, Picture, write_page
 from .writing import FoundBoxes, write_objects
 
@@ -213,7 +214,14 @@ def update_discovery(
 
 
 def _opened(path: Path) -> Descriptors:
-    """Open the descriptors of an object discovery whose nodes were kept."""
+    """Open the descriptors of an object discovery whose nodes were kept.
+
+    Those of an earlier version have no nodes, and are returned without their sources, so that they
+    are not taken over.
+    """
+    descriptors = open_descriptors(path)
+    if is_of_earlier_version(descriptors):
+        return replace(descriptors, sources=None)
     objects = open_objects(path)
     objects.nodes()
     return objects.descriptors

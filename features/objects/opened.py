@@ -208,6 +208,11 @@ class Objects:
         return row
 
 
+def is_of_earlier_version(descriptors: Descriptors) -> bool:
+    """Return whether a version of the library that found no groups discovered these objects."""
+    return OBJECTS in descriptors.manifest and BOX_GROUPS not in descriptors.arrays
+
+
 def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objects:
     """Open what `discover_folder` wrote.
 
@@ -231,7 +236,7 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
             f"{path}: expected an object discovery, as `features discover` writes it; these are "
             "descriptors alone"
         )
-    if BOX_GROUPS not in arrays:
+    if is_of_earlier_version(descriptors):
         raise DiffusionError(
             f"{path}: an earlier version of this library discovered these objects; discover them "
             "again, with the network named as then: features discover PHOTOS OUT --backbone ..."

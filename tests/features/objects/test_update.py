@@ -174,6 +174,10 @@ def test_damaged_discoveries_are_not_taken_over(discover, photos, tmp_path, seen
     out = discover()
     assert sum(seen) == 2 * (N - 1) + 2
     assert damage in out.descriptors.changes.anew
+    if damage == "earlier version":
+        assert out.done().startswith(
+            "14 photos, all described anew: an earlier version of this library described them; "
+        )
     discover("fresh")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
