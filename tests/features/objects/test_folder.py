@@ -507,8 +507,8 @@ def home(weights, tmp_path_factory):
     assert told.getvalue() == SKIPPED
     line = printed.getvalue().splitlines()[0]
     assert re.fullmatch(
-        r"out: 15 maps, \d+ boxes, descriptors of dimension 256; 1 images skipped; see "
-        r"out/page\.html",
+        r"out: 15 maps, \d+ boxes, \d+ groups of boxes, descriptors of dimension 256; 1 images "
+        r"skipped; see out/page\.html",
         line,
     )
     return home
