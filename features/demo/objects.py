@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ..objects.page import Picture
 
 SCENES: dict[str, Any] = {"n_objects": 6, "images_per_object": 8, "size": 193, "n_distractors": 2}
-# So few scenes determine few principal directions.
-SETTINGS: dict[str, Any] = {"dimension": 32}
+# So few scenes determine few principal directions. Visual words have no finer map, and over 12 x 12
+# cells a walk with the default restart spreads too far.
+SETTINGS: dict[str, Any] = {"dimension": 32, "restart": 0.3}
 
 UNIFORM, FEATURES, FIFTH, PEAKS, OBJECTS = (
     "uniform map",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class _Place(NamedTuple):
     fine: slice
 
 
-class FoundNodes:
+class FoundNodes(Collection[ImageNodes]):
     """The nodes of all photos that can be read, in their order: those of before, and those of now.
 
     They can be iterated over any number of times. They are read photo by photo from the arrays of
@@ -121,6 +121,9 @@ class FoundNodes:
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def __contains__(self, nodes: object) -> bool:
+        return any(one is nodes for one in self)
 
     def __iter__(self) -> Iterator[ImageNodes]:
         for number in self.kept.tolist():

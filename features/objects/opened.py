@@ -151,11 +151,12 @@ class Objects:
         arrays, learned = self.descriptors.arrays, self.discovery()
         starts = learned.starts_.tolist()
         fine = np.cumsum([0, *arrays[FOUND_FINE_COUNTS]]).tolist()
-        parts = learned.cells_, learned.saliency_, arrays[FOUND_VECTORS]
+        cells, saliency, vectors = learned.cells_, learned.saliency_, arrays[FOUND_VECTORS]
 
         def of(row: int) -> ImageNodes:
-            found = (part[starts[row] : starts[row + 1]] for part in parts)
-            return ImageNodes(*found, arrays[FOUND_FINE][fine[row] : fine[row + 1]])
+            own = slice(starts[row], starts[row + 1])
+            sampled = arrays[FOUND_FINE][fine[row] : fine[row + 1]]
+            return ImageNodes(cells[own], saliency[own], vectors[own], sampled)
 
         return of
 
@@ -265,7 +266,9 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
             raise ValueError(MAP_SHAPES)
         if arrays[FOUND_FINE_COUNTS].sum() != len(arrays[FOUND_FINE]):
             raise ValueError(FOUND_FINE_COUNTS)
-        return Objects(descriptors, *(arrays[name] for name in layout))
+        maps, shapes, extents, *of_boxes = (arrays[name] for name in layout)
+        boxes, images, weights, groups, likeness = of_boxes
+        return Objects(descriptors, maps, shapes, extents, boxes, images, weights, groups, likeness)
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{path / 'manifest.json'}: altered, its objects are not as expected ({error})"
