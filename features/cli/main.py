@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from diffusion._version import __version__
@@ -13,6 +14,9 @@ from . import demo, describe, inspect, objects, search, train
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 2 for invalid input."""
+    # Threads of torch that wait for each other in a loop take a processor from other programs, and
+    # from the threads that decode photos. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return command.run(_parser(), arguments)
     except ModuleNotFoundError as error:

@@ -35,7 +35,7 @@ def add_verbs(verbs: command.Verbs) -> None:
     )
     discover.add_argument("folder", metavar="FOLDER", help="photos; subfolders are read too")
     discover.add_argument(
-        "out", metavar="OUT", help="folder to write: maps, boxes, descriptors, page.html"
+        "out", metavar="OUT", help="folder to write: maps, boxes, groups, descriptors, page.html"
     )
     discover.add_argument(
         "--descriptor",
@@ -92,8 +92,9 @@ def _discover(options: argparse.Namespace) -> None:
         command.report(f"{options.out}: {objects.done()}")
     n, d = objects.descriptors.vectors.shape
     command.report(
-        f"{options.out}: {n} maps, {len(objects.boxes)} boxes, descriptors of dimension {d}; "
-        f"{len(skipped)} images skipped; see {Path(options.out) / 'page.html'}"
+        f"{options.out}: {n} maps, {len(objects.boxes)} boxes, {len(objects.groups())} groups of "
+        f"boxes, descriptors of dimension {d}; {len(skipped)} images skipped; "
+        f"see {Path(options.out) / 'page.html'}"
     )
 
 

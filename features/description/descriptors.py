@@ -22,10 +22,11 @@ from .sources import STATS, Changes, Sources, folders_at, sources_layout
 if TYPE_CHECKING:
     from .whitening import Whitening
 
-# Entries beside the manifest: the shards of an unfinished run, and the page of a discovery.
-PARTIAL, PAGE = "partial", "page.html"
+# Entries beside the manifest: the shards of an unfinished run, and the page and the groups of a
+# discovery.
+PARTIAL, PAGE, GROUPS = "partial", "page.html", "groups.json"
 FORMAT = storage.Format(
-    "diffusion-rerank descriptors", 2, "descriptors", companions=frozenset({PARTIAL, PAGE})
+    "diffusion-rerank descriptors", 2, "descriptors", companions=frozenset({PARTIAL, PAGE, GROUPS})
 )
 # The key of the manifest that distinguishes an object discovery from an extraction.
 OBJECTS = "objects"

@@ -21,6 +21,7 @@ from ..images.reading import WHOLE, Source, quiet, read_image, read_size
 from ..images.sizes import fitted_size
 from ..networks.backbones import backbone as make_backbone
 from ..networks.fusing import fused
+from ..networks.parts import in_parts
 from ..networks.retrieval_network import RetrievalNetwork
 from ..networks.trained import load_trained
 from ..networks.weights import read_file
@@ -213,12 +214,19 @@ class Describer:
         ready = self.network.backbone.normalize(images.to(self.device).permute(0, 3, 1, 2))
         # The fastest convolution of a GPU may not be reproducible to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            descriptors = self.network.describe(ready, self.recipe.images.scales)
-            if self.recipe.images.regions is None:
+            network, of = self.network, self.recipe.images
+            descriptors = in_parts(lambda part: network.describe(part, of.scales), ready)
+            if of.regions is None:
                 return descriptors.float().cpu().numpy(), None, None
-            regional, boxes = self.network.describe_regions(
-                ready, self.recipe.images.regions, self.recipe.images.scales
-            )
+            grid = of.regions
+
+            def described(part: Tensor) -> tuple[Tensor, Tensor]:
+                vectors, boxes = network.describe_regions(part, grid, of.scales)
+                return vectors, boxes[None]
+
+            # The boxes are the same for all parts.
+            regional, boxes = in_parts(described, ready)
+        boxes = boxes[0]
         return (
             descriptors.float().cpu().numpy(),
             regional.float().cpu().numpy(),

@@ -35,6 +35,9 @@ from .sources import DIGEST_BYTES, plain_text
 
 # Images per shard: an interruption costs the work on this many at most, on half of them on average.
 SHARD_IMAGES = 128
+# The time of a pass is estimated from so many seconds of work, and said again if it turns out to be
+# longer or shorter by this factor.
+_FORECAST_SECONDS, _CORRECTED = 2.0, 1.5
 
 
 def settings_of(describer: Describer) -> dict[str, Any]:
@@ -75,24 +78,42 @@ class Content(NamedTuple):
 
 
 class _Forecast:
-    """An estimate of the time of a pass, which grows with the number of pixels."""
+    """An estimate of the time of a pass, which grows with the number of pixels.
 
-    def __init__(self, batches: Sequence[Batch], passes: int) -> None:
+    Parameters
+    ----------
+    batches : sequence of Batch
+    place : tuple of int
+        The number of the pass, from 1, and the number of passes.
+    """
+
+    def __init__(self, batches: Sequence[Batch], place: tuple[int, int]) -> None:
         self._pixels = [batch.height * batch.width * len(batch.numbers) for batch in batches]
         self._images = sum(len(batch.numbers) for batch in batches)
-        self._passes, self._done, self._began = passes, 0, 0.0
+        self._place, self._done = place, 0
+        self._said: list[float] = []
+        self._began = self._first = time.monotonic()
 
     def after_batch(self) -> str:
-        """Return what to say after a batch: the time after the second one, otherwise nothing.
+        """Return what to say after a batch: the time after two seconds of work, otherwise nothing.
 
-        The first batch takes longer, because the network and the decoders are still starting.
+        The first batch may take longer, because the network and the decoders are still starting.
+        What was said after it is corrected if the batches that follow take another time.
         """
-        before, self._began = self._began, time.monotonic()
+        now, (number, passes) = time.monotonic(), self._place
         self._done += 1
-        if self._passes == 1 or self._done != 2 or len(self._pixels) == 2:
+        if self._done == 1:
+            self._first = now
+        start, since = (0, self._began) if self._done == 1 else (1, self._first)
+        enough = now - since >= _FORECAST_SECONDS and len(self._said) < 2
+        if passes == 1 or not enough or self._done == len(self._pixels):
             return ""
-        seconds = (self._began - before) * sum(self._pixels) / self._pixels[1]
-        return f"about {in_words(seconds)} for each of {self._passes} passes, {self._images} images"
+        seconds = (now - since) * sum(self._pixels) / sum(self._pixels[start : self._done])
+        if self._said and 1 / _CORRECTED < seconds / self._said[0] < _CORRECTED:
+            return ""
+        self._said.append(seconds)
+        which = f"each of {passes} passes" if number == 1 else f"pass {number} of {passes}"
+        return f"about {in_words(seconds)} for {which}, {self._images} images"
 
 
 class Sweep:
@@ -137,7 +158,7 @@ class Sweep:
         name: str,
         digests: bool = False,
         whole: bool = False,
-        passes: int = 1,
+        place: tuple[int, int] = (1, 1),
     ) -> None:
         """Compute and write the shards that are missing.
 
@@ -152,9 +173,9 @@ class Sweep:
             Add an array "digests", the SHA-256 of the file of each image.
         whole : bool, default False
             Raise if an image cannot be read, instead of recording it as failed.
-        passes : int >= 1, default 1
-            Number of passes like this one in all. If there are more, the time of each is said once
-            it is known, since the progress bar shows that of one.
+        place : tuple of int, default (1, 1)
+            The number of this pass, from 1, and the number of passes. If there are several, the
+            time of each is said once it is known, since the progress bar shows that of one.
         """
         missing = [shard for shard in self.shards if not self._is_finished(shard)]
         batches = [batch for shard in missing for batch in shard.batches]
@@ -172,7 +193,7 @@ class Sweep:
                 decode(self.folder, self.items, batches, self.workers, digests=digests)
             ) as decoded,
         ):
-            forecast = _Forecast(batches, passes)
+            forecast = _Forecast(batches, place)
             for shard in missing:
                 parts: list[dict[str, NDArray[Any]]] = []
                 failed: dict[int, str] = {}

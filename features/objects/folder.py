@@ -1,7 +1,7 @@
 """Resumable object discovery in a folder of photos.
 
 Two passes over the photos (see `features.description.sweep`) run the network: the first finds the
-regions of every photo, from which recurring objects are learned; the second finds these objects in
+nodes of every photo, from which recurring objects are learned; the second finds these objects in
 every photo. Activation maps are far too large to be kept from the first pass to the second.
 """
 
@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,8 @@ from diffusion.validation import check_choice, check_integer
 
 from ..description import sweep
 from ..description.descriptors import (
-    DESCRIPTORS,
     FORMAT,
+    GROUPS,
     MADE_WITH,
     OBJECTS,
     PAGE,
@@ -39,7 +39,7 @@ from ..description.descriptors import (
     Descriptors,
     check_target,
     earlier_descriptors,
-    source_arrays,
+    open_descriptors,
     whitening_arrays,
 )
 from ..description.recipe import Describer, make_recipe
@@ -57,27 +57,22 @@ from ..settings import (
 )
 from . import locate
 from .discovery import ObjectDiscovery
-from .egm import EGM
-from .kept import FoundRegions, Located, earlier_blocks
+from .group_page import MOST_GROUPS, group_rows, groups_json
+from .groups import Groups, find_groups
+from .kept import FoundNodes, Located, as_arrays, earlier_blocks
 from .locate import Locator, Mapper
-from .opened import (
-    BOX_IMAGES,
-    BOX_WEIGHTS,
-    BOXES,
-    FOUND_VECTORS,
-    FOUND_WEIGHTS,
-    LEARNED,
-    MAP_EXTENTS,
-    MAP_SHAPES,
-    MAPS,
-    Objects,
-    open_objects,
-)
+from .nodes import find_nodes
+from .opened import Objects, is_of_earlier_version, open_objects
 from .page import LEGEND, Picture, write_page
-from .regions import find_regions
+from .writing import FoundBoxes, write_objects
 
 # Photos on the page.
 _PICTURES = 12
+# What the nodes of a photo depend on, by the setting `nodes`.
+_SETTINGS_OF_NODES = {
+    "dense": ("nodes", "feature_threshold", "patch"),
+    "regions": ("nodes", "feature_egm"),
+}
 
 
 def discover_folder(
@@ -99,10 +94,10 @@ def discover_folder(
     and lists the links to folders, which are not followed. After an interruption at any moment, the
     same call resumes and writes what it would have written without it.
 
-    An earlier discovery is updated. The regions of photos that are known, as `extract_folder` knows
+    An earlier discovery is updated. The nodes of photos that are known, as `extract_folder` knows
     them, are kept, and found in new and altered photos alone. The objects are then learned again
-    from all regions, and located again in all photos, because they depend on all regions; neither
-    is done if photos have only got other names or times. `descriptors.changes` of the result counts
+    from all nodes, and located again in all photos, because they depend on all nodes; neither is
+    done if photos have only got other names or times. `descriptors.changes` of the result counts
     what has changed, and `learned_again` says whether the objects were learned.
 
     Parameters
@@ -112,7 +107,7 @@ def discover_folder(
     out : path-like
         Folder to write: an earlier object discovery, an empty folder or one that does not exist.
         `open_objects` reads it, and `open_descriptors` its descriptors; `page.html` shows some of
-        the photos, and `discovery` holds what was learned, for `ObjectDiscovery.load`.
+        the photos and the groups of boxes that show the same object, and `groups.json` lists them.
     network : NetworkSettings
         Network; its last convolution has to be followed by a ReLU. It is not pooled, so `pooling`
         has to be None.
@@ -123,8 +118,9 @@ def discover_folder(
     run : RunSettings, optional
         Batch size, threads, device and progress bars; by default `RunSettings()`.
     descriptor : {"egm-weighted", "egm", "egm-delta", "mac"}, default "egm-weighted"
-        Descriptor of a photo. `"egm"` is the paper's OS.EGM, the sum of the MACs (maximum
-        activations) of the regions, and `"egm-weighted"` the same sum weighted by π;
+        Descriptor of a photo, from the peaks of object saliency and the Gaussian mixture (EGM) on
+        them. `"egm"` is the paper's OS.EGM, the sum of the MACs (maximum activations) of the
+        regions, and `"egm-weighted"` the same sum weighted by π;
         `"egm-delta"` is OS.EGM-Δ, with regions sampled uniformly inside each; `"mac"` is the MAC
         of the activations times object saliency.
     whitening : path-like or Whitening, optional
@@ -139,14 +135,16 @@ def discover_folder(
     Raises
     ------
     DiffusionError
-        If an argument is not as described, fewer than two readable photos have a region, a photo
+        If an argument is not as described, fewer than two readable photos have a node, a photo
         is altered during the discovery, or `out` holds anything else.
 
     Notes
     -----
-    The network sees every photo twice. Disk: beside maps and descriptors, 4 c bytes per region, so
-    that an update can learn from it. Memory: about 4 (c + d) bytes per region while objects are
-    learned, with c channels and d = `dimension`; a photo has a handful of regions.
+    The network sees every photo twice. With k nodes per photo, c channels, m <= 12 sampled cells of
+    c' channels of the fine map, and d = `dimension`, the disk holds 4 (k c + m c' + k d) bytes per
+    photo beside maps and descriptors, so that an update can learn from them, and twice as much
+    while the work lasts; for photos of 512 x 512 pixels k is at most 81. The memory grows by
+    4 d bytes per node and by the graph of the nodes.
 
     References
     ----------
@@ -216,10 +214,22 @@ def update_discovery(
 
 
 def _opened(path: Path) -> Descriptors:
-    """Open the descriptors of an object discovery whose regions were kept."""
+    """Open the descriptors of an object discovery whose nodes were kept.
+
+    Those of an earlier version have no nodes, and are returned without their sources, so that they
+    are not taken over.
+    """
+    descriptors = open_descriptors(path)
+    if is_of_earlier_version(descriptors):
+        return replace(descriptors, sources=None)
     objects = open_objects(path)
-    objects.regions()
+    objects.nodes()
     return objects.descriptors
+
+
+def _printable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of groups whose names can be written to a page."""
+    return {**row, "crops": [{**c, "name": printable(c["name"])} for c in row["crops"]]}
 
 
 class _Work:
@@ -239,11 +249,12 @@ class _Work:
         self.shards = storage.Shards(out / PARTIAL)
         self.describer, self.mapper = describer, Mapper(describer)
         self.settings, self.descriptor, self.pictures = settings, descriptor, pictures
-        self.egm = EGM(**asdict(settings.feature_egm))
         self.run_settings = run
         self.network = sweep.settings_of(describer)
-        # What the regions of a photo depend on, and what everything else depends on besides.
-        self.made_with = {**self.network, "feature_egm": asdict(settings.feature_egm)}
+        # What the nodes of a photo depend on, and what everything else depends on besides.
+        names = _SETTINGS_OF_NODES[settings.nodes]
+        of_nodes = {name: value for name, value in asdict(settings).items() if name in names}
+        self.made_with = {**self.network, "found": of_nodes}
         white = list(whitening_arrays(describer.whitening).values())
         self.about = {
             "descriptor": descriptor,
@@ -255,17 +266,17 @@ class _Work:
     def run(self, listing: Listing) -> Objects:
         earlier, anew = earlier_descriptors(self.out, self.made_with, _opened)
         update = Update.of(self.folder, listing, self.describer, self.run_settings, earlier, anew)
-        regions = self._sweep_regions(update)
-        if self._has_same_settings(update) and update.is_idle(regions):
+        nodes = self._sweep_nodes(update)
+        if self._has_same_settings(update) and update.is_idle(nodes):
             self.shards.discard()
             return replace(open_objects(self.out), descriptors=update.left_alone())
         update = update.intact()
         if update.earlier is None:
-            regions = self._sweep_regions(update)
+            nodes = self._sweep_nodes(update)
         update.found.refuse_nothing(self.folder)
         self.found = update.found
-        regions.run(self._regions, name="regions", digests=True, passes=2)
-        found = FoundRegions(update, regions)
+        nodes.run(self._nodes, name="nodes", digests=True, place=(1, 2))
+        found = FoundNodes(update, nodes, self.shards)
         taken = self._taken_over(update, found)
         discovery = self._learned(found) if taken is None else taken.discovery()
         locator = Locator(self.mapper, discovery, self.descriptor)
@@ -274,24 +285,27 @@ class _Work:
         if taken is None:
             objects = self._locate(found, locator, digest)
             located: Callable[[], Iterator[Located]] = partial(self._blocks, objects)
+            boxes = self._grouped(objects)
         else:
             located = partial(earlier_blocks, taken)
+            groups = Groups(taken.box_groups, taken.box_likeness)
+            boxes = FoundBoxes(taken.boxes, taken.box_images, groups)
         if taken is None or taken.files != files:
-            self._page(locator, list(files))
+            self._show(locator, list(files), boxes)
         content = {
             **sweep.about_run(found.skipped, update.found, self.describer),
             PHOTOS: place_of(self.folder, self.out),
             MADE_WITH: self.made_with,
             OBJECTS: {**self.about, "digest": digest},
         }
-        self._assemble(located, found, discovery, content)
+        write_objects(self.out, self.describer, found, discovery, located, boxes, content)
         self.shards.discard()
         written = open_objects(self.out)
         described = replace(written.descriptors, changes=update.changes(found.kept))
         return replace(written, descriptors=described, learned_again=taken is None)
 
-    def _sweep_regions(self, update: Update) -> Sweep:
-        return update.sweep(self.shards, [self.made_with, "regions"])
+    def _sweep_nodes(self, update: Update) -> Sweep:
+        return update.sweep(self.shards, [self.made_with, "nodes"])
 
     def _has_same_settings(self, update: Update) -> bool:
         """Return whether objects were discovered before with the same settings."""
@@ -300,10 +314,10 @@ class _Work:
         about = update.earlier.manifest[OBJECTS]
         return {name: value for name, value in about.items() if name != "digest"} == self.about
 
-    def _taken_over(self, update: Update, found: FoundRegions) -> Objects | None:
+    def _taken_over(self, update: Update, found: FoundNodes) -> Objects | None:
         """Return what was discovered before if the photos have only got other names or times.
 
-        The objects depend on all regions and on the order of the photos.
+        The objects depend on all nodes and on the order of the photos.
         """
         if not self._has_same_settings(update):
             return None
@@ -312,22 +326,16 @@ class _Work:
 
     # --- learning ---------------------------------------------------------------------------------
 
-    def _regions(self, images: Tensor, items: list[int]) -> dict[str, NDArray[Any]]:
+    def _nodes(self, images: Tensor, items: list[int]) -> dict[str, NDArray[Any]]:
         found = []
-        for item, A in zip(items, self.mapper.activations(images), strict=True):
+        for item, activations in zip(items, self.mapper.activations(images), strict=True):
             try:
-                found.append(find_regions(A, self.egm))
+                found.append(find_nodes(activations, self.settings))
             except DiffusionError as error:
                 raise DiffusionError(f"{self.found.items[item].file}: {error}") from None
-        return {
-            "counts": np.array([len(one.cells) for one in found]),
-            "cells": np.concatenate([one.cells for one in found]),
-            "weights": np.concatenate([one.weights for one in found]),
-            "saliency": np.concatenate([one.saliency for one in found]),
-            "vectors": np.concatenate([one.vectors for one in found]),
-        }
+        return as_arrays(found)
 
-    def _learned(self, found: FoundRegions) -> ObjectDiscovery:
+    def _learned(self, found: FoundNodes) -> ObjectDiscovery:
         """Return the fitted discovery, which is kept beside the shards until the end."""
         sources = found.sources
         photos = [found.names, list(sources.files), sources.digests]
@@ -335,14 +343,14 @@ class _Work:
         with contextlib.suppress(DiffusionError):
             return ObjectDiscovery.load(path, verify=True)
         discovery = ObjectDiscovery(self.settings, progress=self.run_settings.progress)
-        discovery.fit_regions([regions for _, regions in sorted(found, key=itemgetter(0))])
+        discovery.fit_nodes(found)
         self.shards.path.mkdir(exist_ok=True)
         discovery.save(path)
         return ObjectDiscovery.load(path)
 
     # --- locating ---------------------------------------------------------------------------------
 
-    def _locate(self, found: FoundRegions, locator: Locator, digest: str) -> Sweep:
+    def _locate(self, found: FoundNodes, locator: Locator, digest: str) -> Sweep:
         """Pass over all photos, to locate the objects that were learned; numbers are rows."""
         items = [self.found.items[n] for n in found.kept]
         sizes = [self.found.sizes[n] for n in found.kept]
@@ -352,7 +360,7 @@ class _Work:
         def work(images: Tensor, rows: list[int]) -> dict[str, NDArray[Any]]:
             return self._objects(locator, images, rows, sizes)
 
-        objects.run(work, name="objects", whole=True)
+        objects.run(work, name="objects", whole=True, place=(2, 2))
         return objects
 
     def _objects(
@@ -370,76 +378,66 @@ class _Work:
             "counts": np.array([len(one.boxes) for one in located]),
             "boxes": np.concatenate([one.boxes for one in located]),
             "weights": np.concatenate([one.weights for one in located]),
+            "vectors": np.concatenate([one.vectors for one in located]),
         }
+
+    def _grouped(self, objects: Sweep) -> FoundBoxes:
+        """Return the boxes of all photos in the order of the photos, and their groups."""
+        counts = np.zeros(len(objects.items), np.int64)
+        for rows, _, part in objects.contents():
+            counts[rows] = part["counts"]
+        first, m = np.cumsum(counts) - counts, int(counts.sum())
+        boxes, vectors = np.empty((m, 4), np.float32), np.empty((m, 0), np.float32)
+        for rows, _, part in objects.contents():
+            if not vectors.size:
+                vectors = np.empty((m, part["vectors"].shape[1]), np.float32)
+            inside = sweep.places(first[rows], part["counts"])
+            boxes[inside], vectors[inside] = part["boxes"], part["vectors"]
+        images = np.repeat(np.arange(len(counts)), counts)
+        groups = find_groups(vectors, images, progress=self.run_settings.progress)
+        return FoundBoxes(boxes, images, groups)
 
     def _blocks(self, objects: Sweep) -> Iterator[Located]:
         for rows, _, part in objects.contents():
             white = sweep.whitened(self.describer, part["descriptors"])
             yield np.array(rows), {**part, "descriptors": white}
 
-    def _assemble(
-        self,
-        located: Callable[[], Iterator[Located]],
-        found: FoundRegions,
-        discovery: ObjectDiscovery,
-        content: dict[str, Any],
-    ) -> None:
-        """Write the arrays and the manifest."""
-        n, d = len(found.kept), self.describer.dimension
-        counts, cells = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        for rows, part in located():
-            counts[rows], cells[rows] = part["counts"], part["shapes"].prod(axis=1)
-        first_box, first_cell = (np.cumsum(lengths) - lengths for lengths in (counts, cells))
-        m = int(counts.sum())
-        with storage.writing(self.out, FORMAT) as new:
-            vectors = new.create(DESCRIPTORS, np.float32, (n, d))
-            maps = new.create(MAPS, np.float32, (int(cells.sum()),))
-            shapes = new.create(MAP_SHAPES, np.int64, (n, 2))
-            extents = new.create(MAP_EXTENTS, np.float64, (n, 4))
-            boxes = new.create(BOXES, np.float32, (m, 4))
-            images = new.create(BOX_IMAGES, np.int64, (m,))
-            weights = new.create(BOX_WEIGHTS, np.float32, (m,))
-            for rows, part in located():
-                vectors[rows] = part["descriptors"]
-                shapes[rows], extents[rows] = part["shapes"], part["extents"]
-                maps[sweep.places(first_cell[rows], cells[rows])] = part["maps"]
-                places = sweep.places(first_box[rows], part["counts"])
-                boxes[places], weights[places] = part["boxes"], part["weights"]
-                images[places] = np.repeat(rows, part["counts"])
-            self._keep_regions(new, found, discovery)
-            others = source_arrays(found.sources) | whitening_arrays(self.describer.whitening)
-            others |= {LEARNED + name: array for name, array in discovery.state()[1].items()}
-            for name, array in others.items():
-                new.add(name, array)
-            numbers = {"images": n, "dimension": d, "regions": len(discovery.vectors_), "boxes": m}
-            new.commit({**content, **numbers})
-
-    def _keep_regions(
-        self, new: storage.Writing, found: FoundRegions, discovery: ObjectDiscovery
-    ) -> None:
-        """Keep the regions of each photo, so that an update finds those of new photos alone."""
-        r, c = len(discovery.vectors_), len(discovery.whitening_.mean)
-        weights = new.create(FOUND_WEIGHTS, np.float64, (r,))
-        vectors = new.create(FOUND_VECTORS, np.float32, (r, c))
-        for number, regions in found:
-            row = int(np.searchsorted(found.kept, number))
-            part = slice(discovery.starts_[row], discovery.starts_[row + 1])
-            weights[part], vectors[part] = regions.weights, regions.vectors
-
-    def _page(self, locator: Locator, names: list[str]) -> None:
-        shown = min(self.pictures, len(names))
+    def _show(self, locator: Locator, names: list[str], boxes: FoundBoxes) -> None:
+        """Write the page and the groups."""
+        shown, quiet = min(self.pictures, len(names)), not self.run_settings.progress
         rows = np.linspace(0, len(names) - 1, shown).astype(int)
+        groups = groups_json(boxes.groups, names, boxes.boxes, boxes.images)
+        with storage.replacing(self.out / GROUPS, "w", follow=False) as file:
+            json.dump(groups, file, indent=1)
 
         def pictures() -> Iterator[Picture]:
-            for row in tqdm(
-                rows, desc="pictures", unit="image", disable=not self.run_settings.progress
-            ):
+            for row in tqdm(rows, desc="pictures", unit="image", disable=quiet):
                 path = os.path.join(self.folder, names[row])
                 yield locator.picture(path, printable(names[row]), int(row))
 
+        def path_of(name: str) -> str:
+            return os.path.join(self.folder, name)
+
+        def link_of(name: str) -> str:
+            path = Path(os.path.relpath(path_of(name), self.out)).as_posix()
+            return quote(path, errors="surrogateescape")
+
         text = [
-            f"{len(names)} photos, of which {shown} are shown. {LEGEND}",
+            f"{len(names)} photos, of which {shown} are shown, with "
+            f"{len(boxes.boxes)} boxes of objects. {LEGEND}",
             "Feature saliency is high where the network responds strongly to a photo by itself. "
-            "Object saliency is high where something is shown that recurs in other photos.",
+            "The peaks of objects are where something is shown that recurs in other photos. Object "
+            "saliency spreads from the peaks to what resembles them around, so that it fills the "
+            "objects.",
+            f"{len(groups)} groups of boxes show the same object in several photos; groups.json "
+            "lists them all. A click on one opens its photo.",
         ]
-        write_page(self.out / PAGE, "Recurring objects in these photos", text, pictures())
+        crops = tqdm(
+            map(_printable, group_rows(groups, path_of, link_of)),
+            desc="groups",
+            unit="group",
+            total=min(len(groups), MOST_GROUPS),
+            disable=quiet,
+        )
+        title = "Recurring objects in these photos"
+        write_page(self.out / PAGE, title, text, pictures(), crops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -9,19 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from diffusion import storage
 from diffusion.validation import check_choice
 
 from ..description.recipe import Describer
+from ..description.sources import Sources
 from ..description.sweep import whitened
 from ..images.boxes import Box, box_pixels
 from ..images.reading import Source, quiet, read_image, read_size
-from ..networks.frame import Frame, FramedTrunk
+from ..networks.frame import FramedTrunk, ImageActivations
+from ..networks.parts import PART_PIXELS
+from ..networks.pooling import region_maxima
 from .descriptors import sum_of_regions, weighted_mac
 from .discovery import ObjectDiscovery
-from .egm import Regions
 from .maps import Map
 from .page import Picture, make_picture
+from .patches import cells_in
 
 # The paper's sum, the same weighted by π, the paper's Δ, and MAC of the map times saliency.
 DESCRIPTORS = ("egm", "egm-weighted", "egm-delta", "mac")
@@ -34,15 +40,17 @@ class Located:
     Attributes
     ----------
     saliency : ndarray, shape (h, w), float32
-        Object saliency map.
+        Map of whole objects, on the fine cells of the network if it has any.
     extent : ndarray, shape (4,), float64
         Left, top, right, bottom of the map in pixels of the upright photo; the outer cells may
         extend beyond it.
     boxes : ndarray, shape (k, 4), float32
-        Left, top, right, bottom of the regions of the map in pixels of the upright photo, clipped
+        Left, top, right, bottom of the objects of the map in pixels of the upright photo, clipped
         to it, by descending weight.
     weights : ndarray, shape (k,), float32
-        Weights π of the regions, which sum to 1.
+        Their shares of the map's mass, which sum to 1.
+    vectors : ndarray, shape (k, d), float32
+        Whitened descriptors of the boxes, by which they are grouped; unit rows.
     descriptor : ndarray, shape (c,), float32
         L2-normalised, not whitened.
     """
@@ -51,6 +59,7 @@ class Located:
     extent: NDArray[np.float64]
     boxes: NDArray[np.float32]
     weights: NDArray[np.float32]
+    vectors: NDArray[np.float32]
     descriptor: NDArray[np.float32]
 
 
@@ -69,16 +78,19 @@ class Mapper:
         self._framed = FramedTrunk(self._trunk)
 
     @torch.inference_mode()
-    def activations(self, images: Tensor) -> Map:
-        """Return the maps (b, c, h', w'), float32, of images (b, h, w, 3), uint8."""
-        ready = self._trunk.normalize(images.to(self.describer.device).permute(0, 3, 1, 2))
+    def activations(self, images: Tensor) -> list[ImageActivations]:
+        """Return the activations of images (b, h, w, 3), uint8."""
+        # On a processor, also the mirrored images and whole maps of a few images at a time.
+        count = max(1, PART_PIXELS // (images.shape[1] * images.shape[2]))
+        if self.describer.device.type != "cpu":
+            count = len(images)
+        found: list[ImageActivations] = []
         # The fastest convolution of a GPU may not be reproducible to the bit.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            return self._framed(ready).float().cpu().numpy()
-
-    def frame(self, image: tuple[int, ...], cells: tuple[int, ...]) -> Frame:
-        """Return the positions of the cells (h', w') of a map in an image (h, w)."""
-        return self._framed.frame(image, cells)
+            for part in images.to(self.describer.device).split(count):
+                ready = self._trunk.normalize(part.permute(0, 3, 1, 2))
+                found += self._framed.activations(ready)
+        return found
 
     def read(self, source: Source) -> NDArray[np.uint8]:
         """Decode an image file at the size that the network takes."""
@@ -96,12 +108,22 @@ class Locator:
         Fitted.
     descriptor : {"egm", "egm-weighted", "egm-delta", "mac"}
         See `features.discover_folder`.
+    sources : Sources, optional
+        The photos of the collection. One of them is recognised by its content, and its own nodes
+        are excluded as they were in the discovery.
     """
 
-    def __init__(self, mapper: Mapper, discovery: ObjectDiscovery, descriptor: str) -> None:
+    def __init__(
+        self,
+        mapper: Mapper,
+        discovery: ObjectDiscovery,
+        descriptor: str,
+        sources: Sources | None = None,
+    ) -> None:
         self.mapper = mapper
         self.discovery = discovery
         self.descriptor = check_choice(descriptor, "descriptor", DESCRIPTORS)
+        self._sources = sources
 
     def locate(self, source: Source) -> Located:
         """Locate the objects of the collection in a photo, which may be outside the collection.
@@ -120,7 +142,7 @@ class Locator:
         activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
         with quiet():
             photo = read_size(source)
-        return self.locate_in(activations, image.shape[:2], photo)
+        return self.locate_in(activations, image.shape[:2], photo, self._number(source))
 
     def describe_file(self, source: Source, box: Box | None = None) -> NDArray[np.float32]:
         """Describe a photo, or one object in it, to search the collection for it.
@@ -153,41 +175,33 @@ class Locator:
         Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
         recognition. WACV 2018: queries are boxes, described by MAC.
         """
-        if box is None:
-            descriptor = self.locate(source).descriptor
-        else:
-            descriptor = self._describe_box(source, box)
-        return whitened(self.mapper.describer, descriptor[None])[0]
-
-    def _describe_box(self, source: Source, box: Box) -> Map:
-        with quiet():
-            photo = read_size(source)
-        sides = np.array(box_pixels(box, photo), float)
         image = self.mapper.read(source)
-        A = self.mapper.activations(torch.from_numpy(image)[None])[0]
-        frame = self.mapper.frame(image.shape[:2], A.shape[1:])
-        scale = np.array([image.shape[1] / photo[1], image.shape[0] / photo[0]] * 2)
-        low, high = frame.to_cells(sides * scale).reshape(2, 2)
-        # A box that is narrower than a cell contains no centre, or one: it becomes one cell wide.
-        limits, middle = np.array(A.shape[:0:-1], float), (low + high) / 2
-        half = np.maximum(high - low, 1.0) / 2
-        low = np.clip(middle - half, 0, limits - 1)
-        high = np.clip(middle + half, 1, limits)
-        region = Regions(np.concatenate([low, high])[None], np.ones(1))
-        return sum_of_regions(A, region)
+        activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
+        if box is None:
+            peaks = self.discovery.peaks(activations, self._number(source))
+            descriptor = self._descriptor(activations, peaks)
+        else:
+            with quiet():
+                photo = read_size(source)
+            scale = np.array([image.shape[1] / photo[1], image.shape[0] / photo[0]] * 2)
+            sides = np.array([box_pixels(box, photo)]) * scale
+            cells = cells_in(activations.frame.to_cells(sides), activations.maps.shape[1:])
+            maxima = region_maxima(torch.from_numpy(activations.maps)[None], cells)[0]
+            descriptor = functional.normalize(maxima, dim=1).numpy()[0]
+        return whitened(self.mapper.describer, descriptor[None])[0]
 
     def locate_in(
         self,
-        activations: Map,
+        activations: ImageActivations,
         image: tuple[int, ...],
         photo: tuple[int, int],
         number: int | None = None,
     ) -> Located:
-        """Locate objects in the activation maps of a photo.
+        """Locate objects in the activations of a photo.
 
         Parameters
         ----------
-        activations : ndarray, shape (c, h', w')
+        activations : ImageActivations
         image : tuple of int
             Height and width of the image that the network was given.
         photo : tuple of int
@@ -195,34 +209,48 @@ class Locator:
         number : int, optional
             Number of the photo in the collection, if it belongs to it.
         """
-        S = self.discovery.saliency(activations, number)
-        regions = self.discovery.regions(S)
-        frame = self.mapper.frame(image, S.shape)
+        peaks, S = self.discovery.maps(activations, number)
+        found, frame = self.discovery.boxes(S), self.discovery.frame_of(activations)
         # Each side is rounded separately to one that the network takes.
         scale = np.array([photo[1] / image[1], photo[0] / image[0]] * 2)
         whole = np.array([[0, 0, S.shape[1], S.shape[0]]], float)
-        boxes = frame.to_pixels(regions.boxes) * scale
+        boxes = frame.to_pixels(found.boxes) * scale
         bounds = np.array([photo[1], photo[0]] * 2, float)
         return Located(
             S,
             (frame.to_pixels(whole) * scale)[0],
             np.clip(boxes, 0, bounds).astype(np.float32),
-            regions.weights.astype(np.float32),
-            _describe(self.descriptor, activations, S, regions),
+            found.weights.astype(np.float32),
+            self.discovery.describe_boxes(activations, found.boxes),
+            self._descriptor(activations, peaks),
         )
 
     def picture(
         self, path: str | os.PathLike[str], caption: str, number: int | None = None
     ) -> Picture:
-        """Return a photo with its maps and regions, for `features.objects.page.write_page`."""
+        """Return a photo with its maps and boxes, for `features.objects.page.write_page`."""
+        number = self._number(path) if number is None else number
         image = self.mapper.read(path)
-        A = self.mapper.activations(torch.from_numpy(image)[None])[0]
-        frame = self.mapper.frame(image.shape[:2], A.shape[1:])
-        return make_picture(caption, image, A, frame, self.discovery, number)
+        activations = self.mapper.activations(torch.from_numpy(image)[None])[0]
+        return make_picture(caption, image, activations, self.discovery, number)
 
+    def _number(self, source: Source) -> int | None:
+        """Return the number of a photo in the collection; None if it does not belong to it."""
+        if self._sources is None:
+            return None
+        if isinstance(source, bytes):
+            digest = hashlib.sha256(source).digest()
+        else:
+            digest = bytes.fromhex(storage.sha256_of(source))
+        return self._sources.contents.get(digest)
 
-def _describe(kind: str, activations: Map, saliency: Map, regions: Regions) -> Map:
-    if kind == "mac":
-        return weighted_mac(activations, saliency)
-    weights = "weighted" if kind == "egm-weighted" else "plain"
-    return sum_of_regions(activations, regions, weights=weights, uniform=kind == "egm-delta")
+    def _descriptor(self, activations: ImageActivations, peaks: Map) -> Map:
+        """Return the descriptor of a photo, from the peaks of its objects as in the paper."""
+        if self.descriptor == "mac":
+            return weighted_mac(activations.maps, peaks)
+        return sum_of_regions(
+            activations.maps,
+            self.discovery.regions(peaks),
+            weights="weighted" if self.descriptor == "egm-weighted" else "plain",
+            uniform=self.descriptor == "egm-delta",
+        )

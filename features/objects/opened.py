@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,34 @@ if TYPE_CHECKING:
     from ..description.recipe import Describer
     from .discovery import ObjectDiscovery
     from .locate import Locator
-    from .regions import ImageRegions
+    from .nodes import ImageNodes
 
 # Arrays by name, beside those of descriptors.
 MAPS, MAP_SHAPES, MAP_EXTENTS = "maps", "map_shapes", "map_extents"
 BOXES, BOX_IMAGES, BOX_WEIGHTS = "boxes", "box_images", "box_weights"
-# Regions that objects were learned from, beside what was learned: π, and maxima of activations.
-FOUND_WEIGHTS, FOUND_VECTORS = "found_weights", "found_vectors"
+BOX_GROUPS, BOX_LIKENESS = "box_groups", "box_likeness"
+# The nodes that objects were learned from, beside what was learned: maxima of activations, and
+# cells of the fine map, with their number in each photo.
+FOUND_VECTORS, FOUND_FINE, FOUND_FINE_COUNTS = "found_vectors", "found_fine", "found_fine_counts"
 # What the arrays that were learned are called: this, and their own names.
 LEARNED = "discovery_"
 # The largest height or width of a map, with which the cells of all maps can be counted in int64.
 _LARGEST_SIDE = 1 << 16
+
+
+class Group(NamedTuple):
+    """Boxes that show the same object.
+
+    Attributes
+    ----------
+    boxes : ndarray, int64
+        Their rows in `Objects.boxes`, by descending likeness to the others.
+    photos : ndarray, int64
+        The rows of their photos, ascending, without repetition.
+    """
+
+    boxes: NDArray[np.int64]
+    photos: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +60,24 @@ class Objects:
         One per photo, with the names of the photos and the manifest.
     maps : ndarray, shape (cells,), float32
         The object saliency maps of all photos, one after the other; memory-mapped, as all arrays.
+        They are maps of whole objects, on the fine cells of the network if it has any.
     map_shapes : ndarray, shape (n, 2), int64
         Height and width of each map.
     map_extents : ndarray, shape (n, 4), float64
         Left, top, right, bottom of each map in pixels of the upright photo; the outer cells may
         extend beyond it.
     boxes : ndarray, shape (m, 4), float32
-        Left, top, right, bottom of the regions in pixels of the upright photo, photo by photo, and
+        Left, top, right, bottom of the objects in pixels of the upright photo, photo by photo, and
         within each by descending weight.
     box_images : ndarray, shape (m,), int64
         The row of the photo that each box belongs to.
     box_weights : ndarray, shape (m,), float32
-        Weights π of the mixture, which sum to 1 in each photo.
+        Shares of the map's mass, which sum to 1 in each photo.
+    box_groups : ndarray, shape (m,), int64
+        The group of boxes that show the same object, from 0 by descending number of photos; -1 for
+        boxes in no group.
+    box_likeness : ndarray, shape (m,), float32
+        Mean likeness of each box to the others of its group, in [0, 1]; 0 in no group.
     learned_again : bool
         Whether the call that returned this learned the objects, and located them in all photos.
     """
@@ -66,6 +89,8 @@ class Objects:
     boxes: NDArray[np.float32]
     box_images: NDArray[np.int64]
     box_weights: NDArray[np.float32]
+    box_groups: NDArray[np.int64]
+    box_likeness: NDArray[np.float32]
     learned_again: bool = False
 
     @property
@@ -85,6 +110,17 @@ class Objects:
         first, last = np.searchsorted(self.box_images, [self._row(row), row + 1])
         return self.boxes[first:last]
 
+    def groups(self) -> list[Group]:
+        """Return the groups of boxes that show the same object, those of most photos first.
+
+        The groups are numbered as in `box_groups` and in the file groups.json.
+        """
+        order = np.lexsort((-self.box_likeness, self.box_groups))
+        order = order[self.box_groups[order] >= 0]
+        ends = np.flatnonzero(np.diff(self.box_groups[order])) + 1
+        parts = np.split(order, ends) if len(order) else []
+        return [Group(boxes, np.unique(self.box_images[boxes])) for boxes in parts]
+
     def done(self) -> str:
         """Return in words what the call that returned this took over, and what it did again."""
         changes = self.descriptors.changes
@@ -93,8 +129,8 @@ class Objects:
         if not self.learned_again:
             return f"{changes}; nothing was done again"
         kept = 0 if changes.anew else changes.unchanged + changes.renamed
-        regions = f"the regions of {kept} photos were kept; " if kept else ""
-        return f"{changes}; {regions}objects were learned again, and located in all photos"
+        nodes = f"the nodes of {kept} photos were kept; " if kept else ""
+        return f"{changes}; {nodes}objects were learned again, and located in all photos"
 
     def discovery(self) -> ObjectDiscovery:
         """Load what was learned from the photos."""
@@ -108,29 +144,19 @@ class Objects:
         except ValueError as error:
             raise DiffusionError(f"{self.descriptors.path}: altered, {error}") from None
 
-    def regions(self) -> Callable[[int], ImageRegions]:
-        """Return what gives the regions of a photo, by its row, that objects were learned from.
-
-        Raises
-        ------
-        DiffusionError
-            If an earlier version of the library, which did not keep them, wrote this.
-        """
-        from .regions import ImageRegions
+    def nodes(self) -> Callable[[int], ImageNodes]:
+        """Return what gives the nodes of a photo, by its row, that objects were learned from."""
+        from .nodes import ImageNodes
 
         arrays, learned = self.descriptors.arrays, self.discovery()
-        if FOUND_VECTORS not in arrays:
-            raise DiffusionError(f"{self.descriptors.path}: an earlier version kept no regions")
-        parts: tuple[NDArray[Any], ...] = (
-            learned.cells_,
-            arrays[FOUND_WEIGHTS],
-            learned.saliency_,
-            arrays[FOUND_VECTORS],
-        )
         starts = learned.starts_.tolist()
+        fine = np.cumsum([0, *arrays[FOUND_FINE_COUNTS]]).tolist()
+        cells, saliency, vectors = learned.cells_, learned.saliency_, arrays[FOUND_VECTORS]
 
-        def of(row: int) -> ImageRegions:
-            return ImageRegions(*(part[starts[row] : starts[row + 1]] for part in parts))
+        def of(row: int) -> ImageNodes:
+            own = slice(starts[row], starts[row + 1])
+            sampled = arrays[FOUND_FINE][fine[row] : fine[row + 1]]
+            return ImageNodes(cells[own], saliency[own], vectors[own], sampled)
 
         return of
 
@@ -156,7 +182,7 @@ class Objects:
 
         describer = self.describer(weights=weights, device=device, allow_download=allow_download)
         kind = self.descriptors.manifest[OBJECTS]["descriptor"]
-        return Locator(Mapper(describer), self.discovery(), kind)
+        return Locator(Mapper(describer), self.discovery(), kind, self.descriptors.sources)
 
     def describer(
         self,
@@ -183,6 +209,11 @@ class Objects:
         return row
 
 
+def is_of_earlier_version(descriptors: Descriptors) -> bool:
+    """Return whether a version of the library that found no groups discovered these objects."""
+    return OBJECTS in descriptors.manifest and BOX_GROUPS not in descriptors.arrays
+
+
 def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objects:
     """Open what `discover_folder` wrote.
 
@@ -195,7 +226,8 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
     Raises
     ------
     DiffusionError
-        If there is none, the discovery is not finished, or an array is altered.
+        If there is none, the discovery is not finished, an array is altered, or an earlier version
+        of the library, which found no groups, wrote it.
     """
     descriptors = open_descriptors(path, verify=verify)
     path, arrays = descriptors.path, descriptors.arrays
@@ -205,10 +237,15 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
             f"{path}: expected an object discovery, as `features discover` writes it; these are "
             "descriptors alone"
         )
+    if is_of_earlier_version(descriptors):
+        raise DiffusionError(
+            f"{path}: an earlier version of this library discovered these objects; discover them "
+            "again, with the network named as then: features discover PHOTOS OUT --backbone ..."
+        )
     try:
         if not isinstance(about, dict) or not {"descriptor", "digest", "settings"} <= set(about):
             raise ValueError(OBJECTS)
-        n = len(descriptors.files)
+        n, m = len(descriptors.files), len(arrays[f"{LEARNED}saliency"])
         layout = {
             MAPS: Array(np.float32, ("cells",)),
             MAP_SHAPES: Array(np.int64, (n, 2), Between(1, _LARGEST_SIDE)),
@@ -216,17 +253,22 @@ def open_objects(path: str | os.PathLike[str], *, verify: bool = False) -> Objec
             BOXES: Array(np.float32, ("boxes", 4), finite(np.float32)),
             BOX_IMAGES: Array(np.int64, ("boxes",), Between(0, n - 1)),
             BOX_WEIGHTS: Array(np.float32, ("boxes",), finite(np.float32)),
+            BOX_GROUPS: Array(np.int64, ("boxes",), Between(-1, len(arrays[BOXES]))),
+            BOX_LIKENESS: Array(np.float32, ("boxes",), Between(0, 1)),
         }
-        found = {}
-        if FOUND_VECTORS in arrays:
-            m = len(arrays[f"{LEARNED}saliency"])
-            found[FOUND_WEIGHTS] = Array(np.float64, (m,), finite(np.float64))
-            found[FOUND_VECTORS] = Array(np.float32, (m, "channels"))
+        found = {
+            FOUND_VECTORS: Array(np.float32, (m, "channels")),
+            FOUND_FINE: Array(np.float32, ("fine", "fine channels")),
+            FOUND_FINE_COUNTS: Array(np.int64, (n,), Between(0, _LARGEST_SIDE)),
+        }
         Contents(arrays, layout | found, "arrays").check()
         if arrays[MAP_SHAPES].prod(axis=1).sum() != len(arrays[MAPS]):
             raise ValueError(MAP_SHAPES)
-        maps, shapes, extents, boxes, images, weights = (arrays[name] for name in layout)
-        return Objects(descriptors, maps, shapes, extents, boxes, images, weights)
+        if arrays[FOUND_FINE_COUNTS].sum() != len(arrays[FOUND_FINE]):
+            raise ValueError(FOUND_FINE_COUNTS)
+        maps, shapes, extents, *of_boxes = (arrays[name] for name in layout)
+        boxes, images, weights, groups, likeness = of_boxes
+        return Objects(descriptors, maps, shapes, extents, boxes, images, weights, groups, likeness)
     except (KeyError, ValueError) as error:
         raise DiffusionError(
             f"{path / 'manifest.json'}: altered, its objects are not as expected ({error})"

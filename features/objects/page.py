@@ -1,4 +1,4 @@
-"""Pages of pictures: each row shows an image, its saliency maps and their regions side by side.
+"""Pages of pictures: each row shows an image, its saliency maps and its boxes side by side.
 
 A page is one file that loads nothing else. Maps are stored with one pixel per cell and enlarged by
 the browser, which also draws the boxes, so that a row needs little more space than its photo.
@@ -7,7 +7,7 @@ the browser, which also draws the boxes, so that a row needs little more space t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..networks.frame import Frame
+from ..networks.frame import Frame, ImageActivations
 from ..pages import rendering
 from .discovery import ObjectDiscovery
 from .egm import Regions
-from .maps import Map, as_activations, feature_saliency
+from .maps import Map, feature_saliency
 
 # A sentence for the page's text that explains the boxes.
-LEGEND = "Yellow boxes are regions; brighter boxes have a larger weight."
+LEGEND = "Yellow boxes are the objects that were found; brighter boxes have a larger weight."
 
 # Longer side of the photos on the page, in pixels.
 _SIDE = 360
@@ -37,17 +37,22 @@ _HEAT = np.array(
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with its feature saliency and object saliency.
+    """An image with its feature saliency, the peaks of its objects and the whole objects.
 
     Attributes
     ----------
     caption : str
     image : ndarray, shape (h, w, 3), uint8
     frame : Frame
-        Position of the maps' cells in the image.
-    features, objects : ndarray, shape (h', w')
-        Feature saliency and object saliency.
-    feature_regions, object_regions : Regions
+        Position of the cells of the first two maps in the image.
+    features, peaks : ndarray, shape (h', w')
+        Feature saliency, and the object saliency of single cells.
+    object_frame : Frame
+        Position of the cells of the last map.
+    objects : ndarray, shape (h'', w'')
+        Object saliency of whole objects.
+    boxes : Regions
+        The boxes of these.
     truth : ndarray, shape (m, 4), optional
         True boxes in pixels (left, top, right, bottom), if they are known.
     """
@@ -56,17 +61,17 @@ class Picture:
     image: NDArray[np.uint8]
     frame: Frame
     features: Map
-    feature_regions: Regions
+    peaks: Map
+    object_frame: Frame
     objects: Map
-    object_regions: Regions
+    boxes: Regions
     truth: NDArray[np.float64] | None = None
 
 
 def make_picture(
     caption: str,
     image: NDArray[np.uint8],
-    activations: Any,
-    frame: Frame,
+    activations: ImageActivations,
     discovery: ObjectDiscovery,
     number: int | None = None,
     truth: NDArray[np.float64] | None = None,
@@ -77,10 +82,8 @@ def make_picture(
     ----------
     caption : str
     image : ndarray, shape (h, w, 3), uint8
-    activations : array_like or torch.Tensor, shape (c, h', w'), >= 0
-        Activations of this image, from the network that the discovery was fitted with.
-    frame : Frame
-        Position of their cells in the image.
+    activations : ImageActivations
+        Of this image, from the network that the discovery was fitted with.
     discovery : ObjectDiscovery
         A fitted discovery.
     number : int, optional
@@ -92,16 +95,16 @@ def make_picture(
     -------
     Picture
     """
-    A = as_activations(activations)
-    features, objects = feature_saliency(A), discovery.saliency(A, number)
+    peaks, objects = discovery.maps(activations, number)
     return Picture(
         caption,
         image,
-        frame,
-        features,
-        discovery.feature_egm.regions(features),
+        activations.frame,
+        feature_saliency(activations.maps),
+        peaks,
+        discovery.frame_of(activations),
         objects,
-        discovery.regions(objects),
+        discovery.boxes(objects),
         truth,
     )
 
@@ -111,8 +114,11 @@ def write_page(
     title: str,
     paragraphs: Sequence[str],
     pictures: Iterable[Picture],
+    groups: Iterable[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a page of pictures. The file is complete or is not written at all.
+    """Write a page of pictures, and of groups of boxes that show the same object.
+
+    The file is complete or is not written at all.
 
     Parameters
     ----------
@@ -122,6 +128,8 @@ def write_page(
         Plain text above the pictures.
     pictures : iterable of Picture
         They are consumed one at a time.
+    groups : iterable of mapping
+        As `features.objects.group_page.group_rows` yields them; shown before the pictures.
     """
     rendering.write(
         path,
@@ -129,6 +137,7 @@ def write_page(
         "objects.html",
         title=title,
         paragraphs=paragraphs,
+        groups=groups,
         pictures=map(_prepared, pictures),
     )
 
@@ -155,17 +164,14 @@ def _prepared(picture: Picture) -> dict[str, Any]:
         "photo": np.asarray(photo),
         "truth": [] if picture.truth is None else [_Box(*box) for box in picture.truth],
         "maps": [
-            {
-                "name": name,
-                "colours": _colours(saliency),
-                "extent": _extent(saliency, picture.frame),
-                "regions": _boxes(regions, picture.frame),
-            }
-            for name, saliency, regions in (
-                ("feature saliency", picture.features, picture.feature_regions),
-                ("object saliency", picture.objects, picture.object_regions),
+            {"name": name, "colours": _colours(saliency), "extent": _extent(saliency, frame)}
+            for name, saliency, frame in (
+                ("feature saliency", picture.features, picture.frame),
+                ("peaks of objects", picture.peaks, picture.frame),
+                ("object saliency", picture.objects, picture.object_frame),
             )
         ],
+        "boxes": _boxes(picture.boxes, picture.object_frame),
     }
 
 
@@ -183,7 +189,7 @@ def _colours(saliency: Map) -> NDArray[np.uint8]:
 
 
 def _boxes(regions: Regions, frame: Frame) -> list[_Box]:
-    """Return the boxes of regions by ascending weight, with an opacity that grows with it."""
+    """Return boxes by ascending weight, with an opacity that grows with it."""
     if not len(regions):
         return []
     opacity = 0.35 + 0.65 * regions.weights / regions.weights.max()

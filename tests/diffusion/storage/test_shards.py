@@ -29,6 +29,26 @@ def test_round_trip(shards):
     assert shards.read(OTHER) == ({}, {})
 
 
+def test_rows_are_read_without_the_others(shards):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.integers(-9, 9, 7),
+        "b": np.asfortranarray(rng.random((7, 3, 2), np.float32)),
+        "empty": np.empty((0, 0), np.float32),
+    }
+    shards.write(OTHER, arrays, note="x" * 100)
+    rows = shards.rows(OTHER)
+    for start, stop in ((0, 7), (2, 5), (6, 7), (3, 3)):
+        found = rows.read({"a": slice(start, stop), "b": slice(start, stop), "empty": slice(0, 0)})
+        assert list(found) == ["a", "b", "empty"]
+        for name, array in arrays.items():
+            expected = array[start:stop]
+            assert found[name].dtype == expected.dtype
+            np.testing.assert_array_equal(found[name], expected)
+    with pytest.raises(ValueError, match="expected a fingerprint"):
+        shards.rows("short")
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -368,3 +368,18 @@ def test_bad_commands_are_one_line(index, capsys, arguments, message):
     assert printed.err.count("\n") == 1
     assert not Path("o").exists()
     assert not Path("x.npz").exists()
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_leave_the_processor_unless_told_otherwise(monkeypatch, given):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+
+
+def test_the_command_does_not_load_torch_before_it_says_how_threads_wait():
+    code = "import sys; from features import cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -26,7 +26,7 @@ def small_demo():
     fewer = {"n_objects": 3, "images_per_object": 6, "size": 129, "n_distractors": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_objects, "SCENES", fewer)
-        patch.setattr(demo_objects, "SETTINGS", {"dimension": 16})
+        patch.setattr(demo_objects, "SETTINGS", {"dimension": 16, "restart": 0.3})
         patch.setattr(demo, "SETTINGS", replace(demo.SETTINGS, repeats=1))
         yield
 
@@ -144,11 +144,13 @@ def test_objects_are_found_above_what_is_strong(outcome):
     objects = result["objects"]
     precision = objects["precision"]
     assert list(precision) == [
-        "uniform map", "feature saliency", "its fifth power", "object saliency",
+        "uniform map", "feature saliency", "its fifth power", "peaks of objects", "object saliency",
     ]  # fmt: skip
     assert 0 < precision["uniform map"] < precision["feature saliency"] < 1
     assert precision["object saliency"] > precision["feature saliency"] + 0.05
     assert objects["above"] > 0.6
+    assert objects["pointing"] > 0.6
+    assert f"true box in {100 * objects['pointing']:.0f} %" in said
     page = Page(Path(objects["page"]).read_text(encoding="utf-8"))
     # One scene of each of three objects, and the one where it went worst.
     assert len(page.attributes("section")) in (3, 4)

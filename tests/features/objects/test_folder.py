@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ from features.images.reading import read_image
 from features.networks.frame import FramedTrunk
 from features.objects.descriptors import sum_of_regions, weighted_mac
 from features.objects.discovery import ObjectDiscovery
+from features.objects.groups import find_groups
 from features.objects.locate import Mapper
+from features.objects.nodes import find_nodes
 from features.settings import DiscoverySettings, ImageSettings, NetworkSettings
 from tests.features.demo.test_demo import Page
 from tests.support.discoveries import FITTED, SETTINGS, SIZES, N, photo, write_photos
@@ -51,15 +55,15 @@ def maps_of(photos, weights, files):
     for file in files:
         image = torch.from_numpy(read_image(photos / file, FITTED[int(Path(file).stem) % 3]))
         with torch.no_grad():
-            maps.append(framed(trunk.normalize(image.permute(2, 0, 1)[None] / 255))[0].numpy())
+            maps += framed.activations(trunk.normalize(image.permute(2, 0, 1)[None] / 255))
     return maps
 
 
-def in_pixels(cells, shape, file):
-    """Turn boxes in cells of 16 pixels, spread evenly over the image, into pixels of the photo."""
+def in_pixels(cells, stride, shape, file):
+    """Turn boxes in cells, spread evenly over the image, into pixels of the photo."""
     (height, width), (down, across) = (s[int(Path(file).stem) % 3] for s in (FITTED, SIZES))
-    x = (np.asarray(cells)[:, ::2] - shape[1] / 2) * 16 / width + 0.5
-    y = (np.asarray(cells)[:, 1::2] - shape[0] / 2) * 16 / height + 0.5
+    x = (np.asarray(cells)[:, ::2] - shape[1] / 2) * stride / width + 0.5
+    y = (np.asarray(cells)[:, 1::2] - shape[0] / 2) * stride / height + 0.5
     return np.stack([x[:, 0] * across, y[:, 0] * down, x[:, 1] * across, y[:, 1] * down], axis=1)
 
 
@@ -73,22 +77,54 @@ def test_it_is_its_parts_one_after_the_other(discovered, photos, weights):
     np.testing.assert_array_equal(learned.cells_, expected.cells_)
     np.testing.assert_array_equal(learned.starts_, expected.starts_)
     np.testing.assert_allclose(learned.centrality_, expected.centrality_, rtol=1e-3)
+    vectors = []
     for row, (a, file) in enumerate(zip(A, out.files, strict=True)):
-        S = expected.saliency(a, row)
-        np.testing.assert_allclose(out.map(row), S, rtol=1e-2, atol=1e-4 * S.max())
-        (extent,) = in_pixels([[0, 0, *S.shape[::-1]]], S.shape, file)
+        peaks, S = expected.maps(a, row)
+        np.testing.assert_allclose(out.map(row), S, rtol=1e-2, atol=1e-3 * S.max())
+        # The cells of the fine map of this network are 8 pixels wide, half of those of the last.
+        assert all(side > 1.7 * last for side, last in zip(S.shape, peaks.shape, strict=True))
+        (extent,) = in_pixels([[0, 0, *S.shape[::-1]]], 8, S.shape, file)
         np.testing.assert_allclose(out.map_extents[row], extent)
-        regions = learned.regions(out.map(row))
+        found = learned.boxes(out.map(row))
         down, across = SIZES[int(Path(file).stem) % 3]
-        boxes = in_pixels(regions.boxes, S.shape, file)
+        boxes = in_pixels(found.boxes, 8, S.shape, file)
         boxes[:, ::2] = boxes[:, ::2].clip(0, across)
         boxes[:, 1::2] = boxes[:, 1::2].clip(0, down)
         np.testing.assert_allclose(out.boxes_of(row), boxes, atol=1e-3)
-        np.testing.assert_allclose(out.box_weights[out.box_images == row], regions.weights, 1e-5)
-        vector = sum_of_regions(a, regions, weights="weighted")
-        np.testing.assert_allclose(out.descriptors.vectors[row], vector, atol=1e-4)
-    assert len(out.boxes) > N
+        np.testing.assert_allclose(out.box_weights[out.box_images == row], found.weights, 1e-5)
+        vector = sum_of_regions(a.maps, expected.regions(peaks), weights="weighted")
+        np.testing.assert_allclose(out.descriptors.vectors[row], vector, atol=1e-3)
+        vectors.append(expected.describe_boxes(a, found.boxes))
+        nodes, same = out.nodes()(row), find_nodes(a, learned.settings)
+        for name in ("cells", "saliency", "vectors", "fine"):
+            np.testing.assert_allclose(getattr(nodes, name), getattr(same, name), 1e-3, 1e-3)
+    assert len(out.boxes) >= N
     assert (out.boxes[:, :2] < out.boxes[:, 2:]).all()
+    groups = find_groups(np.concatenate(vectors), out.box_images)
+    np.testing.assert_array_equal(out.box_groups, groups.labels)
+    np.testing.assert_allclose(out.box_likeness, groups.likeness, atol=1e-2)
+
+
+def test_groups_are_listed_by_their_photos(discovered, tmp_path):
+    out = discovered
+    groups = out.groups()
+    assert len(groups) == out.box_groups.max() + 1 == out.descriptors.manifest["groups"] > 0
+    sizes = [len(group.photos) for group in groups]
+    assert sizes == sorted(sizes, reverse=True)
+    assert min(sizes) >= 2
+    for number, group in enumerate(groups):
+        assert set(group.boxes) == set(np.flatnonzero(out.box_groups == number))
+        assert (np.diff(out.box_likeness[group.boxes]) <= 0).all()
+        assert set(group.photos) == set(out.box_images[group.boxes])
+    stored = json.loads((tmp_path / "out" / "groups.json").read_text())
+    assert len(stored) == len(groups)
+    for entry, group in zip(stored, groups, strict=True):
+        assert entry["photos"] == len(group.photos)
+        for member, box in zip(entry["members"], group.boxes, strict=True):
+            assert member["file"] == out.files[out.box_images[box]]
+            np.testing.assert_allclose(member["box"], out.boxes[box], atol=0.01)
+    nothing = replace(out, box_groups=np.full(len(out.boxes), -1))
+    assert nothing.groups() == []
 
 
 def test_it_finds_what_recurs(discovered):
@@ -105,10 +141,12 @@ def test_other_descriptors(discover, photos, weights, kind):
     out = discover(descriptor=kind)
     assert out.descriptors.manifest["objects"]["descriptor"] == kind
     (a,) = maps_of(photos, weights, out.files[3:4])
-    S = out.map(3)
-    regions = out.discovery().regions(S)
+    learned = out.discovery()
+    peaks = learned.peaks(a, 3)
     expected = (
-        weighted_mac(a, S) if kind == "mac" else sum_of_regions(a, regions, uniform="d" in kind)
+        weighted_mac(a.maps, peaks)
+        if kind == "mac"
+        else sum_of_regions(a.maps, learned.regions(peaks), uniform="d" in kind)
     )
     np.testing.assert_allclose(out.descriptors.vectors[3], expected, atol=1e-4)
 
@@ -131,12 +169,15 @@ def test_workers_do_not_change_a_bit(again, undisturbed):
     assert contents(again("one", workers=1)) == two == contents(again("four", workers=4))
     names = {name.removeprefix("arrays/") for name in two}
     assert names == {
-        "manifest.json", "page.html", "descriptors.npy", "files.npy", "file_ends.npy", "maps.npy",
+        "manifest.json", "page.html", "groups.json",
+        "descriptors.npy", "files.npy", "file_ends.npy", "maps.npy",
         "map_shapes.npy", "map_extents.npy", "boxes.npy", "box_images.npy", "box_weights.npy",
+        "box_groups.npy", "box_likeness.npy",
         "discovery_cells.npy", "discovery_centrality.npy", "discovery_mean.npy",
         "discovery_projection.npy", "discovery_saliency.npy", "discovery_starts.npy",
-        "discovery_vectors.npy", "file_stats.npy", "file_shapes.npy", "file_digests.npy",
-        "found_weights.npy", "found_vectors.npy",
+        "discovery_vectors.npy", "discovery_fine_mean.npy", "discovery_fine_projection.npy",
+        "file_stats.npy", "file_shapes.npy", "file_digests.npy",
+        "found_vectors.npy", "found_fine.npy", "found_fine_counts.npy",
     }  # fmt: skip
 
 
@@ -156,16 +197,21 @@ def test_page_shows_photos_with_their_regions(discover, photos, tmp_path):
     (photos / "a&<b>.png").write_bytes(png(photo(0)))
     discover()
     page = Page((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
-    assert len(page.attributes("section")) == 2
+    assert [row["class"] for row in page.attributes("section")] == ["groups", "row", "row"]
     assert len(page.attributes("svg")) == 10
     assert "00.png" in page.texts
+    links = [link["href"] for link in page.attributes("a")]
+    assert links
+    for link in links:
+        assert (tmp_path / "out" / unquote(link)).resolve().is_relative_to(photos)
+        assert (tmp_path / "out" / unquote(link)).is_file()
     (photos / "00.png").unlink()
     discover()
     page = Page((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
     assert "02.png" in page.texts
     discover(pictures=99)
     page = Page((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
-    assert len(page.attributes("section")) == N
+    assert len(page.attributes("section")) == N + 1
     assert "a&<b>.png" in page.texts
 
 
@@ -176,18 +222,30 @@ def test_new_photos_need_no_refitting(discovered, weights, tmp_path, monkeypatch
     new = tmp_path / "new.png"
     new.write_bytes(png(photo(19)))
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(ObjectDiscovery, "fit_regions", lambda *_: 1 / 0)
+    monkeypatch.setattr(ObjectDiscovery, "fit_nodes", lambda *_: 1 / 0)
     locator = features.open_objects(tmp_path / "out", verify=True).locator()
     located = locator.locate(new)
     learned = discovered.discovery()
     (a,) = maps_of(tmp_path, weights, [new.rename(tmp_path / "19.png").name])
     S = learned.saliency(a)
-    np.testing.assert_allclose(located.saliency, S, rtol=1e-2, atol=1e-4 * S.max())
-    boxes = in_pixels(learned.regions(located.saliency).boxes, S.shape, "19.png")
+    np.testing.assert_allclose(located.saliency, S, rtol=1e-2, atol=1e-3 * S.max())
+    boxes = in_pixels(learned.boxes(located.saliency).boxes, 8, S.shape, "19.png")
     height, width = photo(19).shape[:2]
     np.testing.assert_allclose(located.boxes, boxes.clip(0, [width, height] * 2), atol=0.1)
     assert located.weights.sum() == pytest.approx(1, abs=1e-5)
     assert contents(tmp_path / "out") == before
+
+
+def test_photos_of_the_collection_are_recognised_by_their_content(discovered, photos, tmp_path):
+    locator, row = discovered.locator(), discovered.files.index("b/05.png")
+    copied = shutil.copy(photos / "b" / "05.png", tmp_path / "other name.png")
+    for source in (copied, Path(copied).read_bytes()):
+        located = locator.locate(source)
+        S = discovered.map(row)
+        np.testing.assert_allclose(located.saliency, S, rtol=1e-2, atol=1e-3 * S.max())
+        np.testing.assert_allclose(located.boxes, discovered.boxes_of(row), atol=0.1)
+        vector = locator.describe_file(source)
+        np.testing.assert_allclose(vector, discovered.descriptors.vectors[row], atol=1e-3)
 
 
 def test_a_photo_that_lies_on_its_side_is_seen_upright(discovered, tmp_path):
@@ -213,19 +271,19 @@ def test_a_photo_of_one_colour_shows_nothing_false(discovered, tmp_path):
 # --- interruptions --------------------------------------------------------------------------------
 
 
-# Written by a replacement each: the claim on the folder, three shards of regions, what was learned,
-# three shards of objects, the page, and the manifest.
-@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 8, 9])
+# Written by a replacement each: the claim on the folder, three shards of nodes, what was learned,
+# three shards of objects, the groups, the page, and the manifest.
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 8, 9, 10])
 def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     again, undisturbed, tmp_path, monkeypatch, step
 ):
-    replace, writes = os.replace, []
+    rename, writes = os.replace, []
 
     def stopped(source, target):
         if len(writes) == step:
             raise KeyboardInterrupt
         writes.append(target)
-        replace(source, target)
+        rename(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopped)
@@ -245,7 +303,7 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     assert sum(seen) <= 2 * N + 2 - 3 * len(shards)
 
 
-# The fifteen photos make three shards of regions and then three of objects.
+# The fifteen photos make three shards of nodes and then three of objects.
 @pytest.mark.parametrize("shards", [1, 4])
 def test_killed_it_goes_on_to_the_same_bytes(undisturbed, weights, tmp_path, shards):
     photos, out = undisturbed / "photos", undisturbed / tmp_path.name
@@ -305,14 +363,14 @@ def test_a_complete_discovery_is_not_repeated(discover, tmp_path, monkeypatch):
 
 
 def test_a_photo_altered_meanwhile_is_named(discover, photos, tmp_path, monkeypatch):
-    fit = ObjectDiscovery.fit_regions
+    fit = ObjectDiscovery.fit_nodes
 
-    def altering(self, regions):
+    def altering(self, nodes):
         (photos / "b" / "03.png").write_bytes(b"no image")
-        return fit(self, regions)
+        return fit(self, nodes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectDiscovery, "fit_regions", altering)
+        patch.setattr(ObjectDiscovery, "fit_nodes", altering)
         with pytest.raises(DiffusionError, match=r"^b/03\.png: altered during"):
             discover()
     with pytest.raises(DiffusionError, match="not finished"):
@@ -401,6 +459,9 @@ def test_damage_is_refused(tmp_path):
         ({}, {"map_shapes": arrays["map_shapes"] + [[1, 0]]}),
         ({}, {"box_images": arrays["box_images"] + N}),
         ({}, {"boxes": arrays["boxes"] * np.float32(np.nan)}),
+        ({}, {"box_groups": arrays["box_groups"] - 2}),
+        ({}, {"box_likeness": arrays["box_likeness"] + 2}),
+        ({}, {"found_fine_counts": arrays["found_fine_counts"] + 1}),
     ):
         kept = {name: np.array(array) for name, array in {**arrays, **changed}.items()}
         storage.save(tmp_path / "changed", FORMAT, {**manifest, **content}, kept)
@@ -446,8 +507,8 @@ def home(weights, tmp_path_factory):
     assert told.getvalue() == SKIPPED
     line = printed.getvalue().splitlines()[0]
     assert re.fullmatch(
-        r"out: 15 maps, \d+ boxes, descriptors of dimension 256; 1 images skipped; see "
-        r"out/page\.html",
+        r"out: 15 maps, \d+ boxes, \d+ groups of boxes, descriptors of dimension 256; 1 images "
+        r"skipped; see out/page\.html",
         line,
     )
     return home
@@ -493,33 +554,42 @@ def test_a_page_that_cannot_be_written_is_one_line(there, monkeypatch, capsys):
     assert said == "features: error: p.html: cannot be written (No space left on device)\n"
 
 
-def test_the_time_of_a_discovery_is_said_at_its_start(there, capsys, tmp_path):
+def test_the_time_of_both_passes_is_said(there, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_FORECAST_SECONDS", 0.0)
     call = ["discover", "photos", str(tmp_path / "o"), *NETWORK, "--pictures", "0"]
     assert cli.main([*call, "--batch-size", "2"]) == 0
     told = re.split("[\r\n]+", capsys.readouterr().err)
-    (line,) = (line for line in told if line.startswith("regions: about "))
-    assert re.fullmatch(r"regions: about (a second|\d+ \w+s) for each of 2 passes, 15 images", line)
+    for name, which in (("nodes", "each of 2 passes"), ("objects", "pass 2 of 2")):
+        lines = [line for line in told if line.startswith(f"{name}: about ")]
+        assert len(lines) in (1, 2)  # said again if the first batch took long
+        words = rf"{name}: about (a second|\d+ \w+s) for {which}, 15 images"
+        assert all(re.fullmatch(words, line) for line in lines)
 
 
 @pytest.mark.parametrize(
     ("times", "expected"),
     [
-        # The first batch, of 4 pixels, is not counted; the second has 10 of 24 pixels.
-        ([100.0, 110.0], "about 24 seconds"),
-        ([100.0, 1100.0], "about 40 minutes"),
-        ([100.0, 10100.0], "about 7 hours"),
-        ([100.0, 100.1], "about a second"),
+        # Batches of 4, 10, 10 and 6 pixels. The first one is too short to be counted, the second
+        # one is not, and the third is not said again.
+        ([100, 101, 106, 113, 200], ["", "about 15 seconds", "", ""]),
+        # The first one is long enough, and right.
+        ([100, 104, 115, 125, 200], ["about 30 seconds", "", "", ""]),
+        # The first one was slow to start.
+        ([100, 140, 141, 142, 200], ["about 5 minutes", "", "about 3 seconds", ""]),
+        ([100, 100.1, 100.2, 100.3, 100.4], ["", "", "", ""]),
+        # After the last batch there is nothing to say.
+        ([100, 100, 100, 100, 9999], ["", "", "", ""]),
     ],
 )
-def test_the_forecast_is_by_pixels(monkeypatch, times, expected):
-    batches = [Batch(2, 2, (0,)), Batch(1, 5, (1, 2)), Batch(1, 10, (3,))]
-    forecast = sweep._Forecast(batches, 2)
-    monkeypatch.setattr(sweep.time, "monotonic", iter([*times, 1e9]).__next__)
-    said = [forecast.after_batch() for _ in batches]
-    assert said == ["", f"{expected} for each of 2 passes, 4 images", ""]
-    monkeypatch.undo()
-    alone = sweep._Forecast(batches, 1)
-    assert not any(alone.after_batch() for _ in batches)
+def test_the_forecast_is_by_pixels_once_there_is_enough_work(monkeypatch, times, expected):
+    batches = [Batch(2, 2, (0,)), Batch(1, 5, (1, 2)), Batch(1, 10, (3,)), Batch(1, 6, (4,))]
+    for place, which in (((1, 2), "each of 2 passes"), ((2, 2), "pass 2 of 2"), ((1, 1), "")):
+        monkeypatch.setattr(sweep.time, "monotonic", iter(times).__next__)
+        forecast = sweep._Forecast(batches, place)
+        said = [forecast.after_batch() for _ in batches]
+        monkeypatch.undo()
+        wanted = [e and which and f"{e} for {which}, 5 images" for e in expected]
+        assert said == wanted
 
 
 def test_locating_prints_boxes_and_writes_maps_and_a_page(there, capsys):

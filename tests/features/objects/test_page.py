@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.networks.frame import Frame
+from features.networks.frame import Frame, ImageActivations
 from features.objects import page as pictures
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import Regions
 from features.objects.maps import feature_saliency
+from features.pages.rendering import photo_address
 from features.settings import DiscoverySettings
 from tests.support.activations import recurring_blobs
 from tests.support.pages import Page, pixels_of
@@ -20,16 +21,18 @@ from tests.support.photos import pattern
 
 @pytest.fixture
 def picture():
-    """A picture whose map has 2 x 3 cells of 32 pixels, spread evenly over the image."""
+    """A picture with maps of 2 x 3 cells of 32 pixels, and of 4 x 6 cells of 16 pixels."""
     saliency = np.array([[0, 1, 0], [0.5, 0, 0.25]], np.float32)
+    fine = np.repeat(np.repeat(saliency, 2, axis=0), 2, axis=1)
     return pictures.Picture(
         "a <b> & c",
         pattern(60, 90, seed=1),
         Frame(32, -3, -2),
         saliency,
-        Regions(np.array([[0.0, 0, 1, 1]]), np.ones(1)),
-        saliency,
-        Regions(np.array([[1.0, 0, 2, 1], [0.0, 1, 1.5, 2]]), np.array([0.75, 0.25])),
+        saliency[::-1],
+        Frame(16, -3, -2),
+        fine,
+        Regions(np.array([[2.0, 0, 4, 2], [0.0, 2, 3, 4]]), np.array([0.75, 0.25])),
         np.array([[10, 20, 30, 50]]),
     )
 
@@ -51,7 +54,8 @@ def test_page_has_five_panels_a_picture(page):
     labels = [svg["aria-label"] for svg in page.attributes("svg")]
     assert labels[0] == "a <b> & c: the image"
     assert all(labels)
-    assert {"its region", "its 2 regions"} <= set(page.texts)
+    maps = {"feature saliency", "peaks of objects", "object saliency"}
+    assert maps | {"2 objects"} <= set(page.texts)
 
 
 def test_text_on_the_page_is_escaped(page):
@@ -104,18 +108,20 @@ def test_boxes_lie_where_the_cells_lie(page):
     drawn = [(rect["class"], *numbers(rect, ("x", "y", "width", "height"))) for rect in first]
     assert drawn == [
         ("truth", 10, 20, 20, 30),
-        ("region", -3, -2, 32, 32),
         ("region", -3, 30, 48, 32),
         ("region", 29, -2, 32, 32),
     ]
     # The heavier, the brighter.
-    light, heavy = (float(rect["opacity"]) for rect in first[2:])
+    light, heavy = (float(rect["opacity"]) for rect in first[1:])
     assert light < heavy == 1
 
 
 def test_heat_covers_the_cells_and_rises_with_saliency(page, picture):
-    _, heat, _ = page.attributes("image")[:3]
-    assert numbers(heat, ("x", "y", "width", "height")) == [-3, -2, 96, 64]
+    _, heat, peaks, objects = page.attributes("image")[:4]
+    for drawn in (heat, peaks, objects):
+        assert numbers(drawn, ("x", "y", "width", "height")) == [-3, -2, 96, 64]
+    assert pixels_of(objects["href"]).shape == (4, 6, 3)
+    np.testing.assert_array_equal(pixels_of(peaks["href"]), pixels_of(heat["href"])[::-1])
     colours = pixels_of(heat["href"]).astype(int).sum(axis=2)
     assert colours.shape == (2, 3)
     order = np.argsort(picture.features.ravel(), kind="stable")
@@ -144,23 +150,36 @@ def test_photos_keep_their_place_and_are_shown_small(page, picture, tmp_path):
 def test_nothing_salient_is_nothing_drawn(picture, tmp_path):
     nothing = Regions(np.empty((0, 4)), np.empty(0))
     zero = np.zeros((2, 3), np.float32)
-    empty = pictures.Picture("", picture.image, picture.frame, zero, nothing, zero, nothing)
+    empty = replace(picture, features=zero, peaks=zero, objects=zero, boxes=nothing, truth=None)
     pictures.write_page(tmp_path / "p.html", "t", [], [empty])
     page = Page((tmp_path / "p.html").read_text())
     assert not page.attributes("rect")
-    assert page.texts.count("its 0 regions") == 2
+    assert page.texts.count("0 objects") == 1
 
 
 def test_a_picture_is_made_of_an_image_and_its_activations():
     A, boxes = recurring_blobs(n_images=12, n_objects=3)
-    A = A[:, :24]
-    discovery = ObjectDiscovery(DiscoverySettings(dimension=6, k=4, contrast=None)).fit(A)
-    made = pictures.make_picture(
-        "x", pattern(17, 17, 0), A[2], Frame(1, 0, 0), discovery, 2, boxes[2]
-    )
-    np.testing.assert_array_equal(made.objects, discovery.saliency(A[2], 2))
-    np.testing.assert_array_equal(made.features, feature_saliency(A[2]))
-    np.testing.assert_array_equal(
-        made.object_regions.boxes, discovery.regions(discovery.saliency(A[2], 2)).boxes
-    )
-    assert len(made.feature_regions) > 0
+    A = [ImageActivations(a[:24], Frame(1, 0, 0)) for a in A]
+    discovery = ObjectDiscovery(DiscoverySettings(dimension=6, k=4)).fit(A)
+    made = pictures.make_picture("x", pattern(17, 17, 0), A[2], discovery, 2, boxes[2])
+    peaks, objects = discovery.maps(A[2], 2)
+    np.testing.assert_array_equal(made.peaks, peaks)
+    np.testing.assert_array_equal(made.objects, objects)
+    np.testing.assert_array_equal(made.features, feature_saliency(A[2].maps))
+    np.testing.assert_array_equal(made.boxes.boxes, discovery.boxes(objects).boxes)
+    assert made.frame == made.object_frame == Frame(1, 0, 0)
+
+
+def test_groups_come_before_the_pictures_with_links(picture, tmp_path):
+    address = photo_address(picture.image)
+    crops = [
+        {"name": "a&b.png", "address": address, "link": "../photos/a%26b.png"},
+        {"name": "c.png", "address": address, "link": None},
+    ]
+    groups = [{"caption": "2 photos", "crops": crops}]
+    pictures.write_page(tmp_path / "p.html", "t", [], [picture], iter(groups))
+    page = Page((tmp_path / "p.html").read_text())
+    assert [section["class"] for section in page.attributes("section")] == ["groups", "row"]
+    assert "2 photos" in page.texts
+    assert [link["href"] for link in page.attributes("a")] == ["../photos/a%26b.png"]
+    assert [img["alt"] for img in page.attributes("img")] == ["a&b.png", "c.png"]
