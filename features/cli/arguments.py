@@ -42,7 +42,7 @@ def add_options(
         name = f"-{field.name}" if len(field.name) == 1 else f"--{field.name.replace('_', '-')}"
         how = _how_to_parse(hints[field.name], field.default)
         shown = texts[field.name]
-        if how.get("action") != "store_true" and field.default is not None:
+        if "action" not in how and field.default is not None:
             shown += f" (default {_in_words(field.default)})"
         verb.add_argument(
             name, dest=field.name, default=field.default, help=shown.replace("%", "%%"), **how
@@ -198,12 +198,11 @@ def _how_to_parse(hint: Any, default: Any) -> dict[str, Any]:
         hint = parts[0]
         if len(parts) > 1:  # a path, as a str or as an object
             metavars[str] = "FILE"
-    if hint is bool:
-        return {"action": "store_true"}
+    if hint is bool:  # what is on by default is turned off by --no-NAME
+        return {"action": argparse.BooleanOptionalAction if default else "store_true"}
     if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        names = {2: ("FIRST", "LAST"), 3: ("RED", "GREEN", "BLUE")}[len(kinds)]
-        return {"type": kinds[0], "nargs": len(kinds), "metavar": names}
+        kinds = get_args(hint)  # of the three colour channels
+        return {"type": kinds[0], "nargs": 3, "metavar": ("RED", "GREEN", "BLUE")}
     if is_dataclass(hint):
         return {"type": _parser_of(default), "metavar": "NAME=VALUE,..."}
     return {"type": hint, "metavar": metavars[hint]}

@@ -163,6 +163,99 @@ def learn_pca(
     return Whitening(mean, _scaled(spread.directions[:, :count], spread.shrunk(shrinkage)[:count]))
 
 
+class Moments:
+    """The mean and covariance of descriptors that are seen block by block, for PCA whitening.
+
+    Descriptors are L2-normalised first. With r = x - x_0, where x_0 is the mean of the first block,
+    the sums of r, r rᵀ, ||r||², ||r||² r and ||r||⁴ are kept in float64; the covariance C and the
+    fourth central moment that `learn_pca` needs follow from them. The shift by x_0 keeps the
+    difference between E[r rᵀ] and E[r] E[r]ᵀ accurate.
+
+    Parameters
+    ----------
+    dimension : int >= 1
+        Length d of the descriptors.
+
+    Attributes
+    ----------
+    count : int
+        Number of descriptors seen.
+
+    Notes
+    -----
+    Memory: 8 d² bytes, and twice 2048 descriptors.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self.dimension = check_integer(dimension, "dimension", low=1)
+        self._held: list[NDArray[np.float32]] = []
+        self._shift: NDArray[np.float64] | None = None
+        self._sum = np.zeros(dimension)
+        self._products = np.zeros((dimension, dimension))
+        self._squared = 0.0  # the sum of ||r||^2
+        self._skewed = np.zeros(dimension)  # the sum of ||r||^2 r
+        self._fourth = 0.0  # the sum of ||r||^4
+
+    def add(self, X: ArrayLike) -> None:
+        """Take descriptors (n, d) into account, n >= 1."""
+        X = as_vectors(X, "X", metric="cosine", dimension=self.dimension)
+        self._held.append(X)
+        self.count += len(X)
+        # Products of many rows at a time are many times faster.
+        if sum(map(len, self._held)) >= _ROWS:
+            self._flush()
+
+    def pca(self, dimension: int | None = None, *, shrinkage: float | None = None) -> Whitening:
+        """Return what `learn_pca` returns for all descriptors seen, up to rounding.
+
+        By default as many directions as the descriptors vary in; see `learn_pca`.
+
+        Raises
+        ------
+        DiffusionError
+            If there were fewer than two descriptors, all are equal, or an argument is not as
+            described there.
+        """
+        if self.count < 2:
+            raise DiffusionError(f"X: expected at least 2 descriptors, got {self.count}")
+        self._flush()
+        assert self._shift is not None
+        m, mm = self._sum / self.count, self._products / self.count
+        # ||r - m||^2 = ||r||^2 - 2 m.r + ||m||^2; the mean of its square is expanded.
+        square = float(m @ m)
+        fourth = (
+            self._fourth / self.count
+            + 4 * float(m @ mm @ m)
+            - 4 * float(m @ self._skewed) / self.count
+            + 2 * square * self._squared / self.count
+            - 3 * square**2
+        )
+        variances, directions = linalg.eigh(mm - np.outer(m, m))
+        spread = _Spread(
+            np.maximum(variances[::-1], 0), directions[:, ::-1], max(0.0, fourth), self.count
+        )
+        count = _count(spread.variances, dimension, "X")
+        projection = _scaled(spread.directions[:, :count], spread.shrunk(shrinkage)[:count])
+        return Whitening(self._shift + m, projection)
+
+    def _flush(self) -> None:
+        """Add what is held to the sums."""
+        if not self._held:
+            return
+        rows, self._held = np.concatenate(self._held), []
+        if self._shift is None:
+            self._shift = rows.mean(axis=0, dtype=np.float64)
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS] - self._shift
+            squares = np.square(part).sum(axis=1)
+            self._sum += part.sum(axis=0)
+            self._products += part.T @ part
+            self._squared += float(squares.sum())
+            self._skewed += squares @ part
+            self._fourth += float(squares @ squares)
+
+
 def learn_supervised(
     X: ArrayLike,
     pairs: ArrayLike,

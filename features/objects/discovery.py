@@ -1,66 +1,69 @@
-"""Object discovery: recurring regions of a collection, and object saliency maps of its images.
+"""Object discovery: recurring places of a collection, and object saliency maps of its images.
 
-The regions in which single images have strong features are the nodes of one reciprocal neighbour
-graph for the whole collection. A region that recurs in many images has a high centrality in it. The
-object saliency of a position is high if central regions are similar to it, which distinguishes
-recurring objects from other strong features.
+The places in which single images have strong features are the nodes of one reciprocal neighbour
+graph for the whole collection. A node whose like recurs in many images has a high centrality in it.
+A position is a peak of object saliency if central nodes are similar to it, which distinguishes
+recurring objects from other strong features. A random walk over similar cells extends the peaks to
+whole objects.
 
-Inputs are activations (c, h, w) with values >= 0 from any network, the same for all images.
+Inputs are activations of any network, the same for all images: `ImageActivations`, or arrays
+(c, h, w) with values >= 0.
 
-Source: Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
-recognition. WACV 2018.
+Source of the peaks: Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery
+for instance recognition. WACV 2018.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 import diffusion
 from diffusion import storage
 from diffusion.errors import DiffusionError
-from diffusion.neighbors import Exact, NeighborIndex
-from diffusion.storage.contents import Array, Contents, Offsets, finite
+from diffusion.storage.contents import Array, Contents, finite
 from diffusion.validation import check_integer
 
-from ..description.whitening import Whitening, learn_pca
+from ..networks.frame import Frame, ImageActivations
+from ..networks.pooling import region_maxima
 from ..settings import DiscoverySettings, as_settings
+from .border import border_prior
+from .boxes import clipped, find_boxes
+from .collection import Learned, learn_collection, node_centrality, node_graph
 from .egm import EGM, Regions
-from .maps import Map, as_activations, feature_saliency
-from .regions import ImageRegions, find_regions
+from .lookup import NodeLookup
+from .maps import Map, as_saliency, feature_saliency
+from .nodes import ImageNodes, find_nodes, split
+from .patches import CellWhitening, cells_in, patch_maxima
+from .walk import resampled, walk
 
-# Regions compared with at a time: 75 MiB of similarities to the positions of a map of 17 x 17.
-_REGIONS_AT_ONCE = 1 << 16
+_FORMAT = storage.Format("diffusion-rerank object discovery", 2, "a saved object discovery")
+_LAYOUT = {"centrality": Array(np.float32, ("nodes",), finite(np.float32))}
 
-_FORMAT = storage.Format("diffusion-rerank object discovery", 1, "a saved object discovery")
-_LAYOUT = {
-    "vectors": Array(np.float32, ("regions", "d")),
-    "cells": Array(np.int64, ("regions", 4)),
-    "saliency": Array(np.float32, ("regions",), finite(np.float32)),
-    "centrality": Array(np.float32, ("regions",), finite(np.float32)),
-    "starts": Array(np.int64, ("images",), Offsets("vectors")),
-}
+# Where the cells of an array without a frame are: boxes are then in cells.
+_CELLS = Frame(1.0, 0.0, 0.0)
 
 
 class ObjectDiscovery:
-    """Object saliency from recurring regions of a collection.
+    """Object saliency from recurring places of a collection.
 
-    ``S(p) = F̂(p)^Θ Σ_i max(s(v_i, u_p) - s̄_p, 0)^β f_i^θ g_i``, where the sum runs over the
-    regions i nearest to position p. v_i and u_p are the whitened descriptors of the region and of a
-    patch around p, f_i is the feature saliency of the region and g_i its centrality in the graph of
-    all regions. s̄_p is the mean similarity at the ranks of `contrast`, which suppresses what is
-    similar to regions everywhere. S is 0 where F̂ is small. The regions of an image are excluded
-    from its own sum, and no edge connects two regions of one image, because repetition within an
-    image is not recurrence.
+    Peaks: ``S(p) = F̂(p)^Θ Σ_i max(s(v_i, u_p), 0)^β f_i^θ g_i``, where the sum runs over the nodes
+    i nearest to position p. v_i and u_p are the whitened descriptors of the node and of a patch
+    around p, f_i is the feature saliency of the node and g_i its centrality in the graph of all
+    nodes, divided by its mean. S is 0 where F̂ is small. The nodes of an image are excluded from its
+    own sum, and no edge connects two nodes of one image, because repetition within an image is not
+    recurrence.
+
+    Whole objects: S is multiplied by the border prior, resampled to the cells of the fine map, and
+    extended by a random walk with restart over similar cells, x = r S + (1 - r) P x; then Otsu's
+    threshold t of x is subtracted, max(x - t, 0).
 
     Parameters
     ----------
@@ -73,30 +76,34 @@ class ObjectDiscovery:
     ----------
     settings : DiscoverySettings
     feature_egm, object_egm : EGM
-        Find the regions of the graph, on feature saliency, and those of an object saliency map.
+        Find the regions of feature saliency that may be nodes, and those of a map of peaks.
     whitening_ : Whitening
+    fine_whitening_ : Whitening or None
+        Of the cells of fine maps, if the collection has them.
     graph_ : diffusion.Graph
-        Of the regions.
+        Of the nodes, after a fit; it is not saved.
     vectors_ : ndarray, shape (r, d), float32
-        Whitened descriptors of the regions, image by image.
+        Whitened descriptors of the nodes, image by image.
     images_ : ndarray, shape (r,), int64
-        The image of each region; the regions of image i are `starts_[i]` to `starts_[i + 1]`.
+        The image of each node; the nodes of image i are `starts_[i]` to `starts_[i + 1]`.
     starts_ : ndarray, shape (n_images + 1,), int64
     cells_ : ndarray, shape (r, 4), int64
-        Top, left, height and width of each region on the map of its image.
+        Top, left, height and width of what each node describes on the map of its image.
     saliency_, centrality_ : ndarray, shape (r,), float32
-        f and g of each region; g is divided by its mean.
+        f and g of each node; g is divided by its mean.
     n_images_ : int
 
     Notes
     -----
-    Memory: 4 (c + d) bytes per region during the fit, and 4 d bytes per region and the graph after
-    it. Activations are read one image at a time and are not kept.
+    Memory: 4 d bytes per node and the graph, and 4 d more with more than 8,192 nodes, which are
+    then also held sorted by cell; `fit` also holds all `ImageNodes`, 4 c bytes per node.
+    Activations are read one image at a time and are not kept.
 
     References
     ----------
     Siméoni, Iscen, Tolias, Avrithis, Chum. Unsupervised (deep) object discovery for instance
-    recognition. WACV 2018.
+    recognition. WACV 2018. Zhu, Liang, Wei, Sun. Saliency Optimization from Robust Background
+    Detection. CVPR 2014 (the border prior).
     """
 
     def __init__(
@@ -110,11 +117,11 @@ class ObjectDiscovery:
     # --- offline ----------------------------------------------------------------------------------
 
     def fit(self, maps: Iterable[Any]) -> Self:
-        """Learn the recurring regions of a collection from the activations of its images.
+        """Learn the recurring places of a collection from the activations of its images.
 
         Parameters
         ----------
-        maps : iterable of array_like or torch.Tensor, shape (c, h, w), >= 0
+        maps : iterable of ImageActivations, or of array_like or torch.Tensor (c, h, w), >= 0
             One per image, of any heights and widths. They are consumed one at a time.
 
         Returns
@@ -122,75 +129,45 @@ class ObjectDiscovery:
         ObjectDiscovery
             Itself.
         """
-        regions: list[ImageRegions] = []
-        for A in tqdm(maps, desc="regions", unit="image", disable=not self.progress):
+        nodes: list[ImageNodes] = []
+        for A in tqdm(maps, desc="nodes", unit="image", disable=not self.progress):
             try:
-                regions.append(find_regions(A, self.feature_egm))
+                nodes.append(find_nodes(A, self.settings))
             except DiffusionError as error:
-                raise DiffusionError(f"map {len(regions)}: {error}") from None
-        return self.fit_regions(regions)
+                raise DiffusionError(f"map {len(nodes)}: {error}") from None
+        return self.fit_nodes(nodes)
 
-    def fit_regions(self, regions: Sequence[ImageRegions]) -> Self:
-        """Learn the recurring regions from the regions of all images.
+    def fit_nodes(self, nodes: Collection[ImageNodes]) -> Self:
+        """Learn the recurring places from the nodes of all images.
 
         Parameters
         ----------
-        regions : sequence of ImageRegions
-            One per image, as `find_regions` returns them.
+        nodes : collection of ImageNodes
+            One per image, as `find_nodes` returns them. They are iterated over twice, once for the
+            whitening and once to whiten, and need not be in memory.
 
         Raises
         ------
         DiffusionError
-            If there are fewer than two images with regions, or all regions are alike.
+            If there are fewer than two images with nodes, or all nodes are alike.
         """
-        counts = np.array([len(image.cells) for image in regions], np.int64)
-        if np.count_nonzero(counts) < 2:
-            raise DiffusionError(
-                "regions: expected at least two images with salient regions, got "
-                f"{np.count_nonzero(counts)}"
-            )
-        channels = regions[0].vectors.shape[1]
-        for number, image in enumerate(regions):
-            if image.vectors.shape[1] != channels:
-                raise DiffusionError(
-                    f"map {number}: expected {channels} channels, as the first has, got "
-                    f"{image.vectors.shape[1]}"
-                )
-        vectors = np.concatenate([image.vectors for image in regions])
-        settings, whitening = self.settings, learn_pca(vectors)
-        if whitening.dimension > settings.dimension:
-            whitening = whitening.reduced(settings.dimension)
-        self._set(
-            whitening,
-            vectors=whitening.apply(vectors),
-            cells=np.concatenate([image.cells for image in regions]),
-            saliency=np.concatenate([image.saliency for image in regions]),
-            starts=np.concatenate([[0], np.cumsum(counts)]),
-        )
-        scores, ids = self._neighbors(settings.k)
-        ranker = diffusion.Reranker(
-            k=settings.k, affinity="cosine", gamma=settings.beta, progress=self.progress
-        )
-        self.graph_ = ranker.fit_neighbors(scores, ids).graph_
-        g = np.ones(len(vectors), np.float32)
-        if settings.centrality == "katz":
-            g = diffusion.katz(self.graph_, alpha=settings.alpha).values
-        elif settings.centrality == "degree":
-            g = diffusion.degree(self.graph_).astype(np.float32)
-        # Without edges, all regions are equally central.
-        self.centrality_ = g / g.mean() if g.any() else np.ones_like(g)
+        progress = self.progress
+        learned = learn_collection(nodes, self.settings.dimension, progress=progress)
+        self.graph_ = node_graph(learned, self.settings, progress=progress)
+        lookup = NodeLookup.build(learned.vectors, learned.starts, progress=progress)
+        self._set(learned, node_centrality(self.graph_, self.settings), lookup)
         return self
 
     # --- online -----------------------------------------------------------------------------------
 
-    def saliency(self, activations: Any, image: int | None = None) -> Map:
-        """Return the object saliency map of an image.
+    def peaks(self, activations: Any, image: int | None = None) -> Map:
+        """Return the peaks of object saliency of an image: the map of the paper.
 
         Parameters
         ----------
-        activations : array_like or torch.Tensor, shape (c, h, w), >= 0
+        activations : ImageActivations, or array_like or torch.Tensor, shape (c, h, w), >= 0
         image : int, optional
-            The image's number in the collection, if it belongs to it; its own regions are then
+            The image's number in the collection, if it belongs to it; its own nodes are then
             excluded.
 
         Returns
@@ -203,47 +180,108 @@ class ObjectDiscovery:
         DiffusionError
             If an argument is not as described, or nothing has been fitted.
         """
-        A = self._check(activations)
-        if image is not None and check_integer(image, "image", low=0) >= self.n_images_:
-            raise DiffusionError(
-                f"image: expected one of the collection's {self.n_images_}, got {image}"
-            )
-        settings, last = self.settings, self.settings.neighbors
-        if settings.contrast is not None:
-            last = max(last, settings.contrast[1])
-        F = feature_saliency(A)
-        kept = settings.feature_threshold * F.max() <= F
-        scores, ids = self._nearest(self._describe_patches(A, kept), image, last)
-        found = ids >= 0
-        if settings.contrast is not None:
-            first, last = settings.contrast
-            compared, counted = scores[:, first:last], found[:, first:last]
-            total = np.where(counted, compared, 0).sum(axis=1)
-            scores = scores - (total / np.maximum(counted.sum(axis=1), 1))[:, None]
-        nearest = slice(settings.neighbors)
-        scores, ids, found = scores[:, nearest], ids[:, nearest], found[:, nearest]
-        similarity = np.where(found, np.maximum(scores, 0), 0) ** settings.map_beta
-        importance = self.saliency_**settings.region_exponent * self.centrality_
-        S = np.zeros_like(F)
-        recurring = (similarity * importance[ids]).sum(axis=1)
-        S[kept] = F[kept] ** settings.feature_exponent * recurring
-        return S
+        return self._peaks(self._checked(activations)[0], image)
 
-    def regions(self, saliency: Any) -> Regions:
-        """Find the regions of an object saliency map."""
-        return self.object_egm.regions(saliency)
+    def saliency(
+        self, activations: Any, image: int | None = None, *, peaks: Any | None = None
+    ) -> Map:
+        """Return the saliency map of an image, in which whole objects are salient.
+
+        Parameters
+        ----------
+        activations : ImageActivations, or array_like or torch.Tensor, shape (c, h, w), >= 0
+        image : int, optional
+            As for `peaks`.
+        peaks : array_like, shape (h, w), >= 0, optional
+            Peaks to start from, by default those that `peaks` returns.
+
+        Returns
+        -------
+        ndarray, shape (h', w') or (h, w), float32
+            Values >= 0 on the cells of the fine map, or of the coarse map if the collection or the
+            image has no fine one; `frame_of` says where they are.
+
+        Raises
+        ------
+        DiffusionError
+            If an argument is not as described, or nothing has been fitted.
+        """
+        if peaks is None:
+            return self.maps(activations, image)[1]
+        A, fine = self._checked(activations)
+        S = as_saliency(peaks, "peaks").astype(np.float32)
+        if S.shape != A.shape[1:]:
+            raise DiffusionError(
+                f"peaks: expected the shape of the map, {A.shape[1:]}, got {S.shape}"
+            )
+        vectors = self._patches(A) if self.settings.border or fine is None else None
+        return self._extended(S, vectors, fine, activations)
+
+    def maps(self, activations: Any, image: int | None = None) -> tuple[Map, Map]:
+        """Return what `peaks` and `saliency` return, in less time than one after the other.
+
+        Parameters
+        ----------
+        activations : ImageActivations, or array_like or torch.Tensor, shape (c, h, w), >= 0
+        image : int, optional
+            As for `peaks`.
+        """
+        A, fine = self._checked(activations)
+        vectors = self._patches(A) if self.settings.border or fine is None else None
+        S = self._peaks(A, image, vectors)
+        return S, self._extended(S, vectors, fine, activations)
+
+    def frame_of(self, activations: Any) -> Frame:
+        """Return where the cells of the saliency map of an image are.
+
+        Those of an array, which has no frame, have the width 1 and begin at 0.
+        """
+        coarse, fine = _frames(activations)
+        return coarse if fine is None or self._fitted().fine_whitening_ is None else fine
+
+    def regions(self, peaks: Any) -> Regions:
+        """Find the regions of a map of peaks, by a Gaussian mixture."""
+        return self.object_egm.regions(peaks)
+
+    def boxes(self, saliency: Any) -> Regions:
+        """Find the boxes of the objects in a map that `saliency` returned."""
+        return find_boxes(saliency)
+
+    def describe_boxes(self, activations: Any, boxes: Any) -> NDArray[np.float32]:
+        """Describe boxes of an image by the whitened maxima of the coarse activations in them.
+
+        Parameters
+        ----------
+        activations : ImageActivations, or array_like or torch.Tensor, shape (c, h, w), >= 0
+        boxes : array_like, shape (k, 4)
+            Left, top, right, bottom in cells of the saliency map. A coarse cell belongs to a box
+            that contains its centre; every box has at least one.
+
+        Returns
+        -------
+        ndarray, shape (k, d), float32
+            Unit vectors.
+        """
+        A, _ = self._checked(activations)
+        boxes = np.asarray(boxes, np.float64)
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+            raise DiffusionError(f"boxes: expected finite numbers (k, 4), got {boxes.shape}")
+        if not len(boxes):
+            return np.empty((0, self.whitening_.dimension), np.float32)
+        coarse = _frames(activations)[0].to_cells(self.frame_of(activations).to_pixels(boxes))
+        cells = cells_in(coarse, A.shape[1:])
+        return self._whiten(region_maxima(torch.from_numpy(A)[None], cells)[0].numpy().T)
 
     # --- storage ----------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the settings as JSON values, and by name the arrays that new images need.
 
-        The graph is not among them: new images need the regions and their centrality alone.
+        The graph is not among them: new images need the nodes and their centrality alone.
         """
         self._fitted()
-        arrays = {name: getattr(self, f"{name}_") for name in _LAYOUT}
-        whitening = {"mean": self.whitening_.mean, "projection": self.whitening_.projection}
-        return asdict(self.settings), {**arrays, **whitening}
+        arrays = {**self._learned.arrays(), "centrality": self.centrality_}
+        return asdict(self.settings), {**arrays, **self._lookup.arrays()}
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -256,14 +294,12 @@ class ObjectDiscovery:
         """
         try:
             discovery = cls(DiscoverySettings(**settings))
-            whitening = Whitening(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
-            found = {name: arrays[name] for name in _LAYOUT}
-            Contents(found, _LAYOUT, "arrays").check()
-            if found["vectors"].shape[1] != whitening.dimension:
-                raise ValueError(f"vectors of shape {found['vectors'].shape}")
+            learned = Learned.of(arrays)
+            Contents(arrays, _LAYOUT, "arrays").check()
+            lookup = NodeLookup.restored(arrays, learned.vectors, learned.starts, "arrays")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DiffusionError(f"expected a saved object discovery ({error})") from None
-        discovery._set(whitening, **found)
+        discovery._set(learned, arrays["centrality"], lookup)
         return discovery
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -301,88 +337,84 @@ class ObjectDiscovery:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _set(
-        self,
-        whitening: Whitening,
-        *,
-        vectors: NDArray[np.float32],
-        cells: NDArray[np.int64],
-        saliency: NDArray[np.float32],
-        starts: NDArray[np.int64],
-        centrality: NDArray[np.float32] | None = None,
-    ) -> None:
-        self.whitening_ = whitening
-        self.vectors_ = vectors
-        self.cells_ = cells
-        self.saliency_ = saliency
-        self.starts_ = starts
-        self.n_images_ = len(starts) - 1
-        self.images_ = np.repeat(np.arange(self.n_images_), np.diff(starts))
-        if centrality is not None:
-            self.centrality_ = centrality
-        self._projection = torch.from_numpy(whitening.projection.astype(np.float32))
-        self._shift = torch.from_numpy((whitening.projection @ whitening.mean).astype(np.float32))
+    def _set(self, learned: Learned, centrality: NDArray[np.float32], lookup: NodeLookup) -> None:
+        self._learned, self._lookup = learned, lookup
+        self.whitening_, self.fine_whitening_ = learned.whitening, learned.fine_whitening
+        self.vectors_, self.cells_ = learned.vectors, learned.cells
+        self.saliency_, self.starts_ = learned.saliency, learned.starts
+        self.centrality_ = centrality
+        self.n_images_ = len(self.starts_) - 1
+        self.images_ = np.repeat(np.arange(self.n_images_), np.diff(self.starts_))
+        self._whiten = CellWhitening(learned.whitening)
+        fine = learned.fine_whitening
+        self._whiten_fine = None if fine is None else CellWhitening(fine)
 
     def _fitted(self) -> Self:
         if not hasattr(self, "centrality_"):
             raise DiffusionError("discovery: not fitted yet; call fit(maps) or load first")
         return self
 
-    def _check(self, activations: Any) -> Map:
-        A = as_activations(activations)
+    def _checked(self, activations: Any) -> tuple[Map, Map | None]:
+        """Return the coarse map, and the fine one if the walk is to use it."""
+        A, fine = split(activations)
         expected = len(self._fitted().whitening_.mean)
         if len(A) != expected:
             raise DiffusionError(
                 f"activations: expected {expected} channels, as the collection's have, got {len(A)}"
             )
-        return A
+        if fine is None or self.fine_whitening_ is None:
+            return A, None
+        if len(fine) != (expected := len(self.fine_whitening_.mean)):
+            raise DiffusionError(
+                f"activations: expected {expected} channels of the fine map, as the collection's "
+                f"have, got {len(fine)}"
+            )
+        return A, fine
 
-    def _describe_patches(self, A: Map, kept: NDArray[np.bool_]) -> Tensor:
-        """Return the whitened descriptors (m, d) of the patches around m positions kept."""
-        reach = self.settings.patch // 2
-        maxima = A
-        # The maximum along each axis in turn. Slices are many times faster here than a pooling of
-        # few cells and many channels, and three times faster than padding and shifting.
-        for axis in (1, 2):
-            along, maxima = maxima, maxima.copy()
-            for shift in range(1, min(reach, A.shape[axis] - 1) + 1):
-                low, high = [slice(None)] * 3, [slice(None)] * 3
-                low[axis], high[axis] = slice(None, -shift), slice(shift, None)
-                for to, of in ((low, high), (high, low)):
-                    part = maxima[tuple(to)]
-                    np.maximum(part, along[tuple(of)], out=part)
-        X = torch.from_numpy(maxima[:, kept])
-        # P (x / ||x|| - m). The division comes last, when there are fewer values to divide.
-        norms = torch.linalg.vector_norm(X, dim=0).clamp(min=torch.finfo(X.dtype).tiny)
-        return functional.normalize((self._projection @ X / norms).T - self._shift, dim=1)
+    def _patches(self, A: Map) -> NDArray[np.float32]:
+        """Return the whitened descriptors (h, w, d) of the patches around all positions."""
+        return self._whiten.grid(patch_maxima(A, self.settings.patch))
 
-    def _nearest(
-        self, vectors: Tensor, image: int | None, k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """List the k nearest regions of vectors without those of one image; padded with -1."""
-        scores = torch.full((len(vectors), k), -torch.inf)
-        ids = torch.full((len(vectors), k), -1)
-        for start in range(0, len(self.vectors_), _REGIONS_AT_ONCE):
-            block = torch.from_numpy(self.vectors_[start : start + _REGIONS_AT_ONCE])
-            found = vectors @ block.T
-            if image is not None:
-                own = np.clip(self.starts_[image : image + 2] - start, 0, len(block))
-                found[:, own[0] : own[1]] = -torch.inf
-            best, places = found.topk(min(k, len(block)), dim=1)
-            places = torch.where(best > -torch.inf, places + start, -1)
-            scores, order = torch.cat([scores, best], dim=1).topk(k, dim=1)
-            ids = torch.cat([ids, places], dim=1).gather(1, order)
-        return scores.numpy(), ids.numpy()
+    def _peaks(self, A: Map, image: int | None, vectors: NDArray[np.float32] | None = None) -> Map:
+        """Return the peaks, with the descriptors of all patches if they are known."""
+        if image is not None and check_integer(image, "image", low=0) >= self.n_images_:
+            raise DiffusionError(
+                f"image: expected one of the collection's {self.n_images_}, got {image}"
+            )
+        settings = self.settings
+        F = feature_saliency(A)
+        kept = settings.feature_threshold * F.max() <= F
+        if vectors is None:
+            u = self._whiten(patch_maxima(A, settings.patch)[:, kept])
+        else:
+            u = vectors[kept]
+        scores, ids = self._lookup.nearest(u, settings.neighbors, image)
+        similarity = np.where(ids >= 0, np.maximum(scores, 0), 0) ** settings.map_beta
+        importance = self.saliency_[ids] ** settings.region_exponent * self.centrality_[ids]
+        S = np.zeros_like(F)
+        S[kept] = F[kept] ** settings.feature_exponent * (similarity * importance).sum(axis=1)
+        return S
 
-    def _neighbors(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """List k nearest regions from other images for each region; padded with -inf and -1."""
-        # However many of its own image are excluded, k others are among this many.
-        most = int(np.diff(self.starts_).max())
-        scores, ids = NeighborIndex(self.vectors_, "cosine", Exact()).search(
-            self.vectors_, k + most
-        )
-        ids[self.images_[ids] == self.images_[:, None]] = -1
-        order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
-        ids = np.take_along_axis(ids, order, axis=1)
-        scores = np.take_along_axis(scores, order, axis=1)
-        return np.where(ids < 0, np.float32(-np.inf), scores), ids
+    def _extended(
+        self,
+        peaks: Map,
+        vectors: NDArray[np.float32] | None,
+        fine: Map | None,
+        activations: Any,
+    ) -> Map:
+        """Return whole objects from peaks, and the descriptors of patches where they are used."""
+        S = peaks
+        if self.settings.border and vectors is not None:
+            S = S * border_prior(vectors)
+        frame, to_frame = _frames(activations)
+        if fine is not None and to_frame is not None and self._whiten_fine is not None:
+            S = resampled(S, frame, to_frame, fine.shape[1:])
+            vectors = self._whiten_fine.grid(fine)
+        return clipped(walk(S, vectors, restart=self.settings.restart))
+
+
+def _frames(activations: Any) -> tuple[Frame, Frame | None]:
+    """Return the frames of the coarse and of the fine map."""
+    if isinstance(activations, ImageActivations):
+        return activations.frame, activations.fine_frame
+    return _CELLS, None
