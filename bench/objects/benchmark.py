@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 import features
 from features.networks.frame import ImageActivations
+from features.objects.groups import find_groups
 
 from ..data.collections import data_folder
 from ..table import Table, show
@@ -16,6 +19,7 @@ from . import SECTIONS, scenes
 from .activations import Discovered, Eye, discover, see
 from .centrality import centrality
 from .descriptors import descriptors
+from .grouping import grouping_table
 from .localisation import localisation
 from .regional import regional
 from .timing import seconds
@@ -86,7 +90,22 @@ def raccoons(eye: Network, raccoon: Path, grocery: Path) -> list[Table]:
 
 def localised(found: Discovered) -> list[Table]:
     """Measure where objects are found, and which of them are found to be the same."""
-    return [show(localisation(found))]
+    return [show(localisation(found)), show(grouped(found))]
+
+
+def grouped(found: Discovered) -> Table:
+    """Group the boxes of all images, and compare the groups with the true objects."""
+    seen, discovery = found.seen, found.default
+    vectors, boxes, counts = [], [], []
+    for i, activations in enumerate(tqdm(seen, desc=f"{seen.name}: boxes", unit="image")):
+        regions = discovery.boxes(discovery.saliency(activations, i))
+        vectors.append(discovery.describe_boxes(activations, regions.boxes))
+        boxes.append(discovery.frame_of(activations).to_pixels(regions.boxes))
+        counts.append(len(regions))
+    images = np.repeat(np.arange(len(seen)), counts)
+    truths = list(zip(seen.boxes, seen.objects, strict=True))
+    groups = find_groups(np.concatenate(vectors), images)
+    return grouping_table(seen.name, groups, images, np.concatenate(boxes), truths)
 
 
 def time(eye: Eye) -> list[Table]:

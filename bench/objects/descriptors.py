@@ -19,6 +19,7 @@ from features.objects.descriptors import sum_of_regions, weighted_mac
 from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import Regions
 from features.objects.maps import Map, feature_saliency
+from features.objects.patches import cells_in
 from features.objects.walk import resampled
 
 from ..data import published
@@ -66,18 +67,15 @@ def rmac(A: Map) -> Vectors:
     return region_maxima(torch.from_numpy(A)[None], regions)[0].numpy()
 
 
-def cut(A: Map, box: NDArray[np.float64]) -> Map:
-    """Return the part of a map in a box, given in cells; it has at least one cell."""
-    limits = np.array(A.shape[:0:-1] * 2, float)
-    clipped = np.clip(box, 0, limits)
-    clipped[:2] = np.minimum(clipped[:2], limits[:2] - 1)
-    top, left, height, width = Regions(clipped[None], np.ones(1)).cells()[0]
-    return np.ascontiguousarray(A[:, top : top + height, left : left + width])
-
-
 def asked_of(queries: Seen) -> list[Map]:
     """Return the part of each query's map that is in its first box."""
-    return [cut(image.maps, queries.in_cells(i)[0]) for i, image in enumerate(queries)]
+    return [shown(image.maps, queries.in_cells(i)) for i, image in enumerate(queries)]
+
+
+def shown(A: Map, boxes: NDArray[np.float64]) -> Map:
+    """Return the part of a map in the first of some boxes, given in cells."""
+    top, left, height, width = cells_in(boxes[:1], A.shape[1:])[0]
+    return np.ascontiguousarray(A[:, top : top + height, left : left + width])
 
 
 def unit(X: NDArray[Any]) -> Vectors:
@@ -136,7 +134,7 @@ def _gallery(found: Discovered) -> dict[str, list[Map]]:
         F = discovery.feature_egm.regions(feature_saliency(A))
         whole = discovery.regions(coarse(discovery, activations, i, S))
         described = descriptors_of(A, F, S, discovery.regions(S), whole)
-        described[TRUE] = unit(cut(A, seen.in_cells(i)[0]).max(axis=(1, 2))[None])[0]
+        described[TRUE] = unit(shown(A, seen.in_cells(i)).max(axis=(1, 2))[None])[0]
         for name, vector in described.items():
             gallery.setdefault(name, []).append(vector)
     return gallery

@@ -148,13 +148,10 @@ def test_places_have_frames_of_their_own(found):
 # --- descriptors ----------------------------------------------------------------------------------
 
 
-def test_cut_takes_the_cells_whose_centre_is_in_the_box():
+def test_part_of_a_map_in_a_box():
     A = np.arange(2 * 4 * 5, dtype=np.float32).reshape(2, 4, 5)
-    part = descriptors.cut(A, np.array([0.6, 1.0, 2.6, 3.0]))
-    np.testing.assert_array_equal(part, A[:, 1:3, 1:3])
-    np.testing.assert_array_equal(descriptors.cut(A, np.array([-3, -3, 9, 9.0])), A)
-    outside = descriptors.cut(A, np.array([7.0, 3.9, 8, 3.95]))
-    assert outside.shape == (2, 1, 1)
+    boxes = np.array([[0.6, 1.0, 2.6, 3.0], [0, 0, 1, 1]])
+    np.testing.assert_array_equal(descriptors.shown(A, boxes), A[:, 1:3, 1:3])
 
 
 def test_descriptor_and_regional_tables(seen, found):
