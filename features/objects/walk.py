@@ -110,8 +110,7 @@ def resampled(values: Any, frame: Frame, to_frame: Frame, shape: tuple[int, int]
     strides = frame.stride, to_frame.stride
     rows = _weights(h, high, strides, (frame.offset_y, to_frame.offset_y))
     columns = _weights(w, wide, strides, (frame.offset_x, to_frame.offset_x))
-    result: Map = rows @ V @ columns.T
-    return result
+    return np.asarray(rows @ V @ columns.T, np.float32)
 
 
 def _weights(
@@ -236,13 +235,14 @@ def _solve(
     np.divide(1, roots, out=scale, where=linked)
 
     def applied(y: Vectors) -> Vectors:
-        return y - (1 - share) * (scale * product(scale * y))
+        image = product(scale * y)
+        image *= (share - 1) * scale
+        image += y
+        return image
 
-    # D^1/2 1 is the eigenvector of the smallest eigenvalue, `share`. The start solves the system
-    # exactly in its direction: without it, fewer iterations are needed for a small share.
-    b = share * roots * s
-    y = roots * (np.dot(D, s) / D.sum())
-    residual = b - applied(y)
+    # From zero, cells that the walk cannot reach from S stay exactly zero.
+    b: Vectors = np.asarray(share * roots * s, np.float32)
+    y, residual = np.zeros_like(b), b.copy()
     direction = residual.copy()
     squared = float(residual @ residual)
     goal = _TOLERANCE**2 * float(b @ b)
