@@ -57,11 +57,14 @@ def test_options_of_each_type():
     assert from_options(settings.NetworkSettings, given) == expected
     parser = argparse.ArgumentParser()
     add_options(parser, settings.DiscoverySettings)
-    text = "-k 7 --contrast 3 9 --beta 2.5 --object-egm threshold=0.1,max_iter=4,m_step=printed"
+    text = "-k 7 --nodes regions --beta 2.5 --object-egm threshold=0.1,max_iter=4,m_step=printed"
     found = from_options(settings.DiscoverySettings, parser.parse_args(text.split()))
     default = settings.DiscoverySettings()
     egm = replace(default.object_egm, threshold=0.1, max_iter=4, m_step="printed")
-    assert found == replace(default, k=7, contrast=(3, 9), beta=2.5, object_egm=egm)
+    assert found == replace(default, k=7, nodes="regions", beta=2.5, object_egm=egm)
+    # What is on by default can be turned off.
+    off = from_options(settings.DiscoverySettings, parser.parse_args(["--no-border"]))
+    assert off == replace(default, border=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +98,10 @@ def test_a_mixture_may_be_an_egm():
         (settings.EGMSettings, {"m_step": "soft"}, "m_step"),
         (settings.DiscoverySettings, {"object_egm": {"theta": 1}}, "object_egm"),
         (settings.DiscoverySettings, {"patch": 2}, "patch"),
+        (settings.DiscoverySettings, {"nodes": "sparse"}, "nodes"),
+        (settings.DiscoverySettings, {"border": 1}, "border"),
+        (settings.DiscoverySettings, {"restart": 0.0}, "restart"),
+        (settings.DiscoverySettings, {"restart": 1.0}, "restart"),
     ],
 )
 def test_bad_values_are_named(kind, given, message):
