@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 
 class Agreement(NamedTuple):
-    """How groups agree with objects; all but the counts are in [0, 1], the index at most 1.
+    """How groups agree with objects; all but the counts are in [0, 1], the Rand index at most 1.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Agreement(NamedTuple):
         The same among the boxes in groups that show an object.
     completeness : float
         Mean over objects of the largest share of the photos that show it which one group holds.
-    index : float
+    rand : float
         Adjusted Rand index of groups and objects over all boxes that show an object; those in no
         group are groups of their own.
     """
@@ -44,7 +44,7 @@ class Agreement(NamedTuple):
     purity: float
     purity_shown: float
     completeness: float
-    index: float
+    rand: float
 
 
 def shown_objects(boxes: Boxes, truth: Boxes, labels: Ints) -> Ints:
@@ -165,7 +165,7 @@ def grouping_table(
             "boxes that show an object."
         ],
     )
-    shares = (found.purity, found.purity_shown, found.completeness, found.index)
+    shares = (found.purity, found.purity_shown, found.completeness, found.rand)
     grouped = int(np.count_nonzero(groups.labels >= 0))
     table.rows.append([found.groups, grouped, *(round(share, 3) for share in shares)])
     return table

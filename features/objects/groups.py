@@ -1,9 +1,10 @@
 """Groups of boxes that show the same object, from the graph of the boxes of all photos.
 
-The likeness of two boxes is the weight of their edge in the graph of `diffusion` with the
-contextual affinity: in [0, 1], and 0 for boxes that are not among each other's nearest. Boxes are
-merged by average linkage: the likeness of two clusters is the mean over all pairs of their boxes,
-in which an absent edge counts as 0, so that a few edges between large clusters do not merge them.
+The likeness of two boxes is A^(1/3), where A is the weight of their edge in the graph of
+`diffusion` with the contextual affinity, which is the cube of a similarity. It is in [0, 1], and 0
+for boxes that are not among each other's nearest. Boxes are merged by average linkage: the likeness
+of two clusters is the mean over all pairs of their boxes, in which an absent edge counts as 0, so
+that a few edges between large clusters do not merge them.
 
 Reference: Sumengen, Rajagopalan, Citovsky, Simcha, Bachem, Mitra, Blasiak, Liang, Kumar. Scaling
 Hierarchical Agglomerative Clustering to Billion-sized Datasets. 2021, arXiv 2105.11653: merging all
@@ -22,7 +23,7 @@ import diffusion
 from diffusion.errors import DiffusionError
 
 # Clusters with a smaller mean likeness are not merged.
-LEAST_LIKENESS = 0.02
+LEAST_LIKENESS = 0.16
 
 Ints = NDArray[np.int64]
 
@@ -179,9 +180,11 @@ def _contracted(
 
 
 def _likeness_of(graph: diffusion.Graph) -> sparse.csr_array:
-    """Return A of a graph, whose W is D^-1/2 A D^-1/2."""
+    """Return A^(1/3) of a graph, whose W is D^-1/2 A D^-1/2."""
     root = sparse.diags_array(np.sqrt(graph.degrees))
-    return sparse.csr_array(root @ graph.W @ root)
+    likeness = sparse.csr_array(root @ graph.W @ root)
+    likeness.data = np.cbrt(likeness.data)
+    return likeness
 
 
 def _mean_within(
