@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,7 +115,7 @@ def medians(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 
 @dataclass(frozen=True)
-class Made:
+class Made(Sequence[ImageNodes]):
     """Nodes of `count` made images: those of given images in turn, with noise on their vectors."""
 
     nodes: list[ImageNodes]
@@ -124,12 +124,12 @@ class Made:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[ImageNodes]:
-        for number in range(self.count):
-            image = self.nodes[number % len(self.nodes)]
-            rng = np.random.default_rng(number)
-            noise = rng.random(image.vectors.shape, np.float32) + np.float32(0.5)
-            yield replace(image, vectors=image.vectors * noise)
+    def __getitem__(self, number: Any) -> Any:
+        if number >= self.count:
+            raise IndexError(number)
+        image = self.nodes[number % len(self.nodes)]
+        noise = np.random.default_rng(number).random(image.vectors.shape, np.float32)
+        return replace(image, vectors=image.vectors * (noise + np.float32(0.5)))
 
 
 def _growth(
