@@ -45,7 +45,8 @@ from .patches import CellWhitening, cells_in, patch_maxima
 from .walk import resampled, walk
 
 _FORMAT = storage.Format("diffusion-rerank object discovery", 2, "a saved object discovery")
-_LAYOUT = {"centrality": Array(np.float32, ("nodes",), finite(np.float32))}
+_VALUES = Array(np.float32, ("nodes",), finite(np.float32))
+_LAYOUT = {"saliency": _VALUES, "centrality": _VALUES}
 
 # Where the cells of an array without a frame are: boxes are then in cells.
 _CELLS = Frame(1.0, 0.0, 0.0)

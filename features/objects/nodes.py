@@ -84,7 +84,7 @@ def split(activations: Any) -> tuple[Map, Map | None]:
     """Return the validated coarse map (c, h, w) of a photo, and the fine one if there is one."""
     if not isinstance(activations, ImageActivations):
         return as_activations(activations), None
-    if activations.fine is None:
+    if activations.fine is None or activations.fine_frame is None:
         return as_activations(activations.maps), None
     return as_activations(activations.maps), as_activations(activations.fine, signed=True)
 

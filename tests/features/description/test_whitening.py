@@ -14,7 +14,7 @@ import features.description.whitening
 from diffusion import DiffusionError
 from diffusion.baselines import expansion
 from features import Whitening, learn_pca, learn_supervised, load_whitening
-from features.description.whitening import pairs_of
+from features.description.whitening import Moments, pairs_of
 
 
 @pytest.fixture
@@ -67,6 +67,38 @@ def test_default_shrinkage_is_ledoit_and_wolfs_and_vanishes_with_samples(rng):
     many = expansion.normalize(rng.standard_normal((20_000, 4)) * [4, 2, 1, 1])
     a, b = (learn_pca(many, shrinkage=s).projection for s in (None, 0))
     np.testing.assert_allclose(a, b, rtol=0.01)
+
+
+@pytest.mark.parametrize("shrinkage", [None, 0.0, 0.3])
+def test_moments_give_the_pca_of_all_descriptors(rng, monkeypatch, shrinkage):
+    monkeypatch.setattr(features.description.whitening, "_ROWS", 16)
+    X = rng.standard_normal((150, 7)) @ rng.standard_normal((7, 7)) + 3
+    X[40] = 0  # stays 0
+    moments = Moments(7)
+    for start, stop in [(0, 1), (1, 30), (30, 100), (100, 150)]:
+        moments.add(X[start:stop])
+    assert moments.count == 150
+    for dimension in (None, 4):
+        expected = learn_pca(X, dimension, shrinkage=shrinkage)
+        found = moments.pca(dimension, shrinkage=shrinkage)
+        np.testing.assert_allclose(found.mean, expected.mean, atol=1e-9)
+        np.testing.assert_allclose(found.projection, expected.projection, rtol=1e-5, atol=1e-6)
+    unit = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-30)
+    covariance = moments.pca(shrinkage=0.0)
+    white = (unit - covariance.mean) @ covariance.projection.T
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(7), atol=1e-5)
+
+
+def test_moments_of_too_few_or_equal_descriptors(X):
+    moments = Moments(X.shape[1])
+    moments.add(X[:1])
+    with pytest.raises(DiffusionError, match="at least 2"):
+        moments.pca()
+    moments.add(X[:1])
+    with pytest.raises(DiffusionError, match="all are equal"):
+        moments.pca()
+    with pytest.raises(DiffusionError, match="dimension"):
+        moments.add(X[:, 1:])
 
 
 def test_supervised_makes_differences_white_and_sorts_by_variance(rng):
