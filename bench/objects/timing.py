@@ -116,16 +116,16 @@ def medians(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 @dataclass(frozen=True)
 class Made(Sequence[ImageNodes]):
-    """Nodes of `count` made images: those of given images in turn, with noise on their vectors."""
+    """Nodes of `n_images` made images: those of given images in turn, with noise on their vectors."""
 
     nodes: list[ImageNodes]
-    count: int
+    n_images: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.n_images
 
     def __getitem__(self, number: Any) -> Any:
-        if number >= self.count:
+        if number >= self.n_images:
             raise IndexError(number)
         image = self.nodes[number % len(self.nodes)]
         noise = np.random.default_rng(number).random(image.vectors.shape, np.float32)

@@ -238,6 +238,7 @@ def test_centrality_table(found):
         assert row[5] < 1e-5
 
 
+@pytest.mark.slow
 def test_time_tables():
     network = features.backbone("mobilenet_v2")
     for module in network.modules():  # otherwise random weights give maps of almost zero
