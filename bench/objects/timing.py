@@ -116,7 +116,7 @@ def medians(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 @dataclass(frozen=True)
 class Made(Sequence[ImageNodes]):
-    """Nodes of `n_images` made images: those of given images in turn, with noise on their vectors."""
+    """Nodes of made images: those of given images in turn, with noise on their vectors."""
 
     nodes: list[ImageNodes]
     n_images: int
