@@ -96,7 +96,7 @@ class ObjectDiscovery:
 
     Notes
     -----
-    Memory: 4 d bytes per node and the graph, and 4 d more with more than 8,192 nodes, which are
+    Memory: 4 d bytes per node and the graph, and 4 d more with more than 32,768 nodes, which are
     then also held sorted by cell; `fit` also holds all `ImageNodes`, 4 c bytes per node.
     Activations are read one image at a time and are not kept.
 

@@ -1,7 +1,8 @@
 """The nodes of a collection that are nearest to given vectors, in a time that hardly grows.
 
-Up to 8,192 nodes, all are compared. Above that, the nodes are divided into k-means cells, and those
-of the nearest cells, about 4,096 nodes per vector, are compared.
+Up to 32,768 nodes, all are compared, which takes less time up to there than a search of cells.
+Above that, the nodes are divided into k-means cells, and those of the nearest cells, about 4,096
+nodes per vector, are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from diffusion.neighbors.methods import IVF
 from diffusion.storage.contents import Array, Arrays, Between, Contents, Layout, Offsets, finite
 
 # The most nodes that are all compared with a vector, and those compared in larger collections.
-_EXACT, _COMPARED = 8192, 4096
+_EXACT, _COMPARED = 1 << 15, 4096
 
 
 class NodeLookup:

@@ -32,6 +32,7 @@ def clustered():
     X = unit(centres[rng.integers(0, 60, r)] + 0.5 * rng.standard_normal((r, 16)))
     starts = np.append(0, np.cumsum(sizes))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "_EXACT", 1000)
         patch.setattr(lookup, "_COMPARED", 1000)
         yield X, starts, NodeLookup.build(X, starts)
 
