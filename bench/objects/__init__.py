@@ -1,4 +1,4 @@
 """Object discovery measured on generated scenes and on photos."""
 
 # The parts of the benchmark, in the order in which they are measured.
-SECTIONS = ("pasted", "drawn", "raccoons", "time")
+SECTIONS = ("pasted", "several", "drawn", "raccoons", "time")

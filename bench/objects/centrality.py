@@ -1,4 +1,4 @@
-"""Katz centrality of regions beside the degree and beside a dense solve."""
+"""Katz centrality of nodes beside the degree and beside a dense solve."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DENSE = 2000
 def centrality(collections: Sequence[Discovered]) -> Table:
     """Compare Katz centrality with the degree and with a dense solve."""
     table = Table(
-        "**Centrality of regions**",
+        "**Centrality of nodes**",
         (
             "graph",
-            "regions",
+            "nodes",
             "edges",
             "correlation of Katz with √degree",
             "residual of Katz",
@@ -34,7 +34,7 @@ def centrality(collections: Sequence[Discovered]) -> Table:
         ],
     )
     for found in collections:
-        for kind, discovery in (("paper's settings", found.paper), ("defaults", found.default)):
+        for kind, discovery in (("paper's regions", found.paper), ("dense nodes", found.katz)):
             graph = discovery.graph_
             katz = diffusion.katz(graph, alpha=discovery.settings.alpha)
             root = np.sqrt(diffusion.degree(graph))

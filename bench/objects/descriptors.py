@@ -13,10 +13,14 @@ from tqdm import tqdm
 import diffusion
 from diffusion.baselines import expansion
 from features.description.whitening import Whitening, learn_pca
+from features.networks.frame import ImageActivations
 from features.networks.pooling import region_maxima, rmac_regions
 from features.objects.descriptors import sum_of_regions, weighted_mac
+from features.objects.discovery import ObjectDiscovery
 from features.objects.egm import Regions
 from features.objects.maps import Map, feature_saliency
+from features.objects.patches import cells_in
+from features.objects.walk import resampled
 
 from ..data import published
 from ..measure import percent, precision_of
@@ -28,10 +32,17 @@ Vectors = NDArray[np.float32]
 DIMENSION = 256
 TRUE = "true boxes (upper line)"
 ONE, SAMPLED, BY_WEIGHT = "OS.EGM", "OS.EGM-Δ", ", weighted by π"
+WHOLE = f"{ONE} of the whole map{BY_WEIGHT}"
 
 
-def descriptors_of(A: Map, F: Regions, S: NDArray[Any], regions: Regions) -> dict[str, Map]:
-    """Describe an image in every way, from its map, FS regions, OS map and OS regions."""
+def descriptors_of(
+    A: Map, F: Regions, S: NDArray[Any], regions: Regions, whole: Regions
+) -> dict[str, Map]:
+    """Describe an image in every way.
+
+    The arguments are its map, the regions of its FS, its map of peaks (OS) with its regions, and
+    the regions of its whole map on the same cells.
+    """
     return {
         "MAC": sum_of_regions(A, _whole(A)),
         "R-MAC": expansion.normalize(unit(rmac(A)).sum(axis=0)[None])[0],
@@ -41,6 +52,7 @@ def descriptors_of(A: Map, F: Regions, S: NDArray[Any], regions: Regions) -> dic
         f"{ONE}{BY_WEIGHT}": sum_of_regions(A, regions, weights="weighted"),
         SAMPLED: sum_of_regions(A, regions, uniform=True),
         f"{SAMPLED}{BY_WEIGHT}": sum_of_regions(A, regions, weights="weighted", uniform=True),
+        WHOLE: sum_of_regions(A, whole, weights="weighted"),
         "MAC weighted by OS": weighted_mac(A, S),
     }
 
@@ -55,12 +67,14 @@ def rmac(A: Map) -> Vectors:
     return region_maxima(torch.from_numpy(A)[None], regions)[0].numpy()
 
 
-def cut(A: Map, box: NDArray[np.float64]) -> Map:
-    """Return the part of a map in a box, given in cells; it has at least one cell."""
-    limits = np.array(A.shape[:0:-1] * 2, float)
-    clipped = np.clip(box, 0, limits)
-    clipped[:2] = np.minimum(clipped[:2], limits[:2] - 1)
-    top, left, height, width = Regions(clipped[None], np.ones(1)).cells()[0]
+def asked_of(queries: Seen) -> list[Map]:
+    """Return the part of each query's map that is in its first box."""
+    return [shown(image.maps, queries.in_cells(i)) for i, image in enumerate(queries)]
+
+
+def shown(A: Map, boxes: NDArray[np.float64]) -> Map:
+    """Return the part of a map in the first of some boxes, given in cells."""
+    top, left, height, width = cells_in(boxes[:1], A.shape[1:])[0]
     return np.ascontiguousarray(A[:, top : top + height, left : left + width])
 
 
@@ -95,9 +109,9 @@ def descriptors(
             f"All descriptors are whitened to {whitening.dimension} dimensions; the whitening is "
             "learned from the collection's FS regions. A query is a box, described by MAC; for Δ, "
             "by the sum over its uniform sampling; for R-MAC, by R-MAC. Diffusion is the Reranker "
-            "with the paper's settings, and with its defaults. The paper's figures are with VGG, "
-            "other images and k = 50. Plain sums are as in the paper; the weighted sums, the "
-            "weighted MAC and the true boxes are not in it."
+            "with the paper's settings, and with its defaults. OS is the map of peaks. The paper's "
+            "figures are with VGG, other images and k = 50. Plain sums are as in the paper; the "
+            "weighted sums, the weighted MAC and the true boxes are not in it."
         ],
     )
     asked, vectors = _queries(queries), {}
@@ -115,19 +129,26 @@ def _gallery(found: Discovered) -> dict[str, list[Map]]:
     """Return the descriptors of all images by name."""
     seen, discovery = found.seen, found.default
     gallery: dict[str, list[Map]] = {}
-    for i, A in enumerate(tqdm(seen, desc="descriptors", unit="image")):
-        S = discovery.saliency(A, i)
+    for i, activations in enumerate(tqdm(seen, desc="descriptors", unit="image")):
+        A, S = activations.maps, discovery.peaks(activations, i)
         F = discovery.feature_egm.regions(feature_saliency(A))
-        described = descriptors_of(A, F, S, discovery.regions(S))
-        described[TRUE] = unit(cut(A, seen.boxes[i][0]).max(axis=(1, 2))[None])[0]
+        whole = discovery.regions(coarse(discovery, activations, i, S))
+        described = descriptors_of(A, F, S, discovery.regions(S), whole)
+        described[TRUE] = unit(shown(A, seen.in_cells(i)).max(axis=(1, 2))[None])[0]
         for name, vector in described.items():
             gallery.setdefault(name, []).append(vector)
     return gallery
 
 
+def coarse(discovery: ObjectDiscovery, activations: ImageActivations, i: int, peaks: Map) -> Map:
+    """Return the whole map of an image on the cells of its peaks."""
+    whole = discovery.saliency(activations, i, peaks=peaks)
+    return resampled(whole, discovery.frame_of(activations), activations.frame, peaks.shape)
+
+
 def _queries(queries: Seen) -> dict[str, Vectors]:
     """Return the descriptors of box queries by name; where a name is missing, MAC is meant."""
-    asked = [cut(A, boxes[0]) for A, boxes in zip(queries, queries.boxes, strict=True)]
+    asked = asked_of(queries)
     deltas = np.array([sum_of_regions(part, _whole(part), uniform=True) for part in asked])
     return {
         "MAC": unit(np.array([part.max(axis=(1, 2)) for part in asked])),

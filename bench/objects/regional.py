@@ -22,7 +22,7 @@ from .descriptors import (
     ONE,
     SAMPLED,
     Vectors,
-    cut,
+    asked_of,
     precision,
     rmac,
     unit,
@@ -47,9 +47,9 @@ def regional(
 ) -> Table:
     """Compare diffusion over many regions per image with one descriptor per image."""
     seen, whitening = found.seen, whitening_of(found)
-    many = [unit(rmac(A)) for A in seen]
+    many = [unit(rmac(image.maps)) for image in seen]
     few = [reduced(R) for R in tqdm(many, desc="regions reduced", unit="image")]
-    asked = [unit(rmac(cut(A, boxes[0]))) for A, boxes in zip(queries, queries.boxes, strict=True)]
+    asked = [unit(rmac(part)) for part in asked_of(queries)]
     Q, owner = whitening.apply(np.concatenate(asked)), _owners(asked)
     rows: list[list[Any]] = []
 

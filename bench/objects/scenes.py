@@ -1,4 +1,4 @@
-"""Images for the benchmark `objects`: objects pasted onto photos, drawn scenes, photos of raccoons.
+"""Images for the benchmark `objects`: pasted objects, one or three a photo, drawn scenes, raccoons.
 
 Objects, distractors and backgrounds share no source: the distractors take their textures from
 pictures of products that are not objects, the backgrounds are parts of photos of other classes than
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -57,11 +58,14 @@ _SIDES = Sides(33, 32, 1)
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, its true boxes in pixels, and the number of its object, -1 for none."""
+    """An image with its true boxes (m, 4) in pixels and the number of the object in each of them.
+
+    The first object is that of the image: the one that it shares with the images before and after.
+    """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float64]
-    label: int
+    objects: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -82,32 +86,19 @@ def drawn(background: str, n_objects: int, seed: int, sizes: Sizes = FULL) -> Pi
 
 def pasted(grocery: Path, seed: int, sizes: Sizes = FULL) -> Pictures:
     """Return scenes of product pictures pasted onto photos, and queries of the same objects."""
-    icons = [Path(file) for file in find_images(grocery / "iconic")]
-    order = np.random.default_rng([seed, 1]).permutation(len(icons))
-    objects = [icons[i] for i in order[: sizes.objects]]
-    textures = [cut_out(grocery / "iconic" / icons[i]) for i in order[sizes.objects :]]
-    kinds = {icon.parent for icon in objects}
-    photos = [Path(file) for file in find_images(grocery / "test")]
-    photos = [grocery / "test" / photo for photo in photos if photo.parent not in kinds]
-    order = np.random.default_rng([seed, 2]).permutation(len(photos))
-    collection = Scenes(
-        len(objects),
-        sizes.images,
-        sizes.side,
-        n_distractors=1,
-        background=lambda rng, i, size: enlarged(rng, photos[order[i]], size),
-        sprites=[cut_out(grocery / "iconic" / icon) for icon in objects],
-        distractor=lambda rng, _: unrepeated(rng, textures),
-        extent=(0.45, 0.7),
-        seed=seed,
-    )
-    left = order[len(collection) :]
-    queries = replace(
-        collection.queries(sizes.queries),
-        background=lambda rng, i, size: enlarged(rng, photos[left[i]], size),
-    )
+    sources = _sources(grocery, seed, sizes.objects)
+    collection = _pasted(sources, sizes, objects_per_image=1, extent=(0.45, 0.7), seed=seed)
+    left = sources.photos[len(collection) :]
+    queries = replace(collection.queries(sizes.queries), background=_enlarged_of(left))
     asked = Pictures("queries", lambda: _of_scenes(queries), len(queries))
     return Pictures("pasted on photos", lambda: _of_scenes(collection), len(collection), asked)
+
+
+def several(grocery: Path, seed: int, sizes: Sizes = FULL) -> Pictures:
+    """Return scenes of three smaller product pictures pasted onto one photo."""
+    sources = _sources(grocery, seed, sizes.objects)
+    collection = _pasted(sources, sizes, objects_per_image=3, extent=(0.3, 0.45), seed=seed)
+    return Pictures("three objects a photo", lambda: _of_scenes(collection), len(collection))
 
 
 def raccoons(folder: Path, grocery: Path, sizes: Sizes = FULL) -> Pictures:
@@ -125,9 +116,11 @@ def raccoons(folder: Path, grocery: Path, sizes: Sizes = FULL) -> Pictures:
             )
             height, width = read_size(file)
             pixels = np.array([scale[1] / width, scale[0] / height] * 2)
-            yield Picture(read_image(file, scale), boxes * pixels, 0)
+            animal = np.zeros(len(boxes), np.int64)
+            yield Picture(read_image(file, scale), boxes * pixels, animal)
         for file in others:
-            yield Picture(read_image(file, _fitted(file, sizes.side)), np.empty((0, 4)), -1)
+            scale = _fitted(file, sizes.side)
+            yield Picture(read_image(file, scale), np.empty((0, 4)), np.empty(0, np.int64))
 
     return Pictures("raccoons among groceries", collection, len(animals) + len(others))
 
@@ -140,6 +133,45 @@ def read_boxes(file: Path) -> NDArray[np.float64]:
 
 
 # --- from photos to the parts of scenes -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Pictures of the objects, those that distractors are made of, and photos in random order."""
+
+    objects: list[Path]
+    textures: list[Path]
+    photos: list[Path]
+
+
+def _sources(grocery: Path, seed: int, n_objects: int) -> _Sources:
+    icons = find_images(grocery / "iconic")
+    order = np.random.default_rng([seed, 1]).permutation(len(icons))
+    pictures = [grocery / "iconic" / icons[i] for i in order]
+    kinds = {picture.parent.relative_to(grocery / "iconic") for picture in pictures[:n_objects]}
+    files = [Path(file) for file in find_images(grocery / "test")]
+    photos = [grocery / "test" / file for file in files if file.parent not in kinds]
+    order = np.random.default_rng([seed, 2]).permutation(len(photos))
+    return _Sources(pictures[:n_objects], pictures[n_objects:], [photos[i] for i in order])
+
+
+def _pasted(sources: _Sources, sizes: Sizes, **settings: Any) -> Scenes:
+    """Return scenes of the objects above one distractor each, on the photos in their order."""
+    textures = [cut_out(picture) for picture in sources.textures]
+    return Scenes(
+        len(sources.objects),
+        sizes.images,
+        sizes.side,
+        n_distractors=1,
+        background=_enlarged_of(sources.photos),
+        sprites=[cut_out(picture) for picture in sources.objects],
+        distractor=lambda rng, _: unrepeated(rng, textures),
+        **settings,
+    )
+
+
+def _enlarged_of(photos: list[Path]) -> Callable[[np.random.Generator, int, int], Image]:
+    return lambda rng, i, size: enlarged(rng, photos[i], size)
 
 
 def cut_out(file: Path) -> Image:
@@ -186,7 +218,7 @@ def unrepeated(rng: np.random.Generator, textures: list[Image]) -> Image:
 
 def _of_scenes(scenes: Scenes) -> Iterator[Picture]:
     for scene in scenes:
-        yield Picture(scene.image, scene.boxes[:1].astype(float), int(scene.objects[0]))
+        yield Picture(scene.image, scene.boxes.astype(float), scene.objects)
 
 
 def _resized(picture: Image) -> Image:
