@@ -59,9 +59,10 @@ def pan(photo: Frames, rng: np.random.Generator, frames: int = 6, side: int = 19
             cos, -sin, x - (cos - sin) * centre,
             sin, cos, y - (sin + cos) * centre,
         )  # fmt: skip
-        found[number] = source.transform(
+        view_of_photo = source.transform(
             (side, side), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
         )
+        found[number] = np.asarray(view_of_photo)
     return found
 
 
@@ -100,7 +101,7 @@ def moving_object(
         small = drawn.resize((pixels, pixels), Image.Resampling.BILINEAR)
         frame = Image.fromarray(ground)
         frame.paste(small, (left, top), small)
-        found[number] = frame
+        found[number] = np.asarray(frame)
     return found
 
 

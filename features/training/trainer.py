@@ -30,6 +30,7 @@ from .evaluation import leave_one_out
 from .objective import Objective
 from .photos import Photos
 from .samples import labels_of_folders
+from .statistics import settle
 
 NETWORK, STATE, HISTORY, CURVE = (
     "network.safetensors",
@@ -47,8 +48,6 @@ TRAINING = storage.Format(
 # Factor on the learning rate of new parameters: the classifier, and the exponent of GeM.
 _NEW = 10.0
 _DECAY = 1e-4
-# Photos that the statistics of batch normalisation are taken from.
-_SETTLING = 128
 # Default margins by loss.
 MARGINS = {"softmax": None, "contrastive": 0.7, "triplet": 0.1}
 
@@ -176,19 +175,8 @@ class Trainer:
 
     def _settle(self) -> None:
         """Give batch normalisation the statistics of the photos, if the objective wants them."""
-        if not self.objective.learns_statistics:
-            return
-        layers = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the mean over the batches
-            layer.train()
-        if layers:
-            self.photos.describe(most=_SETTLING)
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        self.network.eval()
+        if self.objective.learns_statistics:
+            settle(self.network, self.photos)
 
     # --- an epoch --------------------------------------------------------------------------------
 
