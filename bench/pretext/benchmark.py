@@ -19,7 +19,7 @@ from .learning import Lesson, compare
 _CLIPS, _OBJECTS, _PICTURES = 96, 20, 6
 _SIDE, _FRAMES = 128, 4
 # Of the photos of groceries: those that are learned from, and those that are judged by.
-_LEARNED, _JUDGED = slice(None, None, 3), slice(None, None, 3)
+_LEARNED, _JUDGED = slice(None, None, 3), slice(None, None, 4)
 
 
 def run(*, long: bool = False) -> list[Table]:
@@ -54,7 +54,7 @@ def drawn(scratch: Path) -> Table:
         size=129,
         puzzle=129,
         patch=65,
-        epochs={"tracks": 6, "context": 2, "jigsaw": 2},
+        epochs={"tracks": 6, "context": 2, "jigsaw": 2, "mining": 1},
     )
     title = (
         f"**Drawn objects**: learned from {_CLIPS} clips of {_FRAMES} frames; {_OBJECTS} other "
@@ -87,10 +87,10 @@ def groceries(photos: Path, weights: Path, scratch: Path) -> Table:
         photos=learned,
         clips=scratch / "clips",
         judged=judged,
-        size=193,
+        size=161,
         puzzle=129,
-        patch=97,
-        epochs={"tracks": 8, "context": 2, "jigsaw": 2, "mining": 2},
+        patch=65,
+        epochs={"tracks": 8, "context": 1, "jigsaw": 1, "mining": 1},
     )
     title = (
         f"**Groceries**: learned from {len(files)} photos of train/Packages without their labels; "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion.errors import DiffusionError
 from features.description.recipe import load_network
 from features.networks.retrieval_network import RetrievalNetwork
 from features.settings import NetworkSettings, RunSettings, TrainingSettings
@@ -51,9 +52,9 @@ class Lesson:
 
 
 # Squares that mining learns from, and the settings of trainings that start from random weights.
-_MINING: dict[str, Any] = {"size": 97, "anchors": 200, "neighbors": 20}
+_MINING: dict[str, Any] = {"size": 97, "anchors": 100, "neighbors": 20}
 _BATCHES = {"tracks": 64, "jigsaw": 16, "context": 16}
-_FROM_RANDOM: dict[str, Any] = {"learning_rate": 1e-3}
+_FROM_RANDOM: dict[str, Any] = {"learning_rate": 1e-3, "anchors": 600}
 
 
 def compare(title: str, lesson: Lesson, scratch: Path, weights: Path | None) -> Table:
@@ -65,7 +66,7 @@ def compare(title: str, lesson: Lesson, scratch: Path, weights: Path | None) -> 
         table.rows.append([name, minutes, *judge(network, lesson.judged, lesson.size)])
         print(table.rows[-1], flush=True)
 
-    def learn(name: str, start: Path | None = None, **settings: Any) -> tuple[Any, float]:
+    def learn(name: str, start: Path | None = None, **settings: Any) -> tuple[Trained, float]:
         backbone = BACKBONE if start is None else None
         network = NetworkSettings(backbone, start)
         out = scratch / f"{name} {'' if start is None else 'again'}"
@@ -77,21 +78,19 @@ def compare(title: str, lesson: Lesson, scratch: Path, weights: Path | None) -> 
     network = load_network(NetworkSettings(BACKBONE))
     settle(network, photos_of(lesson.photos, network, lesson.size))
     show(f"{BACKBONE}, random, with the photos' statistics", network)
-    tracks: Path | None = None
-    spent = 0.0
-    for name in ("tracks", "context", "jigsaw"):
-        if name in lesson.epochs:
-            trained, seconds = learn(name, **_FROM_RANDOM)
-            if name == "tracks":
-                tracks, spent = trained.path, seconds
-            show(f"{BACKBONE}, {name}", trained.network, seconds)
-    if "mining" in lesson.epochs:
-        trained, seconds = learn("mining")
-        show(f"{BACKBONE}, manifold mining", trained.network, seconds)
-        trained, seconds = learn("mining", tracks)
-        show(f"{BACKBONE}, tracks, then manifold mining", trained.network, spent + seconds)
     if weights is not None:
         show(f"{BACKBONE}, ImageNet", load_network(NetworkSettings(BACKBONE, weights)))
+    for name in ("tracks", "context", "jigsaw"):
+        trained, seconds = learn(name, **_FROM_RANDOM)
+        show(f"{BACKBONE}, {name}", trained.network, seconds)
+        if name == "tracks":
+            mined, more = learn("mining", trained.path)
+            show(f"{BACKBONE}, tracks, then manifold mining", mined.network, seconds + more)
+    try:
+        trained, seconds = learn("mining")
+        show(f"{BACKBONE}, manifold mining", trained.network, seconds)
+    except DiffusionError as error:  # random descriptors may have nothing to mine
+        table.notes.append(f"Manifold mining from random weights: {error}.")
     return table
 
 

@@ -147,7 +147,9 @@ class Puzzle(Objective):
         x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
         tiles = cut(x, self.layout.draw(b, rng), self.layout.tile)
         tiles = without_shortcuts(tiles, rng.integers(3, size=tiles.shape[:2]))
-        y = self.network(self.network.backbone.normalize(tiles.flatten(0, 1)))
+        # Convolutions on CPUs are faster with the channels last in memory.
+        x = tiles.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        y = self.network(self.network.backbone.normalize(x))
         y = y.view(b, _TILES, -1)
         if self.name == "jigsaw":
             drawn = rng.integers(len(self.orders), size=b)
