@@ -16,7 +16,7 @@ from ..table import Table, show
 from .learning import Lesson, compare
 
 # Clips that are drawn, and objects of which none is in them, with pictures of each.
-_CLIPS, _OBJECTS, _PICTURES = 96, 20, 6
+_CLIPS, _OBJECTS, _PICTURES = 48, 20, 6
 _SIDE, _FRAMES = 128, 4
 # Of the photos of groceries: those that are learned from, and those that are judged by.
 _LEARNED, _JUDGED = slice(None, None, 3), slice(None, None, 4)
@@ -40,13 +40,8 @@ def drawn(scratch: Path) -> Table:
     for number in range(_CLIPS):
         write_clip(scratch / "clips" / f"{number:03}", _clip(0, number, 0, _FRAMES))
     for number in range(_OBJECTS):
-        for picture in range(_PICTURES):
-            found = _clip(1, number, picture, 1)
-            write_clip(scratch / "judged" / f"{number:02}" / f"{picture}", found)
-    # A class is an object: its pictures lie in one folder.
-    for path in (scratch / "judged").rglob("000.jpg"):
-        path.rename(path.parent.with_suffix(".jpg"))
-        path.parent.rmdir()
+        pictures = [_clip(1, number, picture, 1) for picture in range(_PICTURES)]
+        write_clip(scratch / "judged" / f"{number:02}", np.concatenate(pictures))
     lesson = Lesson(
         photos=scratch / "clips",
         clips=scratch / "clips",

@@ -37,3 +37,16 @@ def test_without_photos_of_groceries_it_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
     assert benchmark.run(long=True) == []
     assert "skipped" in capsys.readouterr().out
+
+
+def test_no_drawn_object_is_learned_from_and_judged_by(monkeypatch, tmp_path):
+    for name, value in (("_CLIPS", 2), ("_OBJECTS", 2), ("_PICTURES", 3)):
+        monkeypatch.setattr(benchmark, name, value)
+    given = []
+    monkeypatch.setattr(benchmark, "compare", lambda *arguments: given.extend(arguments))
+    benchmark.drawn(tmp_path)
+    _, lesson, _, weights = given
+    assert weights is None
+    assert [len(list(clip.iterdir())) for clip in sorted(lesson.clips.iterdir())] == [4, 4]
+    assert [len(list(one.iterdir())) for one in sorted(lesson.judged.iterdir())] == [3, 3]
+    assert lesson.judged not in (lesson.clips, lesson.photos)
