@@ -85,7 +85,7 @@ def groceries(photos: Path, weights: Path, scratch: Path) -> Table:
         size=161,
         puzzle=129,
         patch=65,
-        epochs={"tracks": 8, "context": 1, "jigsaw": 1, "mining": 1},
+        epochs={"tracks": 7, "context": 1, "jigsaw": 1, "mining": 1},
     )
     title = (
         f"**Groceries**: learned from {len(files)} photos of train/Packages without their labels; "

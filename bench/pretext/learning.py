@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import DiffusionError
 from features.description.recipe import load_network
 from features.networks.retrieval_network import RetrievalNetwork
+from features.networks.trained import save_trained
 from features.settings import NetworkSettings, RunSettings, TrainingSettings
 from features.training.folder import train_folder
 from features.training.statistics import settle
@@ -69,7 +69,7 @@ def compare(title: str, lesson: Lesson, scratch: Path, weights: Path | None) -> 
     def learn(name: str, start: Path | None = None, **settings: Any) -> tuple[Trained, float]:
         backbone = BACKBONE if start is None else None
         network = NetworkSettings(backbone, start)
-        out = scratch / f"{name} {'' if start is None else 'again'}"
+        out = scratch / (name if start is None else f"{name} after {start.parent.name}")
         return timed(lambda: _train(name, lesson, out, network, **settings))
 
     table.rows.append(["colour histogram", None, *judge_histograms(lesson.judged, 128)])
@@ -78,6 +78,9 @@ def compare(title: str, lesson: Lesson, scratch: Path, weights: Path | None) -> 
     network = load_network(NetworkSettings(BACKBONE))
     settle(network, photos_of(lesson.photos, network, lesson.size))
     show(f"{BACKBONE}, random, with the photos' statistics", network)
+    # Without the statistics, all descriptors are equal, and there is nothing to mine.
+    settled = scratch / "random.safetensors"
+    save_trained(settled, network)
     if weights is not None:
         show(f"{BACKBONE}, ImageNet", load_network(NetworkSettings(BACKBONE, weights)))
     for name in ("tracks", "context", "jigsaw"):
@@ -86,11 +89,8 @@ def compare(title: str, lesson: Lesson, scratch: Path, weights: Path | None) -> 
         if name == "tracks":
             mined, more = learn("mining", trained.path)
             show(f"{BACKBONE}, tracks, then manifold mining", mined.network, seconds + more)
-    try:
-        trained, seconds = learn("mining")
-        show(f"{BACKBONE}, manifold mining", trained.network, seconds)
-    except DiffusionError as error:  # random descriptors may have nothing to mine
-        table.notes.append(f"Manifold mining from random weights: {error}.")
+    trained, seconds = learn("mining", settled)
+    show(f"{BACKBONE}, manifold mining", trained.network, seconds)
     return table
 
 
