@@ -29,6 +29,7 @@ BENCHMARKS = {
     "serve": ("bench.serve", "speed and steadiness of the service, under load and updates"),
     "gpu": ("bench.gpu", "speed of building and re-ranking on a GPU"),
     "features": ("bench.photos", "quality of descriptors of photos and speed of extraction"),
+    "pretext": ("bench.pretext", "descriptors of networks that learn without labels"),
     "objects": ("bench.objects", "quality and speed of object discovery"),
 }
 
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         ("speed", "also the large eigenproblem"),
         ("serve", "a soak of 100,000 requests"),
         ("features", "also trainings"),
+        ("pretext", "also trainings on photos of groceries"),
     ):
         options[name].add_argument("--long", action="store_true", help=f"{more}; takes minutes")
     for name in ("items", "rounds"):

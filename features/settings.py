@@ -19,6 +19,7 @@ Triple = tuple[float, float, float]
 Group = TypeVar("Group")
 
 LOSSES = ("softmax", "contrastive", "triplet")
+PRETEXTS = ("jigsaw", "context", "tracks")
 REGION_GRIDS = ("rmac", "grid")
 CENTRALITIES = ("katz", "degree", "none")
 NODES = ("dense", "regions")

@@ -6,14 +6,16 @@ import argparse
 
 from diffusion.cli import command
 
-from ..settings import NetworkSettings, TrainingSettings
+from ..settings import PRETEXTS, NetworkSettings, TrainingSettings
 from .arguments import add_network, add_options, add_run, from_options, run_of
 
 
 def add_verbs(verbs: command.Verbs) -> None:
     """Add `train`."""
     train = verbs.add("train", _train, "Train a network's descriptors on a folder of photos.")
-    train.add_argument("folder", metavar="FOLDER", help="photos, with a subfolder per class")
+    train.add_argument(
+        "folder", metavar="FOLDER", help="photos, with a subfolder per class or clip"
+    )
     train.add_argument(
         "out", metavar="OUT", help="folder to write; an interrupted training is resumed"
     )
@@ -22,6 +24,12 @@ def add_verbs(verbs: command.Verbs) -> None:
     )
     train.add_argument(
         "--manifold", action="store_true", help="train without labels, on pairs mined by diffusion"
+    )
+    train.add_argument(
+        "--pretext",
+        choices=PRETEXTS,
+        help="train without labels: on tiles of the photos (jigsaw, context), or on patches "
+        "followed through clips, one subfolder of frames each (tracks)",
     )
     train.add_argument(
         "--validation", metavar="FOLDER", help="photos with a subfolder per class, to measure mAP"
@@ -42,6 +50,7 @@ def _train(options: argparse.Namespace) -> None:
         run=run_of(options),
         pairs=options.pairs,
         manifold=options.manifold,
+        pretext=options.pretext,
         validation=options.validation,
     )
     first, last = trained.history[0], trained.history[-1]

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from diffusion import storage
@@ -29,9 +27,10 @@ from ..settings import RunSettings, TrainingSettings
 from .contrastive import seeded
 from .curve import write_curve
 from .evaluation import leave_one_out
-from .losses import NormalizedSoftmax, triplet_loss, tuple_contrastive_loss
+from .objective import Objective
 from .photos import Photos
-from .samples import Supervise, Supervision, View, draw_tuples, draw_views, labels_of_folders, mine
+from .samples import labels_of_folders
+from .statistics import settle
 
 NETWORK, STATE, HISTORY, CURVE = (
     "network.safetensors",
@@ -86,8 +85,8 @@ class Trainer:
     photos : Photos
         Photos to train on.
     validation : Photos or None
-    known : Supervise
-        Says which photos match.
+    objective : Objective
+        What is minimised.
     """
 
     def __init__(
@@ -97,25 +96,21 @@ class Trainer:
         run: RunSettings,
         photos: Photos,
         validation: Photos | None,
-        known: Supervise,
+        objective: Objective,
     ) -> None:
         self.network, self.settings, self.batch_size = network, settings, run.batch_size
         self.photos, self.validation = photos, validation
-        self.known: Supervision = known(photos.files)
+        self.objective = objective
         self.progress = run.progress
         self.device = next(network.parameters()).device
         self.history: list[dict[str, Any]] = []
         self.fingerprint = ""
         new: list[nn.Parameter] = []
         if isinstance(network.pool, GeM):
-            network.pool.p.requires_grad_()
+            network.pool.p.requires_grad_(objective.learns_pooling)
             new.append(network.pool.p)
-        self.classifier: NormalizedSoftmax | None = None
-        if settings.loss == "softmax":
-            with seeded(settings.seed, torch.device("cpu")):
-                classifier = NormalizedSoftmax(network.dimension, self.known.classes)
-            self.classifier = classifier.to(self.device)
-            new += self.classifier.parameters()
+        if objective.head is not None:
+            new += objective.head.parameters()
         of_new = {id(parameter) for parameter in new}
         self.optimizer = torch.optim.AdamW(
             [
@@ -135,7 +130,7 @@ class Trainer:
             self._settings(),
             [None if file is None else storage.sha256_of(file) for file in (weights, pairs)],
             [trunk.name, type(self.network.pool).__name__, trunk.mean, trunk.std],
-            self.known.labels is None,
+            self.objective.signature(),
             self.photos.items,
             None if self.validation is None else self.validation.items,
             torch.__version__,
@@ -144,7 +139,11 @@ class Trainer:
         self.fingerprint = storage.fingerprint(content)
 
     def _settings(self) -> dict[str, Any]:
-        return {**asdict(self.settings), "batch_size": self.batch_size}
+        return {
+            **asdict(self.settings),
+            "batch_size": self.batch_size,
+            **({} if self.objective.pretext is None else {"pretext": self.objective.pretext}),
+        }
 
     def run(self, out: Path) -> Trained:
         """Train up to the last epoch, from where an earlier run was interrupted."""
@@ -153,7 +152,8 @@ class Trainer:
             return Trained(out / NETWORK, self.network.cpu().eval(), self.history)
         start = self._restore(out)
         if start == 0:
-            self._imprint()
+            self._settle()
+            self.objective.prepare(lambda: self._describe(self.photos))
             self._record(0, None)
         with tqdm(
             total=self.settings.epochs,
@@ -173,44 +173,23 @@ class Trainer:
         (out / STATE).unlink(missing_ok=True)
         return Trained(out / NETWORK, self.network.eval(), self.history)
 
-    def _imprint(self) -> None:
-        """Initialise the weights of the classifier with the mean descriptor of each class.
-
-        Random weights would first change the descriptors to fit themselves. Source: Qi, Brown,
-        Lowe. Low-Shot Learning with Imprinted Weights. CVPR 2018.
-        """
-        if self.classifier is None:
-            return
-        assert self.known.labels is not None
-        X = torch.from_numpy(self._describe(self.photos)).to(self.device)
-        labels = torch.from_numpy(self.known.labels).to(self.device)
-        with torch.no_grad():
-            self.classifier.weight.zero_().index_add_(0, labels, X)
-            self.classifier.weight.copy_(functional.normalize(self.classifier.weight))
+    def _settle(self) -> None:
+        """Give batch normalisation the statistics of the photos, if the objective wants them."""
+        if self.objective.learns_statistics:
+            settle(self.network, self.photos)
 
     # --- an epoch --------------------------------------------------------------------------------
 
     def _epoch(self, epoch: int) -> float:
         """Train on every batch of an epoch and return the mean loss."""
-        settings = self.settings
-        rng = np.random.default_rng([settings.seed, epoch])
-        if self.classifier is not None:
-            order = rng.permutation(len(self.photos.items))
-            batches = np.array_split(order, math.ceil(len(order) / self.batch_size))
-        else:
-            X = self._describe(self.photos)
-            mined = mine(self.known, X, settings.negatives, settings.neighbors)
-            tuples = draw_tuples(mined, settings.anchors, settings.negatives, rng)
-            count = max(1, self.batch_size // tuples.shape[1])
-            parts = np.array_split(tuples, math.ceil(len(tuples) / count))
-            batches = [part.reshape(-1) for part in parts]
-        views = draw_views([self.photos.sizes[n] for batch in batches for n in batch], rng)
-        total, seen = 0.0, 0
+        rng = np.random.default_rng([self.settings.seed, epoch])
+        count, steps = self.objective.steps(rng, lambda: self._describe(self.photos))
+        total = 0.0
         with (
-            seeded(settings.seed + epoch, self.device),
-            contextlib.closing(self.photos.views(batches, views)) as squares,
+            seeded(self.settings.seed + epoch, self.device),
+            contextlib.closing(steps),
             tqdm(
-                total=len(batches),
+                total=count,
                 desc=f"epoch {epoch + 1}",
                 unit="batch",
                 leave=False,
@@ -218,45 +197,27 @@ class Trainer:
             ) as bar,
         ):
             self._into_training()
-            for number, (batch, images) in enumerate(zip(batches, squares, strict=True)):
-                self._set_rate((epoch + number / len(batches)) / settings.epochs)
+            for number, loss in enumerate(steps):
+                self._set_rate((epoch + number / count) / self.settings.epochs)
                 self.optimizer.zero_grad()
-                loss = self._loss(batch, images, views[seen : seen + len(batch)])
                 loss.backward()
                 self.optimizer.step()
                 total += self._finite(loss.item(), "loss")
-                seen += len(batch)
                 bar.update()
         self.network.eval()
-        return total / len(batches)
+        self._settle()
+        return total / count
 
     def _into_training(self) -> None:
         self.network.train()
         for module in self.network.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and not self.objective.learns_statistics:
                 module.eval()
 
     def _set_rate(self, progress: float) -> None:
         rate = self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-
-    def _loss(self, batch: NDArray[np.int64], images: Tensor, views: Sequence[View]) -> Tensor:
-        gains, offsets = (
-            torch.tensor([getattr(view, name) for view in views], device=self.device)
-            for name in ("gain", "offset")
-        )
-        x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-        x = (x * gains.view(-1, 1, 1, 1) + offsets.view(-1, 1, 1, 1)).clamp(0, 1)
-        y = self.network(self.network.backbone.normalize(x))
-        if self.classifier is not None:
-            assert self.known.labels is not None
-            labels = torch.from_numpy(self.known.labels[batch]).to(self.device)
-            return self.classifier(y, labels)
-        y = y.view(-1, 2 + self.settings.negatives, y.shape[1])
-        assert self.settings.margin is not None
-        compare = triplet_loss if self.settings.loss == "triplet" else tuple_contrastive_loss
-        return compare(y[:, 0], y[:, 1], y[:, 2:], margin=self.settings.margin)
 
     def _describe(self, photos: Photos) -> NDArray[np.float32]:
         X = photos.describe()
@@ -288,7 +249,7 @@ class Trainer:
             json.dump({"settings": self._settings(), "history": self.history}, file, indent=1)
         write_curve(
             out / CURVE,
-            f"{self.network.backbone.name}, {self.settings.loss} loss",
+            f"{self.network.backbone.name}, {self.objective.name}",
             [entry["loss"] for entry in self.history],
             [entry["map"] for entry in self.history],
         )
@@ -296,8 +257,9 @@ class Trainer:
     def _save(self, out: Path) -> None:
         """Write everything that the next epoch needs, then the history and its curve."""
         tensors = {f"network.{name}": v for name, v in self.network.state_dict().items()}
-        if self.classifier is not None:
-            tensors["classifier.weight"] = self.classifier.weight.detach()
+        if self.objective.head is not None:
+            state = self.objective.head.state_dict()
+            tensors |= {f"classifier.{name}": value for name, value in state.items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
         write_file(out / STATE, tensors, {_KEY: json.dumps(self._content())})
@@ -344,8 +306,8 @@ class Trainer:
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         self.network.load_state_dict(parts["network"], strict=True)
-        if self.classifier is not None:
-            self.classifier.load_state_dict(parts["classifier"], strict=True)
+        if self.objective.head is not None:
+            self.objective.head.load_state_dict(parts["classifier"], strict=True)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["optimizer"].items():
             number, _, rest = name.partition(".")

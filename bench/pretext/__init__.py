@@ -1,0 +1,1 @@
+"""Networks that learn without labels, judged by retrieval of what they have not learned from."""
