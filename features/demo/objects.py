@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SCENES: dict[str, Any] = {"n_objects": 6, "images_per_object": 8, "size": 193, "n_distractors": 2}
 # So few scenes determine few principal directions. Visual words have no finer map, and over 12 x 12
-# cells a walk with the default restart spreads too far.
+# cells a walk with the default restart spreads too far: on scenes of the seeds 1 to 3 (the demo has
+# seed 0), .57 to .61 of the saliency lay in the true box with .02, .79 to .83 with .3.
 SETTINGS: dict[str, Any] = {"dimension": 32, "restart": 0.3}
 
 UNIFORM, FEATURES, FIFTH, PEAKS, OBJECTS = (
