@@ -67,7 +67,7 @@ def run(
         lies in the true box.
     """
     from ..objects.discovery import ObjectDiscovery
-    from ..objects.page import LEGEND, write_page
+    from ..objects.page import write_page
     from ..settings import DiscoverySettings
 
     drawn = Scenes(**SCENES, seed=seed)
@@ -83,11 +83,12 @@ def run(
     gains = found[:, 4] - found[:, 1]
     above = float((gains > 0).mean())
     said = ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means.items())
-    output(
+    result = (
         f"Saliency inside the true box, mean of {len(scenes)} drawn scenes: {said}; object "
         f"saliency is above feature saliency in {100 * above:.0f} % of the scenes, and its maximum "
         f"lies in the true box in {100 * hits.mean():.0f} %."
     )
+    output(result)
     # One scene per object, and the one with the worst result.
     worst = int(np.argmin(gains))
     shown = sorted({*range(0, len(scenes), drawn.images_per_object), worst})
@@ -97,24 +98,8 @@ def run(
         f"{100 * found[number, 4]:.0f} % of object saliency"
         for number in shown
     }
-    text = [
-        f"Each of {len(scenes)} drawn scenes shows one of {drawn.n_objects} objects over a "
-        "cluttered background, together with distractors that no other scene contains. There are "
-        f"{drawn.images_per_object} scenes per object, and no labels are used. Feature saliency "
-        "shows where a single scene has strong features; the peaks of objects are where these "
-        "recur in other scenes; object saliency spreads from the peaks to what resembles them "
-        "around, so that it fills the object, whose box is drawn last.",
-        f"Average fraction of the saliency that lies inside the true box: {said}. Object saliency "
-        f"is above feature saliency in {100 * above:.0f} % of the scenes, and its maximum lies in "
-        f"the true box in {100 * hits.mean():.0f} %.",
-        "The activation maps come from visual words of colour and texture, which are learned from "
-        "the scenes themselves, because no network trained on photos is distributed with this "
-        "package. For photos, the command features discover writes a page like this one with the "
-        "weights of a network.",
-        f"{LEGEND} The dashed box is the true box of the object.",
-    ]
     pictures = _pictures(captions, scenes, maps, discovery)
-    write_page(path, "Recurring objects in drawn scenes", text, pictures)
+    write_page(path, "Recurring objects in drawn scenes", _text(drawn, result), pictures)
     output(f"Wrote {path}: {len(shown)} of the scenes with their maps and boxes.")
     return {
         "page": os.fspath(path),
@@ -124,6 +109,26 @@ def run(
         "above": above,
         "pointing": float(hits.mean()),
     }
+
+
+def _text(scenes: Scenes, result: str) -> list[str]:
+    """Return the paragraphs above the pictures."""
+    from ..objects.page import LEGEND
+
+    return [
+        f"Each of {len(scenes)} drawn scenes shows one of {scenes.n_objects} objects over a "
+        "cluttered background, together with distractors that no other scene contains. There are "
+        f"{scenes.images_per_object} scenes per object, and no labels are used. Feature saliency "
+        "shows where a single scene has strong features; the peaks of objects are where these "
+        "recur in other scenes; object saliency spreads from the peaks to what resembles them "
+        "around, so that it fills the object, whose box is drawn last.",
+        result,
+        "The activation maps come from visual words of colour and texture, which are learned from "
+        "the scenes themselves, because no network trained on photos is distributed with this "
+        "package. For photos, the command features discover writes a page like this one with the "
+        "weights of a network.",
+        f"{LEGEND} The dashed box is the true box of the object.",
+    ]
 
 
 def _activations(scenes: Sequence[Scene], seed: int) -> list[ImageActivations]:

@@ -76,10 +76,12 @@ def cells_in(boxes: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.i
     Returns
     -------
     ndarray, shape (k, 4), int64
-        Top, left, height and width. A position belongs to a box that contains its centre; every
-        box has at least one.
+        Top, left, height and width. A position belongs to a box that contains its centre; a box
+        that contains none has the position of its own centre, or the nearest one on the map.
     """
     h, w = shape
-    low = np.clip(np.ceil(boxes[:, :2] - 0.5), 0, [w - 1, h - 1])
-    high = np.clip(np.ceil(boxes[:, 2:] - 0.5), low + 1, [w, h])
+    low, high = np.ceil(boxes[:, :2] - 0.5), np.ceil(boxes[:, 2:] - 0.5)
+    low = np.where(high > low, low, np.floor((boxes[:, :2] + boxes[:, 2:]) / 2))
+    low = np.clip(low, 0, [w - 1, h - 1])
+    high = np.clip(high, low + 1, [w, h])
     return np.concatenate([low, high - low], axis=1)[:, [1, 0, 3, 2]].astype(np.int64)
