@@ -109,7 +109,7 @@ def tuned(
     places = _true_cells(vectors, sample, metric, k, parts, progress)
     probes = 32
     while True:
-        recall, enough, compared = _curve(vectors[sample], metric, parts, places, probes)
+        recall, enough, compared = _curve(vectors[sample], metric, k, parts, places, probes)
         reached = np.flatnonzero(enough >= auto.recall)
         most = min(_MOST_COMPARED, n / _SMALLER)
         if len(reached) or compared[-1] > most or probes >= len(parts.centroids):
@@ -157,6 +157,7 @@ def _true_cells(
 def _curve(
     queries: NDArray[np.float32],
     metric: str,
+    k: int,
     parts: Partition,
     places: list[NDArray[np.int32]],
     probes: int,
@@ -172,7 +173,12 @@ def _curve(
             hits = np.bincount(rank[cells], minlength=near.shape[1] + 1)[:-1]
             found[row] = np.cumsum(hits) / len(cells)
         rank[listed] = near.shape[1]
+    held = np.cumsum(np.where(near >= 0, np.diff(parts.offsets)[near], 0), axis=1)
+    # Cells that hold fewer than k others are followed by a search of twice as many.
+    for last in reversed(range(near.shape[1] // 2)):
+        short = held[:, last] <= k
+        found[short, last] = found[short, 2 * last + 1]
+        held[short, last] = held[short, 2 * last + 1]
     recall = found.mean(axis=0)
     error = found.std(axis=0) / len(found) ** 0.5
-    sizes = np.where(near >= 0, np.diff(parts.offsets)[near], 0)
-    return recall, recall - _MARGIN * error, np.cumsum(sizes.mean(axis=0))
+    return recall, recall - _MARGIN * error, held.mean(axis=0)

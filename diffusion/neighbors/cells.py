@@ -109,7 +109,8 @@ class Cells(NamedTuple):
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Find the k nearest vectors of each query in the `probes` cells nearest to it.
 
-        The vector whose id is that of `own` (m,) for a query is left out.
+        The vector whose id is that of `own` (m,) for a query is left out. If the cells of a query
+        hold fewer than k others, twice as many are searched.
         """
         if own is None:
             own = np.full(len(queries), -1, np.int32)
@@ -121,6 +122,7 @@ class Cells(NamedTuple):
             by_cell = np.argsort(cells[:, 0], kind="stable").astype(np.int32)
             asked = _asked(queries[part][by_cell], own[part][by_cell], by_cell, cells[by_cell])
             _search(asked, self._level(), metric, scores[part], ids[part])
+        self._fill(queries, probes, metric, own, scores, ids)
         return scores, ids
 
     def search_own(
@@ -135,7 +137,27 @@ class Cells(NamedTuple):
         asked = _asked(queries, own, numbers, self.probe(queries, probes, metric))
         scores, ids = np.empty((len(own), k), np.float32), np.empty((len(own), k), np.int32)
         _search(asked, self._level(), metric, scores, ids)
+        self._fill(queries, probes, metric, own, scores, ids)
         return scores, ids
+
+    def _fill(
+        self,
+        queries: NDArray[np.float32],
+        probes: int,
+        metric: str,
+        own: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int32],
+    ) -> None:
+        """Search more cells for the queries whose cells held too few vectors.
+
+        Equal vectors may be in different cells, since products depend on the place in a matrix by
+        a rounding error, and some of these cells are then nearly empty.
+        """
+        short = np.flatnonzero(ids[:, -1] < 0)
+        if len(short) and probes < len(self.centroids):
+            wider = self.search(queries[short], ids.shape[1], 2 * probes, metric, own[short])
+            scores[short], ids[short] = wider
 
     def _level(self) -> Level:
         return Level(self.vectors, self.ids, self.starts, self.stops)
