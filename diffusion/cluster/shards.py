@@ -8,21 +8,26 @@ in one process run on what it has read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.matrix import packed
-from . import tasks
+from ..storage.results import result
+
+#: Returns the part of a shard of an array.
+Part = Callable[[int], NDArray[Any]]
 
 #: Rows that a task reads the halo of at a time, which bounds its memory.
 CHUNK = 1 << 13
 
 
-class Shards(NamedTuple):
+@dataclass(frozen=True)
+class Shards:
     """The shards of a collection, and where the results of their tasks are.
 
     Attributes
@@ -171,12 +176,21 @@ class Local:
         return out
 
 
+def parts_of_stage(shards: Shards, stage: str, names: Sequence[str]) -> dict[str, Part]:
+    """Return how the part of a shard is read of each of these arrays of a stage."""
+
+    def part(name: str) -> Part:
+        return lambda p: shards.array(stage, p, name)
+
+    return {name: part(name) for name in names}
+
+
 def save(path: str | Path, arrays: dict[str, NDArray[Any]]) -> str:
     """Write the result of a task: a folder of arrays, which appears once it is complete."""
-    with tasks.result(path) as folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    with result(path) as folder:
+        folder.mkdir()
         for name, array in arrays.items():
-            np.save(Path(folder) / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+            np.save(folder / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
     return str(path)
 
 
@@ -185,7 +199,7 @@ def open_array(path: Path) -> NDArray[Any]:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def chunks(first: int, last: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
-    """Cut a range into parts of at most `size`."""
-    for start in range(first, last, size):
-        yield start, min(last, start + size)
+def chunks(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into parts of at most `CHUNK`."""
+    for start in range(first, last, CHUNK):
+        yield start, min(last, start + CHUNK)

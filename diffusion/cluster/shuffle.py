@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .shards import CHUNK, Shards, chunks
+from .shards import Shards, chunks
 
 
 class Records(NamedTuple):
@@ -105,7 +105,7 @@ class Inbox:
             Some of the m rows.
         values : ndarray, shape (rows, k)
         """
-        for start, stop in chunks(0, len(ids), CHUNK):
+        for start, stop in chunks(0, len(ids)):
             own = ids[start:stop].astype(np.int64)
             records = self.records(first + start, first + stop)
             values = np.full(own.shape, missing, records.values.dtype)

@@ -11,6 +11,12 @@ from diffusion.kernels.context import mutual_levels, ranks_in_lists
 from tests.support.oracles import neighbor_lists
 
 
+@pytest.fixture(autouse=True)
+def _unsynced(monkeypatch):
+    """Thousands of small files need not be durable here."""
+    monkeypatch.setattr("diffusion.storage.results._sync", lambda path: None)
+
+
 def cut(n, count):
     """Starts of shards of about equal sizes, the first ones empty if there are more than rows."""
     return tuple(n * p // count for p in range(count + 1))
@@ -21,6 +27,7 @@ def sent(folder, ids, values, starts):
     shards = Shards(str(folder), starts)
     for p in range(shards.count):
         a, b = shards.bounds(p)
+        shards.folder("sent", p).parent.mkdir(exist_ok=True)
         save(shards.folder("sent", p), records_of(ids[a:b], values[a:b], a, shards))
     return shards
 
@@ -94,6 +101,7 @@ def test_rows_of_other_shards(tmp_path, rng, count):
     for p in range(count):
         a, b = shards.bounds(p)
         own = {"indptr": ends[a : b + 1] - ends[a], "entries": entries[ends[a] : ends[b]]}
+        shards.folder("stage", p).parent.mkdir(exist_ok=True)
         save(shards.folder("stage", p), {"X": X[a:b], **own})
     rows = np.array([7, 0, 10, 3])
     np.testing.assert_array_equal(shards.rows("stage", "X").take(rows), X[rows])
