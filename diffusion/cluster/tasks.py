@@ -72,10 +72,6 @@ def run_stage(
         raise ValueError("arguments: expected a different path for each task")
     missing = [place for place, path in enumerate(paths) if not path.exists()]
     if missing:
-        with contextlib.suppress(FileExistsError):  # a file is an error of the task that writes
-            for folder in {paths[place].parent for place in missing}:
-                with _full_disks_named(name, folder):
-                    folder.mkdir(parents=True, exist_ok=True)
         total = len(paths)
         with tqdm(
             total=total,

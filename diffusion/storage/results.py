@@ -20,7 +20,7 @@ def result(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path : path-like
-        Where the result is to be, in a folder that exists.
+        Where the result is to be. Missing folders above it are created.
 
     Yields
     ------
@@ -42,6 +42,7 @@ def result(path: str | os.PathLike[str]) -> Iterator[Path]:
     the next task of the same result deletes.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     _delete_abandoned(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     lock = None
