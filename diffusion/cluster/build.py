@@ -145,7 +145,7 @@ def _graph(new: storage.Writing, shards: Shards) -> Graph:
     arrays: dict[str, Any] = {}
     for name, part in parts.items():
         arrays[name] = _fill(new, f"graph_{name}", shards.count, part)
-    isolated = [np.count_nonzero(parts["degrees"](p) == 0) for p in range(shards.count)]
+    isolated = [int(np.count_nonzero(parts["degrees"](p) == 0)) for p in range(shards.count)]
     return Graph(
         **arrays,
         n_edges=len(arrays["indices"]) // 2,
