@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 
 from .. import storage
+from ..cluster.build import build_sharded
+from ..cluster.executors import open_executor
 from ..errors import DiffusionError
 from ..index_state import INDEX
+from ..reranker import Reranker, load
 from ..storage import read_array, runs
 from .command import Verbs, report
 from .files import named
@@ -23,6 +26,17 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
     build.add_argument(
+        "--neighbor-lists",
+        metavar="FOLDER",
+        help="lists by shard, for --cluster: ids_0000.npy, scores_0000.npy, ids_0001.npy, ...",
+    )
+    build.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="build from --neighbor-lists on threads:N, processes:N, local:N (Dask on this "
+        "machine) or the Dask scheduler at an address; repeated, it resumes",
+    )
+    build.add_argument(
         "--ids",
         metavar="FILE",
         help="ids of the items: (n,) int64 or str in a .npy file, or lines of text "
@@ -35,6 +49,9 @@ def add_verbs(verbs: Verbs) -> None:
 def _build(options: argparse.Namespace) -> None:
     ranker = reranker_of(options, progress=not options.quiet)
     vectors, index = options.vectors, options.index
+    if options.cluster is not None or options.neighbor_lists is not None:
+        _build_sharded(options, ranker)
+        return
     lists = (options.neighbor_scores, options.neighbor_ids)
     if (lists[0] is None) != (lists[1] is None):
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
@@ -58,3 +75,27 @@ def _build(options: argparse.Namespace) -> None:
             ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X, item_ids=items)
     ranker.save(index)
     report(f"{index}: {ranker.graph_}")
+
+
+def _build_sharded(options: argparse.Namespace, ranker: Reranker) -> None:
+    """Build from shards of neighbour lists, by tasks on the workers that `--cluster` names."""
+    if options.cluster is None or options.neighbor_lists is None:
+        raise DiffusionError("--cluster, --neighbor-lists: expected both or neither")
+    for name in ("vectors", "neighbor_scores", "neighbor_ids"):
+        if getattr(options, name) is not None:
+            shown = "VECTORS.npy" if name == "vectors" else f"--{name.replace('_', '-')}"
+            raise DiffusionError(f"{shown}: expected none with --cluster")
+    items = None if options.ids is None else runs.read_ids(options.ids)
+    with (
+        named(cluster="--cluster", item_ids=options.ids),
+        open_executor(options.cluster) as executor,
+    ):
+        build_sharded(
+            options.neighbor_lists,
+            options.index,
+            ranker,
+            executor=executor,
+            item_ids=items,
+            progress=not options.quiet,
+        )
+    report(f"{options.index}: {load(options.index).graph_}")

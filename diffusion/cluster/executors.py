@@ -21,7 +21,7 @@ from ..errors import DiffusionError
 from ..kernels.threads import cores, using_cores
 
 _COUNTED = re.compile(r"(threads|processes|local):([1-9][0-9]{0,3})")
-_ADDRESS = re.compile(r"([a-z]+://)?[^\s/:]+:[0-9]{1,5}|[a-z]+://\S+")
+_ADDRESS = re.compile(r"(?!(threads|processes|local):)([a-z]+://)?[^\s/:]+:[0-9]{1,5}|[a-z]+://\S+")
 # Seconds until a scheduler that does not answer is an error.
 _TIMEOUT = 30
 
@@ -226,6 +226,7 @@ class _Dask:
         self.workers, self._cores = workers, cores
         self.died: tuple[type[BaseException], ...] = (_distributed().KilledWorker,)
         # Not pure: tasks of the same arguments are not the same task if one is repeated.
+        self.client = client
         self._pool = client.get_executor(pure=False)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:

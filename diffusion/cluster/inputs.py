@@ -312,7 +312,8 @@ def _parquet_header(name: str, file: str, column: str) -> _Header:
 
     with _opened_table(_parquet(), name, file, column) as table:
         kind = table.schema_arrow.field(column).type
-        rows, width = table.metadata.num_rows, ()
+        rows: int = table.metadata.num_rows
+        width: tuple[int, ...] = ()
         if types.is_fixed_size_list(kind):
             width = (kind.list_size,)
         elif types.is_list(kind) or types.is_large_list(kind):

@@ -54,8 +54,10 @@ def result(path: str | os.PathLike[str]) -> Iterator[Path]:
             _sync(aside / path.name)
             _move(aside / path.name, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        unlock(lock)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            unlock(lock)
 
 
 def _move(source: Path, path: Path) -> None:
