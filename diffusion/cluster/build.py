@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from .inputs import Input, check_same_rows, open_input
 from .shards import Part, Shards, save
 from .stages import Stages
 
+_IDS = re.compile(r"ids_(\d+)\.npy")
 _PATH = str | os.PathLike[str]
 
 
@@ -47,8 +49,7 @@ class _Given(NamedTuple):
 
 
 def build_sharded(
-    scores: _PATH,
-    ids: _PATH,
+    lists: _PATH | tuple[_PATH, _PATH],
     out: _PATH,
     ranker: Reranker | None = None,
     *,
@@ -67,10 +68,11 @@ def build_sharded(
 
     Parameters
     ----------
-    scores, ids : path-like
-        The neighbour lists (n, w) that `Reranker.fit_neighbors` takes, each in a .npy or Parquet
-        file or a folder of such files (`open_input`). Ids are row numbers, from 0 for the first row
-        of the first file on.
+    lists : path-like, or tuple of path-like
+        The neighbour lists (n, w) that `Reranker.fit_neighbors` takes: a folder of
+        ``scores_0000.npy``, ``ids_0000.npy``, ``scores_0001.npy`` and so on, or the scores and the
+        ids, each a .npy or Parquet file or a folder of such files (`open_input`). Ids are row
+        numbers, from 0 for the first row of the first file on.
     out : path-like
         The index, a directory that `diffusion.load` opens.
     ranker : Reranker, optional
@@ -108,7 +110,7 @@ def build_sharded(
     components = ranker._components()
     out = storage.as_path(out, "out")
     storage.check_target(out, INDEX)
-    given = _opened(scores, ids)
+    given = _opened(lists)
     n, width = given.ids.n, max(1, *given.ids.width)
     if n > np.iinfo(np.int32).max:
         raise DiffusionError(f"ids: expected at most 2147483647 of them, got {n}")
@@ -152,9 +154,15 @@ def build_sharded(
 # --- input ----------------------------------------------------------------------------------------
 
 
-def _opened(scores: _PATH, ids: _PATH) -> _Given:
-    """Open neighbour lists; no row is read."""
-    given = _Given(open_input(scores, "scores"), open_input(ids, "ids", kinds="iu"))
+def _opened(lists: Any) -> _Given:
+    """Open neighbour lists, as `build_sharded` takes them; no row is read."""
+    if isinstance(lists, tuple):
+        if len(lists) != 2:
+            raise DiffusionError(f"lists: expected scores and ids, got {len(lists)} paths")
+        scores, ids = lists
+        given = _Given(open_input(scores, "scores"), open_input(ids, "ids", kinds="iu"))
+    else:
+        given = _of_one_folder(storage.as_path(lists, "lists"))
     check_same_rows(given)
     if given.scores.width != given.ids.width:
         raise DiffusionError(
@@ -162,6 +170,40 @@ def _opened(scores: _PATH, ids: _PATH) -> _Given:
             f"{given.scores.width[0]}"
         )
     return given
+
+
+def _of_one_folder(folder: Path) -> _Given:
+    """Open the files of scores and of ids in a folder."""
+    try:
+        found = [match[1] for match in map(_IDS.fullmatch, os.listdir(folder)) if match]
+    except OSError as error:
+        raise DiffusionError(f"lists: {folder}: cannot be read ({error.strerror})") from None
+    found.sort(key=int)
+    for place, number in enumerate(found or [""]):
+        if not number or int(number) != place:
+            raise DiffusionError(
+                f"lists: {folder}: expected a folder of ids_0000.npy, scores_0000.npy and so on, "
+                f"found no ids of number {place}"
+            )
+    names = [[f"{name}_{number}.npy" for number in found] for name in ("scores", "ids")]
+    scores, ids = ([str(folder.absolute() / name) for name in each] for each in names)
+    return _Given(_input("scores", scores, "f"), _input("ids", ids, "iu"))
+
+
+def _input(name: str, files: list[str], kinds: str) -> Input:
+    """Return the input of .npy files, which are alike."""
+    starts, arrays = [0], [storage.read_array(file) for file in files]
+    for file, array in zip(files, arrays, strict=True):
+        alike = array.shape[1:] == arrays[0].shape[1:] and array.dtype == arrays[0].dtype
+        if array.ndim != 2 or array.dtype.kind not in kinds or not alike:
+            raise DiffusionError(
+                f"{name}: {file}: expected lists (m, w) of one width and type, got {array.dtype} "
+                f"of shape {array.shape}"
+            )
+        starts.append(starts[-1] + len(array))
+    if not starts[-1]:
+        raise DiffusionError(f"{name}: {files[0]}: expected at least one list in all files")
+    return Input(name, tuple(files), tuple(starts), arrays[0].shape[1:], arrays[0].dtype.str)
 
 
 def _starts(given: _Given, count: int | None) -> tuple[int, ...]:

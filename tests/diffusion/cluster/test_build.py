@@ -39,12 +39,10 @@ def made_lists(rng, n, k, metric="cosine"):
 
 
 def built(tmp_path, scores, ids, cuts, ranker=None, *, where="threads:2", **options):
-    files = [
-        write_shards(tmp_path / name, array, cuts)
-        for name, array in (("scores", scores), ("ids", ids))
-    ]
+    both = {"scores": scores, "ids": ids}
+    files = tuple(write_shards(tmp_path / name, array, cuts) for name, array in both.items())
     with open_executor(where) as executor:
-        build_sharded(*files, tmp_path / "index", ranker, executor=executor, **options)
+        build_sharded(files, tmp_path / "index", ranker, executor=executor, **options)
     return diffusion.load(tmp_path / "index", verify=True)
 
 
@@ -140,7 +138,7 @@ def test_an_interrupted_build_goes_on(tmp_path, rng, monkeypatch, stage):
     assert not (tmp_path / "index").exists()
     with open_executor("threads:1") as executor:
         files = tmp_path / "scores", tmp_path / "ids"
-        build_sharded(*files, tmp_path / "index", executor=executor)
+        build_sharded(files, tmp_path / "index", executor=executor)
     found = diffusion.load(tmp_path / "index", verify=True)
     assert sorted(calls) == [0, 1, 1, 2]  # not shard 0 again
     assert not (tmp_path / "index.build").exists()
@@ -160,6 +158,26 @@ def test_results_of_other_settings_are_not_taken(tmp_path, rng, monkeypatch):
     assert list((tmp_path / "index.build").iterdir())
     found = built(tmp_path, scores, ids, [0, 30, 60], Reranker(k=8))
     check_equal(found, Reranker(k=8).fit_neighbors(scores, ids), rng)
+
+
+def test_scores_and_ids_in_one_folder(tmp_path, rng):
+    scores, ids = made_lists(rng, 60, 12)
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for p, (a, b) in enumerate([(0, 25), (25, 25), (25, 60)]):
+        np.save(folder / f"ids_{p:04d}.npy", ids[a:b])
+        np.save(folder / f"scores_{p:04d}.npy", scores[a:b])
+    with open_executor("threads:1") as executor:
+        build_sharded(folder, tmp_path / "index", executor=executor)
+        check_equal(diffusion.load(tmp_path / "index"), Reranker().fit_neighbors(scores, ids), rng)
+        np.save(folder / "ids_0002.npy", ids[25:, :3])
+        with pytest.raises(DiffusionError, match=r"ids_0002\.npy: expected lists .*\(35, 3\)"):
+            build_sharded(folder, tmp_path / "index", executor=executor)
+        (folder / "ids_0001.npy").unlink()
+        with pytest.raises(DiffusionError, match="no ids of number 1"):
+            build_sharded(folder, tmp_path / "index", executor=executor)
+        with pytest.raises(DiffusionError, match="nowhere"):
+            build_sharded(tmp_path / "nowhere", tmp_path / "index", executor=executor)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -192,4 +210,4 @@ def test_bad_lists_are_named(tmp_path, rng):
     (tmp_path / "other" / "file").touch()
     files = tmp_path / "scores", tmp_path / "ids"
     with open_executor("threads:1") as executor, pytest.raises(DiffusionError, match="other"):
-        build_sharded(*files, tmp_path / "other", executor=executor)
+        build_sharded(files, tmp_path / "other", executor=executor)
