@@ -209,10 +209,14 @@ def holders(path: str, shards: Shards, p: int) -> str:
     The result has `indptr` (m + 1,), and the elements of `Holders`.
     """
     a, b = shards.bounds(p)
-    indptr, items, values = Inbox(shards, "encoded", p).lists(a, b)
-    lower = ((items & 0xFFFF).astype(np.uint32) << np.uint32(16)) | values
-    high = (items >> 16).astype(whole._high_type(shards.n))
-    return save(path, {"indptr": indptr, "holders": lower, "holders_high": high})
+    lengths, lower = [np.zeros(1, np.int64)], [np.empty(0, np.uint32)]
+    high = [np.empty(0, whole._high_type(shards.n))]
+    for counts, items, values in Inbox(shards, "encoded", p).lists(a, b):
+        lengths.append(counts)
+        lower.append(((items & 0xFFFF).astype(np.uint32) << np.uint32(16)) | values)
+        high.append((items >> 16).astype(high[0].dtype))
+    found = {"holders": np.concatenate(lower), "holders_high": np.concatenate(high)}
+    return save(path, {"indptr": np.cumsum(np.concatenate(lengths)), **found})
 
 
 # --- similarities ---------------------------------------------------------------------------------

@@ -80,13 +80,10 @@ class Rows:
 
     def __init__(self, shards: Shards, stage: str, name: str) -> None:
         self._shards, self._stage, self._name = shards, stage, name
-        self._opened: dict[int, NDArray[Any]] = {}
 
     def shard(self, p: int) -> NDArray[Any]:
-        """Return the rows of a shard, memory-mapped."""
-        if p not in self._opened:
-            self._opened[p] = self._shards.array(self._stage, p, self._name)
-        return self._opened[p]
+        """Return the rows of a shard, memory-mapped; the file is not kept open."""
+        return self._shards.array(self._stage, p, self._name)
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Return some rows (m, ...), given by their numbers, in their order.
