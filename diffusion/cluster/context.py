@@ -20,7 +20,8 @@ from ..kernels import scaling
 from ..kernels.context import Encodings, Holders, Scales, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import read_only
-from .shards import Local, Part, Shards, chunks, parts_of_stage, save, take_lists
+from .numbers import Local
+from .shards import Part, Shards, chunks, parts_of_stage, save, take_lists
 from .shuffle import Inbox, records_of
 from .stages import Stages
 
@@ -231,16 +232,14 @@ def similar(path: str, shards: Shards, p: int) -> str:
     best, overlaps = np.empty((b - a, k), np.int32), np.empty((b - a, k), np.uint16)
     for first, last in chunks(a, b):
         part = slice(first - a, last - a)
-        rows = np.unique(entries[part])
-        rows = rows[rows >= 0]
+        local = Local(0, 0)
+        local.add(entries[part])
         names = ("holders", "holders_high")
-        indptr, *elements = take_lists(shards, "holders", rows, names)
-        places = np.searchsorted(rows, entries[part]).astype(np.int32)
-        near = np.where(entries[part] >= 0, places, np.int32(-1))
+        indptr, *elements = take_lists(shards, "holders", local.rows, names)
         inverted = Holders(*map(read_only, (indptr[:-1], indptr[1:], *elements)))
         order = _near_each_other(lists[part], first)
         items = (order + first).astype(np.int32)
-        own = Encodings(near, values[part].copy())
+        own = Encodings(local.of(entries[part]), values[part].copy())
         blocks.jaccard_lists(items, order, own, inverted, _BY_ROW, best[part], overlaps[part])
     return save(path, {"similar": best, "overlaps": overlaps})
 

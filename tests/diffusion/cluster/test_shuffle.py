@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.cluster.shards import Local, Shards, save, take_lists
+from diffusion.cluster.numbers import Local
+from diffusion.cluster.shards import Shards, save, take_lists
 from diffusion.cluster.shuffle import Inbox, records_of
 from diffusion.kernels.context import mutual_levels, ranks_in_lists
 from tests.support.oracles import neighbor_lists
