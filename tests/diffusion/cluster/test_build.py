@@ -76,8 +76,17 @@ def check_equal(found, expected, rng):
     assert (ids != other_ids).mean() < 0.05
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize(
+    ("kind", "cuts"),
+    [
+        ("context", "one"),
+        ("context", "seven"),
+        ("unscaled", "two"),
+        ("cosine", "seven"),
+        ("gaussian", "two"),
+        ("product", "seven"),
+    ],
+)
 def test_the_index_equals_that_of_one_process(tmp_path, rng, kind, cuts):
     ranker = Reranker(**KINDS[kind])
     scores, ids = made_lists(rng, 300, 12, ranker.metric)
@@ -120,7 +129,7 @@ class InterruptedTaskError(Exception):
     """Raised in the place of a task."""
 
 
-@pytest.mark.parametrize("stage", ["encoded", "similar", "matrix"])
+@pytest.mark.parametrize("stage", ["encoded", "matrix"])
 def test_an_interrupted_build_goes_on(tmp_path, rng, monkeypatch, stage):
     scores, ids = made_lists(rng, 90, 12)
     module = build.graph if stage == "matrix" else build.context
@@ -189,10 +198,10 @@ def test_scores_and_ids_in_one_folder(tmp_path, rng):
             build_sharded(tmp_path / "nowhere", tmp_path / "index", executor=executor)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 5])
 def test_few_items_and_more_shards(tmp_path, rng, n):
     scores, ids = made_lists(rng, n, 3)
-    found = built(tmp_path, scores, ids, [0, n], shards=8)
+    found = built(tmp_path, scores, ids, [0, n], shards=6)
     check_equal(found, Reranker().fit_neighbors(scores, ids), rng)
 
 
