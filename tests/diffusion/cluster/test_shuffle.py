@@ -33,7 +33,7 @@ def sent(folder, ids, values, starts):
 
 
 @settings(max_examples=15)
-@given(neighbor_lists(), st.sampled_from([1, 2, 7, 40]))
+@given(neighbor_lists(), st.sampled_from([1, 2, 7, 25]))
 def test_what_is_sent_back_equals_a_lookup(tmp_path_factory, lists, count):
     ids, weights = lists
     n = len(ids)
@@ -59,7 +59,7 @@ def test_what_is_sent_back_equals_a_lookup(tmp_path_factory, lists, count):
 
 
 @settings(max_examples=15)
-@given(neighbor_lists(), st.sampled_from([1, 2, 7, 40]))
+@given(neighbor_lists(), st.sampled_from([1, 2, 7, 25]))
 def test_mutual_levels_are_those_of_one_process(tmp_path_factory, lists, count):
     ids, weights = lists
     n, k = ids.shape
