@@ -72,7 +72,8 @@ def open_executor(where: str) -> Iterator[Executor]:
     Notes
     -----
     "processes" and "local" start new interpreters, which import the main module: a script must
-    begin its work under ``if __name__ == "__main__":``.
+    begin its work under ``if __name__ == "__main__":``. Tasks wait for as long as a cluster has no
+    workers.
     """
     counted = _COUNTED.fullmatch(where) if isinstance(where, str) else None
     if counted is not None:
