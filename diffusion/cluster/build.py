@@ -192,10 +192,11 @@ def _of_one_folder(folder: Path) -> _Given:
 
 def _input(name: str, files: list[str], kinds: str) -> Input:
     """Return the input of .npy files, which are alike."""
-    starts, arrays = [0], [storage.read_array(file) for file in files]
-    for file, array in zip(files, arrays, strict=True):
-        alike = array.shape[1:] == arrays[0].shape[1:] and array.dtype == arrays[0].dtype
-        if array.ndim != 2 or array.dtype.kind not in kinds or not alike:
+    starts, found = [0], set()
+    for file in files:
+        array = storage.read_array(file)
+        found.add((array.shape[1:], array.dtype.str))
+        if array.ndim != 2 or array.dtype.kind not in kinds or len(found) > 1:
             raise DiffusionError(
                 f"{name}: {file}: expected lists (m, w) of one width and type, got {array.dtype} "
                 f"of shape {array.shape}"
@@ -203,7 +204,8 @@ def _input(name: str, files: list[str], kinds: str) -> Input:
         starts.append(starts[-1] + len(array))
     if not starts[-1]:
         raise DiffusionError(f"{name}: {files[0]}: expected at least one list in all files")
-    return Input(name, tuple(files), tuple(starts), arrays[0].shape[1:], arrays[0].dtype.str)
+    width, dtype = found.pop()
+    return Input(name, tuple(files), tuple(starts), width, dtype)
 
 
 def _starts(given: _Given, count: int | None) -> tuple[int, ...]:

@@ -20,7 +20,8 @@ from ..kernels import scaling
 from ..kernels.context import Encodings, Holders, Scales, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import read_only
-from .shards import Local, Part, Shards, chunks, parts_of_stage, save, take_lists
+from .numbers import Local
+from .shards import Part, Shards, chunks, parts_of_stage, save, take_lists
 from .shuffle import Inbox, records_of
 from .stages import Stages
 
@@ -209,10 +210,14 @@ def holders(path: str, shards: Shards, p: int) -> str:
     The result has `indptr` (m + 1,), and the elements of `Holders`.
     """
     a, b = shards.bounds(p)
-    indptr, items, values = Inbox(shards, "encoded", p).lists(a, b)
-    lower = ((items & 0xFFFF).astype(np.uint32) << np.uint32(16)) | values
-    high = (items >> 16).astype(whole._high_type(shards.n))
-    return save(path, {"indptr": indptr, "holders": lower, "holders_high": high})
+    lengths, lower = [np.zeros(1, np.int64)], [np.empty(0, np.uint32)]
+    high = [np.empty(0, whole._high_type(shards.n))]
+    for counts, items, values in Inbox(shards, "encoded", p).lists(a, b):
+        lengths.append(counts)
+        lower.append(((items & 0xFFFF).astype(np.uint32) << np.uint32(16)) | values)
+        high.append((items >> 16).astype(high[0].dtype))
+    found = {"holders": np.concatenate(lower), "holders_high": np.concatenate(high)}
+    return save(path, {"indptr": np.cumsum(np.concatenate(lengths)), **found})
 
 
 # --- similarities ---------------------------------------------------------------------------------
@@ -227,16 +232,14 @@ def similar(path: str, shards: Shards, p: int) -> str:
     best, overlaps = np.empty((b - a, k), np.int32), np.empty((b - a, k), np.uint16)
     for first, last in chunks(a, b):
         part = slice(first - a, last - a)
-        rows = np.unique(entries[part])
-        rows = rows[rows >= 0]
+        local = Local(0, 0)
+        local.add(entries[part])
         names = ("holders", "holders_high")
-        indptr, *elements = take_lists(shards, "holders", rows, names)
-        places = np.searchsorted(rows, entries[part]).astype(np.int32)
-        near = np.where(entries[part] >= 0, places, np.int32(-1))
+        indptr, *elements = take_lists(shards, "holders", local.rows, names)
         inverted = Holders(*map(read_only, (indptr[:-1], indptr[1:], *elements)))
         order = _near_each_other(lists[part], first)
         items = (order + first).astype(np.int32)
-        own = Encodings(near, values[part].copy())
+        own = Encodings(local.of(entries[part]), values[part].copy())
         blocks.jaccard_lists(items, order, own, inverted, _BY_ROW, best[part], overlaps[part])
     return save(path, {"similar": best, "overlaps": overlaps})
 

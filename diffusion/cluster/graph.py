@@ -13,7 +13,8 @@ from scipy.sparse.csgraph import connected_components
 
 from ..kernels import graph as loops
 from ..kernels.lists import Rows as SparseRows
-from .shards import Local, Part, Shards, parts_of_stage, save
+from .numbers import Local
+from .shards import Part, Shards, parts_of_stage, save
 from .shuffle import Inbox
 
 

@@ -2,8 +2,8 @@
 
 A shard is a range of the rows of a collection. The result of a stage for a shard is a folder of
 .npy files of its rows. A task that needs rows of other shards, its halo, reads these from the
-memory-mapped files and numbers them together with its own (`Local`), so that the loops of a build
-in one process run on what it has read.
+memory-mapped files and numbers them together with its own (`numbers.Local`), so that the loops of a
+build in one process run on what it has read.
 """
 
 from __future__ import annotations
@@ -80,13 +80,10 @@ class Rows:
 
     def __init__(self, shards: Shards, stage: str, name: str) -> None:
         self._shards, self._stage, self._name = shards, stage, name
-        self._opened: dict[int, NDArray[Any]] = {}
 
     def shard(self, p: int) -> NDArray[Any]:
-        """Return the rows of a shard, memory-mapped."""
-        if p not in self._opened:
-            self._opened[p] = self._shards.array(self._stage, p, self._name)
-        return self._opened[p]
+        """Return the rows of a shard, memory-mapped; the file is not kept open."""
+        return self._shards.array(self._stage, p, self._name)
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Return some rows (m, ...), given by their numbers, in their order.
@@ -136,44 +133,6 @@ def take_lists(
         empty = (shards.array(stage, 0, name)[:0] for name in names)
         return np.zeros(1, np.int64), *empty
     return np.cumsum(np.concatenate(counts)), *map(np.concatenate, zip(*data, strict=True))
-
-
-class Local:
-    """Numbers from 0 for rows: those of a range first, then others as they are added.
-
-    Parameters
-    ----------
-    first, last : int
-        The range.
-    """
-
-    def __init__(self, first: int, last: int) -> None:
-        self._first, self._last = first, last
-        self._groups: list[NDArray[np.int32]] = []
-
-    def add(self, ids: NDArray[np.int32]) -> None:
-        """Give numbers to the rows among `ids`, of any shape, that have none; -1 is padding."""
-        new = np.unique(ids)
-        new = new[(new >= 0) & (self.of(new) < 0)]
-        self._groups.append(new)
-
-    @property
-    def rows(self) -> NDArray[np.int32]:
-        """The rows (m,) by their numbers."""
-        own = np.arange(self._first, self._last, dtype=np.int32)
-        return np.concatenate([own, *self._groups])
-
-    def of(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the numbers of rows, of the shape of `ids`; -1 for rows that have none."""
-        inside = (ids >= self._first) & (ids < self._last)
-        out = np.where(inside, ids - np.int32(self._first), np.int32(-1))
-        begin = self._last - self._first
-        for group in self._groups:
-            if len(group):
-                places = np.minimum(np.searchsorted(group, ids), len(group) - 1)
-                np.copyto(out, (places + begin).astype(np.int32), where=group[places] == ids)
-            begin += len(group)
-        return out
 
 
 def parts_of_stage(shards: Shards, stage: str, names: Sequence[str]) -> dict[str, Part]:

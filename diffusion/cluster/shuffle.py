@@ -69,22 +69,36 @@ class Inbox:
     """
 
     def __init__(self, shards: Shards, stage: str, p: int) -> None:
-        self._slices = []
-        for q in range(shards.count):
-            begin, end = shards.array(stage, q, "offsets")[p : p + 2]
-            self._slices.append(shards.array(stage, q, "records")[begin:end])
+        self._shards, self._stage = shards, stage
+        every = range(shards.count)
+        self._offsets = [shards.array(stage, q, "offsets")[p : p + 2].tolist() for q in every]
 
-    def records(self, first: int, last: int) -> Records:
-        """Return the records for the rows first to last of the shard."""
-        found = []
-        for part in self._slices:
-            begin, end = np.searchsorted(part["to"], [first, last])
-            found.append(part[begin:end])
-        merged = np.concatenate(found)
-        # The sources of one task all come before those of the next.
-        merged = merged[np.argsort(merged["to"], kind="stable")]
-        to, source = merged["to"].astype(np.int64), merged["source"].astype(np.int64)
-        return Records(to, source, np.ascontiguousarray(merged["value"]))
+    def parts(self, first: int, last: int) -> Iterator[tuple[int, int, Records]]:
+        """Yield the records for the rows first to last of the shard, `CHUNK` rows at a time.
+
+        Before the records, there are the first of these rows and the one after the last.
+        """
+        cuts = list(chunks(first, last))
+        ends = [first, *(stop for _, stop in cuts)]
+        bounds = [np.searchsorted(own["to"], ends) for own in map(self._slice, range(self._count))]
+        for place, (start, stop) in enumerate(cuts):
+            found = [
+                self._slice(q)[bounds[q][place] : bounds[q][place + 1]] for q in range(self._count)
+            ]
+            merged = np.concatenate(found)
+            # The sources of one task all come before those of the next.
+            merged = merged[np.argsort(merged["to"], kind="stable")]
+            to, source = merged["to"].astype(np.int64), merged["source"].astype(np.int64)
+            yield start, stop, Records(to, source, np.ascontiguousarray(merged["value"]))
+
+    @property
+    def _count(self) -> int:
+        return self._shards.count
+
+    def _slice(self, q: int) -> NDArray[Any]:
+        """Return what task q has sent; its file is not kept open."""
+        begin, end = self._offsets[q]
+        return self._shards.array(self._stage, q, "records")[begin:end]
 
     def reverse(
         self, ids: NDArray[np.int32], first: int, missing: Any
@@ -105,23 +119,23 @@ class Inbox:
             Some of the m rows.
         values : ndarray, shape (rows, k)
         """
-        for start, stop in chunks(0, len(ids)):
-            own = ids[start:stop].astype(np.int64)
-            records = self.records(first + start, first + stop)
+        for start, stop, records in self.parts(first, first + len(ids)):
+            rows = slice(start - first, stop - first)
+            own = ids[rows].astype(np.int64)
             values = np.full(own.shape, missing, records.values.dtype)
             if len(records.to):
                 # One number for a pair of items, ascending among the records.
-                sent = ((records.to - (first + start)) << 32) | records.source
+                sent = ((records.to - start) << 32) | records.source
                 wanted = (np.arange(len(own), dtype=np.int64)[:, None] << 32) | np.maximum(own, 0)
                 places = np.minimum(np.searchsorted(sent, wanted), len(sent) - 1)
                 found = (own >= 0) & (sent[places] == wanted)
                 values[found] = records.values[places[found]]
-            yield slice(start, stop), values
+            yield rows, values
 
     def lists(
         self, first: int, last: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-        """Return the records for some rows as sparse rows: offsets, sources and values."""
-        records = self.records(first, last)
-        indptr = np.searchsorted(records.to, np.arange(first, last + 1))
-        return indptr, records.source, records.values
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
+        """Yield the records for some rows as sparse rows: their lengths, sources and values."""
+        for start, stop, records in self.parts(first, last):
+            lengths = np.bincount(records.to - start, minlength=stop - start)
+            yield lengths, records.source, records.values

@@ -145,6 +145,15 @@ def test_an_interrupted_build_goes_on(tmp_path, rng, monkeypatch, stage):
     check_equal(found, Reranker().fit_neighbors(scores, ids), rng)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["context", "cosine"])
+def test_tasks_run_in_other_processes(tmp_path, rng, kind):
+    scores, ids = made_lists(rng, 90, 12)
+    ranker = Reranker(**KINDS[kind])
+    found = built(tmp_path, scores, ids, [0, 30, 60, 90], ranker, where="processes:2")
+    check_equal(found, Reranker(**KINDS[kind]).fit_neighbors(scores, ids), rng)
+
+
 def test_results_of_other_settings_are_not_taken(tmp_path, rng, monkeypatch):
     scores, ids = made_lists(rng, 60, 12)
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.cluster.shards import Local, Shards, save, take_lists
+from diffusion.cluster.numbers import Local
+from diffusion.cluster.shards import Shards, save, take_lists
 from diffusion.cluster.shuffle import Inbox, records_of
 from diffusion.kernels.context import mutual_levels, ranks_in_lists
 from tests.support.oracles import neighbor_lists
@@ -15,6 +16,7 @@ from tests.support.oracles import neighbor_lists
 def _unsynced(monkeypatch):
     """Thousands of small files need not be durable here."""
     monkeypatch.setattr("diffusion.storage.results._sync", lambda path: None)
+    monkeypatch.setattr("diffusion.cluster.shards.CHUNK", 5)
 
 
 def cut(n, count):
@@ -47,12 +49,13 @@ def test_what_is_sent_back_equals_a_lookup(tmp_path_factory, lists, count):
         a, b = shards.bounds(p)
         inbox = Inbox(shards, "sent", p)
         for rows, values in inbox.reverse(ids[a:b], a, 0):
-            for i, (own, found) in enumerate(zip(ids[a:b][rows], values, strict=True), a):
-                expected = [dense[j, i] if j >= 0 else 0 for j in own]
-                assert found.tolist() == expected
-        indptr, sources, values = inbox.lists(a, b)
+            for i, found in zip(range(a, b)[rows], values, strict=True):
+                assert found.tolist() == [dense[j, i] if j >= 0 else 0 for j in ids[i]]
+        found = [*inbox.lists(a, b), 3 * (np.empty(0, np.int64),)]
+        lengths, sources, values = map(np.concatenate, zip(*found, strict=True))
+        ends = np.cumsum(lengths)
         for j in range(a, b):
-            part = slice(indptr[j - a], indptr[j - a + 1])
+            part = slice(ends[j - a] - lengths[j - a], ends[j - a])
             expected = [i for i in range(n) if j in ids[i]]
             assert sources[part].tolist() == expected
             assert values[part].tolist() == [dense[i, j] for i in expected]
