@@ -26,15 +26,14 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
     build.add_argument(
-        "--neighbor-lists",
-        metavar="FOLDER",
-        help="lists by shard, for --cluster: ids_0000.npy, scores_0000.npy, ids_0001.npy, ...",
-    )
-    build.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="build from --neighbor-lists on threads:N, processes:N, local:N (Dask on this "
-        "machine) or the Dask scheduler at an address; repeated, it resumes",
+        help="build from neighbour lists on threads:N, processes:N, local:N (Dask on this machine) "
+        "or the Dask scheduler at an address; VECTORS.npy and lists may then be folders of .npy or "
+        "Parquet files; repeated after an interruption, it resumes",
+    )
+    build.add_argument(
+        "--shards", type=int, metavar="N", help="tasks per stage, for --cluster (default: files)"
     )
     build.add_argument(
         "--ids",
@@ -49,9 +48,11 @@ def add_verbs(verbs: Verbs) -> None:
 def _build(options: argparse.Namespace) -> None:
     ranker = reranker_of(options, progress=not options.quiet)
     vectors, index = options.vectors, options.index
-    if options.cluster is not None or options.neighbor_lists is not None:
+    if options.cluster is not None:
         _build_sharded(options, ranker)
         return
+    if options.shards is not None:
+        raise DiffusionError("--shards: expected --cluster, too")
     lists = (options.neighbor_scores, options.neighbor_ids)
     if (lists[0] is None) != (lists[1] is None):
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
@@ -78,24 +79,24 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _build_sharded(options: argparse.Namespace, ranker: Reranker) -> None:
-    """Build from shards of neighbour lists, by tasks on the workers that `--cluster` names."""
-    if options.cluster is None or options.neighbor_lists is None:
-        raise DiffusionError("--cluster, --neighbor-lists: expected both or neither")
-    for name in ("vectors", "neighbor_scores", "neighbor_ids"):
-        if getattr(options, name) is not None:
-            shown = "VECTORS.npy" if name == "vectors" else f"--{name.replace('_', '-')}"
-            raise DiffusionError(f"{shown}: expected none with --cluster")
+    """Build from neighbour lists, by tasks on the workers that `--cluster` names."""
+    lists = (options.neighbor_scores, options.neighbor_ids)
+    if None in lists:
+        raise DiffusionError("--cluster: expected --neighbor-scores, --neighbor-ids, too")
     items = None if options.ids is None else runs.read_ids(options.ids)
+    names = {"scores": "--neighbor-scores", "ids": "--neighbor-ids", "vectors": "VECTORS.npy"}
     with (
-        named(cluster="--cluster", item_ids=options.ids),
+        named(**names, cluster="--cluster", shards="--shards", item_ids=options.ids),
         open_executor(options.cluster) as executor,
     ):
         build_sharded(
-            options.neighbor_lists,
+            lists,
             options.index,
             ranker,
             executor=executor,
+            vectors=options.vectors,
             item_ids=items,
+            shards=options.shards,
             progress=not options.quiet,
         )
     report(f"{options.index}: {load(options.index).graph_}")

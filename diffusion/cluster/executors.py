@@ -72,7 +72,8 @@ def open_executor(where: str) -> Iterator[Executor]:
     Notes
     -----
     "processes" and "local" start new interpreters, which import the main module: a script must
-    begin its work under ``if __name__ == "__main__":``.
+    begin its work under ``if __name__ == "__main__":``. Tasks wait for as long as a cluster has no
+    workers.
     """
     counted = _COUNTED.fullmatch(where) if isinstance(where, str) else None
     if counted is not None:
@@ -255,17 +256,22 @@ def _distributed() -> Any:
 def _local(workers: int) -> Iterator[Executor]:
     distributed = _distributed()
     each = max(1, cores() // workers)
-    with (
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            # Dask counts mapped files as memory of a worker, which it would then pause or end.
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                # Dask counts mapped files as memory of a worker, which it would pause or end.
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(distributed.Client(cluster))
+        except (OSError, RuntimeError) as error:
+            raise DiffusionError(
+                f"cluster: local:{workers}: the workers cannot be started ({error})"
+            ) from error
         yield _Dask(client, workers, each)
 
 

@@ -120,7 +120,10 @@ def _run(
                 begin(place)
                 continue
             except CancelledError:
-                raise DiffusionError(f"{name}: {path}: the workers cannot be reached") from None
+                raise DiffusionError(
+                    f"{name}: {path}: the workers cannot be reached any more; what is finished is "
+                    "kept"
+                ) from None
             except Exception as error:
                 error.add_note(f"in stage {name}, of {path}")
                 raise

@@ -14,51 +14,48 @@ from diffusion import cli
 
 @pytest.fixture
 def folder(vectors, tmp_path, monkeypatch):
-    """A working directory with three shards of lists, and ids."""
+    """A working directory with lists and vectors in three shards, and ids."""
     monkeypatch.chdir(tmp_path)
-    os.mkdir("lists")
     scores, ids = diffusion.nearest_neighbors(vectors, 60)
-    for number, rows in enumerate([slice(0, 50), slice(50, 80), slice(80, 120)]):
-        np.save(f"lists/scores_{number}.npy", scores[rows])
-        np.save(f"lists/ids_{number}.npy", ids[rows])
+    for name, array in (("scores", scores), ("lists", ids), ("vectors", vectors)):
+        os.mkdir(name)
+        for number, rows in enumerate([slice(0, 50), slice(50, 80), slice(80, 120)]):
+            np.save(f"{name}/part-{number}.npy", array[rows])
     np.save("ids.npy", np.arange(1000, 1120))
     return scores, ids
+
+
+LISTS = ("--neighbor-scores", "scores", "--neighbor-ids", "lists")
 
 
 def build(*arguments):
     return cli.main(["build", *arguments, "-k", "8"])
 
 
-def test_the_index_is_that_of_the_library(folder, capsys):
-    lists = ("--neighbor-lists", "lists", "--ids", "ids.npy")
-    assert build("index", "--cluster", "threads:2", *lists) == 0
+def test_the_index_is_that_of_the_library(folder, vectors, capsys):
+    options = (*LISTS, "--ids", "ids.npy")
+    assert build("vectors", "index", "--cluster", "threads:2", *options) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("index: Graph(120 nodes")
     assert "lists: 100%" in printed.err
     found = diffusion.load("index", verify=True)
     expected = diffusion.Reranker(k=8).fit_neighbors(*folder)
     np.testing.assert_array_equal(found.graph_.W.toarray(), expected.graph_.W.toarray())
-    assert found.rerank([1.0], [1007], k=5)[1][0] == 1007
-    assert sorted(os.listdir()) == ["ids.npy", "index", "lists"]
-    assert build("index", "--cluster", "threads:1", *lists, "-q") == 0
+    assert found.search(vectors[7], 5)[1][0] == 1007
+    assert sorted(os.listdir()) == ["ids.npy", "index", "lists", "scores", "vectors"]
+    assert build("index", "--cluster", "threads:1", "--shards", "2", *LISTS, "-q") == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cluster", "threads:2"], "--cluster, --neighbor-lists: expected both or neither"),
-        (["--neighbor-lists", "lists"], "--cluster, --neighbor-lists: expected both or neither"),
-        (["--cluster", "here", "--neighbor-lists", "lists"], "--cluster: expected 'threads:N'"),
-        (["--cluster", "threads:2", "--neighbor-lists", "none"], "none: cannot be read"),
-        (
-            ["--cluster", "threads:2", "--neighbor-lists", "lists", "--neighbor-ids", "ids.npy"],
-            "--neighbor-ids: expected none with --cluster",
-        ),
-        (
-            ["--cluster", "threads:2", "--neighbor-lists", "lists", "--ids", "lists/ids_0.npy"],
-            "lists/ids_0.npy: ",
-        ),
+        (["--cluster", "threads:2"], "--cluster: expected --neighbor-scores, --neighbor-ids, too"),
+        (["--shards", "2", *LISTS], "--shards: expected --cluster, too"),
+        (["--cluster", "here", *LISTS], "--cluster: expected 'threads:N'"),
+        (["--cluster", "threads:2", "--shards", "0", *LISTS], "--shards: expected an integer"),
+        (["--cluster", "threads:2", *LISTS[:3], "none"], "--neighbor-ids: none: cannot be read"),
+        (["--cluster", "threads:2", *LISTS, "--ids", "lists/part-0.npy"], "lists/part-0.npy: "),
     ],
 )
 def test_bad_arguments_are_named(folder, capsys, arguments, message):
@@ -67,13 +64,14 @@ def test_bad_arguments_are_named(folder, capsys, arguments, message):
     assert not os.path.exists("index")
 
 
-def test_vectors_are_refused(folder, capsys):
-    lists = ("--neighbor-lists", "lists")
-    assert build("ids.npy", "index", "--cluster", "threads:2", *lists) == 2
-    assert "VECTORS.npy: expected none with --cluster" in capsys.readouterr().err
+def test_a_missing_shard_is_named(folder, capsys):
+    os.unlink("scores/part-1.npy")
+    assert build("index", "--cluster", "threads:2", *LISTS) == 2
+    message = "error: --neighbor-scores: scores/part-1.npy: this shard is missing"
+    assert message in capsys.readouterr().err
 
 
 def test_without_dask_the_extra_is_named(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    assert build("index", "--cluster", "local:2", "--neighbor-lists", "lists") == 2
+    assert build("index", "--cluster", "local:2", *LISTS) == 2
     assert "--cluster: distributed is not installed" in capsys.readouterr().err

@@ -107,6 +107,20 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         pass
 
 
+def test_workers_that_do_not_start_are_named(monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+
+    def fails(**settings):
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(distributed, "LocalCluster", fails)
+    with (
+        refused("cluster: local:2: the workers cannot be started (Nanny failed"),
+        open_executor("local:2"),
+    ):
+        pass
+
+
 def test_a_cluster_is_reached_by_its_address(dask, tmp_path):
     address = dask.client.scheduler.address
     with open_executor(address) as executor:
