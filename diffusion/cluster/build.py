@@ -30,6 +30,7 @@ from ..kernels.lists import copy_without_self
 from ..neighbors import SearchIndex
 from ..neighbors.lists import indexed
 from ..reranker import Reranker
+from ..transfer import CustomTransfer
 from ..validation import as_lists, check_integer
 from . import context, graph, pointwise
 from .executors import Executor
@@ -89,7 +90,7 @@ def build_sharded(
     work : path-like, optional
         The folder of intermediate results, which all workers must reach; by default `out` with
         ``.build`` appended. They are removed at the end. After an interruption, the same call
-        resumes.
+        resumes; a call with other parameters or files does not use them, nor remove them.
     progress : bool, default False
         Show progress bars on standard error.
 
@@ -108,6 +109,11 @@ def build_sharded(
     """
     ranker = Reranker() if ranker is None else ranker
     components = ranker._components()
+    if isinstance(components.transfer, CustomTransfer):
+        raise DiffusionError(
+            "transfer: a CustomTransfer holds a function, which no index can store; expected one "
+            "of the named transfer functions"
+        )
     out = storage.as_path(out, "out")
     storage.check_target(out, INDEX)
     given = _opened(lists)

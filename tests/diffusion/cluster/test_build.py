@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import diffusion
-from diffusion import DiffusionError, Reranker
+from diffusion import CustomTransfer, DiffusionError, Reranker
 from diffusion.cluster import build
 from diffusion.cluster.build import build_sharded
 from diffusion.cluster.executors import open_executor
@@ -222,6 +222,8 @@ def test_bad_lists_are_named(tmp_path, rng):
         built(tmp_path, scores, wrong, [0, 30, 60])
     with pytest.raises(DiffusionError, match="scores: expected 12 for each item"):
         built(tmp_path, scores[:, :5], ids, [0, 30, 60])
+    with pytest.raises(DiffusionError, match="transfer: a CustomTransfer"):
+        built(tmp_path, scores, ids, [0, 60], Reranker(transfer=CustomTransfer(np.exp)))
     with pytest.raises(DiffusionError, match="shards"):
         built(tmp_path, scores, ids, [0, 30, 60], shards=0)
     (tmp_path / "other").mkdir()

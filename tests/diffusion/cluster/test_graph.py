@@ -38,8 +38,8 @@ def by_shards(folder, ids, weights, count):
     return {name: np.concatenate([part(p) for p in range(count)]) for name, part in parts}
 
 
-@settings(max_examples=12)
-@given(neighbor_lists(), st.sampled_from([1, 2, 7, 25]))
+@settings(max_examples=8)
+@given(neighbor_lists(), st.sampled_from([1, 7, 25]))
 def test_equals_the_graph_of_one_process(tmp_path_factory, lists, count):
     ids, weights = lists
     n = len(ids)
@@ -63,7 +63,7 @@ def test_equals_the_graph_of_one_process(tmp_path_factory, lists, count):
         assert sorted(found["order"][a:b]) == list(range(a, b))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(neighbor_lists(), st.sampled_from([2, 5]))
 def test_components_are_those_of_a_plain_search(tmp_path_factory, lists, count):
     ids, weights = lists

@@ -34,7 +34,7 @@ def sent(folder, ids, values, starts):
     return shards
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(neighbor_lists(), st.sampled_from([1, 2, 7, 25]))
 def test_what_is_sent_back_equals_a_lookup(tmp_path_factory, lists, count):
     ids, weights = lists
@@ -61,7 +61,7 @@ def test_what_is_sent_back_equals_a_lookup(tmp_path_factory, lists, count):
             assert values[part].tolist() == [dense[i, j] for i in expected]
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(neighbor_lists(), st.sampled_from([1, 2, 7, 25]))
 def test_mutual_levels_are_those_of_one_process(tmp_path_factory, lists, count):
     ids, weights = lists
