@@ -50,6 +50,7 @@ FLOORS = (
         "diffusion.tuning",
         "diffusion.regional",
     ),
+    ("diffusion.cluster",),
     ("diffusion",),
     ("diffusion.integrations", "diffusion.page"),
     ("diffusion.serve",),

@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 
 from .. import storage
+from ..cluster.build import build_sharded
+from ..cluster.executors import open_executor
 from ..errors import DiffusionError
 from ..index_state import INDEX
+from ..reranker import Reranker, load
 from ..storage import read_array, runs
 from .command import Verbs, report
 from .files import named
@@ -23,6 +26,16 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("--neighbor-scores", metavar="FILE.npy", help="(n, k) scores, best first")
     build.add_argument("--neighbor-ids", metavar="FILE.npy", help="(n, k) ids, -1 padded")
     build.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="build from neighbour lists on threads:N, processes:N, local:N (Dask on this machine) "
+        "or the Dask scheduler at an address; VECTORS.npy and lists may then be folders of .npy or "
+        "Parquet files; repeated after an interruption, it resumes",
+    )
+    build.add_argument(
+        "--shards", type=int, metavar="N", help="tasks per stage, for --cluster (default: files)"
+    )
+    build.add_argument(
         "--ids",
         metavar="FILE",
         help="ids of the items: (n,) int64 or str in a .npy file, or lines of text "
@@ -35,6 +48,11 @@ def add_verbs(verbs: Verbs) -> None:
 def _build(options: argparse.Namespace) -> None:
     ranker = reranker_of(options, progress=not options.quiet)
     vectors, index = options.vectors, options.index
+    if options.cluster is not None:
+        _build_sharded(options, ranker)
+        return
+    if options.shards is not None:
+        raise DiffusionError("--shards: expected --cluster, too")
     lists = (options.neighbor_scores, options.neighbor_ids)
     if (lists[0] is None) != (lists[1] is None):
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
@@ -58,3 +76,27 @@ def _build(options: argparse.Namespace) -> None:
             ranker.fit_neighbors(read_array(lists[0]), read_array(lists[1]), X, item_ids=items)
     ranker.save(index)
     report(f"{index}: {ranker.graph_}")
+
+
+def _build_sharded(options: argparse.Namespace, ranker: Reranker) -> None:
+    """Build from neighbour lists, by tasks on the workers that `--cluster` names."""
+    lists = (options.neighbor_scores, options.neighbor_ids)
+    if None in lists:
+        raise DiffusionError("--cluster: expected --neighbor-scores, --neighbor-ids, too")
+    items = None if options.ids is None else runs.read_ids(options.ids)
+    names = {"scores": "--neighbor-scores", "ids": "--neighbor-ids", "vectors": "VECTORS.npy"}
+    with (
+        named(**names, cluster="--cluster", shards="--shards", item_ids=options.ids),
+        open_executor(options.cluster) as executor,
+    ):
+        build_sharded(
+            lists,
+            options.index,
+            ranker,
+            executor=executor,
+            vectors=options.vectors,
+            item_ids=items,
+            shards=options.shards,
+            progress=not options.quiet,
+        )
+    report(f"{options.index}: {load(options.index).graph_}")

@@ -17,7 +17,8 @@ Whole directories:
 
 All of them raise `DiffusionError`s that name the path.
 
-Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files.
+Resumable work: `rows.RowsCheckpoint` keeps the rows of a fit, `Shards(path)` named .npz files, and
+`results.result(path)` writes a file or folder that is complete or absent.
 
 Single files: `opened(path)`, `replacing(path)`, `errors_named(path)`, which makes
 `DiffusionError`s of the errors of the file system while one is written, `read_array(path)`,

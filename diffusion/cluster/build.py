@@ -1,0 +1,323 @@
+"""The build of an index from neighbour lists that are stored by shard.
+
+Every stage is a list of tasks, one per shard. What a task has written is not computed again: after
+an interruption, the same call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import storage
+from .._version import __version__
+from ..affinity import Context, Pointwise
+from ..copies import Copies
+from ..errors import DiffusionError
+from ..fitted import Components, Fitted, settings_of
+from ..graph import Graph
+from ..ids import ItemIds
+from ..index_state import INDEX
+from ..kernels.lists import copy_without_self
+from ..neighbors import SearchIndex
+from ..neighbors.lists import indexed
+from ..reranker import Reranker
+from ..transfer import CustomTransfer
+from ..validation import as_lists, check_integer
+from . import context, graph, pointwise
+from .executors import Executor
+from .inputs import Input, check_same_rows, open_input
+from .shards import Part, Shards, save
+from .stages import Stages
+
+_IDS = re.compile(r"ids_(\d+)\.npy")
+_PATH = str | os.PathLike[str]
+
+
+class _Given(NamedTuple):
+    """The neighbour lists that an index is built from."""
+
+    scores: Input
+    ids: Input
+
+
+def build_sharded(
+    lists: _PATH | tuple[_PATH, _PATH],
+    out: _PATH,
+    ranker: Reranker | None = None,
+    *,
+    executor: Executor,
+    vectors: _PATH | None = None,
+    item_ids: ArrayLike | None = None,
+    shards: int | None = None,
+    work: _PATH | None = None,
+    progress: bool = False,
+) -> None:
+    """Build an index from neighbour lists that are stored by shard.
+
+    The index equals the one that ``ranker.fit_neighbors(scores, ids, X, item_ids=item_ids)`` and
+    ``save`` make of the rows of all shards; only the order in which nodes are stored is another, so
+    that scores may differ in their last digits.
+
+    Parameters
+    ----------
+    lists : path-like, or tuple of path-like
+        The neighbour lists (n, w) that `Reranker.fit_neighbors` takes: a folder of
+        ``scores_0000.npy``, ``ids_0000.npy``, ``scores_0001.npy`` and so on, or the scores and the
+        ids, each a .npy or Parquet file or a folder of such files (`open_input`). Ids are row
+        numbers, from 0 for the first row of the first file on.
+    out : path-like
+        The index, a directory that `diffusion.load` opens.
+    ranker : Reranker, optional
+        The parameters of the index; it is not changed. By default, ``Reranker()``.
+    executor : Executor
+        Where the tasks run, see `executors.open_executor`.
+    vectors : path-like, optional
+        The vectors (n, d), a file or a folder, for `search`. Without them, only `rerank` is
+        available.
+    item_ids : array_like, shape (n,), int or str, optional
+        The ids of the items. The lists hold row numbers all the same.
+    shards : int >= 1, optional
+        Number of shards, of equal length. By default, each file of ids is one.
+    work : path-like, optional
+        The folder of intermediate results, which all workers must reach; by default `out` with
+        ``.build`` appended. They are removed at the end. After an interruption, the same call
+        resumes; a call with other parameters or files does not use them, nor remove them.
+    progress : bool, default False
+        Show progress bars on standard error.
+
+    Raises
+    ------
+    DiffusionError
+        If a parameter or a file is not as described; the message names the argument, the file or
+        the row.
+
+    Notes
+    -----
+    Memory of a task: about as much as `Reranker.fit_neighbors` takes for the items of a shard, and
+    what they refer to in other shards, `shards.CHUNK` items at a time. Held whole, by one process:
+    the components of the shards (`graph.components`), `item_ids`, what the solver prepares, and
+    `vectors` with the index over them.
+    """
+    ranker = Reranker() if ranker is None else ranker
+    components = ranker._components()
+    if isinstance(components.transfer, CustomTransfer):
+        raise DiffusionError(
+            "transfer: a CustomTransfer holds a function, which no index can store; expected one "
+            "of the named transfer functions"
+        )
+    out = storage.as_path(out, "out")
+    storage.check_target(out, INDEX)
+    given = _opened(lists)
+    n, width = given.ids.n, max(1, *given.ids.width)
+    if n > np.iinfo(np.int32).max:
+        raise DiffusionError(f"ids: expected at most 2147483647 of them, got {n}")
+    items = ItemIds.rows(n) if item_ids is None else ItemIds.of(item_ids, n, "item_ids")
+    length = components.affinity.listed(ranker._k)
+    index, zero = _index(vectors, given, ranker, components, length)
+
+    # Results of other lists or other settings are never taken for those of these.
+    starts = _starts(given, shards)
+    basis = [given.scores.fingerprint(), given.ids.fingerprint(), zero.tolist(), starts]
+    basis += [__version__, settings_of(components.affinity), ranker.metric, length]
+    folder = Path(f"{out}.build") if work is None else storage.as_path(work, "work")
+    made = (folder / storage.fingerprint(basis)[:16]).absolute()
+    stages = Stages(Shards(str(made), starts), executor, progress)
+    stages.run("lists", given_lists, given, min(length, width), ranker.metric, zero)
+    whole, parts = _edges(stages, components)
+    stages.run("nodes", graph.nodes)
+    stages.run("matrix", graph.matrix)
+    stages.run_once("components", graph.components)
+    with storage.errors_named(out), storage.writing(out, INDEX) as new:
+        filled = _Filled(new, stages.shards)
+        arrays = {name: filled.array(f"affinity_{name}", part) for name, part in parts.items()}
+        components.affinity.restore({**whole, **arrays}, n)
+        found = filled.graph()
+        fitted = Fitted(
+            ranker._stored(components, index),
+            components.affinity,
+            components.score,
+            components.solver.prepare(found, components.transfer, progress=progress),
+            found,
+            index,
+            items,
+            Copies.none(n),
+        )
+        filled.commit(fitted, ranker)
+    shutil.rmtree(made)
+    with contextlib.suppress(OSError):  # other results are in it
+        folder.rmdir()
+
+
+# --- input ----------------------------------------------------------------------------------------
+
+
+def _opened(lists: Any) -> _Given:
+    """Open neighbour lists, as `build_sharded` takes them; no row is read."""
+    if isinstance(lists, tuple):
+        if len(lists) != 2:
+            raise DiffusionError(f"lists: expected scores and ids, got {len(lists)} paths")
+        scores, ids = lists
+        given = _Given(open_input(scores, "scores"), open_input(ids, "ids", kinds="iu"))
+    else:
+        given = _of_one_folder(storage.as_path(lists, "lists"))
+    check_same_rows(given)
+    if given.scores.width != given.ids.width:
+        raise DiffusionError(
+            f"scores: expected {given.ids.width[0]} for each item, as there are ids, got "
+            f"{given.scores.width[0]}"
+        )
+    return given
+
+
+def _of_one_folder(folder: Path) -> _Given:
+    """Open the files of scores and of ids in a folder."""
+    try:
+        found = [match[1] for match in map(_IDS.fullmatch, os.listdir(folder)) if match]
+    except OSError as error:
+        raise DiffusionError(f"lists: {folder}: cannot be read ({error.strerror})") from None
+    found.sort(key=int)
+    for place, number in enumerate(found or [""]):
+        if not number or int(number) != place:
+            raise DiffusionError(
+                f"lists: {folder}: expected a folder of ids_0000.npy, scores_0000.npy and so on, "
+                f"found no ids of number {place}"
+            )
+    names = [[f"{name}_{number}.npy" for number in found] for name in ("scores", "ids")]
+    scores, ids = ([str(folder.absolute() / name) for name in each] for each in names)
+    return _Given(_input("scores", scores, "f"), _input("ids", ids, "iu"))
+
+
+def _input(name: str, files: list[str], kinds: str) -> Input:
+    """Return the input of .npy files, which are alike."""
+    starts, found = [0], set()
+    for file in files:
+        array = storage.read_array(file)
+        found.add((array.shape[1:], array.dtype.str))
+        if array.ndim != 2 or array.dtype.kind not in kinds or len(found) > 1:
+            raise DiffusionError(
+                f"{name}: {file}: expected lists (m, w) of one width and type, got {array.dtype} "
+                f"of shape {array.shape}"
+            )
+        starts.append(starts[-1] + len(array))
+    if not starts[-1]:
+        raise DiffusionError(f"{name}: {files[0]}: expected at least one list in all files")
+    width, dtype = found.pop()
+    return Input(name, tuple(files), tuple(starts), width, dtype)
+
+
+def _starts(given: _Given, count: int | None) -> tuple[int, ...]:
+    """Return where shards start: as many as asked for, or those of the files of ids."""
+    if count is None:
+        return (0, *given.ids.starts[1:])
+    count, n = check_integer(count, "shards", low=1), given.ids.n
+    return tuple(n * p // count for p in range(count + 1))
+
+
+def _index(
+    vectors: _PATH | None, given: _Given, ranker: Reranker, components: Components, k: int
+) -> tuple[SearchIndex | None, NDArray[np.int64]]:
+    """Return the index of the vectors, if there are any, and the items without a direction."""
+    if vectors is None:
+        return None, np.empty(0, np.int64)
+    found = open_input(vectors, "vectors")
+    check_same_rows([given.ids, found])
+    X = found.read(0, found.n)
+    index, zero, _ = indexed(X, ranker.metric, components.method, k=k, progress=ranker.progress)
+    return index, np.flatnonzero(zero)
+
+
+def given_lists(
+    path: str,
+    shards: Shards,
+    p: int,
+    given: _Given,
+    k: int,
+    metric: str,
+    zero: NDArray[np.int64],
+) -> str:
+    """Check the lists of a shard, and keep the k best others of each item: `scores` and `ids`.
+
+    The items `zero` are in no list, and have none.
+    """
+    a, b = shards.bounds(p)
+    out_scores, out_ids = np.empty((b - a, k), np.float32), np.empty((b - a, k), np.int32)
+    if a < b:
+        scores, ids = given.scores.read(a, b), given.ids.read(a, b)
+        names = f"scores from row {a} on", f"ids from row {a} on"
+        scores, ids = as_lists(scores, ids, shards.n, names=names, metric=metric)
+        if len(zero):
+            dropped = np.isin(ids, zero) | np.isin(np.arange(a, b), zero)[:, None]
+            ids = np.where(dropped, ids.dtype.type(-1), ids)
+        copy_without_self(scores, ids, a, out_scores, out_ids)
+    return save(path, {"scores": out_scores, "ids": out_ids})
+
+
+def _edges(
+    stages: Stages, components: Components
+) -> tuple[dict[str, NDArray[Any]], dict[str, Part]]:
+    """Make the stage `edges`; return arrays of the affinity, and how the others are read."""
+    affinity = components.affinity
+    if isinstance(affinity, Context):
+        return context.make_edges(stages, affinity)
+    assert isinstance(affinity, Pointwise)
+    return pointwise.make_edges(stages, affinity)
+
+
+# --- the index ------------------------------------------------------------------------------------
+
+
+class _Filled:
+    """An index whose arrays are filled shard by shard."""
+
+    def __init__(self, new: storage.Writing, shards: Shards) -> None:
+        self._new, self._shards = new, shards
+        self._names: set[str] = set()
+
+    def array(self, name: str, part: Part) -> NDArray[Any]:
+        """Write an array from the parts of all shards, and return it, memory-mapped."""
+        every = range(self._shards.count)
+        first, length = part(0), sum(len(part(p)) for p in every)
+        shape = (length, *first.shape[1:])
+        self._names.add(name)
+        if not math.prod(shape):  # nothing can be mapped
+            array = np.empty(shape, first.dtype)
+            self._new.add(name, array)
+            return array
+        array, begin = np.asarray(self._new.create(name, first.dtype, shape)), 0
+        for p in every:
+            own = part(p)
+            array[begin : begin + len(own)] = own
+            begin += len(own)
+        return array
+
+    def graph(self) -> Graph:
+        """Write the arrays of the graph, and return it."""
+        parts, every = graph.graph_parts(self._shards), range(self._shards.count)
+        arrays: dict[str, Any] = {}
+        for name, part in parts.items():
+            arrays[name] = self.array(f"graph_{name}", part)
+        isolated = [int(np.count_nonzero(parts["degrees"](p) == 0)) for p in every]
+        return Graph(
+            **arrays,
+            n_edges=len(arrays["indices"]) // 2,
+            n_components=int(self._shards.array("components", 0, "count")[0]),
+            n_isolated=sum(isolated),
+        )
+
+    def commit(self, fitted: Fitted, ranker: Reranker) -> None:
+        """Write what is not written yet of the result of a fit, and make the index visible."""
+        state = fitted.state(int(ranker.query_k), bool(ranker.cautious))
+        for name, array in state.arrays.items():
+            if name not in self._names:
+                self._new.add(name, array)
+        content = {"parameters": state.parameters, "sizes": state.sizes}
+        self._new.commit({"library": __version__, **content})

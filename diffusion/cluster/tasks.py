@@ -1,0 +1,160 @@
+"""Stages of tasks, each of which leaves one file or folder: a repeated stage runs what is missing.
+
+A result is complete or absent: a task writes it beside its place and moves it there at the end. So
+a stage that was interrupted, in whatever way, is resumed by calling it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import DiffusionError
+from ..storage.results import result
+from .executors import Executor
+
+__all__ = ["result", "run_stage"]
+
+# How often a task is started if its worker dies.
+_TRIES = 4
+# What says that the disk is full.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_stage(
+    executor: Executor,
+    name: str,
+    task: Callable[..., str],
+    arguments: Sequence[tuple[Any, ...]],
+    *,
+    progress: bool = False,
+) -> list[Path]:
+    """Run the tasks of a stage whose results are missing.
+
+    Parameters
+    ----------
+    executor : Executor
+        Of `executors.open_executor`.
+    name : str
+        The name of the stage, for the progress bar and for errors.
+    task : callable
+        A function of a module, which workers import. ``task(*arguments[i])`` writes a file or
+        folder with `result`, and returns its path, which is the first of its arguments.
+    arguments : sequence of tuple
+        The arguments of each task; the first is the path of its result, a different one for each.
+    progress : bool, default False
+        Show a progress bar with the time left on standard error.
+
+    Returns
+    -------
+    list of Path, one for each task
+        The paths of the results, all of which exist.
+
+    Raises
+    ------
+    DiffusionError
+        If the disk is full, if the worker of one task died four times, if workers cannot be
+        reached any more, or if they write to a file system that is not that of this process.
+    Exception
+        The first exception of a task, as it is, with a note on the stage. The tasks that have not
+        begun are cancelled; what is finished is kept.
+    """
+    paths = [Path(each[0]) for each in arguments]
+    if len(set(paths)) < len(paths):
+        raise ValueError("arguments: expected a different path for each task")
+    missing = [place for place, path in enumerate(paths) if not path.exists()]
+    if missing:
+        total = len(paths)
+        with tqdm(
+            total=total,
+            initial=total - len(missing),
+            desc=name,
+            unit="task",
+            disable=not progress,
+        ) as bar:
+            _run(executor, name, task, [arguments[place] for place in missing], bar)
+    return paths
+
+
+def _run(
+    executor: Executor,
+    name: str,
+    task: Callable[..., str],
+    arguments: Sequence[tuple[Any, ...]],
+    bar: tqdm[Any],
+) -> None:
+    """Run tasks, and again those whose worker died."""
+    done: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
+    running: dict[int, Future[Any]] = {}
+    tries = [0] * len(arguments)
+
+    def begin(place: int) -> None:
+        tries[place] += 1
+        running[place] = executor.submit(task, *arguments[place])
+        running[place].add_done_callback(lambda future: done.put((place, future)))
+
+    try:
+        for place in range(len(arguments)):
+            begin(place)
+        while running:
+            place, future = done.get()
+            del running[place]
+            path = Path(arguments[place][0])
+            try:
+                with _full_disks_named(name, path):
+                    future.result()
+            except executor.died as error:
+                if tries[place] == _TRIES:
+                    raise DiffusionError(
+                        f"{name}: {path}: its worker died {_TRIES} times, as it does when memory "
+                        "runs out; expected fewer workers or smaller shards"
+                    ) from error
+                begin(place)
+                continue
+            except CancelledError:
+                raise DiffusionError(
+                    f"{name}: {path}: the workers cannot be reached any more; what is finished is "
+                    "kept"
+                ) from None
+            except Exception as error:
+                error.add_note(f"in stage {name}, of {path}")
+                raise
+            _check_written(name, path)
+            bar.update()
+    finally:
+        for future in running.values():
+            future.cancel()
+
+
+def _check_written(name: str, path: Path) -> None:
+    """Raise unless the result of a task that has ended is there."""
+    if path.exists():
+        return
+    with contextlib.suppress(OSError):
+        os.listdir(path.parent)  # a network file system may have kept an older state
+    if not path.exists():
+        raise DiffusionError(
+            f"{name}: {path}: expected the result of a task here; all workers must write to the "
+            "same file system as this process"
+        )
+
+
+@contextlib.contextmanager
+def _full_disks_named(name: str, path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that names the stage and the result."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiffusionError(
+            f"{name}: {path}: cannot be written ({error.strerror}); what is finished is kept"
+        ) from None

@@ -1,0 +1,77 @@
+"""`diffusion build --cluster`: the command, not what it builds."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import diffusion
+from diffusion import cli
+
+
+@pytest.fixture
+def folder(vectors, tmp_path, monkeypatch):
+    """A working directory with lists and vectors in three shards, and ids."""
+    monkeypatch.chdir(tmp_path)
+    scores, ids = diffusion.nearest_neighbors(vectors, 60)
+    for name, array in (("scores", scores), ("lists", ids), ("vectors", vectors)):
+        os.mkdir(name)
+        for number, rows in enumerate([slice(0, 50), slice(50, 80), slice(80, 120)]):
+            np.save(f"{name}/part-{number}.npy", array[rows])
+    np.save("ids.npy", np.arange(1000, 1120))
+    return scores, ids
+
+
+LISTS = ("--neighbor-scores", "scores", "--neighbor-ids", "lists")
+
+
+def build(*arguments):
+    return cli.main(["build", *arguments, "-k", "8"])
+
+
+def test_the_index_is_that_of_the_library(folder, vectors, capsys):
+    options = (*LISTS, "--ids", "ids.npy")
+    assert build("vectors", "index", "--cluster", "threads:2", *options) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("index: Graph(120 nodes")
+    assert "lists: 100%" in printed.err
+    found = diffusion.load("index", verify=True)
+    expected = diffusion.Reranker(k=8).fit_neighbors(*folder)
+    np.testing.assert_array_equal(found.graph_.W.toarray(), expected.graph_.W.toarray())
+    assert found.search(vectors[7], 5)[1][0] == 1007
+    assert sorted(os.listdir()) == ["ids.npy", "index", "lists", "scores", "vectors"]
+    assert build("index", "--cluster", "threads:1", "--shards", "2", *LISTS, "-q") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cluster", "threads:2"], "--cluster: expected --neighbor-scores, --neighbor-ids, too"),
+        (["--shards", "2", *LISTS], "--shards: expected --cluster, too"),
+        (["--cluster", "here", *LISTS], "--cluster: expected 'threads:N'"),
+        (["--cluster", "threads:2", "--shards", "0", *LISTS], "--shards: expected an integer"),
+        (["--cluster", "threads:2", *LISTS[:3], "none"], "--neighbor-ids: none: cannot be read"),
+        (["--cluster", "threads:2", *LISTS, "--ids", "lists/part-0.npy"], "lists/part-0.npy: "),
+    ],
+)
+def test_bad_arguments_are_named(folder, capsys, arguments, message):
+    assert build("index", *arguments, "-q") == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not os.path.exists("index")
+
+
+def test_a_missing_shard_is_named(folder, capsys):
+    os.unlink("scores/part-1.npy")
+    assert build("index", "--cluster", "threads:2", *LISTS) == 2
+    message = "error: --neighbor-scores: scores/part-1.npy: this shard is missing"
+    assert message in capsys.readouterr().err
+
+
+def test_without_dask_the_extra_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert build("index", "--cluster", "local:2", *LISTS) == 2
+    assert "--cluster: distributed is not installed" in capsys.readouterr().err
