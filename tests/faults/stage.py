@@ -95,11 +95,11 @@ class Stage:
         assert verb.read(home) == written.state
         files = contents(home)
         other = {n for n, content in written.contents.items() if files[n] != content}
-        manifests = {n for n in other if n.endswith("manifest.json")}
-        for name in manifests:  # which say where folders are
+        placed = {n for n in other if n.endswith(("manifest.json", ".html"))}
+        for name in placed:  # which say where folders are, or link to files in them
             one, two = (found[name].decode() for found in (files, written.contents))
             assert without_places(one) == without_places(two), name
-        assert other == manifests, other - manifests
+        assert other == placed, other - placed
 
 
 def staged(path: Path) -> Iterator[Stage]:

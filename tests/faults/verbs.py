@@ -224,8 +224,11 @@ def _locate(inputs: Path, home: Path, version: int) -> None:
 
 
 def without_places(text: str) -> str:
-    """Return a manifest without the places of folders, which a home of another name changes."""
-    return re.sub(r'"(absolute|relative|path)": "[^"]*"', "", text)
+    """Return a manifest or a page without the places of folders and the links to their files.
+
+    A home of another name or depth changes them.
+    """
+    return re.sub(r'"(absolute|relative|path)": "[^"]*"|<a href="[^"]*"', "", text)
 
 
 # --- reading --------------------------------------------------------------------------------------
