@@ -7,7 +7,6 @@ an interruption, the same call goes on where it was.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import shutil
@@ -23,7 +22,6 @@ from ..affinity import Context, Pointwise
 from ..copies import Copies
 from ..errors import DiffusionError
 from ..fitted import Components, Fitted, settings_of
-from ..graph import Graph
 from ..ids import ItemIds
 from ..index_state import INDEX
 from ..kernels.lists import copy_without_self
@@ -34,11 +32,17 @@ from ..transfer import CustomTransfer
 from ..validation import as_lists, check_integer
 from . import context, graph, pointwise
 from .executors import Executor
+from .final import Final
 from .inputs import Input, check_same_rows, open_input
-from .shards import Part, Shards, save
-from .stages import Stages
+from .numbering import number_lists
+from .placing import place_lists
+from .shards import Shards, save
+from .stages import StageReport, Stages
 
 _IDS = re.compile(r"ids_(\d+)\.npy")
+_AFFINITY = "affinity_"
+# Number of items in a shard.
+_SHARD = 1 << 17
 _PATH = str | os.PathLike[str]
 
 
@@ -60,7 +64,7 @@ def build_sharded(
     shards: int | None = None,
     work: _PATH | None = None,
     progress: bool = False,
-) -> None:
+) -> list[StageReport]:
     """Build an index from neighbour lists that are stored by shard.
 
     The index equals the one that ``ranker.fit_neighbors(scores, ids, X, item_ids=item_ids)`` and
@@ -86,13 +90,18 @@ def build_sharded(
     item_ids : array_like, shape (n,), int or str, optional
         The ids of the items. The lists hold row numbers all the same.
     shards : int >= 1, optional
-        Number of shards, of equal length. By default, each file of ids is one.
+        Number of shards, of about equal length. By default, one for every 131,072 items.
     work : path-like, optional
         The folder of intermediate results, which all workers must reach; by default `out` with
         ``.build`` appended. They are removed at the end. After an interruption, the same call
         resumes; a call with other parameters or files does not use them, nor remove them.
     progress : bool, default False
         Show progress bars on standard error.
+
+    Returns
+    -------
+    list of StageReport
+        What each stage took, without those that an earlier call had finished.
 
     Raises
     ------
@@ -125,36 +134,35 @@ def build_sharded(
     index, zero = _index(vectors, given, ranker, components, length)
 
     # Results of other lists or other settings are never taken for those of these.
-    starts = _starts(given, shards)
+    starts = _starts(n, shards)
     basis = [given.scores.fingerprint(), given.ids.fingerprint(), zero.tolist(), starts]
     basis += [__version__, settings_of(components.affinity), ranker.metric, length]
     folder = Path(f"{out}.build") if work is None else storage.as_path(work, "work")
     made = (folder / storage.fingerprint(basis)[:16]).absolute()
-    stages = Stages(Shards(str(made), starts), executor, progress)
-    stages.run("lists", given_lists, given, min(length, width), ranker.metric, zero)
-    whole, parts = _edges(stages, components)
-    stages.run("nodes", graph.nodes)
-    stages.run("matrix", graph.matrix)
-    stages.run_once("components", graph.components)
-    with storage.errors_named(out), storage.writing(out, INDEX) as new:
-        filled = _Filled(new, stages.shards)
-        arrays = {name: filled.array(f"affinity_{name}", part) for name, part in parts.items()}
-        components.affinity.restore({**whole, **arrays}, n)
-        found = filled.graph()
-        fitted = Fitted(
-            ranker._stored(components, index),
-            components.affinity,
-            components.score,
-            components.solver.prepare(found, components.transfer, progress=progress),
-            found,
-            index,
-            items,
-            Copies.none(n),
-        )
-        filled.commit(fitted, ranker)
+    ranges = Shards(str(made), starts)
+    stages = Stages(ranges, executor, progress, [])
+    stages.run("given", given_lists, given, min(length, width), ranker.metric, zero)
+    stages = stages.over(place_lists(stages, ranges.count))
+    number_lists(stages, ranges)
+    final = Final(stages, ranges)
+    arrays = _edges(stages, components, final)
+    found = graph.make_graph(stages, final)
+    components.affinity.restore(arrays, n)
+    fitted = Fitted(
+        ranker._stored(components, index),
+        components.affinity,
+        components.score,
+        components.solver.prepare(found, components.transfer, progress=progress),
+        found,
+        index,
+        items,
+        Copies.none(n),
+    )
+    _commit(fitted, ranker, out, final)
     shutil.rmtree(made)
     with contextlib.suppress(OSError):  # other results are in it
         folder.rmdir()
+    return stages.reports
 
 
 # --- input ----------------------------------------------------------------------------------------
@@ -214,11 +222,9 @@ def _input(name: str, files: list[str], kinds: str) -> Input:
     return Input(name, tuple(files), tuple(starts), width, dtype)
 
 
-def _starts(given: _Given, count: int | None) -> tuple[int, ...]:
-    """Return where shards start: as many as asked for, or those of the files of ids."""
-    if count is None:
-        return (0, *given.ids.starts[1:])
-    count, n = check_integer(count, "shards", low=1), given.ids.n
+def _starts(n: int, count: int | None) -> tuple[int, ...]:
+    """Return where ranges of rows start, of which there are as many as shards."""
+    count = -(-n // _SHARD) if count is None else check_integer(count, "shards", low=1)
     return tuple(n * p // count for p in range(count + 1))
 
 
@@ -261,63 +267,29 @@ def given_lists(
     return save(path, {"scores": out_scores, "ids": out_ids})
 
 
-def _edges(
-    stages: Stages, components: Components
-) -> tuple[dict[str, NDArray[Any]], dict[str, Part]]:
-    """Make the stage `edges`; return arrays of the affinity, and how the others are read."""
+def _edges(stages: Stages, components: Components, final: Final) -> dict[str, NDArray[Any]]:
+    """Make the stage `edges`, and return the arrays of the affinity."""
     affinity = components.affinity
     if isinstance(affinity, Context):
-        return context.make_edges(stages, affinity)
-    assert isinstance(affinity, Pointwise)
-    return pointwise.make_edges(stages, affinity)
+        own = context.make_edges(stages, affinity, final)
+    else:
+        assert isinstance(affinity, Pointwise)
+        own = pointwise.make_edges(stages, affinity, final)
+    written = {
+        name.removeprefix(_AFFINITY): name for name in final.names() if name.startswith(_AFFINITY)
+    }
+    return {**own, **{name: final.array(file) for name, file in written.items()}}
 
 
-# --- the index ------------------------------------------------------------------------------------
-
-
-class _Filled:
-    """An index whose arrays are filled shard by shard."""
-
-    def __init__(self, new: storage.Writing, shards: Shards) -> None:
-        self._new, self._shards = new, shards
-        self._names: set[str] = set()
-
-    def array(self, name: str, part: Part) -> NDArray[Any]:
-        """Write an array from the parts of all shards, and return it, memory-mapped."""
-        every = range(self._shards.count)
-        first, length = part(0), sum(len(part(p)) for p in every)
-        shape = (length, *first.shape[1:])
-        self._names.add(name)
-        if not math.prod(shape):  # nothing can be mapped
-            array = np.empty(shape, first.dtype)
-            self._new.add(name, array)
-            return array
-        array, begin = np.asarray(self._new.create(name, first.dtype, shape)), 0
-        for p in every:
-            own = part(p)
-            array[begin : begin + len(own)] = own
-            begin += len(own)
-        return array
-
-    def graph(self) -> Graph:
-        """Write the arrays of the graph, and return it."""
-        parts, every = graph.graph_parts(self._shards), range(self._shards.count)
-        arrays: dict[str, Any] = {}
-        for name, part in parts.items():
-            arrays[name] = self.array(f"graph_{name}", part)
-        isolated = [int(np.count_nonzero(parts["degrees"](p) == 0)) for p in every]
-        return Graph(
-            **arrays,
-            n_edges=len(arrays["indices"]) // 2,
-            n_components=int(self._shards.array("components", 0, "count")[0]),
-            n_isolated=sum(isolated),
-        )
-
-    def commit(self, fitted: Fitted, ranker: Reranker) -> None:
-        """Write what is not written yet of the result of a fit, and make the index visible."""
-        state = fitted.state(int(ranker.query_k), bool(ranker.cautious))
+def _commit(fitted: Fitted, ranker: Reranker, out: Path, final: Final) -> None:
+    """Write the index: the arrays that tasks have written, and the others of a fit."""
+    state = fitted.state(int(ranker.query_k), bool(ranker.cautious))
+    written = final.names()
+    with storage.errors_named(out), storage.writing(out, INDEX) as new:
         for name, array in state.arrays.items():
-            if name not in self._names:
-                self._new.add(name, array)
+            if name in written:
+                new.adopt(name, final.file(name))
+            else:
+                new.add(name, array)
         content = {"parameters": state.parameters, "sizes": state.sizes}
-        self._new.commit({"library": __version__, **content})
+        new.commit({"library": __version__, **content})

@@ -1,7 +1,7 @@
 """The edges of the contextual affinity, which compares the neighbourhoods of items.
 
-The stages are the steps of `Context.edges`. Each task runs the loops of that method on the rows of
-its shard and the rows of others that these refer to, `CHUNK` rows at a time. Equal sums are
+The stages are the steps of `Context.edges`. Each task runs the loops of that method on the items of
+its shard and the items of others that these refer to, `CHUNK` items at a time. Equal sums are
 ordered by row, whatever numbers the loops are given, and sums are exact.
 """
 
@@ -20,39 +20,68 @@ from ..kernels import scaling
 from ..kernels.context import Encodings, Holders, Scales, Sets
 from ..kernels.locality import locality_order
 from ..kernels.matrix import read_only
+from .final import Final, Source
+from .numbering import rows_of
 from .numbers import Local
-from .shards import Part, Shards, chunks, parts_of_stage, save, take_lists
+from .shards import Shards, chunks, save, take_lists
 from .shuffle import Inbox, records_of
 from .stages import Stages
 
-_BY_ROW = read_only(np.empty(0, np.int32))
 
-
-def make_edges(
-    stages: Stages, affinity: Context
-) -> tuple[dict[str, NDArray[Any]], dict[str, Part]]:
-    """Make the stage `edges` from the stage `lists`.
+def make_edges(stages: Stages, affinity: Context, final: Final) -> dict[str, NDArray[Any]]:
+    """Make the stage `edges` from the stage `lists`, and write the arrays of the affinity.
 
     Returns
     -------
-    whole : dict of str to ndarray
-        Arrays of the affinity.
-    parts : dict of str to callable
-        How the part of a shard is read of the others.
+    dict of str to ndarray
+        The arrays of the affinity that are not written.
     """
     shards = stages.shards
-    width = shards.array("lists", 0, "ids").shape[1]
-    scales = _scales(affinity, width)
+    width = stages.fact("width", lambda: int(shards.array("lists", 0, "ids").shape[1]))
+    k, scales = affinity.depth_of(width), _scales(affinity, width)
     if affinity.scaling:
         stages.run("local", local_scales, affinity)
+        final.by_row({"affinity_local_scale": Source("local", "local_scale")})
     stages.run("ranked", ranked, affinity)
+    given = {"affinity_scores": Source("lists", "scores", (0, k))}
+    if affinity.scaling:
+        given["affinity_order"] = Source("ranked", "order")
+    if width > k:
+        spare = k, k + whole._SPARE
+        given["affinity_spare_scores"] = Source("lists", "scores", spare)
+        given["affinity_spare_ids"] = Source("lists", "ids", spare, items=True)
+    final.by_row(given)
+    stages.drop("local", "lists")
     stages.run("levels", levels, scales)
+    final.by_row(
+        {
+            "affinity_ids": Source("ranked", "ids", items=True),
+            "affinity_levels": Source("levels", "levels"),
+            "affinity_reach": Source("levels", "reach"),
+        }
+    )
     stages.run("encoded", encoded, affinity, scales)
+    stages.drop("levels")
     stages.run("holders", holders)
     stages.run("similar", similar)
+    stages.drop("encoded")
+    stages.run("inverted", inverted, each=stages.fact("inverted", lambda: _before(shards)))
+    elements = ("holders", "holders_high")
+    final.by_place({f"affinity_{name}": Source("inverted", name) for name in elements})
+    ends = ("starts", "stops")
+    final.by_row({f"affinity_{name}": Source("inverted", name) for name in ends})
+    stages.drop("holders", "inverted")
     stages.run("compared", compared)
+    final.by_row(
+        {
+            "affinity_similar": Source("similar", "similar", items=True),
+            "affinity_overlaps": Source("similar", "overlaps"),
+        }
+    )
+    stages.drop("ranked", "similar")
     stages.run("edges", edges, affinity)
-    return {"ranks": scales.ranks.astype(np.uint8)}, _parts(shards, affinity, width)
+    stages.drop("compared")
+    return {"ranks": scales.ranks.astype(np.uint8)}
 
 
 def _scales(affinity: Context, width: int) -> Scales:
@@ -68,32 +97,11 @@ def _cut(affinity: Context, k: int) -> NDArray[np.int64]:
     return np.unique(np.minimum(affinity.scales, k)).astype(np.int64)
 
 
-def _parts(shards: Shards, affinity: Context, width: int) -> dict[str, Part]:
-    """Return how the part of a shard is read of each array of the affinity."""
-    k = affinity.depth_of(width)
-    base = np.zeros(shards.count + 1, np.int64)
-    for p in range(shards.count):
-        base[p + 1] = base[p] + len(shards.array("holders", p, "holders"))
-
-    def columns(name: str, part: slice) -> Part:
-        return lambda p: shards.array("lists", p, name)[:, part]
-
-    parts = {
-        **parts_of_stage(shards, "ranked", ("ids",)),
-        **parts_of_stage(shards, "levels", ("levels", "reach")),
-        "starts": lambda p: shards.array("holders", p, "indptr")[:-1] + base[p],
-        "stops": lambda p: shards.array("holders", p, "indptr")[1:] + base[p],
-        **parts_of_stage(shards, "holders", ("holders", "holders_high")),
-        **parts_of_stage(shards, "similar", ("similar", "overlaps")),
-        "scores": columns("scores", slice(k)),
-    }
-    if affinity.scaling:
-        parts |= parts_of_stage(shards, "local", ("local_scale",))
-        parts |= parts_of_stage(shards, "ranked", ("order",))
-    if width > k:
-        spare = slice(k, k + whole._SPARE)
-        parts |= {f"spare_{name}": columns(name, spare) for name in ("scores", "ids")}
-    return parts
+def _before(shards: Shards) -> list[int]:
+    """Return the number of elements of inverted lists in the shards before each."""
+    counts = [len(shards.array("holders", p, "holders")) for p in range(shards.count)]
+    before: list[int] = (np.cumsum(counts) - counts).tolist()
+    return before
 
 
 def _near_each_other(ids: NDArray[np.int32], first: int) -> NDArray[np.int32]:
@@ -198,7 +206,7 @@ def _encode(
     known = whole._unpacked(stored, ids.shape[1]) < len(scales.ranks)
     local.add(np.where(known, ids, np.int32(-1)))
     rows = local.rows
-    sets = Sets(*map(read_only, (local.of(ids), stored, rows)))
+    sets = Sets(*map(read_only, (local.of(ids), stored, rows_of(shards)[rows])))
     order = _near_each_other(own, first)
     blocks.encode(order, order, sets, scales, out)
     out.ids[:] = np.where(out.ids >= 0, rows[out.ids], np.int32(-1))
@@ -220,6 +228,24 @@ def holders(path: str, shards: Shards, p: int) -> str:
     return save(path, {"indptr": np.cumsum(np.concatenate(lengths)), **found})
 
 
+def inverted(path: str, shards: Shards, p: int, before: int) -> str:
+    """Give the inverted lists of a shard the items that are rows, and their places in the index.
+
+    The result has `starts` and `stops` (m,), and the elements of `Holders`.
+    """
+    names = ("indptr", "holders", "holders_high")
+    indptr, lower, high = (shards.array("holders", p, name) for name in names)
+    out_lower, out_high, rows = np.empty_like(lower), np.empty_like(high), rows_of(shards)
+    for first, last in chunks(0, len(lower)):
+        part = slice(first, last)
+        items = rows[(high[part].astype(np.int64) << 16) | (lower[part] >> np.uint32(16))]
+        own = (items & 0xFFFF).astype(np.uint32) << np.uint32(16)
+        out_lower[part] = own | (lower[part] & np.uint32(0xFFFF))
+        out_high[part] = (items >> 16).astype(high.dtype)
+    places = {"starts": indptr[:-1] + before, "stops": indptr[1:] + before}
+    return save(path, {**places, "holders": out_lower, "holders_high": out_high})
+
+
 # --- similarities ---------------------------------------------------------------------------------
 
 
@@ -230,17 +256,18 @@ def similar(path: str, shards: Shards, p: int) -> str:
     lists = shards.array("ranked", p, "ids")
     k = lists.shape[1]
     best, overlaps = np.empty((b - a, k), np.int32), np.empty((b - a, k), np.uint16)
+    ages = read_only(rows_of(shards))
     for first, last in chunks(a, b):
         part = slice(first - a, last - a)
         local = Local(0, 0)
         local.add(entries[part])
         names = ("holders", "holders_high")
         indptr, *elements = take_lists(shards, "holders", local.rows, names)
-        inverted = Holders(*map(read_only, (indptr[:-1], indptr[1:], *elements)))
+        lists_of = Holders(*map(read_only, (indptr[:-1], indptr[1:], *elements)))
         order = _near_each_other(lists[part], first)
         items = (order + first).astype(np.int32)
         own = Encodings(local.of(entries[part]), values[part].copy())
-        blocks.jaccard_lists(items, order, own, inverted, _BY_ROW, best[part], overlaps[part])
+        blocks.jaccard_lists(items, order, own, lists_of, ages, best[part], overlaps[part])
     return save(path, {"similar": best, "overlaps": overlaps})
 
 

@@ -6,16 +6,22 @@ edges within it. Everything else equals what `Graph.from_neighbors` computes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from ..graph import Graph
 from ..kernels import graph as loops
 from ..kernels.lists import Rows as SparseRows
+from .final import Final, Source
+from .numbering import rows_of
 from .numbers import Local
-from .shards import Part, Shards, parts_of_stage, save
+from .shards import Shards, save
 from .shuffle import Inbox
+from .stages import Stages
 
 
 def mutual_edges(path: str, shards: Shards, p: int, stage: str) -> str:
@@ -55,7 +61,8 @@ def nodes(path: str, shards: Shards, p: int) -> str:
     loops.degrees_and_counts(edges, degrees, counts)
     inside = (ids >= a) & (ids < b)
     edges[~inside] = 0
-    starts = np.argsort(counts, kind="stable")
+    rows = np.array(rows_of(shards)[a:b])
+    starts = np.lexsort((rows, counts))
     local = np.where(inside, ids - np.int32(a), np.int32(-1))
     order, component = loops.cuthill_mckee(local, edges, counts, starts)
     order = order[::-1]
@@ -73,7 +80,7 @@ def nodes(path: str, shards: Shards, p: int) -> str:
             "component": component,
             "order": order + np.int32(a),
             "sizes": np.bincount(component, minlength=len(labels)),
-            "first": (counts[first].astype(np.int64) << 32) | (first + a),
+            "first": (counts[first].astype(np.int64) << 32) | rows[first],
         },
     )
 
@@ -136,20 +143,57 @@ def components(path: str, shards: Shards) -> str:
     return save(path, {"labels": labels[found], "count": np.array([count])})
 
 
-def graph_parts(shards: Shards) -> dict[str, Part]:
-    """Return how the part of a shard is read of each array of `graph_layout`."""
-    base, labels = component_starts(shards), shards.array("components", 0, "labels")
+def stored(path: str, shards: Shards, p: int, before: int) -> str:
+    """Make what the index has of the nodes of a shard.
+
+    The result has `starts` and `stops` (m,), where the row of each stored node is, of which there
+    are so many entries `before`; and `components` (m,) by position.
+    """
+    indptr = shards.array("matrix", p, "indptr")
+    first, last = component_starts(shards)[p : p + 2].tolist()
+    labels = shards.array("components", 0, "labels")[first:last]
+    return save(
+        path,
+        {
+            "starts": indptr[:-1] + before,
+            "stops": indptr[1:] + before,
+            "components": labels[shards.array("nodes", p, "component")],
+        },
+    )
+
+
+def make_graph(stages: Stages, final: Final) -> Graph:
+    """Make the graph from the stage `edges`, write its arrays, and return it."""
+    shards = stages.shards
+    stages.run("nodes", nodes)
+    stages.run("matrix", matrix)
+    stages.drop("edges")
+    stages.run_once("components", components)
     entries = [len(shards.array("matrix", p, "indices")) for p in range(shards.count)]
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries, dtype=np.int64)])
-
-    def component(p: int) -> NDArray[np.int32]:
-        own: NDArray[np.int32] = labels[base[p] : base[p + 1]]
-        return own[shards.array("nodes", p, "component")]
-
-    return {
-        "starts": lambda p: shards.array("matrix", p, "indptr")[:-1] + before[p],
-        "stops": lambda p: shards.array("matrix", p, "indptr")[1:] + before[p],
-        **parts_of_stage(shards, "matrix", ("indices", "weights")),
-        **parts_of_stage(shards, "nodes", ("order", "position", "degrees")),
-        "components": component,
-    }
+    stages.run("stored", stored, each=(np.cumsum(entries) - entries).tolist())
+    final.by_place(
+        {
+            "graph_starts": Source("stored", "starts"),
+            "graph_stops": Source("stored", "stops"),
+            "graph_indices": Source("matrix", "indices"),
+            "graph_weights": Source("matrix", "weights"),
+            "graph_order": Source("nodes", "order", items=True),
+        }
+    )
+    final.by_row(
+        {
+            "graph_position": Source("nodes", "position"),
+            "graph_degrees": Source("nodes", "degrees"),
+            "graph_components": Source("stored", "components"),
+        }
+    )
+    every = range(shards.count)
+    isolated = [np.count_nonzero(shards.array("nodes", p, "counts") == 0) for p in every]
+    names = ("starts", "stops", "indices", "weights", "order", "position", "degrees", "components")
+    arrays: dict[str, Any] = {name: final.array(f"graph_{name}") for name in names}
+    return Graph(
+        **arrays,
+        n_edges=sum(entries) // 2,
+        n_components=int(shards.array("components", 0, "count")[0]),
+        n_isolated=int(sum(isolated)),
+    )

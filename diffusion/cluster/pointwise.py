@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..affinity import GaussianAffinity, Pointwise
+from .final import Final, Source
 from .graph import mutual_edges
-from .shards import Part, Shards, parts_of_stage, save
+from .numbering import positions_of
+from .shards import Shards, save
 from .shuffle import records_of
 from .stages import Stages
 
@@ -17,34 +19,42 @@ from .stages import Stages
 _SAMPLE = 1_000_000
 
 
-def make_edges(
-    stages: Stages, affinity: Pointwise
-) -> tuple[dict[str, NDArray[Any]], dict[str, Part]]:
-    """Make the stage `edges` from the stage `lists`; fit the scale of the affinity first.
+def make_edges(stages: Stages, affinity: Pointwise, final: Final) -> dict[str, NDArray[Any]]:
+    """Make the stage `edges` from the stage `lists`, and write the arrays of the affinity.
+
+    The scale of the affinity is fitted first.
 
     Returns
     -------
-    whole : dict of str to ndarray
-        Arrays of the affinity.
-    parts : dict of str to callable
-        How the part of a shard is read of the others.
+    dict of str to ndarray
+        The arrays of the affinity that are not written.
     """
-    shards = stages.shards
-    affinity.fit(_scale_scores(shards, affinity))
+    scores = stages.fact("scale", lambda: _fitted(stages.shards, affinity))
+    affinity.scale = scores
     stages.run("weighed", weighed, affinity)
+    final.by_row(
+        {
+            "affinity_scores": Source("lists", "scores"),
+            "affinity_ids": Source("lists", "ids", items=True),
+        }
+    )
+    stages.drop("lists")
     stages.run("edges", mutual_edges, "weighed")
-    whole = {"scale": np.array([affinity.scale])}
-    return whole, parts_of_stage(shards, "lists", ("scores", "ids"))
+    stages.drop("weighed")
+    return {"scale": np.array([affinity.scale])}
 
 
-def _scale_scores(shards: Shards, affinity: Pointwise) -> NDArray[np.float32]:
-    """Return scores that have the same scale as those of all lists."""
+def _fitted(shards: Shards, affinity: Pointwise) -> float:
+    """Return the scale of an affinity, from scores that have the same one as those of all lists."""
     rows = shards.rows("lists", "scores")
     if isinstance(affinity, GaussianAffinity):
         step = max(1, shards.n // max(1, _SAMPLE // rows.shard(0).shape[1]))
-        return rows.take(np.arange(0, shards.n, step))
-    largest = [rows.shard(p).max(initial=0.0) for p in range(shards.count)]
-    return np.array([largest], np.float32)
+        scores = rows.take(positions_of(shards)[np.arange(0, shards.n, step)])
+    else:
+        largest = [rows.shard(p).max(initial=0.0) for p in range(shards.count)]
+        scores = np.array([largest], np.float32)
+    affinity.fit(scores)
+    return float(affinity.scale)
 
 
 def weighed(path: str, shards: Shards, p: int, affinity: Pointwise) -> str:

@@ -8,7 +8,7 @@ build in one process run on what it has read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,8 @@ from numpy.typing import NDArray
 from ..kernels.matrix import packed
 from ..storage.results import result
 
-#: Returns the part of a shard of an array.
-Part = Callable[[int], NDArray[Any]]
-
 #: Rows that a task reads the halo of at a time, which bounds its memory.
-CHUNK = 1 << 13
+CHUNK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,10 @@ def parts_of(
     """Yield each shard that has some of the rows (m,), their places in `rows`, and in the shard."""
     # Of shards that begin at the same row, only the last has rows.
     which = np.searchsorted(starts, rows, side="right") - 1
-    for p in np.unique(which).tolist():
-        places = np.flatnonzero(which == p)
+    order = np.argsort(which, kind="stable")
+    ends = np.searchsorted(which[order], np.arange(len(starts)))
+    for p in np.flatnonzero(np.diff(ends)).tolist():
+        places = order[ends[p] : ends[p + 1]]
         yield p, places, rows[places].astype(np.int64) - starts[p]
 
 
@@ -133,15 +132,6 @@ def take_lists(
         empty = (shards.array(stage, 0, name)[:0] for name in names)
         return np.zeros(1, np.int64), *empty
     return np.cumsum(np.concatenate(counts)), *map(np.concatenate, zip(*data, strict=True))
-
-
-def parts_of_stage(shards: Shards, stage: str, names: Sequence[str]) -> dict[str, Part]:
-    """Return how the part of a shard is read of each of these arrays of a stage."""
-
-    def part(name: str) -> Part:
-        return lambda p: shards.array(stage, p, name)
-
-    return {name: part(name) for name in names}
 
 
 def save(path: str | Path, arrays: dict[str, NDArray[Any]]) -> str:

@@ -8,7 +8,8 @@ Whole directories:
 - `save(path, format, content, arrays, rows=None)` writes one, or replaces it; with `rows`, it
   writes only what differs from what is there;
 - `writing(path, format)` does so piece by piece: its `Writing` has `add(name, array)`,
-  `create(name, dtype, shape)` for arrays larger than memory, and `commit(content)`;
+  `create(name, dtype, shape)` for arrays larger than memory, `adopt(name, path)` for files that
+  others have written, and `commit(content)`;
 - `load(path, format, verify=False)` returns a `Stored`: path, manifest, memory-mapped arrays;
 - `read_manifest(path, format)` reads the manifest alone, `peek_manifest(path)` one of any format;
 - `check_target(path, format, accepts=None)` raises unless a directory may be written to;

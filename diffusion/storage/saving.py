@@ -26,6 +26,7 @@ from .files import (
     errors_named,
     naming_full_disks,
     opened,
+    read_array,
     save_array,
     sha256_of,
 )
@@ -121,6 +122,21 @@ class Writing:
         file = self._file(name)
         save_array(file, array)
         self._entries[name] = _described(file, array)
+
+    def adopt(self, name: str, path: Path) -> None:
+        """Take over an .npy file that others have written; it stays where it is, too.
+
+        It is not copied if the file system can give it a second name.
+        """
+        file = self._file(name)
+        with naming_full_disks(file):
+            try:
+                os.link(path, file)
+            except OSError:
+                shutil.copyfile(path, file)
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        self._entries[name] = _described(file, read_array(file))
 
     def change(self, name: str, entry: Entry, delta: Delta) -> None:
         """Take over an array that is stored, with what differs from it."""

@@ -2,21 +2,16 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import diffusion
 from diffusion import CustomTransfer, DiffusionError, Reranker
-from diffusion.cluster import build
+from diffusion.cluster import stages
 from diffusion.cluster.build import build_sharded
 from diffusion.cluster.executors import open_executor
-
-
-@pytest.fixture(autouse=True)
-def _unsynced(monkeypatch):
-    """Thousands of small files need not be durable here."""
-    monkeypatch.setattr("diffusion.storage.results._sync", lambda path: None)
 
 
 def write_shards(folder, array, cuts):
@@ -40,7 +35,11 @@ def made_lists(rng, n, k, metric="cosine"):
 
 def built(tmp_path, scores, ids, cuts, ranker=None, *, where="threads:2", **options):
     both = {"scores": scores, "ids": ids}
-    files = tuple(write_shards(tmp_path / name, array, cuts) for name, array in both.items())
+    files = tuple(tmp_path / name for name in both)
+    if not files[0].exists():
+        for file, array in zip(files, both.values(), strict=True):
+            write_shards(file, array, cuts)
+    options = {"shards": len(cuts) - 1, **options}
     with open_executor(where) as executor:
         build_sharded(files, tmp_path / "index", ranker, executor=executor, **options)
     return diffusion.load(tmp_path / "index", verify=True)
@@ -129,29 +128,45 @@ class InterruptedTaskError(Exception):
     """Raised in the place of a task."""
 
 
-@pytest.mark.parametrize("stage", ["encoded", "matrix"])
-def test_an_interrupted_build_goes_on(tmp_path, rng, monkeypatch, stage):
-    scores, ids = made_lists(rng, 90, 12)
-    module = build.graph if stage == "matrix" else build.context
-    task, calls = getattr(module, stage), []
+@pytest.mark.parametrize("kind", ["context", "gaussian"])
+def test_a_build_that_is_interrupted_again_and_again_goes_on(tmp_path, rng, monkeypatch, kind):
+    """Each call is interrupted after a few tasks more; what was finished is not run again."""
+    ranker = Reranker(**KINDS[kind])
+    scores, ids = made_lists(rng, 60, 12, ranker.metric)
+    run, drop, ran, left = stages.run_stage, stages.Stages.drop, [], [0]
 
-    def failing(path, shards, p, *rest):
-        calls.append(p)
-        if len(calls) == 2:
+    def count(label):
+        if not left[0]:
             raise InterruptedTaskError
-        return task(path, shards, p, *rest)
+        left[0] -= 1
+        ran.append(label)
 
-    monkeypatch.setattr(module, stage, failing)
-    with pytest.raises(InterruptedTaskError):
-        built(tmp_path, scores, ids, [0, 30, 60, 90], where="threads:1")
-    assert not (tmp_path / "index").exists()
-    with open_executor("threads:1") as executor:
-        files = tmp_path / "scores", tmp_path / "ids"
-        build_sharded(files, tmp_path / "index", executor=executor)
-    found = diffusion.load(tmp_path / "index", verify=True)
-    assert sorted(calls) == [0, 1, 1, 2]  # not shard 0 again
+    def counted(executor, name, task, arguments, **options):
+        for each in arguments:
+            if not Path(each[0]).exists():
+                count((name, each[0]))
+                run(executor, name, task, [each], **options)
+        return run(executor, name, task, arguments, **options)
+
+    def dropped(self, *names):
+        count(names)
+        drop(self, *names)
+
+    monkeypatch.setattr(stages, "run_stage", counted)
+    monkeypatch.setattr(stages.Stages, "drop", dropped)
+    for calls in range(200):
+        left[0] = 5
+        try:
+            found = built(tmp_path, scores, ids, [0, 25, 60], ranker, where="threads:1")
+        except InterruptedTaskError:
+            assert not (tmp_path / "index").exists()
+        else:
+            break
+    assert calls > 8
+    tasks = [label for label in ran if isinstance(label[1], str) and "/" in label[1]]
+    assert len(tasks) == len(set(tasks))
     assert not (tmp_path / "index.build").exists()
-    check_equal(found, Reranker().fit_neighbors(scores, ids), rng)
+    check_equal(found, Reranker(**KINDS[kind]).fit_neighbors(scores, ids), rng)
 
 
 @pytest.mark.slow
@@ -170,7 +185,7 @@ def test_results_of_other_settings_are_not_taken(tmp_path, rng, monkeypatch):
         raise InterruptedTaskError
 
     with monkeypatch.context() as patch:
-        patch.setattr(build.graph, "matrix", stop)
+        patch.setattr(stages.Stages, "drop", stop)
         with pytest.raises(InterruptedTaskError):
             built(tmp_path, scores, ids, [0, 30, 60], Reranker(k=5))
     assert list((tmp_path / "index.build").iterdir())

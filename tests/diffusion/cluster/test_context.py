@@ -9,38 +9,26 @@ from hypothesis import strategies as st
 
 from diffusion.affinity import Context
 from diffusion.cluster import context
-from diffusion.cluster.executors import open_executor
-from diffusion.cluster.shards import Shards, save
-from diffusion.cluster.stages import Stages
+from diffusion.cluster.final import Source
 from tests.support.oracles import neighbor_lists
+
+from .shards import numbered
 
 
 @pytest.fixture(autouse=True)
-def _unsynced(monkeypatch):
-    """Thousands of small files need not be durable here."""
-    monkeypatch.setattr("diffusion.storage.results._sync", lambda path: None)
+def _small_chunks(monkeypatch):
     monkeypatch.setattr("diffusion.cluster.shards.CHUNK", 7)
 
 
 def by_shards(folder, scores, ids, affinity, count):
-    """Return the arrays of an affinity, and the edges, made by shards."""
-    n = len(ids)
-    shards = Shards(str(folder), tuple(n * p // count for p in range(count + 1)))
-    (folder / "lists").mkdir()
-    for p in range(count):
-        a, b = shards.bounds(p)
-        save(shards.folder("lists", p), {"scores": scores[a:b], "ids": ids[a:b]})
-    with open_executor("threads:1") as executor:
-        whole, parts = context.make_edges(Stages(shards, executor, False), affinity)
-    edges = parts | context.parts_of_stage(shards, "edges", ("ids", "weights"))
-    arrays = {
-        name: np.concatenate([part(p) for p in range(count)])
-        for name, part in edges.items()
-        if name != "ids"
-    }
-    lists = [shards.array("ranked", p, "ids") for p in range(count)]
-    joined = [shards.array("edges", p, "ids") for p in range(count)]
-    return {**whole, **arrays, "ids": np.concatenate(lists)}, np.concatenate(joined)
+    """Return the arrays of an affinity, and the edges by row, made by shards."""
+    with numbered(folder, scores, ids, count) as (stages, final):
+        arrays = context.make_edges(stages, affinity, final)
+        weights = {"weights": Source("edges", "weights")}
+        final.by_row({"edge_ids": Source("edges", "ids", items=True), **weights})
+    written = {name.removeprefix("affinity_"): final.array(name) for name in final.names()}
+    joined = written.pop("edge_ids")
+    return {**arrays, **written}, joined
 
 
 def check(folder, scores, ids, affinity, count):

@@ -13,9 +13,7 @@ from tests.support.oracles import neighbor_lists
 
 
 @pytest.fixture(autouse=True)
-def _unsynced(monkeypatch):
-    """Thousands of small files need not be durable here."""
-    monkeypatch.setattr("diffusion.storage.results._sync", lambda path: None)
+def _small_chunks(monkeypatch):
     monkeypatch.setattr("diffusion.cluster.shards.CHUNK", 5)
 
 
