@@ -146,7 +146,8 @@ def test_a_build_that_is_interrupted_again_and_again_goes_on(tmp_path, rng, monk
         return run(executor, name, task, arguments, **options)
 
     def dropped(self, *names):
-        count("drop")
+        if not all(map(self.dropped, names)):
+            count("drop")
         drop(self, *names)
 
     monkeypatch.setattr(stages, "run_stage", counted)
@@ -156,7 +157,7 @@ def test_a_build_that_is_interrupted_again_and_again_goes_on(tmp_path, rng, monk
         write_shards(tmp_path / "ids", ids, [0, 25, 60]),
     ]
     calls = 0
-    while True:
+    while calls < 100:
         calls, left[0] = calls + 1, 5
         try:
             with open_executor("threads:1") as executor:
