@@ -2,14 +2,15 @@
 
 Nothing is known of the stages but where their results are: the files of stage S for shard P are in
 a folder S/P below the work folder. Stages come one after the other, so that one lasts from the last
-file of the one before to its own last file.
+file of the one before to its own last file, unless the build itself keeps a log of its stages.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pathlib import Path
 _RESULT = re.compile(r"(?:.*/)?([a-z][^/]*)/(\d+)/([^/]+)\.npy")
 # The array of the records that tasks send to other shards.
 RECORDS = "records"
+# The log of a build: a line for each stage that is done, an object with `stage` and `seconds`.
+_LOG = "stages.jsonl"
 
 
 @dataclass
@@ -58,7 +61,8 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path, self._start = Path(path), time.time()
+        self._path = Path(path)
+        self._log = ""
         self._sizes: dict[str, int] = {}
         self._times: dict[str, float] = {}
         self.peak = 0
@@ -71,10 +75,16 @@ class Folder:
             name = os.path.relpath(file, self._path)
             self._sizes[name] = max(state.st_size, self._sizes.get(name, 0))
             self._times[name] = state.st_mtime
+            if os.path.basename(file) == _LOG:
+                with contextlib.suppress(OSError):
+                    self._log = Path(file).read_text()
         self.peak = max(self.peak, sum(used.values()))
 
-    def stages(self) -> dict[str, Stage]:
-        """Return the stages that have left results, in the order of time."""
+    def stages(self, begin: float) -> dict[str, Stage]:
+        """Return the stages that have left results, in the order of time.
+
+        The first one begins at `begin`, in seconds since the epoch.
+        """
         ends: dict[str, float] = defaultdict(float)
         shards: dict[str, set[str]] = defaultdict(set)
         found: dict[str, Stage] = defaultdict(Stage)
@@ -86,11 +96,22 @@ class Folder:
                 shards[stage].add(shard)
                 own = found[stage].bytes
                 own[array] = own.get(array, 0) + size
-        before = self._start
+        logged = self._logged()
+        before = begin
         for stage in sorted(found, key=ends.__getitem__):
             found[stage].tasks = len(shards[stage])
-            found[stage].seconds, before = max(0.0, ends[stage] - before), ends[stage]
+            found[stage].seconds = logged.get(stage, max(0.0, ends[stage] - before))
+            before = ends[stage]
         return {stage: found[stage] for stage in sorted(found, key=ends.__getitem__)}
+
+    def _logged(self) -> dict[str, float]:
+        """Return the seconds of the stages in the log."""
+        seconds: dict[str, float] = defaultdict(float)
+        for line in self._log.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line
+                entry = json.loads(line)
+                seconds[entry["stage"]] += entry["seconds"]
+        return dict(seconds)
 
 
 def arrays_of(index: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A random order of 0 to n - 1 that is computed where it is needed, without a table of n entries."""
+"""A random order of 0 to n - 1, computed where it is needed instead of kept in a table."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ class Usage:
         return int(max(found, default=0))
 
 
-def run(command: Sequence[str], look: Callable[[], None] = lambda: None) -> Usage:
+def run(
+    command: Sequence[str], look: Callable[[], None] = lambda: None, folder: Path | None = None
+) -> Usage:
     """Run a program and watch its processes every 0.2 seconds.
 
     Parameters
@@ -78,6 +80,8 @@ def run(command: Sequence[str], look: Callable[[], None] = lambda: None) -> Usag
         What runs until the end belongs to the program: itself, what it starts and so on.
     look : callable, optional
         Called again and again meanwhile, in another thread, and once at the end.
+    folder : Path, optional
+        Where the program runs; by default, where this one does.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def run(command: Sequence[str], look: Callable[[], None] = lambda: None) -> Usag
     """
     usage, found = Usage(), dict[tuple[int, float], Process]()
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as program:
         with _repeated(lambda: _watch(program.pid, found), _INTERVAL), _repeated(look, _INTERVAL):
             try:
                 usage.output, _ = program.communicate()

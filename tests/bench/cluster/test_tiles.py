@@ -69,7 +69,7 @@ def test_files_hold_the_lists(tiles, tmp_path, monkeypatch):
 
 def test_queries_are_near_their_items(tiles):
     rows = np.array([5, 17, 8999])
-    scores, ids = tiles.queries(rows, k=12, noise=0.0)
+    _, ids = tiles.queries(rows, k=12, noise=0.0)
     _, lists = tiles.lists(0, tiles.n)
     np.testing.assert_array_equal(ids[:, 0], rows)
     np.testing.assert_array_equal(ids[:, 1:11], lists[rows])
