@@ -139,7 +139,7 @@ class _Run:
         found = scale.measure(self._growing, rows, self._where, self._folder, look)
         builds += found
         tables = [show(scale.table(found))] if "scale" in self._sections else []
-        return [*tables, show(asking.table(asked))] if asked else tables
+        return [*tables, show(asking.table(asked))] if any(asked.values()) else tables
 
     def _warm_up(self) -> float:
         """Compile the loops, and return the bytes that an item takes on disk."""

@@ -81,7 +81,7 @@ def compared(name: str, one: NDArray[Any], other: NDArray[Any]) -> list[Any]:
         different += len(unequal)
         if len(unequal):
             apart = np.abs(a[unequal].astype(np.float64) - b[unequal].astype(np.float64))
-            largest = max(largest, float(apart.max()))
+            largest = max(largest, float(np.fmax.reduce(apart, initial=0.0)))
     return [name, one.size, f"no: {different} differ" if different else "yes", largest]
 
 
@@ -146,7 +146,8 @@ def _answers(rankers: Sequence[Reranker], first_stage: Lists) -> list[list[Any]]
             ),
         )
     for ranker, each in zip(rankers, y, strict=True):
-        solver = _SOLVER.prepare(ranker.graph_, RegularizedLaplacian(ranker.alpha))
+        transfer = RegularizedLaplacian(ranker.fitted().affinity.alpha)
+        solver = _SOLVER.prepare(ranker.graph_, transfer)
         exact.append(solver.solve(each).x)
     difference = largest_difference(*exact)
     equal = "yes" if difference <= TOLERANCE else "no"

@@ -95,18 +95,20 @@ def table(builds: Sequence[Build]) -> Table:
             "seconds",
             "µs/item",
             "ratio to the first",
+            "CPU µs/item",
             "worker, MB",
-            "with mapped files, MB",
+            "worker and files, MB",
             "coordinator, MB",
-            "with mapped files, MB",
+            "coordinator and files, MB",
             "peak disk, GB",
             "shuffled, bytes/item",
             "written, bytes/item",
             "index, bytes/item",
         ),
         notes=[
-            "Memory: the peak of anonymous memory of the largest worker and of the coordinator. "
-            "Pages of mapped files are given back where memory is needed.",
+            "Memory: the peak of anonymous memory of the largest worker and of the coordinator, "
+            "and the peak together with pages of mapped files, which the system takes back where "
+            "memory is needed.",
             "Disk: without the given lists, which take 400 bytes per item.",
         ],
     )
@@ -120,6 +122,7 @@ def table(builds: Sequence[Build]) -> Table:
                 each.seconds,
                 1e6 * each.seconds / each.n,
                 float(ratio),
+                1e6 * usage.cpu / each.n,
                 *[
                     round(usage.peak(role, kind) / 1e6)
                     for role in ("worker", "coordinator")
