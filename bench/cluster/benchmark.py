@@ -35,8 +35,8 @@ class Sizes:
         Items of the builds of more and more items.
     shard_rows : int
         Items of a shard.
-    workers : int
-        Processes that run tasks.
+    where : str
+        Where tasks run: by default, on two processes of a cluster of Dask on this machine.
     queries : int
         Queries that are reranked.
     warm : int
@@ -46,7 +46,7 @@ class Sizes:
     n: int = 1_000_000
     growing: tuple[int, ...] = tuple(m * 1_000_000 for m in (1, 2, 5, 10, 20, 30))
     shard_rows: int = 125_000
-    workers: int = 2
+    where: str = "local:2"
     queries: int = 20
     warm: int = 48_000
 
@@ -96,7 +96,6 @@ class _Run:
         self, folder: Path, sizes: Sizes, sections: Sequence[str], largest: int | None
     ) -> None:
         self._folder, self._sizes, self._sections = folder, sizes, sections
-        self._where = f"local:{sizes.workers}"
         per_item = self._warm_up()
         self._growing = self._those_that_fit(largest, per_item)
         if {"equality", "constants"} & set(sections):
@@ -112,7 +111,7 @@ class _Run:
         if "constants" in self._sections:
             if not builds:
                 rows = self._sizes.shard_rows
-                builds += scale.measure([self._sizes.n], rows, self._where, self._folder)
+                builds += scale.measure([self._sizes.n], rows, self._sizes.where, self._folder)
             largest = max(builds, key=lambda each: each.n)
             tables += [show(constants.stages(largest)), show(constants.arrays(largest))]
         return tables
@@ -122,7 +121,7 @@ class _Run:
         with tempfile.TemporaryDirectory(dir=self._folder) as made:
             folder = Path(made)
             tiles.write(folder / "lists", scale.shards_of(tiles.n, self._sizes.shard_rows))
-            both = cost.measure(tiles, folder / "lists", folder, self._where)
+            both = cost.measure(tiles, folder / "lists", folder, self._sizes.where)
             paths = [folder / name / "index" for name in ("single", "sharded")]
             spent = show(cost.table(both))
             builds.append(both[1])
@@ -136,7 +135,7 @@ class _Run:
 
         look = ask if "queries" in self._sections else None
         rows = self._sizes.shard_rows
-        found = scale.measure(self._growing, rows, self._where, self._folder, look)
+        found = scale.measure(self._growing, rows, self._sizes.where, self._folder, look)
         builds += found
         tables = [show(scale.table(found))] if "scale" in self._sections else []
         return [*tables, show(asking.table(asked))] if any(asked.values()) else tables
@@ -147,7 +146,7 @@ class _Run:
         with tempfile.TemporaryDirectory(dir=self._folder) as made:
             folder = Path(made)
             tiles.write(folder / "lists", 4)
-            both = cost.measure(tiles, folder / "lists", folder, self._where)
+            both = cost.measure(tiles, folder / "lists", folder, self._sizes.where)
         return scale.disk_of(both[1])
 
     def _those_that_fit(self, largest: int | None, per_item: float) -> list[int]:

@@ -82,14 +82,15 @@ def test_figures_of_queries_are_beside_each_other():
 
 @pytest.mark.slow
 def test_cluster_prints_every_table(tmp_path, capsys):
-    sizes = benchmark.Sizes(n=8000, growing=(4000, 8000), queries=3, warm=4000)
+    # On threads, since every cluster takes seconds to start.
+    small = {"growing": (4000, 8000), "queries": 3, "warm": 4000}
+    sizes = benchmark.Sizes(n=8000, where="threads:2", **small)
     tables = benchmark.run(shard_rows=2000, largest=8000, folder=str(tmp_path), sizes=sizes)
     printed = capsys.readouterr().out
     assert all(str(table) in printed for table in tables)
     found = {table.title.split("**")[1]: table for table in tables}
     _, sharded = found["Build over shards"].rows
-    assert sharded[0] == "local:2, 4 shards"
-    assert len(sharded[5].split(", ")) == 2
+    assert sharded[0] == "threads:2, 4 shards"
     assert sharded[7] > 0
     assert {row[2] for row in found["Equality of the two indexes"].rows} == {"yes", None}
     growing = found["Builds of more and more items"].rows
