@@ -13,6 +13,7 @@ import sys
 
 from diffusion.errors import DiffusionError
 
+from .cluster.benchmark import SECTIONS as CLUSTER_SECTIONS
 from .objects import SECTIONS
 from .quality import DATASETS
 from .table import write_json
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "speed": ("bench.speed", "speed and memory of graph construction and of every solver"),
     "live": ("bench.live", "time, quality and files of a collection that items come to and leave"),
     "serve": ("bench.serve", "speed and steadiness of the service, under load and updates"),
+    "cluster": ("bench.cluster", "builds over shards and queries on their large indexes"),
     "gpu": ("bench.gpu", "speed of building and re-ranking on a GPU"),
     "features": ("bench.photos", "quality of descriptors of photos and speed of extraction"),
     "pretext": ("bench.pretext", "descriptors of networks that learn without labels"),
@@ -83,6 +85,17 @@ def parser() -> argparse.ArgumentParser:
     options["objects"].add_argument(
         "--section", choices=SECTIONS, help="measure this section only; by default all"
     )
+    cluster = options["cluster"]
+    cluster.add_argument(
+        "--sections", nargs="+", choices=CLUSTER_SECTIONS, help="measure these only; default all"
+    )
+    for name, more in (
+        ("n", "items of the build beside that of one process; default 1,000,000"),
+        ("largest", "the most items; by default as many as the disk has space for, to 30,000,000"),
+        ("shard-rows", "items of a shard; default 125,000"),
+    ):
+        cluster.add_argument(f"--{name}", type=int, help=more)
+    cluster.add_argument("--folder", metavar="DIR", help="where files are made, and removed")
     return command
 
 

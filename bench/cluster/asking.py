@@ -1,0 +1,66 @@
+"""Queries on indexes of more and more items, each asked in a process of its own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..table import Table
+from .tiles import Tiles
+
+Figures = dict[str, Any]
+
+
+def ask(index: Path, tiles: Tiles, queries: int) -> Figures:
+    """Measure queries near random items, in a new process, whose memory is that of serving."""
+    rows = np.random.default_rng(1).choice(tiles.n, queries, replace=False)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        figures: Figures = pool.submit(_measured, str(index), *tiles.queries(rows)).result()
+    return flat(figures)
+
+
+def _measured(*arguments: Any) -> Figures:
+    # The module is part of the measurement of served queries, and may be absent.
+    name = f"{__package__}.queries"
+    if importlib.util.find_spec(name) is None:
+        return {}
+    figures: Figures = importlib.import_module(name).measure_queries(*arguments)
+    return figures
+
+
+def flat(figures: Mapping[str, Any], prefix: str = "") -> Figures:
+    """Return nested figures as one level, {"pages": {"weights": 3}} as {"pages, weights": 3}."""
+    found: Figures = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}, ")
+        else:
+            found[f"{prefix}{name}"] = value.item() if isinstance(value, np.generic) else value
+    return found
+
+
+def table(measured: Mapping[int, Figures]) -> Table:
+    """Return the figures of indexes of so many items: a column for each, and the last ratio."""
+    sizes = sorted(measured)
+    found = Table(
+        "**Queries on larger and larger indexes**",
+        ("figure", *[f"{n:,} items" for n in sizes], "ratio of the last to the first"),
+    )
+    for name in dict.fromkeys(name for n in sizes for name in measured[n]):
+        values = [measured[n].get(name) for n in sizes]
+        found.rows.append([name, *values, _ratio(values[0], values[-1])])
+    return found
+
+
+def _ratio(first: Any, last: Any) -> float | None:
+    if isinstance(first, int | float) and isinstance(last, int | float) and first:
+        return last / first
+    return None
