@@ -20,7 +20,7 @@ from diffusion import Reranker
 from diffusion.cluster.build import build_sharded
 from diffusion.cluster.executors import open_executor
 
-from .files import RECORDS, Folder, Stage, arrays_of
+from .files import Folder, Stage, arrays_of, shuffled
 from .processes import Usage, run
 
 SINGLE = "single"
@@ -67,8 +67,8 @@ class Build:
 
     @property
     def shuffled(self) -> int:
-        """Bytes of the records that tasks have sent to other shards."""
-        return sum(stage.bytes.get(RECORDS, 0) for stage in self.stages.values())
+        """Bytes that tasks have sent to other shards, in files."""
+        return sum(shuffled(self.stages).values())
 
 
 def build(where: str, n: int, lists: Path, index: Path) -> Build:

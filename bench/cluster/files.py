@@ -17,8 +17,9 @@ from typing import Any
 
 # A file of a result: stage, shard, name. One that is not complete is in a folder of another name.
 _RESULT = re.compile(r"(?:.*/)?([a-z][^/]*)/(\d+)/([^/]+)\.npy")
-# The array of the records that tasks send to other shards.
-RECORDS = "records"
+# What tasks send to other shards: an array of their results, or all of those of some stages.
+_SENT = "records"
+_SENDING = re.compile(r"sent|outgoing-.*")
 
 
 @dataclass
@@ -42,6 +43,14 @@ class Stage:
     def total(self) -> int:
         """Bytes of all arrays."""
         return sum(self.bytes.values())
+
+
+def shuffled(stages: dict[str, Stage]) -> dict[str, int]:
+    """Return the bytes of each stage that its tasks have sent to other shards, in files."""
+    return {
+        name: stage.total if _SENDING.fullmatch(name) else stage.bytes.get(_SENT, 0)
+        for name, stage in stages.items()
+    }
 
 
 class Folder:

@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from bench.cluster.files import Folder, Stage, arrays_of
+from bench.cluster.files import Folder, Stage, arrays_of, shuffled
 from bench.cluster.processes import run
 
 PROGRAM = """
@@ -74,6 +74,8 @@ def test_stages_are_told_from_their_files(tmp_path):
     assert [stage.tasks for stage in stages.values()] == [2, 1]
     assert stages["lists"].bytes == {"ids": 1500}
     assert stages["ranked"].total == 110
+    assert shuffled(stages) == {"lists": 0, "ranked": 100}
+    assert shuffled({"outgoing-ids": Stage(1, 0.0, {"ids": 3, "rows": 2})}) == {"outgoing-ids": 5}
 
 
 def test_reports_of_a_build_tell_its_seconds(tmp_path):
