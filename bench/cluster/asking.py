@@ -1,12 +1,10 @@
-"""Queries on indexes of more and more items, each asked in a process of its own."""
+"""Queries on indexes of more and more items: every figure at each size, and its growth."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import multiprocessing
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,13 @@ Figures = dict[str, Any]
 
 
 def ask(index: Path, tiles: Tiles, queries: int) -> Figures:
-    """Measure queries near random items, in a new process, whose memory is that of serving."""
-    rows = np.random.default_rng(1).choice(tiles.n, queries, replace=False)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        figures: Figures = pool.submit(_measured, str(index), *tiles.queries(rows)).result()
-    return flat(figures)
-
-
-def _measured(*arguments: Any) -> Figures:
-    # The module is part of the measurement of served queries, and may be absent.
+    """Measure queries near random items, in a process of their own."""
+    # The module may be absent: then, nothing is measured.
     name = f"{__package__}.queries"
     if importlib.util.find_spec(name) is None:
         return {}
-    figures: Figures = importlib.import_module(name).measure_queries(*arguments)
-    return figures
+    rows = np.random.default_rng(1).choice(tiles.n, queries, replace=False)
+    return flat(importlib.import_module(name).measure_queries(str(index), *tiles.queries(rows)))
 
 
 def flat(figures: Mapping[str, Any], prefix: str = "") -> Figures:

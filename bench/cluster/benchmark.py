@@ -111,7 +111,7 @@ class _Run:
         if "constants" in self._sections:
             if not builds:
                 rows = self._sizes.shard_rows
-                builds += scale.measure([self._sizes.n], rows, self._sizes.where, self._folder)
+                builds, _ = scale.measure([self._sizes.n], rows, self._sizes.where, self._folder)
             largest = max(builds, key=lambda each: each.n)
             tables += [show(constants.stages(largest)), show(constants.arrays(largest))]
         return tables
@@ -135,9 +135,9 @@ class _Run:
 
         look = ask if "queries" in self._sections else None
         rows = self._sizes.shard_rows
-        found = scale.measure(self._growing, rows, self._sizes.where, self._folder, look)
+        found, notes = scale.measure(self._growing, rows, self._sizes.where, self._folder, look)
         builds += found
-        tables = [show(scale.table(found))] if "scale" in self._sections else []
+        tables = [show(scale.table(found, notes))] if "scale" in self._sections else []
         return [*tables, show(asking.table(asked))] if any(asked.values()) else tables
 
     def _warm_up(self) -> float:
@@ -154,6 +154,6 @@ class _Run:
             return []
         if largest is None:
             sizes = scale.fitting(self._folder, self._sizes.growing, per_item)
-            return sizes or [self._sizes.growing[0]]
+            largest = sizes[-1] if sizes else self._sizes.growing[0]
         scale.check_disk(self._folder, largest, per_item)
         return [n for n in self._sizes.growing if n < largest] + [largest]

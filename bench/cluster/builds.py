@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from diffusion import Reranker
 from diffusion.cluster.build import build_sharded
 from diffusion.cluster.executors import open_executor
 
-from .files import RECORDS, Folder, Stage, arrays_of
+from .files import Folder, Stage, arrays_of, shuffled
 from .processes import Usage, run
 
 SINGLE = "single"
@@ -66,8 +67,8 @@ class Build:
 
     @property
     def shuffled(self) -> int:
-        """Bytes of the records that tasks have sent to other shards."""
-        return sum(stage.bytes.get(RECORDS, 0) for stage in self.stages.values())
+        """Bytes that tasks have sent to other shards, in files."""
+        return sum(shuffled(self.stages).values())
 
 
 def build(where: str, n: int, lists: Path, index: Path) -> Build:
@@ -86,8 +87,9 @@ def build(where: str, n: int, lists: Path, index: Path) -> Build:
     folder, root = Folder(index.parent), Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", __spec__.name, where, str(lists), str(index)]
     usage = run(command, folder.look, root)
-    steps: dict[str, float] = json.loads(usage.output.splitlines()[-1])
-    stages = folder.stages(steps.pop("begin"))
+    printed = json.loads(usage.output.splitlines()[-1])
+    steps: dict[str, float] = printed["steps"]
+    stages = folder.stages(printed["begin"], printed.get("stages", ()))
     shards = len(list(lists.glob("ids_*.npy")))
     return Build(n, where, shards, steps, usage, stages, arrays_of(index), folder.peak)
 
@@ -96,12 +98,12 @@ def build(where: str, n: int, lists: Path, index: Path) -> Build:
 
 
 def main(where: str, lists: str, index: str) -> None:
-    """Build an index and print the seconds of each step, and when the build began."""
-    steps = _single(Path(lists), index) if where == SINGLE else _sharded(where, lists, index)
-    print(json.dumps(steps))
+    """Build an index, and print when that began, the seconds of its steps, and its stages."""
+    made = _single(Path(lists), index) if where == SINGLE else _sharded(where, lists, index)
+    print(json.dumps(made))
 
 
-def _single(lists: Path, index: str) -> dict[str, float]:
+def _single(lists: Path, index: str) -> dict[str, Any]:
     times = [time.time()]
     scores, ids = (
         np.concatenate([np.load(file) for file in sorted(lists.glob(f"{name}_*.npy"))])
@@ -112,16 +114,19 @@ def _single(lists: Path, index: str) -> dict[str, float]:
     times.append(time.time())
     ranker.save(index)
     times.append(time.time())
-    return {"begin": times[0], **dict(zip(("read", "fit", "save"), np.diff(times), strict=True))}
+    steps = dict(zip(("read", "fit", "save"), np.diff(times), strict=True))
+    return {"begin": times[0], "steps": steps}
 
 
-def _sharded(where: str, lists: str, index: str) -> dict[str, float]:
+def _sharded(where: str, lists: str, index: str) -> dict[str, Any]:
+    build_index: Any = build_sharded  # what it returns are reports of its stages, or nothing
     start = time.time()
     with open_executor(where) as executor:
         begin = time.time()
-        build_sharded(lists, index, executor=executor, progress=sys.stderr.isatty())
+        reports = build_index(lists, index, executor=executor, progress=sys.stderr.isatty())
         end = time.time()
-    return {"begin": begin, "start": begin - start, "build": end - begin}
+    steps = {"start": begin - start, "build": end - begin}
+    return {"begin": begin, "steps": steps, "stages": reports or ()}
 
 
 if __name__ == "__main__":

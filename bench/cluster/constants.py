@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..table import Table
 from .builds import Build
-from .files import RECORDS
+from .files import shuffled
 
 
 def stages(each: Build) -> Table:
@@ -15,6 +15,7 @@ def stages(each: Build) -> Table:
         ("stage", "tasks", "seconds", "µs/item", "stored, bytes/item", "shuffled, bytes/item"),
         notes=["What is not a task of a stage is the assembly of the index, by the coordinator."],
     )
+    sent = shuffled(each.stages)
     for name, stage in each.stages.items():
         table.rows.append(
             [
@@ -23,7 +24,7 @@ def stages(each: Build) -> Table:
                 stage.seconds,
                 1e6 * stage.seconds / n,
                 round(stage.total / n),
-                round(stage.bytes.get(RECORDS, 0) / n) or None,
+                round(sent[name] / n) or None,
             ]
         )
     rest = max(0.0, each.seconds - sum(stage.seconds for stage in each.stages.values()))

@@ -2,26 +2,24 @@
 
 Nothing is known of the stages but where their results are: the files of stage S for shard P are in
 a folder S/P below the work folder. Stages come one after the other, so that one lasts from the last
-file of the one before to its own last file, unless the build itself keeps a log of its stages.
+file of the one before to its own last file, unless the build itself reports what its stages took.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # A file of a result: stage, shard, name. One that is not complete is in a folder of another name.
 _RESULT = re.compile(r"(?:.*/)?([a-z][^/]*)/(\d+)/([^/]+)\.npy")
-# The array of the records that tasks send to other shards.
-RECORDS = "records"
-# The log of a build: a line for each stage that is done, an object with `stage` and `seconds`.
-_LOG = "stages.jsonl"
+# What tasks send to other shards: an array of their results, or all of those of some stages.
+_SENT = "records"
+_SENDING = re.compile(r"sent|outgoing-.*")
 
 
 @dataclass
@@ -47,6 +45,14 @@ class Stage:
         return sum(self.bytes.values())
 
 
+def shuffled(stages: dict[str, Stage]) -> dict[str, int]:
+    """Return the bytes of each stage that its tasks have sent to other shards, in files."""
+    return {
+        name: stage.total if _SENDING.fullmatch(name) else stage.bytes.get(_SENT, 0)
+        for name, stage in stages.items()
+    }
+
+
 class Folder:
     """The files that are made and removed below a folder; `look` has to be called meanwhile.
 
@@ -62,7 +68,6 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._log = ""
         self._sizes: dict[str, int] = {}
         self._times: dict[str, float] = {}
         self.peak = 0
@@ -75,15 +80,17 @@ class Folder:
             name = os.path.relpath(file, self._path)
             self._sizes[name] = max(state.st_size, self._sizes.get(name, 0))
             self._times[name] = state.st_mtime
-            if os.path.basename(file) == _LOG:
-                with contextlib.suppress(OSError):
-                    self._log = Path(file).read_text()
         self.peak = max(self.peak, sum(used.values()))
 
-    def stages(self, begin: float) -> dict[str, Stage]:
+    def stages(self, begin: float, reports: Sequence[Sequence[Any]] = ()) -> dict[str, Stage]:
         """Return the stages that have left results, in the order of time.
 
-        The first one begins at `begin`, in seconds since the epoch.
+        Parameters
+        ----------
+        begin : float
+            When the first one began, in seconds since the epoch.
+        reports : sequence of sequences
+            What the build says of its stages, in their order: name, tasks, seconds and bytes.
         """
         ends: dict[str, float] = defaultdict(float)
         shards: dict[str, set[str]] = defaultdict(set)
@@ -96,22 +103,23 @@ class Folder:
                 shards[stage].add(shard)
                 own = found[stage].bytes
                 own[array] = own.get(array, 0) + size
-        logged = self._logged()
-        before = begin
+        stages = {}
         for stage in sorted(found, key=ends.__getitem__):
+            stages[stage], end = found[stage], ends[stage]
             found[stage].tasks = len(shards[stage])
-            found[stage].seconds = logged.get(stage, max(0.0, ends[stage] - before))
-            before = ends[stage]
-        return {stage: found[stage] for stage in sorted(found, key=ends.__getitem__)}
+            found[stage].seconds, begin = max(0.0, end - begin), end
+        return _reported(stages, reports) if reports else stages
 
-    def _logged(self) -> dict[str, float]:
-        """Return the seconds of the stages in the log."""
-        seconds: dict[str, float] = defaultdict(float)
-        for line in self._log.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line
-                entry = json.loads(line)
-                seconds[entry["stage"]] += entry["seconds"]
-        return dict(seconds)
+
+def _reported(stages: dict[str, Stage], reports: Sequence[Sequence[Any]]) -> dict[str, Stage]:
+    """Return stages with the tasks and seconds of reports; those without a report took no time."""
+    found: dict[str, Stage] = {}
+    for name, tasks, seconds, size in reports:
+        # Results that were removed at once were not seen: their size is known, not their arrays.
+        seen = stages[name].bytes if name in stages else {"(all)": int(size)} if size else {}
+        before = found.get(name, Stage())
+        found[name] = Stage(before.tasks + tasks, before.seconds + seconds, seen)
+    return found | {name: replace(stages[name], seconds=0.0) for name in stages.keys() - found}
 
 
 def arrays_of(index: Path) -> dict[str, int]:

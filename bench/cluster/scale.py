@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from diffusion import DiffusionError
 
@@ -51,8 +52,10 @@ def measure(
     where: str,
     folder: Path,
     look: Callable[[Path, Tiles], None] | None = None,
-) -> list[Build]:
+) -> tuple[list[Build], list[str]]:
     """Build indexes of `sizes` items in shards of `rows`, one after the other.
+
+    After the first one, a build that fails or does not fit on the disk is the end of the series.
 
     Parameters
     ----------
@@ -64,27 +67,37 @@ def measure(
         Where the files are, until they are removed after each build.
     look : callable, optional
         Called with each index and its collection before it is removed.
+
+    Returns
+    -------
+    builds : list of Build
+    notes : list of str
+        Why the series ended early, if it did.
     """
     builds: list[Build] = []
-    for n in sizes:
+    for n in tqdm(sizes, desc="scale", unit="build"):
         tiles = Tiles(n)
-        if builds:
-            check_disk(folder, tiles.n, disk_of(builds[-1]))
         case = folder / f"{tiles.n}"
         try:
+            if builds:
+                check_disk(folder, tiles.n, disk_of(builds[-1]))
             tiles.write(case / "lists", shards_of(tiles.n, rows))
             (case / "built").mkdir()
             builds.append(build(where, tiles.n, case / "lists", case / "built" / "index"))
             shutil.rmtree(case / "lists")
             if look is not None:
                 look(case / "built" / "index", tiles)
+        except (RuntimeError, DiffusionError, OSError) as error:
+            if not builds:
+                raise
+            return builds, [f"The measurement ended at {tiles.n:,} items: {error}."]
         finally:
             shutil.rmtree(case, ignore_errors=True)
-    return builds
+    return builds, []
 
 
-def table(builds: Sequence[Build]) -> Table:
-    """Return the table of builds of ascending size."""
+def table(builds: Sequence[Build], notes: Sequence[str] = ()) -> Table:
+    """Return the table of builds of ascending size, with more notes."""
     times = np.array([each.seconds / each.n for each in builds])
     found = Table(
         f"**Builds of more and more items**, {builds[0].where}, k = {K}",
@@ -110,6 +123,7 @@ def table(builds: Sequence[Build]) -> Table:
             "and the peak together with pages of mapped files, which the system takes back where "
             "memory is needed.",
             "Disk: without the given lists, which take 400 bytes per item.",
+            *notes,
         ],
     )
     for each, ratio in zip(builds, times / times[0], strict=True):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from bench.cluster import asking, benchmark, equality, scale
+from bench.cluster.builds import Build
+from bench.cluster.processes import Usage
 from bench.cluster.tiles import Tiles
 from diffusion import DiffusionError, Reranker
 from diffusion.cluster.build import build_sharded
@@ -66,6 +68,25 @@ def test_what_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatch):
     assert scale.fitting(tmp_path, [5, 10, 11], 1000.0) == [5, 10]
     with pytest.raises(DiffusionError, match=r"11 items need .* at most 10"):
         scale.check_disk(tmp_path, 11, 1000.0)
+
+
+def test_a_failure_after_the_first_build_keeps_what_is_measured(tmp_path, monkeypatch):
+    def build(where, n, lists, index):
+        if n > 4000:
+            raise RuntimeError("ended with 1")
+        index.mkdir()
+        return Build(n, where, 1, {"build": 1.0}, Usage(), {}, {}, 100 * n)
+
+    monkeypatch.setattr(scale, "build", build)
+    looked = []
+    sizes = [4000, 8000, 12_000]
+    found = scale.measure(sizes, 4000, "here", tmp_path, lambda index, tiles: looked.append(index))
+    assert [each.n for each in found[0]] == [4000]
+    assert found[1] == ["The measurement ended at 8,000 items: ended with 1."]
+    assert len(looked) == 1
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError):
+        scale.measure(sizes[1:], 4000, "here", tmp_path)
 
 
 def test_shards_are_of_about_equal_size():

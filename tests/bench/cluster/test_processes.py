@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from bench.cluster.files import Folder, arrays_of
+from bench.cluster.files import Folder, Stage, arrays_of, shuffled
 from bench.cluster.processes import run
 
 PROGRAM = """
@@ -74,17 +74,21 @@ def test_stages_are_told_from_their_files(tmp_path):
     assert [stage.tasks for stage in stages.values()] == [2, 1]
     assert stages["lists"].bytes == {"ids": 1500}
     assert stages["ranked"].total == 110
+    assert shuffled(stages) == {"lists": 0, "ranked": 100}
+    assert shuffled({"outgoing-ids": Stage(1, 0.0, {"ids": 3, "rows": 2})}) == {"outgoing-ids": 5}
 
 
-def test_the_log_of_a_build_tells_its_seconds(tmp_path):
+def test_reports_of_a_build_tell_its_seconds(tmp_path):
     folder = Folder(tmp_path)
     write(tmp_path, "lists", 0, "ids", 10, 110.0)
-    log = tmp_path / "index.build" / "a1" / "stages.jsonl"
-    log.write_text('{"stage": "lists", "tasks": 1, "seconds": 2.5, "bytes": 10}\n{"stage": "ra')
+    write(tmp_path, "other", 0, "ids", 10, 120.0)
     folder.look()
-    log.unlink()
-    folder.look()
-    assert folder.stages(100.0)["lists"].seconds == 2.5
+    reports = [["brief", 3, 0.5, 70], ["lists", 1, 2.5, 10], ["lists", 1, 1.0, 10]]
+    stages = folder.stages(100.0, reports)
+    assert list(stages) == ["brief", "lists", "other"]
+    assert stages["brief"].bytes == {"(all)": 70}
+    assert stages["lists"] == Stage(2, 3.5, {"ids": 10})
+    assert stages["other"].seconds == 0
 
 
 def test_the_peak_counts_a_file_of_two_names_once(tmp_path):
