@@ -77,8 +77,9 @@ def plot_convergence(
     Notes
     -----
     A report has the residual at the end. Each point is therefore that of a solve which ends there
-    (`max_iter` or `max_work`); all of them begin alike. This takes the time of n_points / 2 solves.
-    Another solver than that of the Reranker does its offline work first.
+    (`max_iter` or `max_work`). For conjugate gradient, all of them begin alike. `Local` plans by
+    `max_work`, so that its points show what each amount of work leads to. This takes the time of
+    n_points / 2 solves. Another solver than that of the Reranker does its offline work first.
 
     The bound follows from that of the error in the energy norm, whose square is between 1 / (1 + α)
     and 1 / (1 - α) times that of the residual.
@@ -115,7 +116,8 @@ def plot_convergence(
         raise DiffusionError("q: expected a query with neighbours, got one without an observation")
 
     def ending(name: str, limit: int) -> Report:
-        other = replace(prepared, **{name: limit})
+        setting: dict[str, Any] = {name: limit}
+        other = replace(prepared, **setting)
         other.restore(fitted.graph, transfer, prepared.arrays())
         return other.apply(y, first.candidates).report
 
@@ -192,6 +194,7 @@ def _draw_iterations(
 
 def _draw_work(ax: Axes, solver: Local, reports: list[Report]) -> None:
     own = [report for report in reports if isinstance(report, LocalReport)]
+    own.sort(key=lambda report: int(report.work[0]))  # not all of a limit is always used
     work = np.array([report.work[0] for report in own])
     curves = [(BLUE, "o-", "residual", "true relative residual ‖b - Lx‖ / ‖b‖")]
     if solver.certify:

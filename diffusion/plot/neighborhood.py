@@ -111,7 +111,8 @@ def plot_neighborhood(
     hits : tuple of array_like, shape (m,), optional
         First-stage scores and ids of the query, as `Reranker.rerank` takes them, in place of `q`.
     n_nodes : int in [1, 1000], default 100
-        Number of best items that are drawn, besides those that the query is observed at.
+        Number of best items that are drawn, besides those that the query is observed at. They are
+        1000 at most together.
     n_labels : int >= 0, default 0
         Number of best items whose ids are written beside them.
     ax : matplotlib Axes, optional
@@ -132,8 +133,7 @@ def plot_neighborhood(
     drawn, stand side by side, each embedded on its own, in squares whose area is proportional to
     the number of their items. Items with the same vector are one node, with the id of the first.
 
-    Memory: 50 bytes per pair of drawn items, at most 50 MB or somewhat more with many observed
-    items, in addition to that of a search.
+    Memory: 50 bytes per pair of drawn items, at most 50 MB, in addition to that of a search.
 
     Examples
     --------
@@ -149,9 +149,10 @@ def plot_neighborhood(
         raise DiffusionError(f"n_nodes: expected at most {_MOST}, got {n_nodes}")
     check_integer(n_labels, "n_labels", low=0)
     found = answer(ranker, q, item, hits, min(n_nodes, fitted.graph.n_nodes))
-    observed, y = found.observed
+    most_first = np.argsort(-found.observed[1], kind="stable")
+    observed, y = found.observed[0][most_first], found.observed[1][most_first]
     known = dict(zip(found.ranked[1].tolist(), found.ranked[0].tolist(), strict=True))
-    nodes = np.array(list(dict.fromkeys([*known, *observed.tolist()])), np.int64)
+    nodes = np.array(list(dict.fromkeys([*known, *observed.tolist()]))[:_MOST], np.int64)
     if not len(nodes):
         raise DiffusionError("q: expected a query with neighbours, got one of which none is known")
     values = np.array([known.get(node, np.nan) for node in nodes.tolist()])
@@ -159,8 +160,8 @@ def plot_neighborhood(
     positions = _side_by_side(W)
 
     ax = ax if ax is not None else new_figure(7.0, 5.6).add_subplot()
-    place = {node: t for t, node in enumerate(nodes.tolist())}
-    at = np.array([place[node] for node in observed.tolist()], np.int64)
+    drawn = np.isin(observed, nodes)
+    at, y = _places(observed[drawn], nodes), y[drawn]
     _draw_edges(ax, W, positions)
     if len(at) and y.sum() > 0:
         _draw_query(ax, positions[at], y)
@@ -185,6 +186,12 @@ def plot_neighborhood(
     ax.set_title(f"The graph around the query: {len(nodes)} of {fitted.graph.n_nodes} nodes")
     legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3)
     return ax
+
+
+def _places(nodes: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the places of nodes in a list of different nodes that has them."""
+    order = np.argsort(among)
+    return order[np.searchsorted(among, nodes, sorter=order)]
 
 
 def _weights_among(graph: Graph, nodes: NDArray[np.int64]) -> NDArray[np.float64]:

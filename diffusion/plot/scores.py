@@ -122,11 +122,10 @@ def plot_scores(
     distances = None if where is not None else distances_from(fitted.graph, found.observed[0])
 
     query = None
-    if item is not None and where is not None:
-        query = where[
-            nodes == fitted.copies.of_items(np.array([fitted.items.row_of(item, "item")]))
-        ]
-    elif q is not None and places is None and where is not None:
+    if where is not None and item is not None:
+        node = fitted.copies.of_items(np.array([fitted.items.row_of(item, "item")]))
+        query = where[nodes == node]
+    elif where is not None and q is not None and places is None:
         query = np.asarray(q, np.float64)
 
     if axes is None:
@@ -143,8 +142,8 @@ def plot_scores(
             assert distances is not None
             _draw_distances(ax, distances[nodes], nodes, values, label)
         else:
-            seen = np.flatnonzero(np.isin(nodes, found.observed[0]))
-            _draw_map(ax, where, values, seen, label, query, logarithmic=ax is axes[1])
+            _draw_map(ax, where, values, label, logarithmic=ax is axes[1])
+            _mark(ax, where[np.isin(nodes, found.observed[0])], query)
         ax.set_title(title)
     legend(axes[0], markerscale=2.0 if where is None else 1.0)
     return axes[0], axes[1]
@@ -211,9 +210,7 @@ def _draw_map(
     ax: Axes,
     where: NDArray[np.float64],
     values: NDArray[np.float64],
-    observed: NDArray[np.int64],
     label: str,
-    query: NDArray[np.float64] | None,
     *,
     logarithmic: bool,
 ) -> None:
@@ -240,9 +237,19 @@ def _draw_map(
         zorder=2,
         gid="scores",
     )
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_xlabel("first coordinate (unit of the data)")
+    ax.set_ylabel("second coordinate (unit of the data)")
+    tidy(ax)
+    if known.any():
+        colour_bar(ax, drawn, label)
+
+
+def _mark(ax: Axes, observed: NDArray[np.float64], query: NDArray[np.float64] | None) -> None:
+    """Mark the places of what the query is observed at, and its own if it has one."""
     ax.scatter(
-        where[observed, 0],
-        where[observed, 1],
+        observed[:, 0],
+        observed[:, 1],
         s=44,
         facecolors="none",
         edgecolors=ORANGE,
@@ -262,12 +269,6 @@ def _draw_map(
             label="query",
             gid="query",
         )
-    ax.set_aspect("equal", adjustable="datalim")
-    ax.set_xlabel("first coordinate (unit of the data)")
-    ax.set_ylabel("second coordinate (unit of the data)")
-    tidy(ax)
-    if known.any():
-        colour_bar(ax, drawn, label)
 
 
 def _draw_distances(
