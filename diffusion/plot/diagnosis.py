@@ -184,8 +184,11 @@ def _draw_hubs(ax: Axes, counts: tuple[NDArray[np.int64], int] | None) -> None:
     ax.hist(listed, edges.tolist(), color=BLUE, gid="hubs")
     ax.set_yscale("log")
     mean = float(listed.mean())
-    ax.axvline(mean, color=ORANGE, lw=1.4, gid="mean", label=f"mean {mean:.1f}")
-    ax.axvline(largest, color=GREEN, lw=1.4, ls="--", gid="largest", label=f"largest hub {largest}")
+    for place, colour, style, name, label in (
+        (mean, ORANGE, "-", "mean", f"mean {mean:.1f}"),
+        (largest, GREEN, "--", "largest", f"largest hub {largest}"),
+    ):
+        ax.axvline(place, 0, 0.75, color=colour, lw=1.4, ls=style, gid=name, label=label)
     ax.set_ylim(0.7, 8 * ax.get_ylim()[1])  # room for the legend
     legend(ax, loc="upper right")
     return _title(ax, "Hubs", f"in how many of {lists} lists of ten an item is", "items")
@@ -221,14 +224,17 @@ def _draw_shares(ax: Axes, diagnosis: Diagnosis) -> None:
     known = {text: 100 * value for text, value in shares.items() if value is not None}
     places = np.arange(len(known))[::-1]
     values = list(known.values())
-    ax.barh(places, [100] * len(known), height=0.56, color=NEUTRAL, alpha=0.18)
-    ax.barh(places, values, height=0.56, color=BLUE, gid="shares")
-    for place, value in zip(places.tolist(), values, strict=True):
-        ax.annotate(f"{value:.3g} %", (102, place), va="center", fontsize="small", color=ink(ax))
-    ax.set_yticks(places, list(known), fontsize="small")
-    ax.set_xlim(0, 118)
+    ax.barh(places, [100] * len(known), height=0.4, color=NEUTRAL, alpha=0.18)
+    ax.barh(places, values, height=0.4, color=BLUE, gid="shares")
+    for place, text, value in zip(places.tolist(), known, values, strict=True):
+        style: dict[str, Any] = {"fontsize": "small", "color": ink(ax)}
+        ax.text(0, place + 0.25, text, va="bottom", **style)
+        ax.text(102, place, f"{value:.3g} %", va="center", **style)
+    ax.set_xlim(0, 122)
+    ax.set_ylim(-0.4, len(known) - 0.2)
     ax.set_xticks([0, 25, 50, 75, 100])
-    ax.tick_params(axis="y", length=0)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
     _title(ax, "Shares", "share (%)", "")
 
 

@@ -87,9 +87,10 @@ def plot_scores(
     Scores are those of `Reranker.search`. On a map, items without one are drawn as small grey
     points: on the left those that the first stage does not list, on the right those that follow by
     their first-stage score, because diffusion does not reach them. Pictures by distance leave them
-    out. On a map, scores after diffusion have a logarithmic scale of colours, because diffusion
-    decreases exponentially along the graph. Items with the same vector are one point, that of the
-    first.
+    out. With the fusion, the best of the first stage have a score even if diffusion does not reach
+    them; a Reranker with `score="diffusion"` shows diffusion alone. On a map, scores after
+    diffusion have a logarithmic scale of colours, because they decrease exponentially along the
+    graph. Items with the same vector are one point, that of the first.
 
     The distances take 12 bytes per entry of W at most, in addition to the memory of a search.
 
@@ -145,7 +146,7 @@ def plot_scores(
             _draw_map(ax, where, values, label, logarithmic=ax is axes[1])
             _mark(ax, where[np.isin(nodes, found.observed[0])], query)
         ax.set_title(title)
-    legend(axes[0], markerscale=2.0 if where is None else 1.0)
+    legend(axes[0])
     return axes[0], axes[1]
 
 
@@ -291,8 +292,8 @@ def _draw_distances(
         alpha=0.6,
         linewidths=0,
         gid="scores",
-        label="item, spread sideways to be visible",
     )
+    ax.plot([], [], "o", ms=4, color=BLUE, label="item, spread sideways to be visible")
     present = np.unique(distances)
     medians = [float(np.median(values[distances == d])) for d in present]
     ax.plot(present, medians, "o-", color=ORANGE, lw=1.6, gid="medians", label="median")

@@ -142,8 +142,18 @@ def test_hits_that_are_unknown_are_left_out(plane, ax):
         plot.plot_neighborhood(plane, hits=(np.array([-0.1]), np.array([1000])))
 
 
-def test_many_observed_items_do_not_exceed_the_limit(ax):
-    X = np.random.default_rng(0).random((1200, 3))
-    ranker = Reranker(affinity="cosine", k=5, query_k=1100).fit(X)
+def test_many_observed_items_do_not_exceed_the_limit(ax, monkeypatch):
+    monkeypatch.setattr("diffusion.plot.neighborhood._MOST", 20)
+    X = np.random.default_rng(0).random((60, 3))
+    ranker = Reranker(affinity="cosine", k=5, query_k=50).fit(X)
     plot.plot_neighborhood(ranker, X[0], n_nodes=5, ax=ax)
-    assert len(artist(ax, "nodes").get_offsets()) == 1000
+    assert len(artist(ax, "nodes").get_offsets()) == 20
+    cosine = X @ X[0] / np.linalg.norm(X, axis=1) / np.linalg.norm(X[0])
+    scores, ids = ranker.search(X[0], k=60)
+    drawn = {round(float(value), 4) for value in artist(ax, "nodes").get_array()[:5]}
+    assert drawn == {round(float(value), 4) for value in scores[:5]}
+    # The observed items that are drawn besides are those with the largest y.
+    rest = [i for i in np.argsort(-cosine)[:50] if i not in ids[:5]][:15]
+    assert np.sum(np.array(artist(ax, "nodes").get_linewidths()) > 1) == len(
+        set(rest) | set(ids[:5].tolist()) & set(np.argsort(-cosine)[:50].tolist())
+    )
