@@ -100,6 +100,8 @@ def sorted_(path: str, work: str, count: int, first: int, last: int, files: dict
         stop = min(last, start + size)
         vectors, ids = np.empty((stop - start, d), np.float32), np.empty(stop - start, np.int32)
         for i, stretch in enumerate(_stretches(work, count, start, stop)):
+            if not len(stretch.source):
+                continue
             folder = place(work, "assigned", i)
             target = stretch.target - start
             vectors[target] = open_array(folder / "vectors.npy")[stretch.source]
