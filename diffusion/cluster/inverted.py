@@ -7,6 +7,7 @@ near ones follow each other, and so are the cells of a group: a shard is a run o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -106,8 +107,8 @@ def sorted_(path: str, work: str, count: int, first: int, last: int, files: dict
             target = stretch.target - start
             vectors[target] = open_array(folder / "vectors.npy")[stretch.source]
             ids[target] = open_array(folder / "rows.npy")[stretch.source]
-        write_rows(files["vectors"], start, vectors)
-        write_rows(files["ivf_ids"], start, ids)
+        write_rows(Path(files["vectors"]), start, vectors)
+        write_rows(Path(files["ivf_ids"]), start, ids)
     return save(path, {})
 
 

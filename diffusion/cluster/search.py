@@ -178,7 +178,7 @@ def place_vectors(
     auto = method if isinstance(method, Auto) else None
     exact = isinstance(method, Exact) or (auto is not None and exact_is_better(n, d))
     found = None if exact else _by_cell(run, opened, method, k)
-    found = found or _by_row(run, opened)
+    found = found or _by_row(run, opened, None if auto is None else 1.0)
     if auto is not None and found.recall is not None:
         warn_if_missed(found.recall, k, len(sampled(n)), auto)
     if opened.center is not None:
@@ -192,11 +192,11 @@ def place_vectors(
     return VectorCells(divided, opened, found, zero, auto, k)
 
 
-def _by_row(run: Run, vectors: Vectors) -> Found:
+def _by_row(run: Run, vectors: Vectors, recall: float | None) -> Found:
     """Store the vectors in the order of their rows."""
     file = run.common_file("written", "vectors", np.float32, vectors.shape)
     run.stage("written", checked, [(vectors, *own, 0, file) for own in vectors.ranges()])
-    return Found(Exact(), {"vectors": file})
+    return Found(Exact(), {"vectors": file}, recall)
 
 
 def _by_cell(run: Run, vectors: Vectors, method: Method, k: int) -> Found | None:

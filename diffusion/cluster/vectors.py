@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.files import array_header, create_array, opened
+from ..storage.files import array_header, create_array, naming_full_disks, opened
 from ..storage.results import result
 from ..validation import as_vectors, center_of
 from .executors import Executor
@@ -23,7 +23,7 @@ from .inputs import Input
 from .shards import save
 from .tasks import run_stage
 
-#: The most values of a range, of which a task holds two or three copies.
+#: The most values of a range, of which a task holds three copies.
 VALUES = 1 << 24
 
 #: Rows of a range where there are few; there are at most so many ranges where rows are short.
@@ -142,7 +142,7 @@ def checked(
     """
     own = vectors.read(first, last)
     if file is not None:
-        write_rows(file, first, own)
+        write_rows(Path(file), first, own)
     chosen = np.random.default_rng([0, first]).choice(len(own), sample, replace=False)
     # For the Euclidean distance, a vector of zeros is a point like any other.
     zero = ~own.any(axis=1) & (vectors.metric != "euclidean")
@@ -150,13 +150,13 @@ def checked(
     return save(path, {"sample": own[np.sort(chosen)], "zero": rows})
 
 
-def write_rows(file: str, first: int, rows: NDArray[Any]) -> None:
+def write_rows(path: Path, first: int, rows: NDArray[Any]) -> None:
     """Write some rows of an array to its file, and make them durable.
 
     They are not written through a memory map: of a page of a network file system that two tasks
     write parts of, only one part might remain.
     """
-    with opened(file, "r+b") as stream:
+    with naming_full_disks(path), opened(path, "r+b") as stream:
         array_header(stream, "fiu")
         stream.seek(stream.tell() + first * rows[:1].nbytes)
         stream.write(np.ascontiguousarray(rows).data)
