@@ -209,7 +209,7 @@ def test_the_index_answers_like_a_dense_computation(tmp_path, rng, metric, lists
 
 def test_auto_reaches_its_recall(tmp_path, rng, monkeypatch, longer_ranges):
     monkeypatch.setattr(search, "exact_is_better", lambda n, d: False)
-    X = clustered(rng, 3000, 6)
+    X = clustered(rng, 2000, 6)
     result = searched(tmp_path / "work", X, method=Auto(recall=0.9))
     assert isinstance(result.found.method, IVF)
     index = result.index()
@@ -324,12 +324,12 @@ def test_lost_results_are_made_again(tmp_path, rng, lost, metric):
 
 @pytest.mark.parametrize("method", [Exact(), IVF(nprobe=2)], ids=["exact", "cells"])
 def test_memory_is_that_of_a_range(tmp_path, rng, monkeypatch, method):
-    n, d = 12_000, 256
-    monkeypatch.setattr(vectors, "_ROWS", 800)
+    n, d = 6000, 256
+    monkeypatch.setattr(vectors, "_ROWS", 400)
     monkeypatch.setattr("diffusion.validation._BLOCK_VALUES", 1 << 14)
     for module in (vectors, search, inverted):
-        monkeypatch.setattr(module, "VALUES", 800 * d)
-    monkeypatch.setattr(search, "_SAMPLE_VALUES", 1000 * d)
+        monkeypatch.setattr(module, "VALUES", 400 * d)
+    monkeypatch.setattr(search, "_SAMPLE_VALUES", 600 * d)
     X = clustered(rng, n, d).astype(np.float32)
     searched(tmp_path / "once", X[:500], "euclidean", method)  # compiles
     np.save(tmp_path / "vectors.npy", X)
