@@ -103,55 +103,93 @@ def tuned(
     n, d = vectors.shape
     if exact_is_better(n, d):
         return Exact(), None, 1.0
-    count = IVF().cells(n)
-    parts = partition(vectors, count, progress=progress)
-    sample = np.sort(np.random.default_rng(1).choice(n, min(_SAMPLE, n), replace=False))
-    places = _true_cells(vectors, sample, metric, k, parts, progress)
-    probes = 32
+    parts = partition(vectors, IVF().cells(n), progress=progress)
+    sample = sampled(n)
+    cell_of = np.empty(n, np.int32)
+    cell_of[parts.order] = np.repeat(
+        np.arange(len(parts.centroids), dtype=np.int32), np.diff(parts.offsets)
+    )
+    scores, ids = nearest_others(vectors, sample, metric, k + 1, progress)
+    places = clear_cells(scores, cell_of[ids])
+    method, recall = chosen(vectors[sample], metric, k, auto, parts, places)
+    if isinstance(method, Exact):
+        return method, None, 1.0
+    warn_if_missed(recall, k, len(sample), auto)
+    if progress:
+        tqdm.write(f"{method}: recall at {k} {recall:.3f}", file=sys.stderr)
+    return method, parts, recall
+
+
+def sampled(n: int) -> NDArray[np.int64]:
+    """Return those of n vectors whose true neighbours show the recall, in ascending order."""
+    return np.sort(np.random.default_rng(1).choice(n, min(_SAMPLE, n), replace=False))
+
+
+def chosen(
+    queries: NDArray[np.float32],
+    metric: str,
+    k: int,
+    auto: Auto,
+    parts: Partition,
+    places: list[NDArray[np.int32]],
+) -> tuple[Exact | IVF, float]:
+    """Choose exact search or the number of cells to search, and return the recall.
+
+    Parameters
+    ----------
+    queries : ndarray, shape (m, d), float32
+        A sample of the vectors.
+    metric : str
+    k : int
+    auto : Auto
+    parts : Partition
+        The cells of all vectors; its `order` is not used.
+    places : list of ndarray
+        The cells of the true neighbours of each, as `clear_cells` returns them.
+    """
+    n, probes = int(parts.offsets[-1]), 32
     while True:
-        recall, enough, compared = _curve(vectors[sample], metric, k, parts, places, probes)
+        recall, enough, compared = _curve(queries, metric, k, parts, places, probes)
         reached = np.flatnonzero(enough >= auto.recall)
         most = min(_MOST_COMPARED, n / _SMALLER)
         if len(reached) or compared[-1] > most or probes >= len(parts.centroids):
             break
         probes *= 2
-    chosen = int(reached[0]) if len(reached) else len(compared) - 1
-    if compared[chosen] > n / _SMALLER or (not len(reached) and n <= _MOST_COMPARED):
-        return Exact(), None, 1.0
-    if compared[chosen] > _MOST_COMPARED:
-        chosen = max(0, int(np.searchsorted(compared, _MOST_COMPARED)) - 1)
+    last = int(reached[0]) if len(reached) else len(compared) - 1
+    if compared[last] > n / _SMALLER or (not len(reached) and n <= _MOST_COMPARED):
+        return Exact(), 1.0
+    if compared[last] > _MOST_COMPARED:
+        last = max(0, int(np.searchsorted(compared, _MOST_COMPARED)) - 1)
+    return IVF(nlist=IVF().cells(n), nprobe=last + 1), float(recall[last])
+
+
+def warn_if_missed(recall: float, k: int, sample: int, auto: Auto) -> None:
+    """Warn that the recall, measured on so many items, is lower than the target."""
+    if recall < auto.recall:
         warnings.warn(
-            f"neighbors: the recall at {k} is {recall[chosen]:.3f}, measured on {len(sample)} "
+            f"neighbors: the recall at {k} is {recall:.3f}, measured on {sample} "
             f"items, which is less than {auto.recall}; the vectors have too little structure for "
             "an approximate search. Exact(), or IVF with a larger nprobe, finds more",
-            stacklevel=2,
+            stacklevel=3,
         )
-    method = IVF(nlist=count, nprobe=chosen + 1)
-    if progress:
-        tqdm.write(f"{method}: recall at {k} {recall[chosen]:.3f}", file=sys.stderr)
-    return method, parts, float(recall[chosen])
 
 
-def _true_cells(
-    vectors: NDArray[np.float32],
-    sample: NDArray[np.int64],
-    metric: str,
-    k: int,
-    parts: Partition,
-    progress: bool,
-) -> list[NDArray[np.int32]]:
-    """Return the cells of the true neighbours of each item of a sample, by exact search.
+def clear_cells(scores: NDArray[np.float32], found: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """Return the cells of the true k neighbours of each item of a sample.
 
     Neighbours that tie with the best that is left out are not among them: any of these would do.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (m, k + 1)
+        Of the nearest others, found by exact search and padded with -inf.
+    found : ndarray, shape (m, k + 1), int32
+        The cell of each of these; any number for padding.
     """
-    cell_of = np.empty(len(vectors), np.int32)
-    cell_of[parts.order] = np.repeat(
-        np.arange(len(parts.centroids), dtype=np.int32), np.diff(parts.offsets)
-    )
-    scores, ids = nearest_others(vectors, sample, metric, k + 1, progress)
-    size = np.abs(scores).max(axis=1, where=ids >= 0, initial=0)
-    clear = np.abs(scores[:, :-1] - scores[:, -1:]) > _TIE * size[:, None]
-    return [cell_of[found[:-1][sure]] for found, sure in zip(ids, clear, strict=True)]
+    size = np.abs(scores).max(axis=1, where=np.isfinite(scores), initial=0)
+    with np.errstate(invalid="ignore"):  # the difference of two -inf
+        clear = np.abs(scores[:, :-1] - scores[:, -1:]) > _TIE * size[:, None]
+    return [cells[:-1][sure] for cells, sure in zip(found, clear, strict=True)]
 
 
 def _curve(

@@ -33,7 +33,7 @@ CHUNK = 32 * BLOCK
 _SLAB, _FEW = 1 << 20, 256
 
 # Vectors per cell that k-means is given, and its iterations.
-_PER_CELL, _ITERATIONS = 48, 8
+PER_CELL, _ITERATIONS = 48, 8
 
 # Parts of the sample that k-means divides in one call of the compiled loop.
 _TOGETHER = 32
@@ -81,7 +81,7 @@ class Cells(NamedTuple):
         groups: NDArray[np.int64],
     ) -> Cells:
         """Return cells from what is stored of them."""
-        means = _means(centroids, groups)
+        means = means_of(centroids, groups)
         arrays = vectors, ids, starts, stops, centroids, groups, means
         return cls(*map(read_only, arrays))
 
@@ -189,19 +189,26 @@ class Partition(NamedTuple):
 
     def probe(self, queries: NDArray[np.float32], count: int, metric: str) -> NDArray[np.int32]:
         """Return the cells (m, count) with the nearest centroids, as `Cells.probe` does."""
-        means = _means(self.centroids, self.groups)
+        means = means_of(self.centroids, self.groups)
         return _nearest_cells(self.centroids, self.groups, means, queries, count, metric)
 
 
 def partition(vectors: NDArray[np.float32], count: int, *, progress: bool) -> Partition:
     """Divide vectors into about `count` cells by k-means on a sample, at two levels."""
-    trained = _train(vectors, count, progress)
-    centroids, groups = _sorted_by(_group_of(trained), trained)
-    means = _means(centroids, groups)
+    centroids, groups = trained(vectors, count, progress=progress)
+    means = means_of(centroids, groups)
     cells = np.empty(len(vectors), np.int32)
     for part in row_blocks(len(vectors), "ivf build", show=progress, size=CHUNK):
         cells[part] = assigned(centroids, groups, means, vectors[part])
     return divided(cells, centroids, groups)
+
+
+def trained(
+    vectors: NDArray[np.float32], count: int, *, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return centroids (count, d) for vectors, sorted by group, and where the groups begin."""
+    centroids = _train(vectors, count, progress)
+    return _sorted_by(_group_of(centroids), centroids)
 
 
 def assigned(
@@ -225,14 +232,25 @@ def divided(
     """
     order = np.argsort(cells, kind="stable").astype(np.int32)
     sizes = np.bincount(cells, minlength=len(centroids))
-    limit = UNEVEN * max(1, -(-len(cells) // len(centroids)))
+    return Partition(order, *divided_sizes(sizes, centroids, groups))
+
+
+def divided_sizes(
+    sizes: NDArray[np.integer], centroids: NDArray[np.float32], groups: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return `offsets`, `centroids` and `groups` of the partition that `divided` returns.
+
+    The vectors are sorted by cell; `sizes` (cells,) says how many each cell has.
+    """
+    n = int(sizes.sum())
+    limit = UNEVEN * max(1, -(-n // len(centroids)))
     parts = np.maximum(1, -(-sizes // limit))
     cell = np.repeat(np.arange(len(centroids)), parts)
     number = np.arange(len(cell)) - np.repeat(np.cumsum(parts) - parts, parts)
     begin = np.repeat(np.cumsum(sizes) - sizes, parts) + number * limit
-    offsets = np.append(begin, len(cells)).astype(np.int64)
+    offsets = np.append(begin, n).astype(np.int64)
     first = np.append(0, np.cumsum(parts))
-    return Partition(order, offsets, centroids[cell], first[groups].astype(np.int64))
+    return offsets, centroids[cell], first[groups].astype(np.int64)
 
 
 def regrouped(cells: NDArray[np.integer], centroids: NDArray[np.float32]) -> Partition:
@@ -252,12 +270,30 @@ def nearest_others(
     Returns scores and ids (m, k), padded with -inf and -1. faiss is several times slower for so few
     queries.
     """
-    m = len(sample)
-    queries, own, rows = vectors[sample], sample.astype(np.int32), np.arange(m, dtype=np.int32)
+    queries, own = vectors[sample], sample.astype(np.int32)
+    return nearest_of_rows(queries, own, vectors, slice(0, len(vectors)), metric, k, progress)
+
+
+def nearest_of_rows(
+    queries: NDArray[np.float32],
+    own: NDArray[np.int32],
+    vectors: NDArray[np.float32],
+    rows: slice,
+    metric: str,
+    k: int,
+    progress: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """List the k nearest of some rows of `vectors`, but for row own[i] in list i.
+
+    Returns scores and rows (m, k), padded with -inf and -1; equal scores by ascending row.
+    """
+    m = len(queries)
+    order = np.arange(m, dtype=np.int32)
     blocks = np.append(np.arange(0, m, _FEW), m)
-    asked = Asked(*map(read_only, (queries, own, rows, np.zeros((m, 1), np.int32), blocks)))
+    asked = Asked(*map(read_only, (queries, own, order, np.zeros((m, 1), np.int32), blocks)))
     scores, ids = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int32)
-    for part in row_blocks(len(vectors), "ivf tuning", show=progress, size=_SLAB):
+    slabs = row_blocks(rows.stop, "ivf tuning", show=progress, begin=rows.start, size=_SLAB)
+    for part in slabs:
         numbers = np.arange(part.start, part.stop, dtype=np.int32)
         whole = np.zeros(1, np.int64), np.full(1, len(numbers))
         near, found = np.empty_like(scores), np.empty_like(ids)
@@ -276,7 +312,7 @@ def _train(vectors: NDArray[np.float32], count: int, progress: bool) -> NDArray[
     """Return centroids (count, d): k-means of a sample, and then of each of its √count parts."""
     n = len(vectors)
     rng = np.random.default_rng(0)
-    chosen = np.sort(rng.choice(n, min(n, _PER_CELL * count), replace=False))
+    chosen = np.sort(rng.choice(n, min(n, PER_CELL * count), replace=False))
     sample = vectors[chosen]
     rng.shuffle(sample)
     top = sample[: max(1, int(count**0.5))].copy()
@@ -318,7 +354,7 @@ def _group_of(centroids: NDArray[np.float32]) -> NDArray[np.int32]:
     return _nearest_of(centroids, means)
 
 
-def _means(centroids: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
+def means_of(centroids: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the mean of the centroids of each group."""
     sizes = np.diff(groups)
     sums = np.zeros((len(sizes), centroids.shape[1]))
