@@ -99,7 +99,7 @@ def test_without_dask_the_extra_is_named(where, monkeypatch):
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    monkeypatch.setattr(executors, "_TIMEOUT", 0.2)
+    monkeypatch.setattr("diffusion.cluster.dask_tasks._TIMEOUT", 0.2)
     with (
         refused("cluster: tcp://127.0.0.1:9: no Dask scheduler"),
         open_executor("tcp://127.0.0.1:9"),
