@@ -46,6 +46,9 @@ class Dask:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Run a function on a worker; the result of the future is None."""
         future: Future[Any] = Future()
+        if self.client.status != "running":  # until it gives up, it would only collect tasks
+            _cancel(future)
+            return future
         try:
             # Not pure: tasks of the same arguments are not the same task if one is repeated.
             task = self.client.submit(on_cores, self._cores, function, *arguments, pure=False)

@@ -171,6 +171,13 @@ def wait_for_results(process: subprocess.Popen[str], home: Path) -> None:
         time.sleep(0.01)
 
 
+def wait_for_workers(process: subprocess.Popen[str]) -> None:
+    """Wait until a build has begun to start workers, or has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.poll() is None and not workers_of(psutil.Process(process.pid)):
+            time.sleep(0.01)
+
+
 def end(process: subprocess.Popen[str], number: int, *, group: bool = False) -> tuple[int, str]:
     """Send a signal to a build, or to its whole group as Ctrl-C does; return status and errors.
 

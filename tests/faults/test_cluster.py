@@ -28,6 +28,7 @@ from .clusters import (
     refusal,
     start_build,
     wait_for_results,
+    wait_for_workers,
     write_shards,
 )
 
@@ -116,10 +117,8 @@ def test_the_command_is_ended_at_random_moments(round, given, tmp_path, by):
             process = start_build(home, given.mode, "local:2")
             # An interpreter that imports answers to Ctrl-C by itself.
             if by == "Ctrl-C" or rng.integers(3):
-                wait_for_results(process, home)
-                time.sleep(rng.uniform(0, 1.0))
-            else:
-                time.sleep(rng.uniform(0, 5.0))
+                wait_for_workers(process)
+            time.sleep(rng.uniform(0, 5.0))
             ended = process.poll() is not None
             if by == "kill -9":
                 status, errors = end(process, signal.SIGKILL)
