@@ -101,7 +101,11 @@ def _pass_outcome(future: Future[Any], task: Any) -> None:
         if task.status == "finished":
             future.set_result(None)
         elif task.status == "error":
-            future.set_exception(task.exception())
+            try:
+                error = task.exception()
+            except Exception as problem:  # one that cannot be fetched or unpacked
+                error = problem
+            future.set_exception(error)
         else:
             _cancel(future)
 
