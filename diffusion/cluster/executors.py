@@ -6,7 +6,7 @@ Dask is an optional dependency, which is imported only when it is asked for.
 from __future__ import annotations
 
 import contextlib
-import logging
+import math
 import multiprocessing
 import os
 import re
@@ -22,8 +22,8 @@ from ..kernels.threads import cores, using_cores
 
 _COUNTED = re.compile(r"(threads|processes|local):([1-9][0-9]{0,3})")
 _ADDRESS = re.compile(r"(?!(threads|processes|local):)([a-z]+://)?[^\s/:]+:[0-9]{1,5}|[a-z]+://\S+")
-# Seconds until a scheduler that does not answer is an error.
-_TIMEOUT = 30
+# Where seconds to wait for workers are looked up, and what they are by default.
+_PATIENCE, _DEFAULT_PATIENCE = "DIFFUSION_CLUSTER_PATIENCE", 600.0
 
 
 class Executor(Protocol):
@@ -34,18 +34,38 @@ class Executor(Protocol):
     workers : int
         Number of tasks that run at the same time.
     died : tuple of exception types
-        What the future of a task raises if its worker died. The task may be submitted again.
+        What the future of a task raises if its worker died.
+    tries : int
+        How often a task is to be submitted if its worker dies; one if the executor repeats it.
     """
 
     workers: int
     died: tuple[type[BaseException], ...]
+    tries: int
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run a function that workers can import, and return its future."""
+        """Run a function that workers can import, and return its future.
+
+        What the function returns may stay where it ran: the result of the future is that, or None.
+        """
+
+    def check(self, say: Callable[[str], None]) -> None:
+        """Check that tasks can still end; to be called now and then by who waits for them.
+
+        Parameters
+        ----------
+        say : callable
+            Is called with a line for the user if there are no workers, or workers again.
+
+        Raises
+        ------
+        DiffusionError
+            If the scheduler is lost, or there have been no workers for too long.
+        """
 
 
 @contextlib.contextmanager
-def open_executor(where: str) -> Iterator[Executor]:
+def open_executor(where: str, *, patience: float | None = None) -> Iterator[Executor]:
     """Start workers, or connect to those of a cluster, and release them at the end.
 
     Compiled loops of a task use as many cores as there are for each worker, one on a cluster. If
@@ -59,6 +79,9 @@ def open_executor(where: str) -> Iterator[Executor]:
         "threads:N", "processes:N" (N processes of this machine), "local:N" (a cluster of Dask with
         N processes of this machine), or the address of a Dask scheduler, such as
         "tcp://10.0.0.1:8786", whose workers share a file system with this process.
+    patience : float > 0, optional
+        Seconds that tasks wait while a cluster has no worker. By default, what the environment
+        variable DIFFUSION_CLUSTER_PATIENCE says, or 600.
 
     Yields
     ------
@@ -72,26 +95,64 @@ def open_executor(where: str) -> Iterator[Executor]:
     Notes
     -----
     "processes" and "local" start new interpreters, which import the main module: a script must
-    begin its work under ``if __name__ == "__main__":``. Tasks wait for as long as a cluster has no
-    workers.
+    begin its work under ``if __name__ == "__main__":``.
+
+    While the block runs, Dask logs nothing in this process: what goes wrong is raised.
     """
+    seconds = _patience(patience)
     counted = _COUNTED.fullmatch(where) if isinstance(where, str) else None
     if counted is not None:
         kind, workers = counted[1], int(counted[2])
-        start = {"threads": _threads, "processes": _processes, "local": _local}[kind]
-        with start(workers) as executor:
-            yield executor
+        if kind == "local":
+            opened = _dask().local(workers, seconds)
+        else:
+            opened = (_threads if kind == "threads" else _processes)(workers)
     elif isinstance(where, str) and _ADDRESS.fullmatch(where):
-        with _cluster(where) as executor:
-            yield executor
+        opened = _dask().connected(where, seconds)
     else:
         raise DiffusionError(
             "cluster: expected 'threads:N', 'processes:N', 'local:N' with N from 1 to 9999, or the "
             f"address of a Dask scheduler, got {where!r}"
         )
+    with opened as executor:
+        yield executor
 
 
-def _on_cores(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
+def _patience(given: float | None) -> float:
+    """Return how many seconds tasks wait for workers."""
+    name: str = "patience"
+    value: Any = given
+    if value is None:
+        name, value = _PATIENCE, os.environ.get(_PATIENCE, _DEFAULT_PATIENCE)
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds > 0:
+        raise DiffusionError(f"{name}: expected seconds > 0, got {value!r}")
+    return seconds
+
+
+def _dask() -> Any:
+    """Import the tasks on Dask.
+
+    Raises
+    ------
+    DiffusionError
+        If Dask is not installed.
+    """
+    try:
+        import distributed  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DiffusionError(
+            f"cluster: {error.name} is not installed (pip install 'diffusion-rerank[cluster]')"
+        ) from None
+    from . import dask_tasks
+
+    return dask_tasks
+
+
+def on_cores(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function whose compiled loops use so many cores."""
     with using_cores(count):
         return function(*arguments)
@@ -104,13 +165,17 @@ class _Threads:
     """Tasks on threads of this process."""
 
     died: tuple[type[BaseException], ...] = ()
+    tries = 4
 
     def __init__(self, workers: int) -> None:
         self.workers, self._cores = workers, max(1, cores() // workers)
         self.pool = ThreadPoolExecutor(workers, "diffusion-task")
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return self.pool.submit(_on_cores, self._cores, function, *arguments)
+        return self.pool.submit(on_cores, self._cores, function, *arguments)
+
+    def check(self, say: Callable[[str], None]) -> None:
+        """Do nothing: who has died is replaced."""
 
 
 class _Processes(_Threads):
@@ -135,7 +200,7 @@ class _Processes(_Threads):
         """Run a task on the process of this thread."""
         process = self._process()
         try:
-            return process.submit(_on_cores, self._cores, function, *arguments).result()
+            return process.submit(on_cores, self._cores, function, *arguments).result()
         except BrokenProcessPool:
             self._forget(process)
             raise
@@ -215,79 +280,3 @@ def _processes(workers: int) -> Iterator[Executor]:
     finally:
         executor.pool.shutdown(cancel_futures=True)
         executor.shutdown()
-
-
-# --- Dask -----------------------------------------------------------------------------------------
-
-
-class _Dask:
-    """Tasks on the workers of a Dask cluster, which gives a task to another worker if one dies."""
-
-    def __init__(self, client: Any, workers: int, cores: int) -> None:
-        self.workers, self._cores = workers, cores
-        self.died: tuple[type[BaseException], ...] = (_distributed().KilledWorker,)
-        # Not pure: tasks of the same arguments are not the same task if one is repeated.
-        self.client = client
-        self._pool = client.get_executor(pure=False)
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = self._pool.submit(_on_cores, self._cores, function, *arguments)
-        return future
-
-
-def _distributed() -> Any:
-    """Import `distributed`.
-
-    Raises
-    ------
-    DiffusionError
-        If it is not installed.
-    """
-    try:
-        import distributed
-    except ModuleNotFoundError as error:
-        raise DiffusionError(
-            f"cluster: {error.name} is not installed (pip install 'diffusion-rerank[cluster]')"
-        ) from None
-    return distributed
-
-
-@contextlib.contextmanager
-def _local(workers: int) -> Iterator[Executor]:
-    distributed = _distributed()
-    each = max(1, cores() // workers)
-    with contextlib.ExitStack() as stack:
-        try:
-            cluster = distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                # Dask counts mapped files as memory of a worker, which it would pause or end.
-                memory_limit=0,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-            stack.enter_context(cluster)
-            client = stack.enter_context(distributed.Client(cluster))
-        except (OSError, RuntimeError) as error:
-            raise DiffusionError(
-                f"cluster: local:{workers}: the workers cannot be started ({error})"
-            ) from error
-        yield _Dask(client, workers, each)
-
-
-@contextlib.contextmanager
-def _cluster(address: str) -> Iterator[Executor]:
-    distributed = _distributed()
-    try:
-        client = distributed.Client(address, timeout=_TIMEOUT)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DiffusionError(f"cluster: {address}: no Dask scheduler answers ({reason})") from None
-    with client:
-        threads = sum(worker["nthreads"] for worker in _workers_of(client))
-        # A cluster that grows with its tasks may have no worker yet.
-        yield _Dask(client, max(1, threads), 1)
-
-
-def _workers_of(client: Any) -> list[dict[str, Any]]:
-    return list(client.scheduler_info(n_workers=-1)["workers"].values())

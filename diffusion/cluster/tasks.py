@@ -10,21 +10,25 @@ import contextlib
 import errno
 import os
 import queue
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import DiffusionError
+from ..storage.files import array_header
 from ..storage.results import result
 from .executors import Executor
 
 __all__ = ["result", "run_stage"]
 
-# How often a task is started if its worker dies.
-_TRIES = 4
+# Seconds without the end of a task after which the workers are looked at.
+_PERIOD = 2.0
 # What says that the disk is full.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -62,7 +66,8 @@ def run_stage(
     ------
     DiffusionError
         If the disk is full, if the worker of one task died four times, if workers cannot be
-        reached any more, or if they write to a file system that is not that of this process.
+        reached any more, if there are none for too long (`executors.open_executor`), or if they
+        write to a file system that is not that of this process.
     Exception
         The first exception of a task, as it is, with a note on the stage. The tasks that have not
         begun are cancelled; what is finished is kept.
@@ -70,7 +75,7 @@ def run_stage(
     paths = [Path(each[0]) for each in arguments]
     if len(set(paths)) < len(paths):
         raise ValueError("arguments: expected a different path for each task")
-    missing = [place for place, path in enumerate(paths) if not path.exists()]
+    missing = [place for place, path in enumerate(paths) if not _finished(path)]
     if missing:
         total = len(paths)
         with tqdm(
@@ -105,16 +110,22 @@ def _run(
         for place in range(len(arguments)):
             begin(place)
         while running:
-            place, future = done.get()
+            try:
+                place, future = done.get(timeout=_PERIOD)
+            except queue.Empty:
+                executor.check(partial(_say, bar))
+                continue
             del running[place]
             path = Path(arguments[place][0])
             try:
                 with _full_disks_named(name, path):
                     future.result()
             except executor.died as error:
-                if tries[place] == _TRIES:
+                if tries[place] == executor.tries:
+                    # Dask counts by itself, up to a number that its scheduler sets.
+                    deaths = getattr(error, "allowed_failures", executor.tries - 1) + 1
                     raise DiffusionError(
-                        f"{name}: {path}: its worker died {_TRIES} times, as it does when memory "
+                        f"{name}: {path}: its worker died {deaths} times, as it does when memory "
                         "runs out; expected fewer workers or smaller shards"
                     ) from error
                 begin(place)
@@ -132,6 +143,39 @@ def _run(
     finally:
         for future in running.values():
             future.cancel()
+
+
+def _say(bar: tqdm[Any], line: str) -> None:
+    """Print a line above the progress bar, if there is one."""
+    if not bar.disable:
+        bar.write(line, file=sys.stderr)
+
+
+def _finished(path: Path) -> bool:
+    """Return whether there is a result; one with a damaged array is removed, to be made again.
+
+    Only the sizes of the arrays are compared with what their headers say.
+    """
+    if not path.exists():
+        return False
+    arrays = path.rglob("*.npy") if path.is_dir() else [path] if path.suffix == ".npy" else []
+    if all(map(_whole, arrays)):
+        return True
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return False
+
+
+def _whole(file: Path) -> bool:
+    """Return whether an .npy file is as long as its header says."""
+    try:
+        with open(file, "rb") as stream:
+            header = array_header(stream, "biufcSUV")
+            return stream.tell() + header.bytes == os.fstat(stream.fileno()).st_size
+    except ValueError:
+        return False
 
 
 def _check_written(name: str, path: Path) -> None:

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+
 from diffusion.cluster.tasks import result
 from diffusion.kernels.threads import cores
 
@@ -22,6 +24,13 @@ def write_folder(path, *names):
         folder.mkdir()
         for name in names:
             (folder / name).write_text(name)
+    return str(path)
+
+
+def write_array(path, length):
+    with result(path) as folder:
+        folder.mkdir()
+        np.save(folder / "array.npy", np.arange(length))
     return str(path)
 
 
@@ -59,3 +68,9 @@ def fail(path, message):
 def write_elsewhere(path):
     write(f"{path}.elsewhere")
     return path
+
+
+def ignores_interrupts(path):
+    """Write whether Ctrl-C is kept from this process."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return write(path, f"{os.getpid()} {int(signal.SIGINT in blocked)}")

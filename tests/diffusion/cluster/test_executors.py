@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,15 @@ from diffusion.cluster import executors
 from diffusion.cluster.executors import open_executor
 from diffusion.cluster.tasks import run_stage
 
-from .jobs import die_once, fail, write, write_number, write_number_and_wait
+from .jobs import (
+    die,
+    die_once,
+    fail,
+    ignores_interrupts,
+    write,
+    write_number,
+    write_number_and_wait,
+)
 
 
 def refused(text):
@@ -99,7 +110,7 @@ def test_without_dask_the_extra_is_named(where, monkeypatch):
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    monkeypatch.setattr(executors, "_TIMEOUT", 0.2)
+    monkeypatch.setattr("diffusion.cluster.dask_tasks._TIMEOUT", 0.2)
     with (
         refused("cluster: tcp://127.0.0.1:9: no Dask scheduler"),
         open_executor("tcp://127.0.0.1:9"),
@@ -126,6 +137,110 @@ def test_a_cluster_is_reached_by_its_address(dask, tmp_path):
     with open_executor(address) as executor:
         assert executor.workers == 1
         assert run_stage(executor, "stage", write, [(tmp_path / "a",)]) == [tmp_path / "a"]
+
+
+@pytest.fixture
+def empty_cluster(monkeypatch):
+    """A scheduler without workers."""
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    monkeypatch.setattr("diffusion.cluster.tasks._PERIOD", 0.05)
+    place = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
+    with distributed.LocalCluster(n_workers=0, processes=False, **place) as cluster:
+        yield cluster
+
+
+def test_a_cluster_without_workers_is_named(empty_cluster, tmp_path, capsys, monkeypatch):
+    address = empty_cluster.scheduler_address
+    with (
+        refused(f"cluster: {address}: expected a worker within 0.3 seconds"),
+        open_executor(address, patience=0.3) as executor,
+    ):
+        run_stage(executor, "stage", write, [(tmp_path / "a",)], progress=True)
+    said = f"cluster: {address}: 0 workers; waiting for one, at most 0.3 seconds\n"
+    assert capsys.readouterr().err.count(said) == 1
+    monkeypatch.setenv("DIFFUSION_CLUSTER_PATIENCE", "0.2")
+    with refused("a worker within 0.2 seconds"), open_executor(address) as executor:
+        run_stage(executor, "stage", write, [(tmp_path / "a",)])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_worker_that_comes_late_is_told(empty_cluster, monkeypatch):
+    monkeypatch.setattr("diffusion.cluster.dask_tasks._TOLD_AFTER", 0.0)
+    said = []
+    with open_executor(empty_cluster.scheduler_address) as executor:
+        executor.check(said.append)
+        empty_cluster.scale(1)
+        executor.client.wait_for_workers(1)
+        executor.check(said.append)
+        executor.check(said.append)
+    assert [line.rpartition(": ")[2] for line in said] == [
+        "0 workers; waiting for one, at most 600 seconds",
+        "1 workers",
+    ]
+
+
+def test_a_lost_scheduler_ends_the_tasks(empty_cluster, tmp_path, capfd):
+    with open_executor(empty_cluster.scheduler_address) as executor:
+        future = executor.submit(write, tmp_path / "a")
+        empty_cluster.close()
+        with pytest.raises(CancelledError):
+            future.result()
+        with refused("the scheduler cannot be reached any more; what is finished is kept"):
+            executor.check(print)
+        with pytest.raises(CancelledError):
+            executor.submit(write, tmp_path / "a").result()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", ""])
+def test_a_patience_that_is_none_is_refused(value, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CLUSTER_PATIENCE", value)
+    with refused(f"DIFFUSION_CLUSTER_PATIENCE: expected seconds > 0, got {value!r}"):
+        open_executor("threads:1").__enter__()
+    with refused("patience: expected seconds > 0, got 0"):
+        open_executor("threads:1", patience=0).__enter__()
+
+
+def test_dask_is_quiet_while_it_is_used(empty_cluster):
+    names = ("distributed", "distributed.client", "tornado.application")
+    levels = [logging.getLogger(name).level for name in names]
+    with open_executor(empty_cluster.scheduler_address):
+        for name in names:
+            assert not logging.getLogger(name).isEnabledFor(logging.CRITICAL)
+    assert [logging.getLogger(name).level for name in names] == levels
+
+
+def test_workers_of_dask_do_not_see_interrupts(dask, tmp_path):
+    """Nor does one that has replaced another."""
+    first = run_stage(dask, "stage", ignores_interrupts, [(tmp_path / "0",)])
+    os.kill(numbers(first).pop(), signal.SIGKILL)
+    paths = run_stage(dask, "stage", ignores_interrupts, [(tmp_path / n,) for n in "01"])
+    assert len(numbers(paths)) == 2
+    assert [path.read_text().split()[1] for path in paths] == ["1", "1"]
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_workers_is_named(dask, tmp_path):
+    with refused(f"stage: {tmp_path / 'a'}: its worker died 4 times, as it does when memory"):
+        run_stage(dask, "stage", die, [(tmp_path / "a",)])
+    run_stage(dask, "stage", write, [(tmp_path / "a",)])
+
+
+def test_an_interrupt_waits_until_the_workers_have_started():
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    from diffusion.cluster import dask_tasks
+
+    def interrupted():
+        with dask_tasks._uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            begun.append(True)
+
+    begun = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert begun
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import re
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 
 from diffusion import DiffusionError
@@ -14,7 +15,7 @@ from diffusion.cluster.executors import open_executor
 from diffusion.cluster.tasks import result, run_stage
 from tests.support.disk import CRASHES, Crash, Disk, operations
 
-from .jobs import fail, write, write_elsewhere, write_folder
+from .jobs import fail, write, write_array, write_elsewhere, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,15 @@ def refused(text):
 class Scripted:
     """An executor whose futures end as a script says, or with what the task returns."""
 
-    workers = 1
+    workers, tries = 1, 4
     died = (ConnectionError,)
 
     def __init__(self, *script):
         self.script, self.calls = list(script), []
+
+    def check(self, say):
+        say("no workers")
+        raise DiffusionError("cluster: nobody is there")
 
     def submit(self, function, *arguments):
         self.calls.append(arguments[0])
@@ -106,6 +111,56 @@ def test_a_task_whose_worker_dies_is_started_four_times(tmp_path):
     with refused(f"stage: {tmp_path / 'b'}: its worker died 4 times") as error:
         run_stage(Scripted(*[death] * 4), "stage", write, [(tmp_path / "b",)])
     assert error.value.__cause__ is death
+
+
+class KilledError(ConnectionError):
+    """What Dask raises, which has started a task again by itself."""
+
+    allowed_failures = 6
+
+
+def test_deaths_that_dask_has_counted_are_not_counted_again(tmp_path):
+    executor = Scripted(KilledError())
+    executor.tries = 1
+    with refused(f"stage: {tmp_path / 'a'}: its worker died 7 times"):
+        run_stage(executor, "stage", write, [(tmp_path / "a",)])
+    assert len(executor.calls) == 1
+
+
+def test_a_stage_looks_after_the_workers_while_it_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diffusion.cluster.tasks._PERIOD", 0.01)
+    executor = Scripted("pending")
+    with refused("cluster: nobody is there"):
+        run_stage(executor, "stage", write, [(tmp_path / "a",)])
+    assert capsys.readouterr().err == ""
+    executor = Scripted("pending")
+    with refused("cluster: nobody is there"):
+        run_stage(executor, "stage", write, [(tmp_path / "a",)], progress=True)
+    assert "no workers\n" in capsys.readouterr().err
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def overwritten(file):
+    file.write_bytes(b"x" * file.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, overwritten])
+def test_a_damaged_result_is_made_again(tmp_path, damage):
+    paths = [tmp_path / "0", tmp_path / "1"]
+    for path in paths:
+        write_array(path, 7)
+    damage(paths[1] / "array.npy")
+    executor = Scripted()
+    run_stage(executor, "stage", write_array, [(path, 8) for path in paths])
+    assert executor.calls == paths[1:]
+    assert [len(np.load(path / "array.npy")) for path in paths] == [7, 8]
 
 
 def test_workers_that_are_lost_are_named(tmp_path):
