@@ -22,9 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
+from .files import read_singly
 
 # A state whose arrays have at most this many bytes is checked whole, in some milliseconds.
 SMALL = 1 << 24
+
+# An array of at most this many bytes is in memory after a few reads, however it is read.
+_SMALL_ARRAY = 1 << 20
 
 # Values compared at a time: what a block takes, about a MiB, stays in the cache of a core.
 _BLOCK = 1 << 18
@@ -305,6 +309,7 @@ class Contents:
             return
         with _lock:
             if by_rows not in self._done:
+                self.read_singly(False)
                 self._check(self._promising(by_rows))
                 self._done.add(by_rows)
 
@@ -333,6 +338,7 @@ class Contents:
         with _lock:
             if not self._begun:
                 self._check(tuple(name for name in names if name in whole))
+                self.read_singly()
                 self._begun = True
 
     def check_range(self, name: str, start: int, stop: int) -> None:
@@ -349,6 +355,12 @@ class Contents:
     def checked(self) -> bool:
         """Whether the values of whole arrays have been checked, other than those read by rows."""
         return False in self._done or not self._layout
+
+    def read_singly(self, singly: bool = True) -> None:
+        """Tell the system whether single values of large arrays are read, see `files`."""
+        for name in self._layout:
+            if self._arrays[name].nbytes > _SMALL_ARRAY:
+                read_singly(self._arrays[name], singly)
 
     def _promising(self, by_rows: bool) -> tuple[str, ...]:
         """Return the names of the arrays that `check` checks."""

@@ -1,0 +1,1 @@
+"""Builds over shards beside those of one process, on collections of any size."""
