@@ -41,6 +41,7 @@ class LocalGraph(NamedTuple):
     order: Any  # (n,) int32, the user's ids
     roots: Any  # (n,) float32, √d_i
     largest_root: float
+    slack: float  # relative error of Σ_j W_ij √d_j = √d_i that a row may have
 
 
 class Touched(NamedTuple):
@@ -154,6 +155,19 @@ def touch(T: Touched, graph: LocalGraph, begin: int, end: int) -> bool:
     return fine
 
 
+@borrowing
+def _is_row(graph: LocalGraph, node: int, begin: int, end: int) -> bool:
+    """Return whether edges that are possible may be those of a node: Σ_j W_ij √d_j = √d_i."""
+    if graph.slack == np.inf or begin == end:
+        return True
+    indices, weights, roots = graph.matrix.indices, graph.matrix.weights, graph.roots
+    total, e = 0.0, np.uintp(begin)
+    while e < np.uintp(end):
+        total += weights[e] * np.float64(roots[np.uintp(indices[e])])
+        e += np.uintp(1)
+    return abs(total - roots[node]) <= graph.slack * roots[node]
+
+
 @contracting
 def _take_in(
     graph: LocalGraph,
@@ -195,7 +209,7 @@ def _take_in(
             R.weights[f] = weight
             f += one
             u += one
-        if wrong:
+        if wrong or not _is_row(graph, T.node[t], begin, stops[T.node[t]]):
             halt = DAMAGED
             break
         f, u = np.uintp(e), np.uintp(begin)

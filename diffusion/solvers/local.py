@@ -21,6 +21,9 @@ from .base import Report, Solution, Solver
 # Initial capacity of a workspace: touched nodes, edges.
 _ROOM = (1 << 14, 1 << 18)
 
+# The relative error of Σ_j W_ij √d_j = √d_i, of numbers in float32, in a row that is not damaged.
+_SLACK = 1e-3
+
 # The factor by which a workspace that was too small is enlarged.
 _MORE = 4
 
@@ -186,7 +189,9 @@ class Local(Solver):
     def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
         if self._local is None:
             roots, largest = self._arrays["roots"], float(self._arrays["largest"][0])
-            self._local = LocalGraph(self._matrix, self._nodes.order, read_only(roots), largest)
+            slack = np.inf if self._graph.contents.checked else _SLACK
+            order = self._nodes.order
+            self._local = LocalGraph(self._matrix, order, read_only(roots), largest, slack)
         graph = self._local
 
         def solve(row: int) -> Any:

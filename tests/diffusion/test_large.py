@@ -122,7 +122,7 @@ def test_what_a_query_reads_is_checked(saved, index, kind, name, change):
         ("graph_starts", 7),
         ("graph_stops", 7),
         ("graph_indices", 7),
-        ("graph_weights", 0.25),
+        ("graph_weights", 0.9),
         ("graph_order", 7),
         ("graph_position", 7),
         ("graph_degrees", NAN),

@@ -213,12 +213,12 @@ def _ask(target: str, path: Path, *, verify: bool) -> tuple[list[Any], str]:
         return [scores, ids, image_names(state), text.getvalue()], _form(scores, ids, N)
     large = target.startswith("large")
     with patch.object(contents, "SMALL", -1 if large else contents.SMALL):
-        return _ask_reranker(target, path, verify=verify, large=large)
+        ranker = diffusion.load(path, verify=verify)
+        return _ask_reranker(target, ranker, Q, whole=not large)
 
 
-def _ask_reranker(target: str, path: Path, *, verify: bool, large: bool) -> tuple[list[Any], str]:
-    """Do what `_ask` does for an index of a Reranker; `large` ones are not read whole."""
-    ranker = diffusion.load(path, verify=verify)
+def _ask_reranker(target: str, ranker: Any, Q: Any, *, whole: bool) -> tuple[list[Any], str]:
+    """Return what `_ask` does, with answers from the whole graph if these are wanted."""
     answers: list[Any] = []
     faults = []
 
@@ -234,7 +234,7 @@ def _ask_reranker(target: str, path: Path, *, verify: bool, large: bool) -> tupl
         near -= 1
     keep(*ranker.rerank(near, first, k=6))
     keep(*ranker.rerank(near, first, k=4, restrict_to_candidates=True))
-    if large:
+    if not whole:
         return answers, next(filter(None, faults), "")
     W = ranker.graph_.W
     answers += [W.data, W.indices, W.indptr, str(ranker.diagnose())]
