@@ -302,6 +302,7 @@ class Explainer:
         self._answers: dict[int, _Answer] = {}
         self._observation = fitted.affinity.observe(*first.observed, query_k)
         self._lists = kernels.FirstStage(*first.lists)
+        fitted.graph.check()  # of which an explanation reads more than a search
         self._scale = fitted.affinity.scale_of(first.observed[0])
         confidence = fitted.confidence(self._observation, *first.lists)
         self._confidence = confidence if cautious else None
@@ -397,7 +398,12 @@ class Explainer:
             solution = solver.solve(observation.y, candidates=self._first.candidates)
             x = _positive(solution.values)  # a copy: scores may take the place of the values
             scores = fitted.score.combine(
-                solution.values, observation, self._lists, self._scale, fitted.graph
+                solution.values,
+                observation,
+                self._lists,
+                self._scale,
+                fitted.graph,
+                solution.roots,
             )
             if self._confidence is not None:
                 own = fitted.score.evidence(self._lists, self._scale)

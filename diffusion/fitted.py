@@ -143,7 +143,7 @@ class Fitted:
                 "search: this index was fitted from neighbour lists and holds no vectors; "
                 "expected fit_neighbors(scores, ids, X), or a call of rerank(scores0, ids0)"
             )
-        self.index.contents.check()
+        self.index.check()
         return self.index, self._queries(self.index, Q)
 
     def check_queries(self, Q: ArrayLike) -> None:
@@ -329,7 +329,7 @@ class Fitted:
         parts = row_blocks(nq, "diffuse", show=progress, size=batch, unit="query")
         for part in parts if nq else [slice(0, 0)]:  # no query has a report, too
             observation = self.affinity.observe(observed[0][part], observed[1][part], query_k)
-            scale = self.affinity.scale_of(observed[0][part])
+            scale = self.affinity.scale_of(observed[0][part], ids[part])
             candidates = (ids if known is None else known)[part]
             first = kernels.FirstStage(scores[part], ids[part])
             confidence = self.confidence(observation, *first)
@@ -354,7 +354,7 @@ class Fitted:
         observation, first, scale, candidates, confidence, cautious = asked
         solution = self.solver.for_depth(depth).solve(observation.y, candidates=candidates)
         x, report = solution.values, solution.report
-        fused = self.score.combine(x, observation, first, scale, self.graph)
+        fused = self.score.combine(x, observation, first, scale, self.graph, solution.roots)
         n = self.graph.n_nodes
         if confidence is not None:
             relevant = self._relevant(fused, candidates if restrict else None, allowed)
@@ -471,7 +471,8 @@ class Fitted:
             out = copies.expanded(found, k, allowed)
         if len(hits.unknown):
             # Copies of better items must not push them out.
-            scale = self.affinity.scale_of(hits.known[0][:, : self.affinity.depth])
+            near = hits.known[0][:, : self.affinity.depth]
+            scale = self.affinity.scale_of(near, hits.codes)
             own = self.score.evidence(kernels.FirstStage(hits.scores, hits.codes), scale)
             first = kernels.FirstStage(hits.scores, copies.first_items(hits.codes))
             kernels.keep_unknown(first, copies.n_items, own, allowed, *out)

@@ -432,6 +432,7 @@ class Numbers(_Tabled):
             layout["next"] = Array(np.int64, (1,))
             following = int(arrays["next"][0])
         contents = Contents(arrays, layout, source)
+        contents.read_singly()
         return cls(arrays["numbers"], arrays["table"], following, contents=contents, source=source)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -504,6 +505,7 @@ class Names(_Tabled):
             "table": _stored_table(arrays, n),
         }
         contents = Contents(arrays, layout, source)
+        contents.read_singly()
         keys = Keys(arrays["text"], arrays["offsets"])
         return cls(keys, arrays["table"], contents=contents, source=source)
 

@@ -473,7 +473,7 @@ class RegionalReranker(Reporting, Parameters):
         seen = whole.affinity.observe(*near, query_k)
         solver = whole.solver.for_depth(max(k, _SHORTEST))
         of_images = solver.solve(seen.y, candidates=first.ids)
-        f = score.combine(of_images.values, seen, first, scale, whole.graph)
+        f = score.combine(of_images.values, seen, first, scale, whole.graph, of_images.roots)
         return _mean(of_regions, f, n), solution.report
 
     # --- pooling ---------------------------------------------------------------------------------

@@ -1130,10 +1130,12 @@ def load(
     -----
     Types, shapes and sizes are checked on loading, with or without `verify`. The first use of an
     array checks once that its values are possible: ids are in range, offsets never decrease,
-    numbers are finite, and so on. (Of the neighbour lists of the contextual affinity and of the
-    columns of the solver "columns", the rows that a query reads are checked.) A damaged or forged
-    index is therefore a `DiffusionError`, from `load` or from the first call that uses it, and no
-    memory outside its arrays is accessed.
+    numbers are finite, and so on. Where a query reads little of a large index, it checks what it
+    reads instead, so that its time does not depend on the size of the index: edges and neighbour
+    lists, and in an index of more than some 10^5 items all that the solvers "auto" and "local", the
+    contextual affinity and the search of cells read. A damaged or forged index is therefore a
+    `DiffusionError`, from `load` or from the first call that uses it, and no memory outside its
+    arrays is accessed.
 
     Values that are possible but false give false results. How long a query takes depends on the
     settings of the index, such as `max_iter` of its solver. The files must not be changed while

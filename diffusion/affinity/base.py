@@ -84,10 +84,14 @@ class Affinity(ABC):
         None stands for the number that suits the affinity.
         """
 
-    def scale_of(self, scores: NDArray[np.float32]) -> LocalScale:
+    def scale_of(
+        self, scores: NDArray[np.float32], ids: NDArray[np.int64] | None = None
+    ) -> LocalScale:
         """Return the local scale of the items, and of queries by their first-stage scores (m, c).
 
         The scores are in descending order, padded with -inf, and those of items of the collection.
+        `ids` are the only items whose scale will be read, others than those of the collection
+        aside; by default, any.
         """
         return LocalScale(0.0, UNSCALED, read_only(np.zeros(len(scores), np.float32)))
 

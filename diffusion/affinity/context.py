@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from ..storage.contents import (
     Promise,
     Ragged,
     Stops,
+    damaged,
     finite,
     with_rows,
 )
@@ -50,6 +51,12 @@ _MOST_CHANGED = 0.75
 
 # Entries of lists beyond the largest scale.
 _SPARE = 8
+
+# The arrays that do not grow with the collection.
+_SMALL_ARRAYS = ("ranks",)
+
+# The arrays of `Holders`.
+_HOLDERS = ("starts", "stops", "holders", "holders_high")
 
 # No ages: equal sums are ordered by row.
 _IN_ORDER = np.empty(0, np.int32)
@@ -152,6 +159,9 @@ class Context(Affinity):
         init=False, repr=False, compare=False, default=None
     )
 
+    # What errors call the state that the arrays belong to.
+    _source: str = field(init=False, repr=False, compare=False, default="affinity")
+
     name: ClassVar[str] = "context"
     by_age: ClassVar[bool] = True
     # Its weights fall faster than the published ones, so that walks are to be longer.
@@ -191,12 +201,27 @@ class Context(Affinity):
         """Return the number of neighbours up to the largest scale."""
         return self.scales[-1] if k is None else min(k, self.scales[-1])
 
-    def scale_of(self, scores: NDArray[np.float32]) -> LocalScale:
+    def scale_of(
+        self, scores: NDArray[np.float32], ids: NDArray[np.int64] | None = None
+    ) -> LocalScale:
         """Return the local scales by which lists are ranked, and those of queries."""
-        if not len(self.local_scale):
-            return super().scale_of(scores)
+        if "local_scale" not in self._state:
+            return super().scale_of(scores, ids)
+        items = self._state["local_scale"]
+        if ids is None:
+            self._contents.check()
+        elif not self._contents.checked:
+            self._contents.check_small(_SMALL_ARRAYS)
+            if not np.isfinite(items[ids[(ids >= 0) & (ids < len(items))]]).all():
+                self._fail("local_scale", "finite values")
         queries = local_scales_of(scores)
-        return LocalScale(float(self.scaling), read_only(self.local_scale), read_only(queries))
+        return LocalScale(float(self.scaling), read_only(items), read_only(queries))
+
+    def _fail(self, name: str, expected: str) -> NoReturn:
+        """Raise the error that says what is wrong with the arrays."""
+        self._contents.check(by_rows=True)
+        self._contents.check()
+        raise damaged(self._source, name, expected)
 
     def listed(self, k: int | None) -> int:
         """Return the number of neighbours up to the largest scale, and spare ones.
@@ -481,7 +506,7 @@ class Context(Affinity):
         """List what is most similar to items, and return what others take of it by receiver."""
         bounds = np.empty(len(items), np.int64)
         n, holders = len(least), self._holders
-        queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
+        queries.jaccard_bounds(encodings.ids, holders, bounds)
         parts = []
         for part in _batches(bounds, _OFFERED) or [slice(0, 0)]:
             these = Encodings(encodings.ids[part], encodings.values[part])
@@ -554,17 +579,29 @@ class Context(Affinity):
         """
         first = FirstStage(np.ascontiguousarray(scores), np.ascontiguousarray(ids, np.int64))
         if self._opened is None:
-            reach, local_scale = read_only(self._state["reach"]), read_only(self.local_scale)
-            known = queries.Known(self._sets, reach, local_scale, np.float32(self.scaling))
-            self._opened = known, self._scales, self._holders
+            # A query checks what it reads.
+            self._contents.check_small(_SMALL_ARRAYS)
+            state = self._state
+            arrays = state["ids"], state["levels"], self._ages
+            reach, local_scale = state["reach"], state.get("local_scale", UNSCALED)
+            known = queries.Known(
+                Sets(*map(read_only, arrays)),
+                read_only(reach),
+                read_only(local_scale),
+                np.float32(self.scaling),
+            )
+            holders = Holders(*(read_only(state[name]) for name in _HOLDERS))
+            self._opened = known, self._scales, holders
         known, scales, holders = self._opened
         m = len(ids)
-        encodings, damaged = self._empty_encodings(m), np.zeros(m, bool)
-        queries.encode_queries(known, scales, first, encodings, damaged)
-        if damaged.any():
-            self._contents.check(by_rows=True)  # raises the error that says what is wrong
+        encodings, wrong = self._empty_encodings(m), np.zeros(m, bool)
+        queries.encode_queries(known, scales, first, encodings, wrong)
+        if wrong.any():
+            self._fail("ids", "lists of items")
         bounds = np.empty(m, np.int64)
-        queries.jaccard_bounds(encodings.ids, holders.starts, holders.stops, bounds)
+        queries.jaccard_bounds(encodings.ids, holders, bounds)
+        if (bounds < 0).any():
+            self._fail("stops", "ends of rows")
         near = queries.Near(first.ids, self._evidence(first))
         width = min(query_k, int(bounds.max(initial=0)) + max(1, first.ids.shape[1]))
         y, similar = SparseRows.of_width(m, width), []
@@ -573,13 +610,16 @@ class Context(Affinity):
             nearest = queries.Near(near.ids[part], near.evidence[part])
             out = SparseRows.of_at_most(bounds[part]), y.part(part)
             queries.compare(these, holders, known.sets, nearest, *out, width)
+            if (out[0].counts < 0).any():
+                self._fail("holders", "items of the collection")
             similar.append(out[0])
         return Observation(y, SparseRows.joined(similar))
 
     def _evidence(self, first: FirstStage) -> NDArray[np.float32]:
         """Return e of the neighbours of queries (m, c)."""
         out = np.empty(first.scores.shape, np.float32)
-        first_stage.evidence(first, self.scale_of(first.scores), out.shape[1], 1.0, out)
+        scale = self.scale_of(first.scores, first.ids)
+        first_stage.evidence(first, scale, out.shape[1], 1.0, out)
         return out
 
     def lists(
@@ -640,8 +680,7 @@ class Context(Affinity):
 
     @property
     def _holders(self) -> Holders:
-        names = ("starts", "stops", "holders", "holders_high")
-        return Holders(*(read_only(self._checked[name]) for name in names))
+        return Holders(*(read_only(self._checked[name]) for name in _HOLDERS))
 
     @property
     def _checked(self) -> dict[str, NDArray[Any]]:
@@ -658,6 +697,7 @@ class Context(Affinity):
         if not arrays["ids"].size:
             raise ValueError("ids: no list has an entry")
         self._state, self._opened = {"ids": arrays["ids"]}, None
+        self._source = source
         if "ranks" in arrays:
             self._state["ranks"] = arrays["ranks"]
         if "mutual" in arrays:

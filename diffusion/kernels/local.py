@@ -8,6 +8,7 @@ import numpy as np
 
 from .bounds import INSIDE, ROW_SUM_SLACK, Bounds, bounds, certificate, shield
 from .support import (
+    DAMAGED,
     EXHAUSTED,
     FULL,
     LocalGraph,
@@ -15,13 +16,15 @@ from .support import (
     State,
     Touched,
     Workspace,
+    forget,
     grow,
     push,
     relax,
     renew,
+    slot_of,
     touch,
 )
-from .threads import contracting
+from .threads import borrowing, contracting, serial
 
 # The levels that the solution is worked down to: each is this fraction of the one before. Values
 # below the last one, relative to the largest of b, are not resolved.
@@ -70,9 +73,9 @@ def solve(
 ) -> Answer:
     """Solve (I - α W) x = b for one sparse b, with b[places] = values in storage order.
 
-    `settings.certify` is ignored; see `solve_certified`. `work.number` is -1 everywhere before and
-    after the call. If `state.halt` is FULL in the result, the workspace is too small, and the
-    caller calls again with a larger one; if it is DAMAGED, an edge is not one of W.
+    `settings.certify` is ignored; see `solve_certified`. `work.numbers` is empty before and after
+    the call. If `state.halt` is FULL in the result, the workspace is too small, and the
+    caller calls again with a larger one; if it is DAMAGED, a row is not one of W.
     """
     alpha = settings.alpha
     _, T, R = work
@@ -128,28 +131,28 @@ def _rest(
 @contracting
 def _leave(work: Workspace, state: State) -> float:
     """Clean the workspace; return ||r||²."""
-    number, T, _ = work
-    squares = 0.0
+    T, squares = work.touched, 0.0
     for t in range(state.touched):
         squares += T.residual[t] ** 2
-        number[T.node[t]] = -1
+    forget(work.numbers, T.node, state.touched)
     return squares
 
 
 @contracting
 def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> State:
     """Touch the nodes of b, with an empty support."""
-    number, T, R = work
+    numbers, T, R = work
     if places.shape[0] > T.node.shape[0]:
         return State(0, 0, 0.0, 0.0, 0, 0, FULL)
     touched = 0
     for a in range(places.shape[0]):
         if values[a] != 0:
-            number[places[a]] = touched
+            slot = slot_of(numbers, places[a])
+            numbers[slot, 0], numbers[slot, 1] = places[a], touched
             T.node[touched] = places[a]
             T.piece[touched] = touched
             touched += 1
-    touch(T, graph.roots, 0, touched)
+    fine = touch(T, graph, 0, touched)
     scale = 0.0
     t = 0
     for a in range(places.shape[0]):
@@ -158,7 +161,7 @@ def _begin(graph: LocalGraph, work: Workspace, places: Any, values: Any) -> Stat
             scale = max(scale, abs(values[a]) / T.root[t])
             t += 1
     R.start[0] = 0
-    return State(touched, 0, 0.0, scale, 0, 0, 0)
+    return State(touched, 0, 0.0, scale, 0, 0, 0 if fine else DAMAGED)
 
 
 @contracting
@@ -307,13 +310,41 @@ def _to_certificate(
 
 
 @contracting
-def take(order: Any, work: Workspace, rows: int, ids: Any, x: Any) -> float:
-    """Copy the solution from a workspace, with the user's ids; return the largest |x_i| / √d_i."""
+def take(order: Any, work: Workspace, rows: int, ids: Any, x: Any, roots: Any) -> float:
+    """Copy the solution from a workspace: the user's ids, x and √d; return max |x_i| / √d_i."""
     _, T, R = work
     largest = 0.0
     for s in range(rows):
         t = np.uintp(R.own[s])
         ids[s] = order[T.node[t]]
         x[s] = T.x[t]
+        roots[s] = T.root[t]
         largest = max(largest, abs(T.x[t]) / T.root[t])
     return largest
+
+
+@serial
+def different(ids: Any, n: int) -> bool:
+    """Return whether ids (m,) are different ones from 0 to n - 1."""
+    size = 16
+    while size < 4 * ids.shape[0]:
+        size *= 2
+    slots = np.empty(size, np.int32)
+    slots[:] = -1
+    for item in ids:  # noqa: SIM110
+        if not 0 <= item < n or not _enter(slots, item):
+            return False
+    return True
+
+
+@borrowing
+def _enter(slots: Any, item: Any) -> bool:
+    """Enter an id in a hash table; return whether it is not in it."""
+    mask = np.uint32(slots.shape[0] - 1)
+    slot = ((np.uint32(item) * np.uint32(2654435761)) >> np.uint32(7)) & mask
+    while slots[slot] >= 0:
+        if slots[slot] == item:
+            return False
+        slot = (slot + np.uint32(1)) & mask
+    slots[slot] = item
+    return True

@@ -42,11 +42,13 @@ class Known(NamedTuple):
 
 @borrowing
 def _damaged(known: Known, item: int) -> bool:
-    """Return whether a list is not one of a collection of this size."""
+    """Return whether what is known of an item is not of a collection of this size."""
     n, k = known.sets.ids.shape
     for a in range(k):
         if not -1 <= known.sets.ids[item, a] < n:
             return True
+    if known.local_scale.shape[0] > 0 and not abs(known.local_scale[item]) <= _MOST:
+        return True
     # Counted, because not every comparison with NaN is one that can be turned around.
     possible = 0
     for s in range(known.reach.shape[1]):
@@ -226,33 +228,40 @@ class Near(NamedTuple):
 
 
 @borrowing
-def _entries(ids: Any, starts: Any, stops: Any) -> int:
-    """Return the total length of the inverted lists of an encoding's entries."""
+def _entries(ids: Any, holders: Holders) -> int:
+    """Return the total length of the inverted lists of an encoding's entries.
+
+    -1 if one is not within its array.
+    """
+    starts, stops, low, _ = holders
     total = 0
     for l in ids:  # noqa: E741
         if l >= 0:
-            total += max(0, stops[l] - starts[l])
+            if not 0 <= starts[l] <= stops[l] <= low.shape[0]:
+                return -1
+            total += stops[l] - starts[l]
     return total
 
 
 @parallel(lambda encoding_ids, *_: len(encoding_ids), grain=512)
-def jaccard_bounds(
-    start: int, stop: int, encoding_ids: Any, starts: Any, stops: Any, out: Any
-) -> None:
-    """Compute an upper bound on the number of items that share an entry with each encoding."""
+def jaccard_bounds(start: int, stop: int, encoding_ids: Any, holders: Holders, out: Any) -> None:
+    """Compute an upper bound on the number of items that share an entry with each encoding.
+
+    It is -1 where an inverted list is damaged.
+    """
     for q in range(start, stop):
-        out[q] = min(len(starts), _entries(encoding_ids[q], starts, stops))
+        out[q] = min(len(holders.starts), _entries(encoding_ids[q], holders))
 
 
 @borrowing
 def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Holders) -> int:
     """Sum min(V_l, V_jl) over the entries l of an encoding, for every item j that shares one.
 
-    Returns the number of these items.
+    Returns the number c of these items, or -1 - c if another number was among them.
     """
     slots, items = names
     starts, stops, low, high = holders
-    count = 0
+    count, fine = 0, True
     for a in range(ids.shape[0]):
         l = ids[a]  # noqa: E741
         if l < 0:
@@ -260,8 +269,11 @@ def _sum_overlaps(names: Numbers, sums: Any, ids: Any, values: Any, holders: Hol
         own = np.int64(values[a])
         for e in range(starts[l], stops[l]):
             item, theirs = holder_of(low, high, e)
-            count = _add(slots, items, sums, count, item, min(own, theirs))
-    return count
+            if item < starts.shape[0]:
+                count = _add(slots, items, sums, count, item, min(own, theirs))
+            else:
+                fine = False
+    return count if fine else -1 - count
 
 
 @parallel(lambda encodings, *_: len(encodings.ids), grain=2)
@@ -280,18 +292,22 @@ def compare(
 
     The rows of J have room for the bounds of `jaccard_bounds`. Those of y receive the `width`
     largest sums of J and the evidence of the first stage, in descending order, ties by age, of
-    items that have lists.
+    items that have lists. `J.counts` is -1 where an inverted list is damaged.
     """
     n, ages = len(holders.starts), sets.ages
     best, ids = np.empty(width, np.float32), np.empty(width, np.int64)
     names, sums = new_numbers(1 << 12), np.empty(1 << 12, np.int64)
     added = np.zeros(1 << 12, np.float32)
     for q in range(start, stop):
-        room = min(n, _entries(encodings.ids[q], holders.starts, holders.stops))
+        room = min(n, _entries(encodings.ids[q], holders))
         names, sums = with_room(names, 0, room), longer(sums, room)
         if room > added.shape[0]:
             added = np.zeros(2 * room, np.float32)
         count = _sum_overlaps(names, sums, encodings.ids[q], encodings.values[q], holders)
+        if count < 0:
+            forget(names, -1 - count)
+            J.counts[q], y.counts[q] = -1, 0
+            continue
         begin_best(best, ids)
         for a in range(near.ids.shape[1]):
             # An item without a list, such as a zero vector, is similar to nothing.

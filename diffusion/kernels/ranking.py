@@ -301,26 +301,24 @@ def fuse(start: int, stop: int, x: Any, weights: Any, beside: Beside) -> None:
 
 @parallel(lambda x, *_: len(x.counts), grain=1)
 def fuse_sparse(
-    start: int, stop: int, x: SparseRows, degrees: Any, beside: Beside, out: SparseRows
+    start: int, stop: int, x: SparseRows, roots: Any, n: int, beside: Beside, out: SparseRows
 ) -> None:
-    """Write what `fuse` computes, for sparse rows x, to `out`.
+    """Write what `fuse` computes, for sparse rows x of n items, to `out`.
 
-    `degrees` (n,) are those of the items; they are taken as 1 where they are 0. A row of `out` has
-    room for all items of x and of `beside`.
+    `roots` has the square root of the degree of each entry of x, and 1 for a degree of 0. A row of
+    `out` has room for all items of x and of `beside`.
     """
     for row in range(start, stop):
         begin, count = x.starts[row], x.counts[row]
         ids, fused = out.ids[out.starts[row] :], out.values[out.starts[row] :]
         largest = np.float32(0)
         for t in range(count):
-            item = x.ids[begin + t]
-            root = np.sqrt(degrees[item]) if degrees[item] > 0 else 1.0
-            ids[t] = item
-            fused[t] = max(x.values[begin + t], np.float32(0)) / root
+            ids[t] = x.ids[begin + t]
+            fused[t] = max(x.values[begin + t], np.float32(0)) / np.float64(roots[begin + t])
             largest = max(largest, fused[t])
         if not largest > 0:
             largest = np.float32(1)
-        keys, values = _gather(beside, row, degrees.shape[0])
+        keys, values = _gather(beside, row, n)
         for t in range(count):
             fused[t] = _rooted(fused[t] / largest)
             slot = slot_of(keys, ids[t])

@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .matrix import LARGEST_WEIGHT, Matrix
-from .threads import contracting
+from .threads import borrowing, contracting, serial
 
 # A round of growth adds the nodes whose scaled residual exceeds this fraction of the largest one.
 _SHARE = 0.1
@@ -23,6 +22,12 @@ _SHARE = 0.1
 # and what `solve` does at its end.
 _RESERVE = 3
 
+
+# Slots of the table of touched nodes for each that there is room for.
+_SLOTS = 4
+
+# The least √d_i.
+_LEAST_ROOT = np.finfo(np.float32).tiny
 
 # Why a solve has halted: the workspace has no room for the next row, the row is not one of W, or
 # the work is exhausted.
@@ -36,6 +41,7 @@ class LocalGraph(NamedTuple):
     order: Any  # (n,) int32, the user's ids
     roots: Any  # (n,) float32, √d_i
     largest_root: float
+    slack: float  # relative error of Σ_j W_ij √d_j = √d_i that a row may have
 
 
 class Touched(NamedTuple):
@@ -63,7 +69,7 @@ class Rows(NamedTuple):
 class Workspace(NamedTuple):
     """Memory of one thread."""
 
-    number: Any  # (n,) int32, touched number of each node, or -1
+    numbers: Any  # (slots, 2) int32, the hash table of the touched nodes, see `_slot_of`
     touched: Touched
     rows: Rows
 
@@ -80,11 +86,9 @@ class State(NamedTuple):
     halt: int  # 0, FULL, DAMAGED or EXHAUSTED
 
 
-def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Workspace:
-    """Allocate memory for the given numbers of touched nodes and edges.
-
-    `number` (n,) is -1 everywhere.
-    """
+def empty_workspace(nodes: int, edges: int) -> Workspace:
+    """Allocate memory for the given numbers of touched nodes, a power of two, and edges."""
+    numbers = np.full((_SLOTS * nodes, 2), -1, np.int32)
     root, right, x, residual, chi = np.empty((5, nodes), np.float64)
     node, row, piece = np.empty((3, nodes), np.int32)
     touched = Touched(node, root, right, x, residual, chi, row, piece)
@@ -94,22 +98,74 @@ def empty_workspace(number: NDArray[np.int32], nodes: int, edges: int) -> Worksp
         np.empty(edges, np.int32),
         np.empty(edges, np.float32),
     )
-    return Workspace(number, touched, rows)
+    return Workspace(numbers, touched, rows)
+
+
+# --- touched numbers ------------------------------------------------------------------------------
+
+
+@borrowing
+def slot_of(numbers: Any, node: Any) -> Any:
+    """Return the slot of a node in the table of touched nodes, or the empty one where it belongs.
+
+    A slot has a node and its touched number, or -1 twice. Nodes of a group of eight, which are
+    often touched together, have their slots side by side, on one line of the cache.
+    """
+    mask = np.uint32(numbers.shape[0] - 1)
+    # Knuth's multiplicative hashing of groups, in 32 bits.
+    group = ((np.uint32(node) >> np.uint32(3)) * np.uint32(2654435761)) >> np.uint32(7)
+    slot = np.uintp(((group << np.uint32(3)) | (np.uint32(node) & np.uint32(7))) & mask)
+    while numbers[slot, 0] >= 0 and numbers[slot, 0] != node:
+        slot = np.uintp((np.uint32(slot) + np.uint32(1)) & mask)
+    return slot
+
+
+@serial
+def forget(numbers: Any, nodes: Any, count: int) -> None:
+    """Empty the table of `count` touched nodes."""
+    if 8 * count > numbers.shape[0]:
+        numbers[:] = -1
+    else:
+        # In reverse order of insertion, so that the search for a node never meets an early gap.
+        for t in range(count - 1, -1, -1):
+            slot = slot_of(numbers, nodes[t])
+            numbers[slot, 0] = numbers[slot, 1] = -1
+
+
+# --- growth ---------------------------------------------------------------------------------------
 
 
 @contracting
-def touch(T: Touched, roots: Any, begin: int, end: int) -> None:
+def touch(T: Touched, graph: LocalGraph, begin: int, end: int) -> bool:
     """Set the data of newly touched nodes, outside the support; their `node` and `piece` are set.
 
-    A range of them, since a call per node would count the references to each array.
+    A range of them, since a call per node would count the references to each array. Returns whether
+    their √d_i are as they must be.
     """
+    roots, fine = graph.roots, True
     for t in range(begin, end):
-        T.root[t] = roots[T.node[t]]
+        root = roots[T.node[t]]
+        fine &= _LEAST_ROOT <= root <= graph.largest_root
+        T.root[t] = root
         T.right[t] = 0.0
         T.residual[t] = 0.0
         T.x[t] = 0.0
         T.chi[t] = 0.0
         T.row[t] = -1
+    return fine
+
+
+@borrowing
+def _is_row(graph: LocalGraph, node: int, begin: int, end: int) -> bool:
+    """Return whether edges that are possible may be those of a node: Σ_j W_ij √d_j = √d_i."""
+    if graph.slack == np.inf or begin == end:
+        return True
+    indices, weights, roots = graph.matrix.indices, graph.matrix.weights, graph.roots
+    total, e = 0.0, np.uintp(begin)
+    while e < np.uintp(end):
+        total += weights[e] * np.float64(roots[np.uintp(indices[e])])
+        e += np.uintp(1)
+    return abs(total - roots[node]) <= graph.slack * roots[node]
 
 
 @contracting
@@ -123,13 +179,18 @@ def _take_in(
 ) -> State:
     """Add to the support the touched nodes with |r_i| / √d_i above the threshold."""
     starts, stops, indices, weights = graph.matrix
-    number, T, R = work
-    touched, rows, n = state.touched, state.rows, number.shape[0]
+    numbers, T, R = work
+    touched, rows, n = state.touched, state.rows, graph.order.shape[0]
     halt, one = 0, np.uintp(1)
     for t in range(state.touched):
         if T.row[t] >= 0 or abs(T.residual[t]) <= threshold * T.root[t] or rows >= max_rows:
             continue
         begin, end = starts[T.node[t]], stops[T.node[t]]
+        # What is read of the graph is checked here instead of all at once, since a solve reads so
+        # little of it.
+        if not 0 <= begin <= end <= indices.shape[0]:
+            halt = DAMAGED
+            break
         size = end - begin
         e = R.start[rows]
         if state.work + _RESERVE * (e + size) > max_work:
@@ -140,7 +201,6 @@ def _take_in(
             break
         T.row[t] = rows
         R.own[rows] = t
-        # Edges are checked here instead of all at once, since a solve reads so few of them.
         # Indices are unsigned, so that none is checked for being negative.
         f, u, end, wrong = np.uintp(e), np.uintp(begin), np.uintp(end), False
         while u < end:
@@ -149,16 +209,17 @@ def _take_in(
             R.weights[f] = weight
             f += one
             u += one
-        if wrong:
+        if wrong or not _is_row(graph, T.node[t], begin, stops[T.node[t]]):
             halt = DAMAGED
             break
         f, u = np.uintp(e), np.uintp(begin)
         while u < end:
-            place = np.uintp(indices[u])
-            j = number[place]
+            place = indices[u]
+            slot = slot_of(numbers, place)
+            j = numbers[slot, 1]
             if j < 0:
                 j = touched
-                number[place] = j
+                numbers[slot, 0], numbers[slot, 1] = place, j
                 T.node[j] = place
                 T.piece[j] = T.piece[t]
                 touched += 1
@@ -167,7 +228,8 @@ def _take_in(
             u += one
         rows += 1
         R.start[rows] = e + size
-    touch(T, graph.roots, state.touched, touched)
+    if not touch(T, graph, state.touched, touched):
+        halt = DAMAGED
     return State(touched, rows, state.inside, state.beside, state.work, state.sweeps, halt)
 
 

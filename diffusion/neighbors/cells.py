@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -106,11 +106,13 @@ class Cells(NamedTuple):
         probes: int,
         metric: str,
         own: NDArray[np.int32] | None = None,
+        check: Callable[[NDArray[np.int32]], None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Find the k nearest vectors of each query in the `probes` cells nearest to it.
 
         The vector whose id is that of `own` (m,) for a query is left out. If the cells of a query
-        hold fewer than k others, twice as many are searched.
+        hold fewer than k others, twice as many are searched. `check` is called with the cells
+        (m, p), padded with -1, before they are searched.
         """
         if own is None:
             own = np.full(len(queries), -1, np.int32)
@@ -119,10 +121,12 @@ class Cells(NamedTuple):
         for start in range(0, len(queries), CHUNK):
             part = slice(start, start + CHUNK)
             cells = self.probe(queries[part], probes, metric)
+            if check is not None:
+                check(cells)
             by_cell = np.argsort(cells[:, 0], kind="stable").astype(np.int32)
             asked = _asked(queries[part][by_cell], own[part][by_cell], by_cell, cells[by_cell])
             _search(asked, self._level(), metric, scores[part], ids[part])
-        self._fill(queries, probes, metric, own, scores, ids)
+        self._fill(queries, probes, metric, own, scores, ids, check)
         return scores, ids
 
     def search_own(
@@ -148,6 +152,7 @@ class Cells(NamedTuple):
         own: NDArray[np.int32],
         scores: NDArray[np.float32],
         ids: NDArray[np.int32],
+        check: Callable[[NDArray[np.int32]], None] | None = None,
     ) -> None:
         """Search more cells for the queries whose cells held too few vectors.
 
@@ -156,7 +161,8 @@ class Cells(NamedTuple):
         """
         short = np.flatnonzero(ids[:, -1] < 0)
         if len(short) and probes < len(self.centroids):
-            wider = self.search(queries[short], ids.shape[1], 2 * probes, metric, own[short])
+            k, probes = ids.shape[1], 2 * probes
+            wider = self.search(queries[short], k, probes, metric, own[short], check)
             scores[short], ids[short] = wider
 
     def _level(self) -> Level:

@@ -100,6 +100,16 @@ class SearchIndex(ABC):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays to store."""
 
+    def check(self) -> None:
+        """Check what a search reads of arrays that were read from a file, or does not check itself.
+
+        Raises
+        ------
+        DiffusionError
+            If they are not what they must be.
+        """
+        self.contents.check()
+
     @abstractmethod
     def _search_block(
         self, queries: NDArray[np.float32], k: int
@@ -127,7 +137,7 @@ class SearchIndex(ABC):
         ids : ndarray, shape (m, k), int64
             Equal scores are ordered by ascending id. Padded with -1.
         """
-        self.contents.check()
+        self.check()
         scores = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int32)
         # Queries are not items of the index: with a negative first row, no item is left out.
@@ -457,6 +467,28 @@ class NeighborIndex(SearchIndex):
             own = {"vectors": self._own_vectors()}
         return {**own, **center}
 
+    def check(self) -> None:
+        """Check the arrays; of large ones, the vectors of cells are checked when they are read."""
+        if isinstance(self.method, IVF) and "ivf_cells" not in self._stored:
+            self.contents.check_small({*self._stored} - {"vectors", "ivf_ids"})
+        else:
+            self.contents.check()
+
+    def _check_cells(self, cells: NDArray[np.int32]) -> None:
+        """Check the vectors of some cells, -1 for none, if they have not been checked."""
+        if self.contents.checked:
+            return
+        found = np.unique(cells[cells >= 0])
+        for cell in found[~self._checked_cells[found]].tolist():
+            rows = int(self._cells.starts[cell]), int(self._cells.stops[cell])
+            for name in ("vectors", "ivf_ids"):
+                self.contents.check_range(name, *rows)
+            self._checked_cells[cell] = True
+
+    @cached_property
+    def _checked_cells(self) -> NDArray[np.bool_]:
+        return np.zeros(len(self._cells.starts), bool)
+
     @cached_property
     def _faiss(self) -> Any:
         assert isinstance(self.method, HNSW)
@@ -698,7 +730,8 @@ class NeighborIndex(SearchIndex):
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         if isinstance(self.method, IVF):
-            return self._cells.search(queries, k, self.method.nprobe, self.metric)
+            probes, check = self.method.nprobe, self._check_cells
+            return self._cells.search(queries, k, probes, self.metric, check=check)
         if self.vectors is not None:
             scores, ids = search_all(self.vectors, queries, k, self.metric)
         else:

@@ -53,6 +53,7 @@ def too_shallow(
         That of the solution.
     """
     m, k = out_scores.shape
+    graph.contents.check()
     components = graph.components
     counts = np.bincount(components[allowed[: graph.n_nodes] != 0], minlength=graph.n_components)
     filled = np.count_nonzero(out_scores > 0, axis=1)

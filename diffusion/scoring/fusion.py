@@ -66,6 +66,7 @@ class Score(ABC):
         first: FirstStage,
         scale: LocalScale,
         graph: Graph,
+        roots: NDArray[np.float32] | None = None,
     ) -> Diffused:
         """Return the score of every item (m, n), 0 for items without evidence.
 
@@ -82,6 +83,8 @@ class Score(ABC):
         scale : LocalScale
             As `Affinity.scale_of` returns it.
         graph : Graph
+        roots : ndarray, float32, optional
+            Those of a `Solution` x. By default, they are computed from the degrees of the graph.
         """
 
     @abstractmethod
@@ -119,6 +122,7 @@ class Diffusion(Score):
         first: FirstStage,
         scale: LocalScale,
         graph: Graph,
+        roots: NDArray[np.float32] | None = None,
     ) -> Diffused:
         """Return x unchanged."""
         return x
@@ -177,6 +181,7 @@ class Fusion(Score):
 
     def weights(self, graph: Graph) -> NDArray[np.float32]:
         """Return the diagonal of D^-1/2, shape (n,), with 1 for isolated nodes."""
+        graph.contents.check()
         return _unbiased(graph.degrees)
 
     def evidence(self, first: FirstStage, scale: LocalScale) -> NDArray[np.float32]:
@@ -192,10 +197,13 @@ class Fusion(Score):
         first: FirstStage,
         scale: LocalScale,
         graph: Graph,
+        roots: NDArray[np.float32] | None = None,
     ) -> Diffused:
         """Return the fused score of every item."""
         assert observation.J is not None
-        return self.fused(x, observation.J, first, scale, graph.degrees)
+        if roots is None:
+            graph.contents.check()
+        return self.fused(x, observation.J, first, scale, graph.degrees, roots)
 
     def fused(
         self,
@@ -204,14 +212,22 @@ class Fusion(Score):
         first: FirstStage,
         scale: LocalScale,
         degrees: NDArray[np.float64],
+        roots: NDArray[np.float32] | None = None,
     ) -> Diffused:
-        """Return what `combine` does, for items of any kind with these degrees (n,)."""
+        """Return what `combine` does, for items of any kind with these degrees (n,).
+
+        They are not read if the `roots` of the entries of sparse x are given.
+        """
         beside = kernels.Beside(J, first, scale, self.depth, float(self.weight))
         if isinstance(x, np.ndarray):
             kernels.fuse(x, _unbiased(degrees), beside)
             return x
         out = SparseRows.of_at_most(x.counts + J.counts + min(self.depth, first.ids.shape[1]))
-        kernels.fuse_sparse(x, read_only(degrees), beside, out)
+        if roots is None:
+            indptr, ids, values = x.packed()
+            x, own = SparseRows(indptr[:-1], np.diff(indptr), ids, values), degrees[ids]
+            roots = np.sqrt(np.where(own > 0, own, 1)).astype(np.float32)
+        kernels.fuse_sparse(x, read_only(roots), len(degrees), beside, out)
         return out
 
     def shares(
@@ -225,6 +241,7 @@ class Fusion(Score):
     ) -> Shares:
         """Return the three summands of the fused score."""
         assert observation.J is not None
+        graph.contents.check()
         _, reached, values = x.packed()
         degrees = graph.degrees[reached]
         scaled = np.maximum(values, 0) / np.sqrt(np.where(degrees > 0, degrees, 1))

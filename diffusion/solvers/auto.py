@@ -141,13 +141,13 @@ class Auto(Solver):
         if "chebyshev" in self._solvers:
             return self._solvers["chebyshev"].apply(y)
         solution = self._solvers[choose(len(self._graph.indices))].apply(y)
-        x, report = solution.values, solution.report
+        x, report, roots = solution.values, solution.report, solution.roots
         # Reports of several batches are joined, whichever solvers they are of.
         report = Report(**{f.name: getattr(report, f.name) for f in fields(Report)})
         late = np.flatnonzero(~report.converged)
         if len(late) and isinstance(x, SparseRows):
             again = self._solvers["cg"].apply(y.part(late))
             assert isinstance(again.values, np.ndarray)
-            x = x.replaced(late, again.values)
+            x, roots = x.replaced(late, again.values), None
             report = report.replaced(late, again.report)
-        return Solution(x, report)
+        return Solution(x, report, roots=roots)

@@ -115,11 +115,15 @@ class Solution:
         not reach have the score 0.
     report : Report
     n_nodes : int
+    roots : ndarray, float32, or None
+        √d_i, the square root of the degree, of each entry of sparse values, and 1 for an isolated
+        node, if the solver has read it; None otherwise.
     """
 
     values: NDArray[np.float32] | SparseRows
     report: Report
     n_nodes: int = 0
+    roots: NDArray[np.float32] | None = None
 
     @cached_property
     def x(self) -> NDArray[np.float32] | sparse.csr_array:
@@ -345,7 +349,7 @@ class Solver(ABC):
         known = np.zeros(len(y.counts), np.int64)
         name = report.solver or self.name
         report = replace(report, observed=y.counts, unknown=known, solver=name)
-        return Solution(solution.values, report, self._graph.n_nodes)
+        return replace(solution, report=report, n_nodes=self._graph.n_nodes)
 
     def for_depth(self, depth: int) -> Solver:
         """Return a prepared solver for rankings of that many items: this one, or a copy.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,15 @@ from ..kernels import local as kernels
 from ..kernels import threads
 from ..kernels.matrix import SparseRows, read_only
 from ..kernels.support import DAMAGED, FULL, LocalGraph, Workspace, empty_workspace
-from ..storage.contents import Array, Arrays, Between, Layout
+from ..storage.contents import Array, Arrays, Between, Layout, damaged
 from ..validation import check_integer, check_real
 from .base import Report, Solution, Solver
 
 # Initial capacity of a workspace: touched nodes, edges.
 _ROOM = (1 << 14, 1 << 18)
+
+# The relative error of Σ_j W_ij √d_j = √d_i, of numbers in float32, in a row that is not damaged.
+_SLACK = 1e-3
 
 # The factor by which a workspace that was too small is enlarged.
 _MORE = 4
@@ -108,9 +111,9 @@ class Local(Solver):
 
     The offline work, which an update repeats, is the square roots of the degrees.
 
-    Memory: 4 bytes per node, and for each thread 4 bytes per node, up to 16 bytes per edge of the
-    largest support and up to 120 bytes per touched node (a node of the support or a neighbour of
-    it).
+    Memory: 4 bytes per node, which stay on disk in an index that was loaded, and for each thread up
+    to 16 bytes per edge of the largest support and up to 250 bytes per touched node (a node of the
+    support or a neighbour of it).
 
     References
     ----------
@@ -167,9 +170,9 @@ class Local(Solver):
         }
 
     def check(self) -> None:
-        """Check the arrays, except the edges of the graph: a solve checks those that it reads."""
-        self._graph.contents.check()
-        self._contents.check()
+        """Check the arrays if they are small, except the edges; a solve checks what it reads."""
+        self._graph.contents.check_small()
+        self._contents.check_small(("largest",))
 
     def _attach(self) -> None:
         self._idle: list[Workspace] = []  # list.append and pop are atomic
@@ -186,36 +189,57 @@ class Local(Solver):
     def _solve(self, y: SparseRows, candidates: NDArray[np.int64] | None) -> Solution:
         if self._local is None:
             roots, largest = self._arrays["roots"], float(self._arrays["largest"][0])
-            self._local = LocalGraph(self._matrix, self._nodes.order, read_only(roots), largest)
+            slack = np.inf if self._graph.contents.checked else _SLACK
+            order = self._nodes.order
+            self._local = LocalGraph(self._matrix, order, read_only(roots), largest, slack)
         graph = self._local
 
         def solve(row: int) -> Any:
             part = slice(y.starts[row], y.starts[row] + y.counts[row])
             ids, values = y.ids[part], y.values[part]
             by_id = np.argsort(ids)  # rounding depends on the order
-            places = self._nodes.position[ids[by_id]].astype(np.int64)
+            places = self._places(ids[by_id])
             return self._solve_one(graph, places, (1.0 - self._alpha) * values[by_id])
 
         answers = threads.side_by_side(solve, range(len(y.counts)), self.threads)
-        columns = list(zip(*(report for _, _, report in answers), strict=True)) or [()] * 7
+        columns = list(zip(*(report for *_, report in answers), strict=True)) or [()] * 7
         kinds = (np.float64, np.int64, bool, np.int64, bool, np.float64, np.int64)
         report = LocalReport(*(np.array(c, k) for c, k in zip(columns, kinds, strict=True)))
         counts = report.support
         if len(answers) == 1:
-            ids, x = answers[0][:2]
+            ids, x, roots = answers[0][:3]
         else:
-            ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _, _ in answers)])
-            x = np.concatenate([np.empty(0, np.float32), *(x for _, x, _ in answers)])
-        return Solution(SparseRows(np.cumsum(counts) - counts, counts, ids, x), report)
+            ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, *_ in answers)])
+            x, roots = (
+                np.concatenate([np.empty(0, np.float32), *(answer[i] for answer in answers)])
+                for i in (1, 2)
+            )
+        rows = SparseRows(np.cumsum(counts) - counts, counts, ids, x)
+        return Solution(rows, report, roots=roots)
+
+    def _places(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return where nodes are stored."""
+        order, position = self._nodes.order, self._nodes.position
+        places = position[ids].astype(np.int64)
+        fine = (places >= 0) & (places < len(order))
+        if not (fine.all() and (order[places] == ids).all()):
+            self._fail()
+        return places
+
+    def _fail(self) -> NoReturn:
+        """Raise the error that says what is wrong with the arrays."""
+        self._graph.check()
+        self._contents.check()
+        raise damaged(self._source, "roots", "the roots of the degrees of this graph")
 
     def _solve_one(
         self, graph: LocalGraph, places: NDArray[np.int64], values: NDArray[np.float64]
     ) -> Any:
-        """Return the ids (the user's), the values and the report of one observation."""
+        """Return the ids (the user's), x, √d and the report of one observation."""
         try:
             work = self._idle.pop()
         except IndexError:
-            work = empty_workspace(np.full(self._graph.n_nodes, -1, np.int32), *_ROOM)
+            work = empty_workspace(*_ROOM)
         certify = min(self.certify, self._graph.n_nodes)
         settings = kernels.Settings(self._alpha, float(self.tol), self.top, certify, self.max_work)
         solve = kernels.solve_certified if certify else kernels.solve
@@ -223,15 +247,18 @@ class Local(Solver):
         while answer.state.halt == FULL:
             # Begun again: later observations find the larger workspace.
             room = len(work.touched.node), len(work.rows.columns)
-            work = empty_workspace(work.number, *(_MORE * size for size in room))
+            work = empty_workspace(*(_MORE * size for size in room))
             answer = solve(graph, settings, work, places, values)
         state, limits, certified, squares, rested = answer
         if state.halt == DAMAGED:
             self._idle.append(work)
-            self._graph.check()  # raises the error that says what is wrong
-        ids, x = np.empty(state.rows, np.int32), np.empty(state.rows, np.float32)
-        largest = kernels.take(graph.order, work, state.rows, ids, x)
+            self._fail()
+        ids = np.empty(state.rows, np.int32)
+        x, roots = np.empty((2, state.rows), np.float32)
+        largest = kernels.take(graph.order, work, state.rows, ids, x, roots)
         self._idle.append(work)
+        if not (self._graph.contents.checked or kernels.different(ids, self._graph.n_nodes)):
+            self._fail()
         norm = np.linalg.norm(values)
         beside = max(limits.above_beside, limits.below_beside) * (1.0 + limits.eta)
         bound = beside + max(limits.above_inside, limits.below_inside)
@@ -245,4 +272,4 @@ class Local(Solver):
             bound * (1.0 + 2.0**-22) + largest * 2.0**-23,
             state.rows,
         )
-        return ids, x, report
+        return ids, x, roots, report

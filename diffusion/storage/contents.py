@@ -2,7 +2,9 @@
 
 Whoever stores arrays declares a `Layout`: for each array its type, its shape, and what its values
 promise. `Contents` compares types and shapes with it at once, and the values when they are first
-used. A damaged or forged file is thereby one clear error, and never an access outside an array.
+used. Of large arrays of which a query reads little, the query checks the values that it reads, so
+that its time does not depend on their size (`Contents.check_small`). A damaged or forged file is
+thereby one clear error, and never an access outside an array.
 Values that keep every promise and are wrong nevertheless give wrong results.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -20,6 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DiffusionError
+from .files import read_singly
+
+# A state whose arrays have at most this many bytes is checked whole, in some milliseconds.
+SMALL = 1 << 24
+
+# An array of at most this many bytes is in memory after a few reads, however it is read.
+_SMALL_ARRAY = 1 << 20
 
 # Values compared at a time: what a block takes, about a MiB, stays in the cache of a core.
 _BLOCK = 1 << 18
@@ -281,6 +290,7 @@ class Contents:
                 raise ValueError(f"{name}: {array.dtype} of shape {array.shape}")
         self._arrays, self._layout, self._source = arrays, layout, source
         self._done: set[bool] = set()  # of `by_rows`
+        self._begun = False  # whether `check_small` has left arrays to those who read them
 
     def check(self, *, by_rows: bool = False) -> None:
         """Check the values of whole arrays, unless they have been checked.
@@ -299,14 +309,71 @@ class Contents:
             return
         with _lock:
             if by_rows not in self._done:
-                self._check(by_rows)
+                self.read_singly(False)
+                self._check(self._promising(by_rows))
                 self._done.add(by_rows)
 
-    def _check(self, by_rows: bool) -> None:
+    def check_small(self, whole: Collection[str] = ()) -> None:
+        """Check the values of whole arrays, as `check` does, unless they are large together.
+
+        The caller of a method that reads a few values of large arrays checks these values itself,
+        and calls `check` when one is wrong, which raises the error that says so.
+
+        Parameters
+        ----------
+        whole : collection of str, optional
+            The arrays that are checked in any case: those that are read whole.
+
+        Raises
+        ------
+        DiffusionError
+            If an array does not keep its promise; the message names it.
+        """
+        if self._begun or False in self._done:
+            return
+        names = self._promising(False)
+        if sum(self._arrays[name].nbytes for name in names) <= SMALL:
+            self.check()
+            return
+        with _lock:
+            if not self._begun:
+                self._check(tuple(name for name in names if name in whole))
+                self.read_singly()
+                self._begun = True
+
+    def check_range(self, name: str, start: int, stop: int) -> None:
+        """Check the rows from `start` to `stop` of an array, unless all have been checked."""
+        if self.checked:
+            return
+        array, promise = self._arrays[name], self._layout[name].promise
+        width = max(1, array.size // max(1, len(array)))
+        for begin in range(start * width, stop * width, _BLOCK):
+            if not self._kept(name, slice(begin, min(stop * width, begin + _BLOCK))):
+                raise damaged(self._source, name, promise)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the values of whole arrays have been checked, other than those read by rows."""
+        return False in self._done or not self._layout
+
+    def read_singly(self, singly: bool = True) -> None:
+        """Tell the system whether single values of large arrays are read, see `files`."""
+        for name in self._layout:
+            if self._arrays[name].nbytes > _SMALL_ARRAY:
+                read_singly(self._arrays[name], singly)
+
+    def _promising(self, by_rows: bool) -> tuple[str, ...]:
+        """Return the names of the arrays that `check` checks."""
+        return tuple(
+            name
+            for name, array in self._layout.items()
+            if array.by_rows == by_rows and not isinstance(array.promise, Anything)
+        )
+
+    def _check(self, names: Collection[str]) -> None:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            for name, (_, _, promise, late, rows) in self._layout.items():
-                if late != by_rows or isinstance(promise, Anything):
-                    continue
+            for name in names:
+                _, _, promise, _, rows = self._layout[name]
                 array = self._arrays[name]
                 broken = [
                     places

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import re
 import secrets
@@ -193,6 +194,7 @@ def naming_full_disks(path: Path) -> Iterator[None]:
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array to a new .npy file, durably."""
+    read_singly(array, False)
     with naming_full_disks(path), open(create(path), "wb") as stream:
         np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
         stream.flush()
@@ -298,6 +300,20 @@ def map_array(
     if begin % found.dtype.itemsize:
         raise ValueError("not aligned")
     return np.memmap(stream, found.dtype, mode=mode, offset=begin, shape=shape)
+
+
+def read_singly(array: NDArray[Any], singly: bool = True) -> None:
+    """Tell the system whether few values of a memory-mapped array are read, anywhere in it.
+
+    By default, a value that is not in memory is read with the 32 pages around it. That is faster
+    where most of an array is read, and slower where little of it is.
+    """
+    mapped: Any = array
+    while mapped is not None and not isinstance(mapped, mmap.mmap):
+        mapped = getattr(mapped, "base", None)
+    if mapped is not None and hasattr(mmap, "MADV_RANDOM"):  # Windows has no advice
+        with contextlib.suppress(OSError, ValueError):
+            mapped.madvise(mmap.MADV_RANDOM if singly else mmap.MADV_NORMAL)
 
 
 class Header(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 import diffusion
 from diffusion import RegionalReranker, Reranker
 from diffusion.index_state import IndexState, open_state, save_state
-from diffusion.storage import deltas
+from diffusion.storage import contents, deltas
 from features.description.descriptors import stored_whitening
 from features.index.photos import image_names, photo_names
 from features.index.results import PhotoResults, write_lines
@@ -82,6 +82,10 @@ RERANKERS: dict[str, dict[str, Any]] = {
     "chebyshev": {"solver": "chebyshev", "transfer": diffusion.TruncatedRandomWalk()},
     "ivf": {"neighbors": diffusion.IVF(nlist=4, nprobe=2)},
     "hnsw": {"affinity": "cosine", "neighbors": "hnsw"},
+    # Opened as if they were too large to be checked whole.
+    "large": {"solver": diffusion.Local(certify=0)},
+    "large certified": {"affinity": "gaussian", "metric": "euclidean", "solver": "local"},
+    "large ivf": {"solver": "local", "neighbors": diffusion.IVF(nlist=4, nprobe=2)},
 }
 LISTS, REGIONS, PHOTOS = "neighbor lists", "regions", "photos"
 # Indexes that were changed and saved again.
@@ -207,7 +211,14 @@ def _ask(target: str, path: Path, *, verify: bool) -> tuple[list[Any], str]:
         text = io.StringIO()
         write_lines(text, PhotoResults(["a", "b", "c"], scores, photo_names(state, ids)))
         return [scores, ids, image_names(state), text.getvalue()], _form(scores, ids, N)
-    ranker = diffusion.load(path, verify=verify)
+    large = target.startswith("large")
+    with patch.object(contents, "SMALL", -1 if large else contents.SMALL):
+        ranker = diffusion.load(path, verify=verify)
+        return _ask_reranker(target, ranker, Q, whole=not large)
+
+
+def _ask_reranker(target: str, ranker: Any, Q: Any, *, whole: bool) -> tuple[list[Any], str]:
+    """Return what `_ask` does, with answers from the whole graph if these are wanted."""
     answers: list[Any] = []
     faults = []
 
@@ -223,6 +234,8 @@ def _ask(target: str, path: Path, *, verify: bool) -> tuple[list[Any], str]:
         near -= 1
     keep(*ranker.rerank(near, first, k=6))
     keep(*ranker.rerank(near, first, k=4, restrict_to_candidates=True))
+    if not whole:
+        return answers, next(filter(None, faults), "")
     W = ranker.graph_.W
     answers += [W.data, W.indices, W.indptr, str(ranker.diagnose())]
     if target == "spectral":
