@@ -28,9 +28,9 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="build from neighbour lists on threads:N, processes:N, local:N (Dask on this machine) "
-        "or the Dask scheduler at an address; VECTORS.npy and lists may then be folders of .npy or "
-        "Parquet files; repeated after an interruption, it resumes",
+        help="build on threads:N, processes:N, local:N (Dask on this machine) or the scheduler of "
+        "Dask at an address; VECTORS.npy and lists may then be folders of .npy or Parquet files; "
+        "repeated after an interruption, it resumes",
     )
     build.add_argument(
         "--shards", type=int, metavar="N", help="tasks per stage, for --cluster (default: files)"
@@ -79,10 +79,12 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _build_sharded(options: argparse.Namespace, ranker: Reranker) -> None:
-    """Build from neighbour lists, by tasks on the workers that `--cluster` names."""
+    """Build by tasks on the workers that `--cluster` names."""
     lists = (options.neighbor_scores, options.neighbor_ids)
-    if None in lists:
-        raise DiffusionError("--cluster: expected --neighbor-scores, --neighbor-ids, too")
+    if (lists[0] is None) != (lists[1] is None):
+        raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
+    if lists[0] is None and options.vectors is None:
+        raise DiffusionError("VECTORS: expected a path, or --neighbor-scores, --neighbor-ids")
     items = None if options.ids is None else runs.read_ids(options.ids)
     names = {"scores": "--neighbor-scores", "ids": "--neighbor-ids", "vectors": "VECTORS.npy"}
     with (
@@ -90,7 +92,7 @@ def _build_sharded(options: argparse.Namespace, ranker: Reranker) -> None:
         open_executor(options.cluster) as executor,
     ):
         build_sharded(
-            lists,
+            None if lists[0] is None else lists,
             options.index,
             ranker,
             executor=executor,

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,6 @@ from ..fitted import Components, Fitted, settings_of
 from ..ids import ItemIds
 from ..index_state import INDEX
 from ..kernels.lists import copy_without_self
-from ..neighbors import SearchIndex
-from ..neighbors.lists import indexed
 from ..reranker import Reranker
 from ..transfer import CustomTransfer
 from ..validation import as_lists, check_integer
@@ -36,8 +35,9 @@ from .final import Final
 from .inputs import Input, check_same_rows, open_input
 from .numbering import number_lists
 from .placing import place_lists
+from .search import VectorCells, place_vectors
 from .shards import Shards, save
-from .stages import StageReport, Stages
+from .stages import StageReport, Stages, size_of
 
 _IDS = re.compile(r"ids_(\d+)\.npy")
 _AFFINITY = "affinity_"
@@ -54,7 +54,7 @@ class _Given(NamedTuple):
 
 
 def build_sharded(
-    lists: _PATH | tuple[_PATH, _PATH],
+    lists: _PATH | tuple[_PATH, _PATH] | None,
     out: _PATH,
     ranker: Reranker | None = None,
     *,
@@ -65,19 +65,23 @@ def build_sharded(
     work: _PATH | None = None,
     progress: bool = False,
 ) -> list[StageReport]:
-    """Build an index from neighbour lists that are stored by shard.
+    """Build an index from vectors or neighbour lists that are stored by shard.
 
-    The index equals the one that ``ranker.fit_neighbors(scores, ids, X, item_ids=item_ids)`` and
-    ``save`` make of the rows of all shards; only the order in which nodes are stored is another, so
-    that scores may differ in their last digits.
+    From neighbour lists, the index equals the one that
+    ``ranker.fit_neighbors(scores, ids, X, item_ids=item_ids)`` and ``save`` make of the rows of all
+    shards; only the order in which nodes are stored is another, so that scores may differ in their
+    last digits. From vectors, lists are searched first, and copies of an item stay items of their
+    own; an inverted file has other cells than that of ``fit``, and finds other lists where these
+    are not exact.
 
     Parameters
     ----------
-    lists : path-like, or tuple of path-like
+    lists : path-like, tuple of path-like, or None
         The neighbour lists (n, w) that `Reranker.fit_neighbors` takes: a folder of
         ``scores_0000.npy``, ``ids_0000.npy``, ``scores_0001.npy`` and so on, or the scores and the
         ids, each a .npy or Parquet file or a folder of such files (`open_input`). Ids are row
-        numbers, from 0 for the first row of the first file on.
+        numbers, from 0 for the first row of the first file on. None for lists that are searched
+        among `vectors`.
     out : path-like
         The index, a directory that `diffusion.load` opens.
     ranker : Reranker, optional
@@ -85,8 +89,8 @@ def build_sharded(
     executor : Executor
         Where the tasks run, see `executors.open_executor`.
     vectors : path-like, optional
-        The vectors (n, d), a file or a folder, for `search`. Without them, only `rerank` is
-        available.
+        The vectors (n, d), a file or a folder, from which an index for `search` is made. Without
+        them, only `rerank` is available.
     item_ids : array_like, shape (n,), int or str, optional
         The ids of the items. The lists hold row numbers all the same.
     shards : int >= 1, optional
@@ -125,40 +129,57 @@ def build_sharded(
         )
     out = storage.as_path(out, "out")
     storage.check_target(out, INDEX)
-    given = _opened(lists)
-    n, width = given.ids.n, max(1, *given.ids.width)
+    given = None if lists is None else _opened(lists)
+    found = None if vectors is None else open_input(vectors, "vectors")
+    inputs = [*(given or ()), *(() if found is None else (found,))]
+    if not inputs:
+        raise DiffusionError("lists: expected neighbour lists, or vectors to find them among")
+    check_same_rows(inputs)
+    n = inputs[0].n
     if n > np.iinfo(np.int32).max:
-        raise DiffusionError(f"ids: expected at most 2147483647 of them, got {n}")
+        raise DiffusionError(f"{inputs[0].name}: expected at most 2147483647 rows, got {n}")
     items = ItemIds.rows(n) if item_ids is None else ItemIds.of(item_ids, n, "item_ids")
     length = components.affinity.listed(ranker._k)
-    index, zero = _index(vectors, given, ranker, components, length)
-
-    # Results of other lists or other settings are never taken for those of these.
     starts = _starts(n, shards)
-    basis = [given.scores.fingerprint(), given.ids.fingerprint(), zero.tolist(), starts]
-    basis += [__version__, settings_of(components.affinity), ranker.metric, length]
+
+    # Results of other input or other settings are never taken for those of these.
+    basis = [[each.fingerprint() for each in inputs], given is None, starts, __version__]
+    settings = [settings_of(part) for part in (components.affinity, components.method)]
+    basis += [settings, components.method.name, ranker.metric, length]
     folder = Path(f"{out}.build") if work is None else storage.as_path(work, "work")
     made = (folder / storage.fingerprint(basis)[:16]).absolute()
     ranges = Shards(str(made), starts)
     stages = Stages(ranges, executor, progress, [])
-    stages.run("given", given_lists, given, min(length, width), ranker.metric, zero)
-    stages = stages.over(place_lists(stages, ranges.count))
+    searched = (
+        None if found is None else _searched(stages, found, ranker, components, length, given)
+    )
+    if given is None:
+        assert searched is not None
+        stages = stages.over(searched.shards)
+    else:
+        k = min(length, max(1, *given.ids.width))
+        zero = np.empty(0, np.int32) if searched is None else searched.without_direction()
+        stages.run("given", given_lists, given, k, ranker.metric, zero)
+        stages = stages.over(place_lists(stages, ranges.count))
     number_lists(stages, ranges)
     final = Final(stages, ranges)
     arrays = _edges(stages, components, final)
-    found = graph.make_graph(stages, final)
+    made_graph = graph.make_graph(stages, final)
     components.affinity.restore(arrays, n)
+    index = None if searched is None else searched.index()
     fitted = Fitted(
         ranker._stored(components, index),
         components.affinity,
         components.score,
-        components.solver.prepare(found, components.transfer, progress=progress),
-        found,
+        components.solver.prepare(made_graph, components.transfer, progress=progress),
+        made_graph,
         index,
         items,
         Copies.none(n),
     )
-    _commit(fitted, ranker, out, final)
+    files = {name: final.file(name) for name in final.names()}
+    files |= {} if searched is None else {k: Path(v) for k, v in searched.found.files.items()}
+    _commit(fitted, ranker, out, files)
     shutil.rmtree(made)
     with contextlib.suppress(OSError):  # other results are in it
         folder.rmdir()
@@ -228,17 +249,30 @@ def _starts(n: int, count: int | None) -> tuple[int, ...]:
     return tuple(n * p // count for p in range(count + 1))
 
 
-def _index(
-    vectors: _PATH | None, given: _Given, ranker: Reranker, components: Components, k: int
-) -> tuple[SearchIndex | None, NDArray[np.int64]]:
-    """Return the index of the vectors, if there are any, and the items without a direction."""
-    if vectors is None:
-        return None, np.empty(0, np.int64)
-    found = open_input(vectors, "vectors")
-    check_same_rows([given.ids, found])
-    X = found.read(0, found.n)
-    index, zero, _ = indexed(X, ranker.metric, components.method, k=k, progress=ranker.progress)
-    return index, np.flatnonzero(zero)
+def _searched(
+    stages: Stages,
+    vectors: Input,
+    ranker: Reranker,
+    components: Components,
+    k: int,
+    given: _Given | None,
+) -> VectorCells:
+    """Make the search index of the vectors, and search lists unless they are given."""
+    begin, work = time.perf_counter(), stages.shards.work
+    searched = place_vectors(
+        stages.executor,
+        work,
+        vectors,
+        ranker.metric,
+        components.method,
+        k=k,
+        shards=stages.shards.count,
+        lists=given is None and not stages.dropped("placed"),
+        progress=stages.progress,
+    )
+    seconds, size = time.perf_counter() - begin, size_of(Path(work) / "search")
+    stages.reports.append(StageReport("search", stages.shards.count, seconds, size))
+    return searched
 
 
 def given_lists(
@@ -248,7 +282,7 @@ def given_lists(
     given: _Given,
     k: int,
     metric: str,
-    zero: NDArray[np.int64],
+    zero: NDArray[np.int32],
 ) -> str:
     """Check the lists of a shard, and keep the k best others of each item: `scores` and `ids`.
 
@@ -281,14 +315,13 @@ def _edges(stages: Stages, components: Components, final: Final) -> dict[str, ND
     return {**own, **{name: final.array(file) for name, file in written.items()}}
 
 
-def _commit(fitted: Fitted, ranker: Reranker, out: Path, final: Final) -> None:
+def _commit(fitted: Fitted, ranker: Reranker, out: Path, files: dict[str, Path]) -> None:
     """Write the index: the arrays that tasks have written, and the others of a fit."""
     state = fitted.state(int(ranker.query_k), bool(ranker.cautious))
-    written = final.names()
     with storage.errors_named(out), storage.writing(out, INDEX) as new:
         for name, array in state.arrays.items():
-            if name in written:
-                new.adopt(name, final.file(name))
+            if name in files:
+                new.adopt(name, files[name])
             else:
                 new.add(name, array)
         content = {"parameters": state.parameters, "sizes": state.sizes}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.files import create_array, naming_full_disks
+from ..storage.files import create_array, naming_full_disks, read_array
 from ..storage.results import result
 
 
@@ -32,7 +32,7 @@ def write_rows(path: Path, first: int, rows: NDArray[Any]) -> None:
     """Write rows (m, ...) to an array of the same type, from row `first` on, durably."""
     if not rows.size:
         return
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = read_array(path)
     assert isinstance(array, np.memmap)
     assert array.dtype == rows.dtype
     assert array.shape[1:] == rows.shape[1:]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class Input:
         As numpy writes types; "<U0" stands for strings of any length.
     column : str or None
         The column of Parquet files.
+    states : tuple of tuple of int
+        Size and time of modification of each file when this was made.
     """
 
     name: str
@@ -59,6 +61,10 @@ class Input:
     width: tuple[int, ...]
     dtype: str
     column: str | None = None
+    states: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "states", tuple(self._state(file) for file in self.files))
 
     @property
     def n(self) -> int:
@@ -81,16 +87,17 @@ class Input:
         if not 0 <= first <= last <= self.n:
             raise ValueError(f"expected rows from 0 to {self.n}, got {first} to {last}")
         parts = [np.empty((0, *self.width), self.dtype)]
-        for file, begin, end in zip(self.files, self.starts, self.starts[1:], strict=False):
+        for number, (begin, end) in enumerate(pairwise(self.starts)):
             low, high = max(first, begin), min(last, end)
             if low < high:
-                parts.append(self._part(file, end - begin, low - begin, high - begin))
+                parts.append(self._part(number, low - begin, high - begin))
         return parts[1] if len(parts) == 2 else np.concatenate(parts)
 
-    def _part(self, file: str, rows: int, first: int, last: int) -> NDArray[Any]:
+    def _part(self, number: int, first: int, last: int) -> NDArray[Any]:
         """Read some rows of one file."""
+        file = self.files[number]
         found = _header(self.name, file, self.column)
-        if found.rows != rows or _unlike(found, self.width, np.dtype(self.dtype)):
+        if self._state(file) != self.states[number]:
             raise DiffusionError(f"{self.name}: {file}: was changed while it was being used")
         if self.column is not None:
             return _parquet_rows(self.name, file, self.column, first, last, found)
@@ -101,14 +108,18 @@ class Input:
 
         The content is not read.
         """
-        states = [os.stat(file) for file in self.files]
-        return fingerprint(
-            [
-                [Path(file).name, state.st_size, state.st_mtime_ns]
-                for file, state in zip(self.files, states, strict=True)
-            ]
-            + [self.starts, self.width, self.dtype, self.column]
-        )
+        names = [Path(file).name for file in self.files]
+        shape = [self.starts, self.width, self.dtype, self.column]
+        return fingerprint([names, [list(state) for state in self.states], *shape])
+
+    def _state(self, file: str) -> tuple[int, int]:
+        try:
+            found = os.stat(file)
+        except OSError as error:
+            raise DiffusionError(
+                f"{self.name}: {file}: cannot be read ({error.strerror})"
+            ) from None
+        return found.st_size, found.st_mtime_ns
 
 
 def open_input(

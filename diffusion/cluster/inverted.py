@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..neighbors import cells
+from .common import write_rows
 from .shards import open_array, save
-from .vectors import VALUES, Vectors, place, write_rows
+from .vectors import VALUES, Vectors, place
 
 #: The arrays of an inverted file beside the vectors and their ids, as `divided` stores them.
 STRUCTURE = ("starts", "stops", "centroids", "groups")

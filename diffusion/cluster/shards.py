@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.matrix import packed
+from ..storage.files import read_array
 from ..storage.results import result
 
 #: Rows that a task reads the halo of at a time, which bounds its memory.
@@ -145,7 +146,7 @@ def save(path: str | Path, arrays: dict[str, NDArray[Any]]) -> str:
 
 def open_array(path: Path) -> NDArray[Any]:
     """Return the array of an .npy file, memory-mapped for reading."""
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    return np.asarray(read_array(path))
 
 
 def chunks(first: int, last: int) -> Iterator[tuple[int, int]]:

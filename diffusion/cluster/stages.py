@@ -109,7 +109,7 @@ class Stages(NamedTuple):
         begin = time.perf_counter()
         run_stage(self.executor, stage, task, listed, progress=self.progress)
         seconds = time.perf_counter() - begin
-        self.reports.append(StageReport(stage, len(listed), seconds, _size(self._folder(stage))))
+        self.reports.append(StageReport(stage, len(listed), seconds, size_of(self._folder(stage))))
 
     def _folder(self, stage: str) -> Path:
         return self.shards.folder(stage, 0).parent
@@ -118,5 +118,6 @@ class Stages(NamedTuple):
         return Path(self.shards.work) / "dropped" / stage
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*/*"))
+def size_of(folder: Path) -> int:
+    """Return the size of the files in a folder, and in those in it."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

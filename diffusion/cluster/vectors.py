@@ -6,7 +6,6 @@ does not depend on the number of shards or workers.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.files import array_header, create_array, naming_full_disks, opened
-from ..storage.results import result
 from ..validation import as_vectors, center_of
+from .common import create, write_rows
 from .executors import Executor
 from .inputs import Input
 from .shards import save
@@ -57,8 +55,7 @@ class Run(NamedTuple):
         file = Path(self.work) / "arrays" / stage / f"{name}.npy"
         if not file.exists():
             self.remove(stage)  # what its tasks wrote is lost
-            with result(file) as new:
-                create_array(new, dtype, shape)
+            create(file, dtype, shape)
         return str(file)
 
     def remove(self, stage: str) -> None:
@@ -148,17 +145,3 @@ def checked(
     zero = ~own.any(axis=1) & (vectors.metric != "euclidean")
     rows = (first + np.flatnonzero(zero)).astype(np.int32)
     return save(path, {"sample": own[np.sort(chosen)], "zero": rows})
-
-
-def write_rows(path: Path, first: int, rows: NDArray[Any]) -> None:
-    """Write some rows of an array to its file, and make them durable.
-
-    They are not written through a memory map: of a page of a network file system that two tasks
-    write parts of, only one part might remain.
-    """
-    with naming_full_disks(path), opened(path, "r+b") as stream:
-        array_header(stream, "fiu")
-        stream.seek(stream.tell() + first * rows[:1].nbytes)
-        stream.write(np.ascontiguousarray(rows).data)
-        stream.flush()
-        os.fsync(stream.fileno())

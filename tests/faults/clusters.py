@@ -29,7 +29,11 @@ from diffusion.cluster.executors import Executor
 from tests.support.folders import contents
 
 #: The folders of shards that an index is built from.
-MODES = {"lists": ("scores", "ids"), "lists and vectors": ("scores", "ids", "vectors")}
+MODES = {
+    "lists": ("scores", "ids"),
+    "lists and vectors": ("scores", "ids", "vectors"),
+    "vectors": ("vectors",),
+}
 ITEMS, SHARDS = 900, 3
 # A busy machine may need this long for what takes a second.
 _PATIENCE = 300

@@ -268,16 +268,7 @@ def test_a_shard_is_bad_before_the_build(round, given, local, tmp_path, damage):
 
 
 @faults
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *BEFORE,
-        pytest.param(
-            of_other_values,
-            marks=pytest.mark.xfail(reason="the state of a file is not compared", strict=False),
-        ),
-    ],
-)
+@pytest.mark.parametrize("damage", [*BEFORE, of_other_values])
 def test_a_shard_goes_bad_during_the_build(round, given, local, tmp_path, damage):
     campaign = f"cluster, shards that go bad: {given.mode}, {damage.__name__}"
     for rng in round.cases(campaign, default=3):

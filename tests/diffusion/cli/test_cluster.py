@@ -47,10 +47,26 @@ def test_the_index_is_that_of_the_library(folder, vectors, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_from_vectors_alone(folder, vectors, capsys):
+    assert build("vectors", "index", "--cluster", "threads:2", "--shards", "3", "-q") == 0
+    assert capsys.readouterr().out.startswith("index: Graph(120 nodes")
+    expected = diffusion.Reranker(k=8).fit(vectors)
+    found = diffusion.load("index", verify=True)
+    np.testing.assert_array_equal(found.graph_.W.toarray(), expected.graph_.W.toarray())
+    for one, other in zip(
+        found.search(vectors[:9], 5), expected.search(vectors[:9], 5), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cluster", "threads:2"], "--cluster: expected --neighbor-scores, --neighbor-ids, too"),
+        (["--cluster", "threads:2"], "VECTORS: expected a path, or --neighbor-scores, "),
+        (
+            ["--cluster", "threads:2", *LISTS[:2]],
+            "--neighbor-scores, --neighbor-ids: expected both or",
+        ),
         (["--shards", "2", *LISTS], "--shards: expected --cluster, too"),
         (["--cluster", "here", *LISTS], "--cluster: expected 'threads:N'"),
         (["--cluster", "threads:2", "--shards", "0", *LISTS], "--shards: expected an integer"),

@@ -121,6 +121,43 @@ def test_search_and_names_equal_those_of_one_process(tmp_path, rng):
     np.testing.assert_array_equal(found.graph_.W.toarray(), expected.graph_.W.toarray())
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("neighbors", ["auto", diffusion.IVF(nlist=9, nprobe=9)])
+def test_from_vectors_alone(tmp_path, rng, metric, neighbors):
+    """Lists that are exact, and the index that is made of them."""
+    X = rng.standard_normal((12, 8))[rng.integers(0, 12, 200)] + 0.3 * rng.standard_normal((200, 8))
+    X[3] = 0
+    options = {"metric": metric, "neighbors": neighbors}
+    vectors = write_shards(tmp_path / "vectors", X, [0, 80, 200])
+    with open_executor("threads:2") as executor:
+        reports = build_sharded(
+            None,
+            tmp_path / "index",
+            Reranker(**options),
+            executor=executor,
+            vectors=vectors,
+            shards=3,
+        )
+    assert {"search", "edges", "matrix"} <= {report.name for report in reports}
+    assert not (tmp_path / "index.build").exists()
+    found = diffusion.load(tmp_path / "index", verify=True)
+    expected = Reranker(**options).fit(X)
+    W, other = found.graph_.W.toarray(), expected.graph_.W.toarray()
+    # Scores are equal but for rounding, and so are ranks but for near ties.
+    assert (np.abs(W - other) > 1e-5).mean() < 0.01
+    one, two = found.search(X[:20], k=10), expected.search(X[:20], k=10)
+    assert (one[1] != two[1]).mean() < 0.05
+    assert found.state().sizes["dimension"] == 8
+
+
+def test_neither_lists_nor_vectors(tmp_path):
+    with (
+        open_executor("threads:1") as executor,
+        pytest.raises(DiffusionError, match="lists: expected neighbour lists, or vectors"),
+    ):
+        build_sharded(None, tmp_path / "index", executor=executor)
+
+
 class InterruptedTaskError(Exception):
     """Raised in the place of a task."""
 
