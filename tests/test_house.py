@@ -52,7 +52,7 @@ FLOORS = (
     ),
     ("diffusion.cluster",),
     ("diffusion",),
-    ("diffusion.integrations", "diffusion.page"),
+    ("diffusion.integrations", "diffusion.page", "diffusion.plot"),
     ("diffusion.serve",),
     ("diffusion.cli",),
     ("features.settings", "features.pages"),

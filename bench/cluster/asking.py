@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..table import Table
+from .queries import measure_queries
 from .tiles import Tiles
 
 Figures = dict[str, Any]
@@ -18,12 +17,8 @@ Figures = dict[str, Any]
 
 def ask(index: Path, tiles: Tiles, queries: int) -> Figures:
     """Measure queries near random items, in a process of their own."""
-    # The module may be absent: then, nothing is measured.
-    name = f"{__package__}.queries"
-    if importlib.util.find_spec(name) is None:
-        return {}
     rows = np.random.default_rng(1).choice(tiles.n, queries, replace=False)
-    return flat(importlib.import_module(name).measure_queries(str(index), *tiles.queries(rows)))
+    return flat(measure_queries(str(index), *tiles.queries(rows)))
 
 
 def flat(figures: Mapping[str, Any], prefix: str = "") -> Figures:

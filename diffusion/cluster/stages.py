@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ..errors import DiffusionError
 from ..storage.results import result
 from .executors import Executor
 from .shards import Shards
-from .tasks import run_stage
+from .tasks import damaged_arrays, run_stage
 
 _T = TypeVar("_T")
 
@@ -106,10 +107,22 @@ class Stages(NamedTuple):
     def _run(self, stage: str, task: Callable[..., str], listed: list[tuple[Any, ...]]) -> None:
         if self.dropped(stage):
             return
+        self._check_undamaged([Path(each[0]) for each in listed])
         begin = time.perf_counter()
         run_stage(self.executor, stage, task, listed, progress=self.progress)
         seconds = time.perf_counter() - begin
         self.reports.append(StageReport(stage, len(listed), seconds, size_of(self._folder(stage))))
+
+    def _check_undamaged(self, paths: list[Path]) -> None:
+        """Raise if a result is damaged and cannot be made again."""
+        if not (Path(self.shards.work) / "dropped").exists():
+            return
+        for path in paths:
+            for file in damaged_arrays(path):
+                raise DiffusionError(
+                    f"{file}: damaged, and what it was made from is deleted already; remove "
+                    f"{self.shards.work} to build anew"
+                )
 
     def _folder(self, stage: str) -> Path:
         return self.shards.folder(stage, 0).parent

@@ -158,14 +158,19 @@ def _finished(path: Path) -> bool:
     """
     if not path.exists():
         return False
-    arrays = path.rglob("*.npy") if path.is_dir() else [path] if path.suffix == ".npy" else []
-    if all(map(_whole, arrays)):
+    if next(damaged_arrays(path), None) is None:
         return True
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()
     return False
+
+
+def damaged_arrays(path: Path) -> Iterator[Path]:
+    """Yield the .npy files of a result that are shorter or longer than their headers say."""
+    arrays = path.rglob("*.npy") if path.is_dir() else [path] if path.suffix == ".npy" else []
+    return (file for file in arrays if not _whole(file))
 
 
 def _whole(file: Path) -> bool:

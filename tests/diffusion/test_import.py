@@ -7,7 +7,10 @@ import pytest
 
 import diffusion
 
-HEAVY = ("faiss", "features", "numba", "numpy", "pynndescent", "scipy", "sklearn", "torch", "tqdm")
+HEAVY = (
+    *("dask", "distributed", "faiss", "features", "matplotlib", "numba", "numpy", "pynndescent"),
+    *("scipy", "sklearn", "torch", "tqdm"),
+)
 
 
 def fresh(code):
