@@ -1,4 +1,8 @@
-"""Add items to a collection, remove others, filter a search, and ask why an item was found.
+"""
+A collection that changes
+=========================
+
+Add items to a collection, remove others, filter a search, and ask why an item was found.
 
 You learn how to use ids of your own, that an updated collection answers as one that is fitted anew,
 why a filter belongs into the search and not before it, and how to read an explanation.

@@ -1,4 +1,8 @@
-"""Run diffusion as a dot-product search, which any vector database can serve.
+"""
+Diffusion as a dot-product search
+=================================
+
+Run diffusion as a dot-product search, which any vector database can serve.
 
 You learn how to get the spectral embeddings of items and queries, how to search them with faiss,
 and how much quality is lost when the embeddings are quantised to 32 bytes per item.

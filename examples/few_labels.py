@@ -1,4 +1,8 @@
-"""Let ten labelled queries choose the parameters, and read how far to trust a ranking.
+"""
+Parameters from ten labelled queries
+====================================
+
+Let ten labelled queries choose the parameters, and read how far to trust a ranking.
 
 You learn what the granularity is, how to tune a ranker by queries whose relevant items you know,
 and what the confidence, the cautious mode and the number of relevant results tell.

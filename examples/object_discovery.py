@@ -1,4 +1,8 @@
-"""Find the objects that recur in a collection of images, without labels.
+"""
+Recurring objects
+=================
+
+Find the objects that recur in a collection of images, without labels.
 
 You learn how to compute activation maps, fit `ObjectDiscovery` offline, and get a saliency map,
 boxes and a descriptor of each image online, also of images that come later. It needs the extra

@@ -1,4 +1,8 @@
-"""Build the graph from neighbour lists that another program has computed.
+"""
+Neighbour lists of your own
+===========================
+
+Build the graph from neighbour lists that another program has computed.
 
 You learn how to turn distances into scores, how to pass lists of different lengths, and how to
 inspect the graph.

@@ -1,4 +1,8 @@
-"""Search images with many vectors per image, one per region.
+"""
+Images with many vectors
+========================
+
+Search images with many vectors per image, one per region.
 
 You learn when and how to use `RegionalReranker`: it finds small objects that one vector per image
 misses. It is compared with one vector per image and with matching regions without diffusion.

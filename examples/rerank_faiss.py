@@ -1,4 +1,8 @@
-"""Re-rank the results of an existing search engine, here faiss.
+"""
+Results of faiss
+================
+
+Re-rank the results of an existing search engine, here faiss.
 
 You learn how to build the graph from the engine's own neighbour lists and how to re-rank its
 results, with or without results that the engine has not found. Scores and ids are all that is

@@ -1,4 +1,8 @@
-"""Fit a collection, search it, and save and load the index.
+"""
+Search
+======
+
+Fit a collection, search it, and save and load the index.
 
 You learn the basic calls of `Reranker`, what its report says about the solver, and how to measure
 the quality of a ranking.

@@ -1,4 +1,8 @@
-"""Search text by its embeddings, and see which queries gain and which lose.
+"""
+Text
+====
+
+Search text by its embeddings, and see which queries gain and which lose.
 
 You learn that text is searched by the same calls as any other vectors, and how to find out whether
 re-ranking pays for a collection of your own. The texts are the paragraphs of Python's `help`; those

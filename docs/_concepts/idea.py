@@ -1,0 +1,11 @@
+"""
+The idea
+========
+
+Test.
+"""
+
+# %%
+import numpy as np
+
+print(np.zeros(1))
