@@ -72,6 +72,9 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "write_computation_times": False,
     "min_reported_time": 1e9,
+    # The last value of a cell is not shown: it is a part of a picture.
+    "capture_repr": (),
+    "notebook_extensions": set(),
     "remove_config_comments": True,
     "plot_gallery": "True",
     "matplotlib_animations": False,
