@@ -33,6 +33,8 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_ext", "_templates", "_concepts"]
+# A block without a language is no Python.
+highlight_language = "text"
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 
 # --- Markdown ---
@@ -67,7 +69,7 @@ sphinx_gallery_conf = {
     "only_warn_on_example_error": False,
     "doc_module": ("diffusion", "features"),
     "backreferences_dir": "api/examples",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "order.Order",
     "download_all_examples": False,
     "show_memory": False,
     "write_computation_times": False,
@@ -83,10 +85,12 @@ sphinx_gallery_conf = {
 # --- Pages ---
 
 html_theme = "pydata_sphinx_theme"
-html_title = f"diffusion-rerank {release}"
+html_title = "diffusion-rerank"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
+# A page of its own has no section to navigate.
+html_sidebars = {"papers": []}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -96,7 +100,7 @@ html_theme_options = {
     "header_links_before_dropdown": 8,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
-    "footer_end": [],
+    "footer_end": ["release"],
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
     "show_toc_level": 2,

@@ -34,7 +34,7 @@ flat = faiss.IndexFlatIP(items.shape[1])
 flat.add(items)
 
 # %%
-# Two of its dimensions already show the digits as branches.
+# Each dimension tells some of the digits from the others.
 
 figure, ax = plt.subplots(figsize=(5.2, 4))
 points = ax.scatter(*items[:, 1:3].T, c=labels[100:], cmap="tab10", s=8)

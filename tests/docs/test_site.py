@@ -96,6 +96,16 @@ def test_a_page_of_code_opens_with_a_title(script):
         assert text[0].startswith("You learn ")
 
 
+def test_the_order_of_the_examples_names_them_all():
+    order = extension("order")
+    assert sorted(order.FIRST) == [script.stem for script in EXAMPLES]
+    assert sorted(["z.py", "text.py", "search.py"], key=order.Order("")) == [
+        "search.py",
+        "text.py",
+        "z.py",
+    ]
+
+
 def test_every_example_makes_a_picture():
     assert all("plt.subplots(" in script.read_text("utf-8") for script in EXAMPLES + CONCEPTS)
 
