@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FAULTS_SECONDS ?= 600
-PACKAGES := diffusion features bench examples tests
+PACKAGES := diffusion features bench examples tests docs
 
 .PHONY: help demo test test-all faults lint format bench package audit browser docs install clean
 

@@ -84,6 +84,7 @@ print("descriptor:", descriptor.shape)
 # %%
 # Two scenes of the collection and the two that came later: the image with the true box (white,
 # dashed) and the box that is found (red), the saliency of features, and that of recurring objects.
+# The maps of random visual words are coarse, and fail in scene 22.
 
 figure, axes = plt.subplots(3, 4, figsize=(8, 6))
 for column, i in zip(axes.T, (0, 6, *new), strict=True):

@@ -32,13 +32,13 @@ rank = np.empty(len(X))
 rank[ranker.search(query, k=len(X))[1]] = np.arange(1, len(X) + 1)
 by_distance = np.linalg.norm(X - query, axis=1).argsort().argsort() + 1
 
-figure, axes = plt.subplots(1, 2, figsize=(8.4, 3))
+figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.3), layout="constrained")
 for ax, order, name in zip(axes, (by_distance, rank), ("by distance", "by diffusion"), strict=True):
     found = ax.scatter(*X.T, c=order, s=14, cmap="viridis_r")
     ax.plot(*query, marker="*", color="tab:red", markersize=15)
     right = np.mean(moon[order <= 200] == 0)
-    ax.set(title=f"{name}: {right:.0%} of 200", xticks=[], yticks=[], aspect="equal")
-figure.colorbar(found, ax=axes, label="rank", shrink=0.8)
+    ax.set(title=f"{name}: {right:.0%} of the first 200", xticks=[], yticks=[], aspect="equal")
+figure.colorbar(found, ax=axes, label="rank")
 
 # %%
 # A circle of views
