@@ -19,7 +19,7 @@ from ._version import __version__
 from .errors import ConvergenceWarning, DiffusionError
 
 if TYPE_CHECKING:
-    from . import metrics
+    from . import metrics, plot
     from .affinity import Context
     from .baselines import expansion, reciprocal
     from .baselines.r_match import r_match
@@ -83,6 +83,7 @@ __all__ = [
     "load",
     "metrics",
     "nearest_neighbors",
+    "plot",
     "r_match",
     "reciprocal",
     "warm_up",
@@ -131,6 +132,7 @@ _MODULES = {
     "graph": "graph",
     "metrics": "metrics",
     "neighbors": "neighbors",
+    "plot": "plot",
     "reciprocal": "baselines.reciprocal",
     "solvers": "solvers",
     "storage": "storage",
