@@ -8,6 +8,7 @@ FIRST = (
     "search",
     "photos",
     "text",
+    "pictures",
     "rerank_faiss",
     "changing_collection",
     "few_labels",
