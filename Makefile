@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FAULTS_SECONDS ?= 600
-PACKAGES := diffusion features bench examples tests
+PACKAGES := diffusion features bench examples tests docs
 
-.PHONY: help demo test test-all faults lint format bench package audit browser install clean
+.PHONY: help demo test test-all faults lint format bench package audit browser docs install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes report, search and objects.html in demo/"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint      ruff, its formatter as a check, mypy"
 	@echo "make format    let ruff rewrite"
 	@echo "make bench     quality and speed tables"
+	@echo "make docs      build the documentation into docs/_build/html; warnings are errors"
 	@echo "make package   build the wheel, install it into an empty environment and try it"
 	@echo "make browser   install Debian's Chromium, in which the tests open the page; needs root"
 	@echo "make audit     look for known vulnerabilities of the pinned versions"
@@ -60,6 +61,12 @@ bench: install
 	$(BIN)/python -m bench quality
 	$(BIN)/python -m bench speed
 
+# The examples are run, so it takes minutes. Names in api/ and pages of examples are made anew, so that
+# none is left of what has been renamed.
+docs: install
+	rm -rf docs/_build docs/api/generated docs/api/examples docs/examples docs/concepts
+	$(BIN)/python -m sphinx -W --keep-going --builder html docs docs/_build/html
+
 # The wheel comes from the sdist, so that both are tried. Nothing of the extras is installed: the
 # engine has to work without torch.
 package: install
@@ -84,4 +91,5 @@ audit: install
 	"$$folder/venv/bin/pip-audit" --strict --require-hashes --disable-pip --requirement constraints.txt
 
 clean:
+	rm -rf docs/_build docs/api/generated docs/api/examples docs/examples docs/concepts
 	rm -rf $(VENV) demo dist faults.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

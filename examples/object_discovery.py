@@ -1,13 +1,13 @@
-"""Find the objects that recur in a collection of images, without labels.
+"""
+Recurring objects
+=================
 
-You learn how to compute activation maps, fit `ObjectDiscovery` offline, and get a saliency map,
-boxes and a descriptor of each image online, also of images that come later. It needs the extra
-`features`.
+You learn how to find the objects that recur in a collection of images, without labels: activation
+maps, the offline fit of `ObjectDiscovery`, and a saliency map, boxes and a descriptor of each
+image, also of images that come later. It needs the extra `features`.
 """
 
-import tempfile
-from pathlib import Path
-
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -15,11 +15,12 @@ import features
 from features.datasets.words import VisualWords
 from features.networks.frame import ImageActivations
 from features.objects import descriptors as object_descriptors
-from features.objects import page as pictures
 from features.objects.maps import feature_saliency, localisation_precision
 
+# %%
 # Drawn scenes: each shows one of four objects among clutter and a distractor that is in no other
 # scene. The last two are held back, as images that come later.
+
 drawn = features.Scenes(
     n_objects=4, images_per_object=6, size=161, n_distractors=1, background="noise", seed=4
 )
@@ -27,8 +28,11 @@ scenes = list(drawn)
 images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2) / 255
 old, new = range(len(scenes) - 2), range(len(scenes) - 2, len(scenes))
 
-# Activation maps (c, h, w) of every image. For photos, a network's: trunk = features.backbone(
-# "mobilenet_v2", "mobilenet_v2.safetensors"), and trunk.normalize(images).
+# %%
+# Activation maps (c, h, w) of every image. For photos, those of a network take their place:
+# ``trunk = features.backbone("mobilenet_v2", "mobilenet_v2.safetensors")``, and
+# ``trunk.normalize(images)``.
+
 trunk = VisualWords(images[list(old)])
 framed = features.FramedTrunk(trunk, trunk.stride)
 with torch.no_grad():
@@ -37,10 +41,16 @@ frame = framed.frame(images.shape[2:], arrays.shape[2:])
 # Those of a network also have a finer map: framed.activations(images) returns both.
 A = [ImageActivations(maps, frame) for maps in arrays]
 
+# %%
 # Offline: the nodes of all images, their graph and its centrality. So few images allow only a small
 # dimension.
+
 discovery = features.ObjectDiscovery(features.DiscoverySettings(dimension=16)).fit(A[:-2])
 print(f"{len(discovery.vectors_)} nodes, {discovery.graph_.n_edges} edges between them")
+
+# %%
+# Online: the saliency of recurring objects is compared with that of strong features, and with a map
+# that is the same everywhere. An image that was fitted does not count as evidence for itself.
 
 
 def object_saliency(i):
@@ -61,7 +71,9 @@ for name, numbers in (("seen", old), ("new", new)):
     }
     print(f"{name:>6}:", ", ".join(f"{kind} {np.mean(p):.2f}" for kind, p in found.items()))
 
-# Boxes in pixels, and one descriptor an image from the regions of the peaks.
+# %%
+# Boxes in pixels, and one descriptor per image from the regions of the peaks.
+
 peaks, S = object_saliency(new[0])
 boxes = frame.to_pixels(discovery.boxes(S).boxes)
 print("box:", boxes[0].round().tolist(), "true:", scenes[new[0]].boxes[0])
@@ -69,11 +81,24 @@ regions = discovery.regions(peaks)
 descriptor = object_descriptors.sum_of_regions(arrays[new[0]], regions, weights="weighted")
 print("descriptor:", descriptor.shape)
 
-# A page with everything side by side.
-page = Path(tempfile.gettempdir()) / "object_discovery.html"
-shown = (
-    pictures.make_picture(f"scene {i}", scenes[i].image, A[i], discovery, i if i in old else None)
-    for i in (0, 6, *new)
-)
-pictures.write_page(page, "Recurring objects", [pictures.LEGEND], shown)
-print(page)
+# %%
+# Two scenes of the collection and the two that came later: the image with the true box (white,
+# dashed) and the box that is found (red), the saliency of features, and that of recurring objects.
+# The maps of random visual words are coarse, and fail in scene 22.
+
+figure, axes = plt.subplots(3, 4, figsize=(8, 6))
+for column, i in zip(axes.T, (0, 6, *new), strict=True):
+    S = object_saliency(i)[1]
+    for ax, shown in zip(column, (scenes[i].image, feature_saliency(arrays[i]), S), strict=True):
+        ax.imshow(shown)
+        ax.set(xticks=[], yticks=[])
+    found = frame.to_pixels(discovery.boxes(S).boxes)[:1]
+    for boxes, style in ((scenes[i].boxes, ("white", "--")), (found, ("red", "-"))):
+        for left, top, right, bottom in boxes:
+            corner, size = (left, top), (right - left, bottom - top)
+            box = plt.Rectangle(corner, *size, fill=False, color=style[0], ls=style[1], lw=2)
+            column[0].add_patch(box)
+    column[0].set_title(f"scene {i}")
+for ax, name in zip(axes[:, 0], ("image", "features", "recurring objects"), strict=True):
+    ax.set_ylabel(name)
+figure.tight_layout()

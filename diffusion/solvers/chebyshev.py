@@ -38,10 +38,10 @@ class Chebyshev(Solver):
     Parameters
     ----------
     tol : float > 0, default 1e-6
-        Bound on ||x - h(W) y|| / (||y|| max |h|), without rounding errors: the sum of the
-        magnitudes of the omitted coefficients, relative to max |h|. Vectors are stored in float32
-        for tolerances above 3e-6, and in float64 otherwise. Tolerances down to about 1e-12 can be
-        reached.
+        Bound on ``||x - h(W) y|| / (||y|| max |h|)``, without rounding errors: the sum of the
+        magnitudes of the omitted coefficients, relative to ``max |h|``. Vectors are stored in
+        float32 for tolerances above 3e-6, and in float64 otherwise. Tolerances down to about 1e-12
+        can be reached.
     block_size : int >= 1, default 32
         Number of observations solved together. A block takes 16 bytes of working memory per node
         and observation, or 8 bytes in float32. As many blocks are solved concurrently as there

@@ -53,13 +53,13 @@ class Local(Solver):
     The solver computes L x = b, with L = I - α W and b = (1 - α) y, on a *support* S: a set of
     nodes around those of the observation y. x is 0 outside S. The residual r = b - L x is then
     non-zero only in S and at the neighbours of S. Single nodes are relaxed in turn, as in local
-    successive over-relaxation: where the scaled residual |r_i| / √d_i is above the goal, with d_i
-    the degree, x_i += ω r_i, and node i belongs to the support from then on. The rows of W that
+    successive over-relaxation: where the scaled residual ``|r_i| / √d_i`` is above the goal, with
+    d_i the degree, x_i += ω r_i, and node i belongs to the support from then on. The rows of W that
     belong to the support are copied to contiguous memory, so that time and memory depend on the
     size of the support and not on the number of nodes n. The observation should have few nodes.
 
     The first goal follows what a ranking needs: the scaled residual is at most `tol` √(1 - α) times
-    the `top`-th largest |x_i| / √d_i. Since that value is not known in advance, the solution is
+    the `top`-th largest ``|x_i| / √d_i``. Since that value is not known in advance, the solution is
     worked down to decreasing levels until `top` values are above the level. On a graph of
     neighbours, the error that remains is almost the same multiple of √d_i at all nodes of a
     connected piece of the support. It is therefore estimated, from the balance of the residual,
@@ -80,15 +80,16 @@ class Local(Solver):
     - m = max r_i⁺ / √d_i / (1 - α) over the support,
 
     with r⁺ the positive part of r. The negative part r⁻ gives a bound from below in the same way.
-    (φ = 1 gives the simple bound max |r_i| / √d_i / (1 - α), which is at least ten times larger.)
+    (φ = 1 gives the simple bound ``max |r_i| / √d_i / (1 - α)``, which is at least ten times
+    larger.)
     The k best items are certified when the smallest of their lower bounds is at least the
     largest upper bound of all other nodes.
 
     Parameters
     ----------
     tol : float > 0, default 0.2
-        Accuracy of the first goal: max |r_i| / √d_i is at most `tol` √(1 - α) times the `top`-th
-        largest |x_i| / √d_i. Values below 10^-6 max |b_i| / √d_i are not resolved.
+        Accuracy of the first goal: ``max |r_i| / √d_i`` is at most `tol` √(1 - α) times the
+        `top`-th largest ``|x_i| / √d_i``. Values below ``10^-6 max |b_i| / √d_i`` are not resolved.
     top : int >= 1, default 100
         Number of best items whose order is to be at rest. A `Reranker` raises it to the length of
         the lists that it is asked for.
@@ -104,7 +105,7 @@ class Local(Solver):
     Notes
     -----
     The solution x is a CSR array whose entries are the nodes of the supports. The report is a
-    `LocalReport`: `residual` is the true relative residual ||b - L x|| / ||b||, `iterations` is
+    `LocalReport`: `residual` is the true relative residual ``||b - L x|| / ||b||``, `iterations` is
     the number of sweeps for x, over the nodes known at the time of the sweep, and `bound` is a
     bound on the error of every entry. With `certify=0` the constant that is added makes x a better
     solution in the support and leaves a step at its edge, which the residual and the bound include.

@@ -116,7 +116,7 @@ def inspect_folder(
 
     Notes
     -----
-    The selectivity of channel c is
+    The selectivity of channel c is ::
 
         s_c = mean of the `count` largest a_c(x) over photos x / mean of |A_c(x)[p]| over x and p,
 

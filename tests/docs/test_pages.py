@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+DOCS = Path(__file__).parents[2] / "docs"
+# What a build leaves there is no page.
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 
 # The pages with a journey, and the number of lines that it may have.
 JOURNEYS = ("qdrant", "lancedb")
@@ -90,7 +91,7 @@ def run(page: Path, blocks: list[Block]) -> None:
             pytest.fail(f"{page.name}, line {line}: {type(error).__name__}: {error}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     blocks = blocks_of(page.read_text("utf-8"))
     if not blocks:
