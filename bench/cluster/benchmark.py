@@ -15,11 +15,11 @@ from diffusion.kernels.threads import cores
 
 from ..measure import processor
 from ..table import Table, show
-from . import asking, constants, cost, equality, scale
+from . import asking, constants, cost, equality, paper, scale
 from .builds import Build
 from .tiles import Tiles
 
-SECTIONS = ("equality", "scale", "queries", "constants")
+SECTIONS = ("equality", "scale", "queries", "constants", "paper")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Run:
         self._folder, self._sizes, self._sections = folder, sizes, sections
         per_item = self._warm_up()
         self._growing = self._those_that_fit(largest, per_item)
-        if {"equality", "constants"} & set(sections):
+        if {"equality", "constants", "paper"} & set(sections):
             scale.check_disk(folder, sizes.n, 2 * per_item if "equality" in sections else per_item)
 
     def tables(self) -> list[Table]:
@@ -108,12 +108,15 @@ class _Run:
             tables += self._equality(builds)
         if {"scale", "queries"} & set(self._sections):
             tables += self._scale(builds)
-        if "constants" in self._sections:
+        if {"constants", "paper"} & set(self._sections):
+            rows, where = self._sizes.shard_rows, self._sizes.where
             if not builds:
-                rows = self._sizes.shard_rows
-                builds, _ = scale.measure([self._sizes.n], rows, self._sizes.where, self._folder)
+                builds, _ = scale.measure([self._sizes.n], rows, where, self._folder)
             largest = max(builds, key=lambda each: each.n)
-            tables += [show(constants.stages(largest)), show(constants.arrays(largest))]
+            if "constants" in self._sections:
+                tables += [show(constants.stages(largest)), show(constants.arrays(largest))]
+            if "paper" in self._sections:
+                tables.append(show(paper.table(largest, int(where.rpartition(":")[2]))))
         return tables
 
     def _equality(self, builds: list[Build]) -> list[Table]:
