@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from .. import storage
 from ..cluster.build import build_sharded
 from ..cluster.executors import open_executor
+from ..cluster.inputs import Input, open_input
 from ..errors import DiffusionError
 from ..index_state import INDEX
 from ..reranker import Reranker, load
@@ -36,6 +38,16 @@ def add_verbs(verbs: Verbs) -> None:
         "--shards", type=int, metavar="N", help="tasks per stage, for --cluster (default: files)"
     )
     build.add_argument(
+        "--vector-column",
+        metavar="NAME",
+        help="the column of VECTORS, if these are Parquet files (default: vectors)",
+    )
+    build.add_argument(
+        "--id-column",
+        metavar="NAME",
+        help="the column with the ids of the items, if VECTORS are Parquet files",
+    )
+    build.add_argument(
         "--ids",
         metavar="FILE",
         help="ids of the items: (n,) int64 or str in a .npy file, or lines of text "
@@ -51,8 +63,9 @@ def _build(options: argparse.Namespace) -> None:
     if options.cluster is not None:
         _build_sharded(options, ranker)
         return
-    if options.shards is not None:
-        raise DiffusionError("--shards: expected --cluster, too")
+    for name in ("shards", "vector_column", "id_column"):
+        if getattr(options, name) is not None:
+            raise DiffusionError(f"--{name.replace('_', '-')}: expected --cluster, too")
     lists = (options.neighbor_scores, options.neighbor_ids)
     if (lists[0] is None) != (lists[1] is None):
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
@@ -85,20 +98,36 @@ def _build_sharded(options: argparse.Namespace, ranker: Reranker) -> None:
         raise DiffusionError("--neighbor-scores, --neighbor-ids: expected both or neither")
     if lists[0] is None and options.vectors is None:
         raise DiffusionError("VECTORS: expected a path, or --neighbor-scores, --neighbor-ids")
-    items = None if options.ids is None else runs.read_ids(options.ids)
     names = {"scores": "--neighbor-scores", "ids": "--neighbor-ids", "vectors": "VECTORS.npy"}
     with (
         named(**names, cluster="--cluster", shards="--shards", item_ids=options.ids),
         open_executor(options.cluster) as executor,
     ):
+        vectors, items = _columns(options)
         build_sharded(
             None if lists[0] is None else lists,
             options.index,
             ranker,
             executor=executor,
-            vectors=options.vectors,
+            vectors=vectors,
             item_ids=items,
             shards=options.shards,
             progress=not options.quiet,
         )
     report(f"{options.index}: {load(options.index).graph_}")
+
+
+def _columns(options: argparse.Namespace) -> tuple[Input | None, Any]:
+    """Return the vectors and the ids of the items, each None if there are none."""
+    items = None if options.ids is None else runs.read_ids(options.ids)
+    path = options.vectors
+    if path is None and (options.vector_column or options.id_column):
+        raise DiffusionError("--vector-column, --id-column: expected VECTORS, too")
+    vectors = None if path is None else open_input(path, "vectors", column=options.vector_column)
+    if options.id_column is None or vectors is None:
+        return vectors, items
+    if items is not None:
+        raise DiffusionError("--ids, --id-column: expected one of them")
+    if vectors.column is None:
+        raise DiffusionError("--id-column: expected VECTORS that are Parquet files")
+    return vectors, open_input(path, "item_ids", kinds="iuU", ndim=1, column=options.id_column)

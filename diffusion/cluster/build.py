@@ -59,8 +59,8 @@ def build_sharded(
     ranker: Reranker | None = None,
     *,
     executor: Executor,
-    vectors: _PATH | None = None,
-    item_ids: ArrayLike | None = None,
+    vectors: _PATH | Input | None = None,
+    item_ids: ArrayLike | Input | None = None,
     shards: int | None = None,
     work: _PATH | None = None,
     progress: bool = False,
@@ -88,11 +88,12 @@ def build_sharded(
         The parameters of the index; it is not changed. By default, ``Reranker()``.
     executor : Executor
         Where the tasks run, see `executors.open_executor`.
-    vectors : path-like, optional
-        The vectors (n, d), a file or a folder, from which an index for `search` is made. Without
-        them, only `rerank` is available.
-    item_ids : array_like, shape (n,), int or str, optional
-        The ids of the items. The lists hold row numbers all the same.
+    vectors : path-like or Input, optional
+        The vectors (n, d), a file or a folder, or what `open_input` returns of it, from which an
+        index for `search` is made. Without them, only `rerank` is available.
+    item_ids : array_like, shape (n,), int or str, or Input, optional
+        The ids of the items, or what `open_input` returns of a file or folder of them, such as a
+        column of Parquet files beside the vectors. The lists hold row numbers all the same.
     shards : int >= 1, optional
         Number of shards, of about equal length. By default, one for every 131,072 items.
     work : path-like, optional
@@ -130,10 +131,15 @@ def build_sharded(
     out = storage.as_path(out, "out")
     storage.check_target(out, INDEX)
     given = None if lists is None else _opened(lists)
-    found = None if vectors is None else open_input(vectors, "vectors")
+    found = vectors
+    if not isinstance(found, Input | None):
+        found = open_input(found, "vectors")
     inputs = [*(given or ()), *(() if found is None else (found,))]
     if not inputs:
         raise DiffusionError("lists: expected neighbour lists, or vectors to find them among")
+    if isinstance(item_ids, Input):
+        check_same_rows([inputs[0], item_ids])
+        item_ids = item_ids.read(0, item_ids.n)
     check_same_rows(inputs)
     n = inputs[0].n
     if n > np.iinfo(np.int32).max:

@@ -59,9 +59,28 @@ def test_from_vectors_alone(folder, vectors, capsys):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+def test_columns_of_parquet_files(folder, vectors, capsys):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    os.mkdir("table")
+    for number, rows in enumerate([slice(0, 50), slice(50, 120)]):
+        lists = pa.FixedSizeListArray.from_arrays(vectors[rows].ravel(), vectors.shape[1])
+        names = [f"photo {i}" for i in range(120)[rows]]
+        parquet.write_table(pa.table({"key": names, "x": lists}), f"table/{number}.parquet")
+    options = ("--cluster", "threads:2", "--vector-column", "x", "-q")
+    assert build("table", "index", *options, "--id-column", "key") == 0
+    assert diffusion.load("index").search(vectors[70], 3)[1][0] == "photo 70"
+    assert build("table", "other", *options, "--id-column", "none") == 2
+    assert "expected a column 'none'" in capsys.readouterr().err
+    assert build("table", "other", *options, "--id-column", "key", "--ids", "ids.npy") == 2
+    assert "--ids, --id-column: expected one of them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--id-column", "id", *LISTS], "--id-column: expected --cluster, too"),
+        (["--cluster", "threads:2", "--id-column", "id", *LISTS], "--id-column: expected VECTORS"),
         (["--cluster", "threads:2"], "VECTORS: expected a path, or --neighbor-scores, "),
         (
             ["--cluster", "threads:2", *LISTS[:2]],
