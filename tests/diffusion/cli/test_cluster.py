@@ -80,7 +80,10 @@ def test_columns_of_parquet_files(folder, vectors, capsys):
     ("arguments", "message"),
     [
         (["--id-column", "id", *LISTS], "--id-column: expected --cluster, too"),
-        (["--cluster", "threads:2", "--id-column", "id", *LISTS], "--id-column: expected VECTORS"),
+        (
+            ["--cluster", "threads:2", "--id-column", "id", *LISTS],
+            "--vector-column, --id-column: expected VECTORS",
+        ),
         (["--cluster", "threads:2"], "VECTORS: expected a path, or --neighbor-scores, "),
         (
             ["--cluster", "threads:2", *LISTS[:2]],
