@@ -50,7 +50,7 @@ _OFFERED = 1 << 22
 _MOST_CHANGED = 0.75
 
 # Entries of lists beyond the largest scale.
-_SPARE = 8
+SPARE = 8
 
 # The arrays that do not grow with the collection.
 _SMALL_ARRAYS = ("ranks",)
@@ -229,7 +229,7 @@ class Context(Affinity):
         When an item is removed, a spare one takes its place in the lists that had it. Lists that
         are shorter than the largest scale have none: all of their entries are used.
         """
-        return k if k is not None and k < self.scales[-1] else self.scales[-1] + _SPARE
+        return k if k is not None and k < self.scales[-1] else self.scales[-1] + SPARE
 
     @property
     def _cut(self) -> tuple[int, ...]:
@@ -256,7 +256,7 @@ class Context(Affinity):
         ranks, levels = np.empty(ids.shape, np.uint8), np.empty(ids.shape, np.uint8)
         loops.ranks_in_lists(ids, lists.scores, ranks)
         loops.mutual_levels(order, ids, ranks, self._scales.ranks, levels)
-        self._state["levels"] = _packed(levels, len(self._scales.ranks))
+        self._state["levels"] = packed_levels(levels, len(self._scales.ranks))
         self._state["reach"] = np.take(lists.scores, self._scales.ranks - 1, axis=1)
         del ranks, levels
         overlaps = np.empty((n, k), np.uint16)
@@ -273,7 +273,7 @@ class Context(Affinity):
         self._basis = _kept_lists(scores, ids, k)
         near = np.ascontiguousarray(ids[:, :k], np.int32)
         lists = scaled_lists(self._basis["scores"], near, self.scaling)
-        self._state = {"ids": lists.ids, "ranks": _ranks(self.scales, k)}
+        self._state = {"ids": lists.ids, "ranks": level_ranks(self.scales, k)}
         if self.scaling:
             self._state["local_scale"] = lists.local_scale
             self._basis["order"] = lists.order
@@ -419,13 +419,13 @@ class Context(Affinity):
         rows, scales = np.flatnonzero(reached(dirty, ids, old_ids, change)), self._scales
         source = change.source[rows]
         known, source = source >= 0, source[source >= 0]
-        then = _unpacked(old._state["levels"][source], ids.shape[1])
+        then = unpacked_levels(old._state["levels"][source], ids.shape[1])
         levels = np.empty((len(rows), ids.shape[1]), np.uint8)
         levels[known] = then
         places = rows.astype(np.int64, copy=False), read_only(ids), read_only(scores)
         updates.levels_of_rows(places[0], dirty, *places[1:], scales.ranks, levels)
         self._state |= {name: change.rows_of(old._state[name]) for name in ("levels", "reach")}
-        self._state["levels"][rows] = _packed(levels, len(scales.ranks))
+        self._state["levels"][rows] = packed_levels(levels, len(scales.ranks))
         self._state["reach"][dirty] = scores[dirty][:, scales.ranks - 1]
 
         near, listed = int(scales.spread[-1]) - 1, mapped(old_ids[source], change)
@@ -631,7 +631,7 @@ class Context(Affinity):
         """
         self._contents.check(by_rows=True)
         ids, levels = self._state["ids"][items], self._state["levels"][items]
-        mutual = _unpacked(levels, ids.shape[1]) < len(self._scales.ranks)
+        mutual = unpacked_levels(levels, ids.shape[1]) < len(self._scales.ranks)
         return self._as_given(ids, items), self._as_given(mutual, items)
 
     def scored_lists(self, items: NDArray[np.int64]) -> Lists | None:
@@ -664,14 +664,11 @@ class Context(Affinity):
 
     @property
     def _scales(self) -> loops.Scales:
-        scales = np.array(self._cut, np.int64)
-        ranks, halves = scales, scales
-        # Without ranks, in an index of an earlier version, a level is a scale.
         if "ranks" in self._state:
-            ranks = _ranks(self.scales, self._state["ids"].shape[1]).astype(np.int64)
-            halves = np.maximum(1, scales // 2)
-        whole, half = np.searchsorted(ranks, scales), np.searchsorted(ranks, halves)
-        return loops.Scales(ranks, whole, half, np.maximum(1, scales // 3))
+            return scales_of(self.scales, self._state["ids"].shape[1])
+        # Without ranks, in an index of an earlier version, a level is a scale.
+        scales = np.array(self._cut, np.int64)
+        return _with_halves(scales, scales, scales)
 
     @property
     def _sets(self) -> Sets:
@@ -752,7 +749,20 @@ class _Exactly(Promise):
         return f"the values {', '.join(map(str, self.values))}"
 
 
-def _ranks(scales: tuple[int, ...], k: int) -> NDArray[np.uint8]:
+def scales_of(scales: tuple[int, ...], k: int) -> loops.Scales:
+    """Return the scales, cut to lists of k, and their levels."""
+    cut = np.unique(np.minimum(scales, k)).astype(np.int64)
+    return _with_halves(cut, level_ranks(scales, k).astype(np.int64), np.maximum(1, cut // 2))
+
+
+def _with_halves(
+    scales: NDArray[np.int64], ranks: NDArray[np.int64], halves: NDArray[np.int64]
+) -> loops.Scales:
+    whole, half = np.searchsorted(ranks, scales), np.searchsorted(ranks, halves)
+    return loops.Scales(ranks, whole, half, np.maximum(1, scales // 3))
+
+
+def level_ranks(scales: tuple[int, ...], k: int) -> NDArray[np.uint8]:
     """Return the ranks of the levels (l,): the scales, cut to lists of k, and their halves."""
     cut = {min(s, k) for s in scales}
     return np.array(sorted(cut | {max(1, s // 2) for s in cut}), np.uint8)
@@ -773,7 +783,7 @@ def _layout(n: int, k: int, n_levels: int) -> dict[str, Array]:
         "starts": Array(np.int64, (n,), Between(0, np.inf)),
         "stops": Array(np.int64, (n,), Stops("starts", "holders")),
         "holders": Array(np.uint32, ("entries",), _Holders(n), rows=("starts", "stops")),
-        "holders_high": Array(_high_type(n), ("entries",)),
+        "holders_high": Array(high_type(n), ("entries",)),
     }
 
 
@@ -784,7 +794,7 @@ def _kept_lists(
     kept = {"scores": np.ascontiguousarray(scores[:, :k], np.float32)}
     if ids.shape[1] == k:
         return kept
-    spare = slice(k, k + _SPARE)
+    spare = slice(k, k + SPARE)
     return {
         **kept,
         "spare_scores": np.ascontiguousarray(scores[:, spare], np.float32),
@@ -819,11 +829,11 @@ def _of_an_earlier_version(
     items, values = arrays["indices"], arrays["values"]
     return {
         "ids": arrays["ids"],
-        "levels": _packed(levels[arrays["mutual"]], len(ranks)),
+        "levels": packed_levels(levels[arrays["mutual"]], len(ranks)),
         "reach": np.take(arrays["scores"], ranks - 1, axis=1),
         "indptr": arrays["indptr"],
         "holders": (items.astype(np.uint32) << 16) | values,
-        "holders_high": (items >> 16).astype(_high_type(n)),
+        "holders_high": (items >> 16).astype(high_type(n)),
     }
 
 
@@ -832,7 +842,7 @@ def _level_bytes(k: int, n_levels: int) -> int:
     return (k + 1) // 2 if n_levels < 16 else k
 
 
-def _packed(levels: NDArray[np.uint8], n_levels: int) -> NDArray[np.uint8]:
+def packed_levels(levels: NDArray[np.uint8], n_levels: int) -> NDArray[np.uint8]:
     """Return levels (n, k) as they are stored."""
     k = levels.shape[1]
     if _level_bytes(k, n_levels) == k:
@@ -842,7 +852,7 @@ def _packed(levels: NDArray[np.uint8], n_levels: int) -> NDArray[np.uint8]:
     return packed
 
 
-def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+def unpacked_levels(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     """Return levels (m, k) from rows of those that are stored."""
     if levels.shape[1] == k:
         return levels
@@ -850,7 +860,7 @@ def _unpacked(levels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     return both.reshape(len(levels), 2 * levels.shape[1])[:, :k]
 
 
-def _high_type(n: int) -> type[np.unsignedinteger[Any]]:
+def high_type(n: int) -> type[np.unsignedinteger[Any]]:
     """Return the type of the upper bits of an item, of which `holders` has the other 16."""
     return np.uint8 if n <= 1 << 24 else np.uint16
 
@@ -860,7 +870,7 @@ def _inverted(order: NDArray[np.int32], encodings: Encodings) -> dict[str, NDArr
     n = len(order)
     filled = int(np.count_nonzero(encodings.values))
     starts, stops = np.empty(n, np.int64), np.zeros(n, np.int64)
-    holders, high = np.empty(filled, np.uint32), np.empty(filled, _high_type(n))
+    holders, high = np.empty(filled, np.uint32), np.empty(filled, high_type(n))
     blocks.invert(order, encodings, Holders(starts, stops, holders, high))
     return {"starts": starts, "stops": stops, "holders": holders, "holders_high": high}
 
@@ -887,7 +897,7 @@ def _reinverted(
     indptr = np.zeros(n + 1, np.int64)
     added = np.bincount(encodings.ids[encodings.ids >= 0], minlength=n)
     np.cumsum(kept + added, out=indptr[1:])
-    holders, high = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], _high_type(n))
+    holders, high = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], high_type(n))
     updates.copy_kept(kept, source, old, gone, indptr, holders, high)
     updates.add_entries(items, encodings, indptr[:-1] + kept, holders, high)
     starts, stops = indptr[:-1], indptr[1:]

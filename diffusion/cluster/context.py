@@ -38,7 +38,8 @@ def make_edges(stages: Stages, affinity: Context, final: Final) -> dict[str, NDA
     """
     shards = stages.shards
     width = stages.fact("width", lambda: int(shards.array("lists", 0, "ids").shape[1]))
-    k, scales = affinity.depth_of(width), _scales(affinity, width)
+    k = affinity.depth_of(width)
+    scales = whole.scales_of(affinity.scales, k)
     if affinity.scaling:
         stages.run("local", local_scales, affinity)
         final.by_row({"affinity_local_scale": Source("local", "local_scale")})
@@ -47,7 +48,7 @@ def make_edges(stages: Stages, affinity: Context, final: Final) -> dict[str, NDA
     if affinity.scaling:
         given["affinity_order"] = Source("ranked", "order")
     if width > k:
-        spare = k, k + whole._SPARE
+        spare = k, k + whole.SPARE
         given["affinity_spare_scores"] = Source("lists", "scores", spare)
         given["affinity_spare_ids"] = Source("lists", "ids", spare, items=True)
     final.by_row(given)
@@ -82,15 +83,6 @@ def make_edges(stages: Stages, affinity: Context, final: Final) -> dict[str, NDA
     stages.run("edges", edges, affinity)
     stages.drop("compared")
     return {"ranks": scales.ranks.astype(np.uint8)}
-
-
-def _scales(affinity: Context, width: int) -> Scales:
-    """Return the scales for lists of a width, and their levels."""
-    k = affinity.depth_of(width)
-    # What the affinity knows of lists without an item.
-    empty = Context(affinity.scales, affinity.size, scaling=affinity.scaling)
-    empty._state = {"ids": np.empty((0, k), np.int32), "ranks": whole._ranks(affinity.scales, k)}
-    return empty._scales
 
 
 def _cut(affinity: Context, k: int) -> NDArray[np.int64]:
@@ -169,7 +161,7 @@ def levels(path: str, shards: Shards, p: int, scales: Scales) -> str:
     """Compute the levels of the neighbours of a shard as they are stored, and `reach`."""
     found = _mutual(shards, "ranked", p, "ids", scales.ranks)
     reach = np.take(shards.array("ranked", p, "scores"), scales.ranks - 1, axis=1)
-    return save(path, {"levels": whole._packed(found, len(scales.ranks)), "reach": reach})
+    return save(path, {"levels": whole.packed_levels(found, len(scales.ranks)), "reach": reach})
 
 
 # --- encodings ------------------------------------------------------------------------------------
@@ -203,7 +195,7 @@ def _encode(
     ids = shards.rows("ranked", "ids").take(members)
     stored = shards.rows("levels", "levels").take(members)
     # Of other items the loop reads no list. Those without a level are not counted at all.
-    known = whole._unpacked(stored, ids.shape[1]) < len(scales.ranks)
+    known = whole.unpacked_levels(stored, ids.shape[1]) < len(scales.ranks)
     local.add(np.where(known, ids, np.int32(-1)))
     rows = local.rows
     sets = Sets(*map(read_only, (local.of(ids), stored, rows_of(shards)[rows])))
@@ -219,7 +211,7 @@ def holders(path: str, shards: Shards, p: int) -> str:
     """
     a, b = shards.bounds(p)
     lengths, lower = [np.zeros(1, np.int64)], [np.empty(0, np.uint32)]
-    high = [np.empty(0, whole._high_type(shards.n))]
+    high = [np.empty(0, whole.high_type(shards.n))]
     for counts, items, values in Inbox(shards, "encoded", p).lists(a, b):
         lengths.append(counts)
         lower.append(((items & 0xFFFF).astype(np.uint32) << np.uint32(16)) | values)
