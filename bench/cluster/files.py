@@ -17,8 +17,8 @@ from typing import Any
 
 # A file of a result: stage, shard, name. One that is not complete is in a folder of another name.
 _RESULT = re.compile(r"(?:.*/)?([a-z][^/]*)/(\d+)/([^/]+)\.npy")
-# What tasks send to other shards: an array of their results, or all of those of some stages.
-_SENT = "records"
+# What tasks send to other shards: arrays of their results, or all of those of some stages.
+_SENT = "sent_"
 _SENDING = re.compile(r"sent|outgoing-.*")
 
 
@@ -48,7 +48,11 @@ class Stage:
 def shuffled(stages: dict[str, Stage]) -> dict[str, int]:
     """Return the bytes of each stage that its tasks have sent to other shards, in files."""
     return {
-        name: stage.total if _SENDING.fullmatch(name) else stage.bytes.get(_SENT, 0)
+        name: sum(
+            size
+            for array, size in stage.bytes.items()
+            if _SENDING.fullmatch(name) or array.startswith(_SENT)
+        )
         for name, stage in stages.items()
     }
 

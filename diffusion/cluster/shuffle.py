@@ -1,7 +1,7 @@
 """Transposition of sparse rows between shards, by files.
 
 A task writes its entries (row i, column j, value) as records, sorted by their column, with the
-place where those for each shard begin: one file per task, however many shards there are. The task
+place where those for each shard begin: one folder per task, however many shards there are. The task
 of the shard that has row j reads its stretch of all files, and finds the records of a row together,
 by ascending source i. This is how an item learns what the items that list it say of it.
 """
@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.matrix import read_only
+from ..kernels.records import find_sent, join_records, sort_records
 from .shards import Shards, chunks
 
 
 class Records(NamedTuple):
-    """Records for the rows of a range, by ascending row and source."""
+    """Records for the rows of a range: those of row i are at indptr[i] to indptr[i + 1]."""
 
-    to: NDArray[np.int64]  # (r,)
-    source: NDArray[np.int64]  # (r,)
+    indptr: NDArray[np.int64]  # (m + 1,)
+    sources: NDArray[np.int32]  # (r,), ascending in each row
     values: NDArray[Any]  # (r,)
 
 
@@ -42,18 +44,15 @@ def records_of(
     Returns
     -------
     dict of str to ndarray
-        `records`, and `offsets` (shards + 1,): those for shard q are at offsets[q] to
-        offsets[q + 1].
+        `sent_rows`, `sent_sources` and `sent_values`, and `offsets` (shards + 1,): those for shard
+        q are at offsets[q] to offsets[q + 1].
     """
-    row, place = np.nonzero(ids >= 0)
-    to = ids[row, place]
-    order = np.argsort(to, kind="stable")  # sources ascend already
-    to, row = to[order], row[order]
-    types = [("to", np.int32), ("source", np.int32), ("value", values.dtype)]
-    records = np.empty(len(to), types)
-    records["to"], records["source"] = to, row + first
-    records["value"] = values[row, place[order]]
-    return {"records": records, "offsets": np.searchsorted(to, shards.starts)}
+    count = int(np.count_nonzero(ids >= 0))
+    sent = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, values.dtype)
+    starts = np.array(shards.starts)
+    offsets = sort_records(read_only(ids), read_only(values), first, starts, *sent)
+    names = ("sent_rows", "sent_sources", "sent_values")
+    return {**dict(zip(names, sent, strict=True)), "offsets": offsets}
 
 
 class Inbox:
@@ -80,25 +79,25 @@ class Inbox:
         """
         cuts = list(chunks(first, last))
         ends = [first, *(stop for _, stop in cuts)]
-        bounds = [np.searchsorted(own["to"], ends) for own in map(self._slice, range(self._count))]
+        every = range(self._shards.count)
+        bounds = [np.searchsorted(self._slice(q, "rows"), ends) for q in every]
         for place, (start, stop) in enumerate(cuts):
-            found = [
-                self._slice(q)[bounds[q][place] : bounds[q][place + 1]] for q in range(self._count)
-            ]
-            merged = np.concatenate(found)
+            parts = [slice(*bounds[q][place : place + 2]) for q in every]
+
+            def joined(name: str, parts: list[slice] = parts) -> NDArray[Any]:
+                return np.concatenate([self._slice(q, name)[parts[q]] for q in every])
+
             # The sources of one task all come before those of the next.
-            merged = merged[np.argsort(merged["to"], kind="stable")]
-            to, source = merged["to"].astype(np.int64), merged["source"].astype(np.int64)
-            yield start, stop, Records(to, source, np.ascontiguousarray(merged["value"]))
+            rows, sources, values = map(joined, ("rows", "sources", "values"))
+            indptr = np.empty(stop - start + 1, np.int64)
+            found = Records(indptr, np.empty_like(sources), np.empty_like(values))
+            join_records(rows, sources, values, start, *found)
+            yield start, stop, found
 
-    @property
-    def _count(self) -> int:
-        return self._shards.count
-
-    def _slice(self, q: int) -> NDArray[Any]:
+    def _slice(self, q: int, name: str) -> NDArray[Any]:
         """Return what task q has sent; its file is not kept open."""
         begin, end = self._offsets[q]
-        return self._shards.array(self._stage, q, "records")[begin:end]
+        return self._shards.array(self._stage, q, f"sent_{name}")[begin:end]
 
     def reverse(
         self, ids: NDArray[np.int32], first: int, missing: Any
@@ -121,21 +120,14 @@ class Inbox:
         """
         for start, stop, records in self.parts(first, first + len(ids)):
             rows = slice(start - first, stop - first)
-            own = ids[rows].astype(np.int64)
-            values = np.full(own.shape, missing, records.values.dtype)
-            if len(records.to):
-                # One number for a pair of items, ascending among the records.
-                sent = ((records.to - start) << 32) | records.source
-                wanted = (np.arange(len(own), dtype=np.int64)[:, None] << 32) | np.maximum(own, 0)
-                places = np.minimum(np.searchsorted(sent, wanted), len(sent) - 1)
-                found = (own >= 0) & (sent[places] == wanted)
-                values[found] = records.values[places[found]]
+            values = np.empty(ids[rows].shape, records.values.dtype)
+            none = values.dtype.type(missing)
+            find_sent(read_only(ids[rows]), *map(read_only, records), none, values)
             yield rows, values
 
     def lists(
         self, first: int, last: int
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]]:
         """Yield the records for some rows as sparse rows: their lengths, sources and values."""
-        for start, stop, records in self.parts(first, last):
-            lengths = np.bincount(records.to - start, minlength=stop - start)
-            yield lengths, records.source, records.values
+        for _, _, records in self.parts(first, last):
+            yield np.diff(records.indptr), records.sources, records.values

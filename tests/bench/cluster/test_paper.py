@@ -12,7 +12,7 @@ def test_figures_are_those_of_an_item_times_items():
     usage = Usage(processes=[Process("coordinator", 9), Process("worker", 10**8)])
     stages = {
         "placed": Stage(4, 10.0, {"rows": 4_000_000}),
-        "ranked": Stage(4, 26.0, {"records": 9_000_000, "ids": 5}),
+        "ranked": Stage(4, 26.0, {"sent_values": 9_000_000, "ids": 5}),
     }
     build = Build(
         10**6, "local:2", 4, {"start": 3.0, "build": 36.0}, usage, stages, {"a": 10**9}, 0

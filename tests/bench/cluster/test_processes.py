@@ -62,11 +62,11 @@ def test_stages_are_told_from_their_files(tmp_path):
     write(tmp_path, "lists", 1, "ids", 500, 112.0)
     folder.look()
     removed.unlink()
-    write(tmp_path, "ranked", 0, "records", 100, 115.0)
+    write(tmp_path, "ranked", 0, "sent_values", 100, 115.0)
     write(tmp_path, "ranked", 0, "ranks", 10, 114.0)
     partial = tmp_path / "index.build" / "a1" / "ranked" / ".00001.ab.tmp" / "00001"
     partial.mkdir(parents=True)
-    (partial / "records.npy").write_bytes(b"")
+    (partial / "sent_values.npy").write_bytes(b"")
     folder.look()
     stages = folder.stages(100.0)
     assert list(stages) == ["lists", "ranked"]
