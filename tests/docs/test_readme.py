@@ -1,4 +1,4 @@
-"""Of README.md: its length, what its example and its picture say, and where its figures are from."""
+"""Of README.md: its length, what its example and its picture say, and its figures."""
 
 from __future__ import annotations
 
