@@ -96,8 +96,8 @@ class Reranker(Reporting, Parameters):
         iterations, with a basis computed offline), "chebyshev" (any transfer function).
         Approximate solvers: "spectral" (a dot product online), "columns" (offline work and 8 n
         keep bytes), "truncated" (only the shortlist), "local" (only a neighbourhood, independent
-        of n; reports which rankings are certainly exact). The README has a table with measured
-        figures.
+        of n; reports which rankings are certainly exact). The page "Which solver, which
+        parameters" of the documentation says what each is for, with measured figures.
     alpha : float in [0, 1) or None, default None
         Short for ``transfer=RegularizedLaplacian(alpha)``; ignored if `transfer` is given. None
         stands for 0.995 with the contextual affinity, and for 0.99 with the others.

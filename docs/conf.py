@@ -18,7 +18,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import diffusion  # noqa: E402
 
 project = "diffusion-rerank"
-author = "The authors of diffusion-rerank"
+author = "The diffusion-rerank developers"
 copyright = author
 release = version = diffusion.__version__
 

@@ -1,4 +1,4 @@
-"""The Python of the documentation's pages runs: each page from top to bottom, in an empty folder.
+"""The Python of README.md and of the documentation runs: each page as a whole, in an empty folder.
 
 A fence is ```python, or ```python journey for what a user needs at most ten lines for.
 """
@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 # What a build leaves there is no page.
-PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+PAGES = [README, *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)]
 
 # The pages with a journey, and the number of lines that it may have.
 JOURNEYS = ("qdrant", "lancedb")
@@ -91,7 +93,7 @@ def run(page: Path, blocks: list[Block]) -> None:
             pytest.fail(f"{page.name}, line {line}: {type(error).__name__}: {error}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     blocks = blocks_of(page.read_text("utf-8"))
     if not blocks:

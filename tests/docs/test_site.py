@@ -15,9 +15,8 @@ import diffusion.cli
 import features.cli
 from diffusion.cli import command
 
-from .test_pages import DOCS, PAGES
+from .test_pages import DOCS, PAGES, ROOT
 
-ROOT = DOCS.parent
 MAINS = {"diffusion": diffusion.cli.main, "features": features.cli.main}
 
 
