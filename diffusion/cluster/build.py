@@ -130,59 +130,22 @@ def build_sharded(
         )
     out = storage.as_path(out, "out")
     storage.check_target(out, INDEX)
-    given = None if lists is None else _opened(lists)
-    found = vectors
-    if not isinstance(found, Input | None):
-        found = open_input(found, "vectors")
-    inputs = [*(given or ()), *(() if found is None else (found,))]
-    if not inputs:
-        raise DiffusionError("lists: expected neighbour lists, or vectors to find them among")
-    if isinstance(item_ids, Input):
-        check_same_rows([inputs[0], item_ids])
-        item_ids = item_ids.read(0, item_ids.n)
-    check_same_rows(inputs)
-    n = inputs[0].n
-    if n > np.iinfo(np.int32).max:
-        raise DiffusionError(f"{inputs[0].name}: expected at most 2147483647 rows, got {n}")
-    items = ItemIds.rows(n) if item_ids is None else ItemIds.of(item_ids, n, "item_ids")
+    inputs = _inputs(lists, vectors, item_ids)
     length = components.affinity.listed(ranker._k)
-    starts = _starts(n, shards)
+    starts = _starts(inputs.items.size, shards)
 
     # Results of other input or other settings are never taken for those of these.
-    basis = [[each.fingerprint() for each in inputs], given is None, starts, __version__]
-    settings = [settings_of(part) for part in (components.affinity, components.method)]
-    basis += [settings, components.method.name, ranker.metric, length]
+    basis = [inputs.fingerprint(), starts, __version__, ranker.metric, length]
+    basis += [settings_of(part) for part in (components.affinity, components.method)]
     folder = Path(f"{out}.build") if work is None else storage.as_path(work, "work")
-    made = (folder / storage.fingerprint(basis)[:16]).absolute()
-    ranges = Shards(str(made), starts)
+    made = folder / storage.fingerprint([*basis, components.method.name])[:16]
+    ranges = Shards(str(made.absolute()), starts)
     stages = Stages(ranges, executor, progress, [])
-    searched = (
-        None if found is None else _searched(stages, found, ranker, components, length, given)
-    )
-    if given is None:
-        assert searched is not None
-        stages = stages.over(searched.shards)
-    else:
-        k = min(length, max(1, *given.ids.width))
-        zero = np.empty(0, np.int32) if searched is None else searched.without_direction()
-        stages.run("given", given_lists, given, k, ranker.metric, zero)
-        stages = stages.over(place_lists(stages, ranges.count))
+    searched = _searched(stages, inputs, ranker, components, length)
+    stages = _placed(stages, inputs, searched, ranker.metric, length)
     number_lists(stages, ranges)
     final = Final(stages, ranges)
-    arrays = _edges(stages, components, final)
-    made_graph = graph.make_graph(stages, final)
-    components.affinity.restore(arrays, n)
-    index = None if searched is None else searched.index()
-    fitted = Fitted(
-        ranker._stored(components, index),
-        components.affinity,
-        components.score,
-        components.solver.prepare(made_graph, components.transfer, progress=progress),
-        made_graph,
-        index,
-        items,
-        Copies.none(n),
-    )
+    fitted = _fitted(stages, final, inputs, searched, ranker, components)
     files = {name: final.file(name) for name in final.names()}
     files |= {} if searched is None else {k: Path(v) for k, v in searched.found.files.items()}
     _commit(fitted, ranker, out, files)
@@ -193,6 +156,36 @@ def build_sharded(
 
 
 # --- input ----------------------------------------------------------------------------------------
+
+
+class _Inputs(NamedTuple):
+    """What an index is built from."""
+
+    given: _Given | None
+    vectors: Input | None
+    items: ItemIds
+
+    def fingerprint(self) -> list[str | None]:
+        """Return what tells these files from others."""
+        found = [*(self.given or (None, None)), self.vectors]
+        return [None if each is None else each.fingerprint() for each in found]
+
+
+def _inputs(lists: Any, vectors: Any, item_ids: Any) -> _Inputs:
+    """Open the input that `build_sharded` takes, and check that it fits together."""
+    given = None if lists is None else _opened(lists)
+    found = vectors if isinstance(vectors, Input | None) else open_input(vectors, "vectors")
+    inputs = [*(given or ()), *(() if found is None else (found,))]
+    if not inputs:
+        raise DiffusionError("lists: expected neighbour lists, or vectors to find them among")
+    check_same_rows([*inputs, *([item_ids] if isinstance(item_ids, Input) else [])])
+    n = inputs[0].n
+    if n > np.iinfo(np.int32).max:
+        raise DiffusionError(f"{inputs[0].name}: expected at most 2147483647 rows, got {n}")
+    if item_ids is None:
+        return _Inputs(given, found, ItemIds.rows(n))
+    ids = item_ids.read(0, n) if isinstance(item_ids, Input) else item_ids
+    return _Inputs(given, found, ItemIds.of(ids, n, "item_ids"))
 
 
 def _opened(lists: Any) -> _Given:
@@ -255,30 +248,44 @@ def _starts(n: int, count: int | None) -> tuple[int, ...]:
     return tuple(n * p // count for p in range(count + 1))
 
 
+# --- lists ----------------------------------------------------------------------------------------
+
+
 def _searched(
-    stages: Stages,
-    vectors: Input,
-    ranker: Reranker,
-    components: Components,
-    k: int,
-    given: _Given | None,
-) -> VectorCells:
+    stages: Stages, inputs: _Inputs, ranker: Reranker, components: Components, k: int
+) -> VectorCells | None:
     """Make the search index of the vectors, and search lists unless they are given."""
+    if inputs.vectors is None:
+        return None
     begin, work = time.perf_counter(), stages.shards.work
     searched = place_vectors(
         stages.executor,
         work,
-        vectors,
+        inputs.vectors,
         ranker.metric,
         components.method,
         k=k,
         shards=stages.shards.count,
-        lists=given is None and not stages.dropped("placed"),
+        lists=inputs.given is None and not stages.dropped("placed"),
         progress=stages.progress,
     )
     seconds, size = time.perf_counter() - begin, size_of(Path(work) / "search")
     stages.reports.append(StageReport("search", stages.shards.count, seconds, size))
     return searched
+
+
+def _placed(
+    stages: Stages, inputs: _Inputs, searched: VectorCells | None, metric: str, length: int
+) -> Stages:
+    """Divide the items among shards, unless the search has; return the stages over these."""
+    given = inputs.given
+    if given is None:
+        assert searched is not None
+        return stages.over(searched.shards)
+    k = min(length, max(1, *given.ids.width))
+    zero = np.empty(0, np.int32) if searched is None else searched.without_direction()
+    stages.run("given", given_lists, given, k, metric, zero)
+    return stages.over(place_lists(stages, stages.shards.count))
 
 
 def given_lists(
@@ -305,6 +312,35 @@ def given_lists(
             ids = np.where(dropped, ids.dtype.type(-1), ids)
         copy_without_self(scores, ids, a, out_scores, out_ids)
     return save(path, {"scores": out_scores, "ids": out_ids})
+
+
+# --- the index ------------------------------------------------------------------------------------
+
+
+def _fitted(
+    stages: Stages,
+    final: Final,
+    inputs: _Inputs,
+    searched: VectorCells | None,
+    ranker: Reranker,
+    components: Components,
+) -> Fitted:
+    """Make the graph and what the affinity and the solver keep."""
+    arrays = _edges(stages, components, final)
+    found = graph.make_graph(stages, final)
+    n = inputs.items.size
+    components.affinity.restore(arrays, n)
+    index = None if searched is None else searched.index()
+    return Fitted(
+        ranker._stored(components, index),
+        components.affinity,
+        components.score,
+        components.solver.prepare(found, components.transfer, progress=stages.progress),
+        found,
+        index,
+        inputs.items,
+        Copies.none(n),
+    )
 
 
 def _edges(stages: Stages, components: Components, final: Final) -> dict[str, NDArray[Any]]:
