@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from diffusion.errors import DiffusionError
 
 from .cluster.benchmark import SECTIONS as CLUSTER_SECTIONS
 from .objects import SECTIONS
 from .quality import DATASETS
-from .table import write_json
+from .table import measurement, write_json
 
 # Each benchmark: its package, whose module `benchmark` has `run`, and what it measures.
 BENCHMARKS = {
@@ -42,13 +45,33 @@ def main() -> int:
     options = vars(arguments.parse_args())
     name, json = options.pop("benchmark"), options.pop("json")
     package, _ = BENCHMARKS[name]
+    measured = measurement(command_of(name, options))
     try:
-        tables = importlib.import_module(f"{package}.benchmark").run(**options)
+        benchmark = importlib.import_module(f"{package}.benchmark")
+        measured.tables = list(benchmark.run(**options))
     except DiffusionError as error:
         arguments.error(str(error))
     if json:
-        write_json(json, tables)
+        write_json(json, measured)
     return 0
+
+
+def command_of(name: str, options: Mapping[str, Any]) -> str:
+    """Return the command of a benchmark with the options that are given, without its folders.
+
+    A folder of scratch files is left out, and one of data is called DIR: where they are is no
+    part of what is measured.
+    """
+    words = ["python", "-m", "bench", name]
+    for option, value in options.items():
+        if value in (None, False) or option == "folder":
+            continue
+        words.append(f"--{option.replace('_', '-')}")
+        if option == "descriptors":
+            words.append("DIR")
+        elif value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
+    return shlex.join(words)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -29,6 +29,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "mathml",
+    "benchmarks",
     "import_graph",
 ]
 templates_path = ["_templates"]
