@@ -23,7 +23,8 @@ TOLERANCE = 1e-5
 _SOLVER = CG(tol=1e-7)
 _LIMIT = 1 << 22  # values compared at a time
 
-# The inverted lists of the contextual affinity: rows of any length, in whose order nothing depends.
+# The inverted lists of the contextual affinity: where each lies, and the entries, in any order. A
+# sharded build places the lists by shard, so that the places differ and the lists do not.
 _ROWS = ("affinity_starts", "affinity_stops")
 _ENTRIES = ("affinity_holders", "affinity_holders_high")
 
@@ -102,9 +103,11 @@ def _affinities(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) ->
     for name in sorted(one.keys() | other.keys()):
         if name not in one or name not in other:
             rows.append([name, None, "no: only one index has it", None])
-        elif name not in _ENTRIES:
+        elif name not in _ROWS + _ENTRIES:
             rows.append(compared(name, one[name], other[name]))
     if all(name in arrays for name in (*_ROWS, *_ENTRIES) for arrays in (one, other)):
+        lengths = [arrays["affinity_stops"] - arrays["affinity_starts"] for arrays in (one, other)]
+        rows.append(compared("affinity_holders, length of each list", *lengths))
         both = [_sorted_entries(arrays) for arrays in (one, other)]
         rows.append(compared("affinity_holders, sorted within each list", *both))
     return rows

@@ -15,7 +15,7 @@ from bench.data.several import Several
 from bench.measure import precision_of
 from bench.quality import benchmark, methods
 from bench.quality.joined import joined
-from bench.table import write_json
+from bench.table import measurement, write_json
 
 # The methods that take a few seconds on digits.
 QUICK = [
@@ -95,8 +95,9 @@ def test_json_holds_the_figures_that_are_printed(tmp_path, capsys):
     tables = benchmark.built_in(
         [collection], QUICK, (diffusion.CG(), diffusion.Columns(size=100)), [made], []
     )
-    write_json(tmp_path / "figures.json", tables)
-    written = json.loads((tmp_path / "figures.json").read_text())
+    measured = replace(measurement("python -m bench quality"), tables=tables)
+    write_json(tmp_path / "figures.json", measured)
+    written = json.loads((tmp_path / "figures.json").read_text())["tables"]
     printed = capsys.readouterr().out
     assert [table["title"].split("**")[1] for table in written] == [
         "digits (raw pixels)", "Solvers", "Solvers", "Several descriptors", "Survey",

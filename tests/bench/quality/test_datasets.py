@@ -76,7 +76,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path, rng, monkeypatch, cap
     assert run(monkeypatch, *arguments) == 0
     printed = capsys.readouterr().out
     assert "**roxford5k**: 5 queries, 30 images" in printed
-    (written,) = json.loads(target.read_text())
+    (written,) = json.loads(target.read_text())["tables"]
     rows = {row[0]: dict(zip(written["columns"], row, strict=True)) for row in written["rows"]}
     assert rows["cosine"]["mAP medium"] == rows["cosine"]["mP@10 hard"] == 100
     assert rows["cosine"]["published: R-GeM medium"] == 64.67

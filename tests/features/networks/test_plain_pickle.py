@@ -87,7 +87,7 @@ class Calls:
         (np.array([1, "x", None], object), "dtype O8"),
         (np.zeros(2, [("a", "i4"), ("b", "O")]), "expected numbers or text"),
         (types.SimpleNamespace(a=1), "SimpleNamespace"),
-        (DiffusionError("x"), "DiffusionError"),
+        (Calls(DiffusionError, "x"), "DiffusionError"),
         (1 + 2j, "complex"),
     ],
 )
