@@ -17,6 +17,7 @@ from ..measure import processor
 from ..table import Table, show
 from . import asking, constants, cost, equality, paper, scale
 from .builds import Build
+from .queries import Figures
 from .tiles import Tiles
 
 SECTIONS = ("equality", "scale", "queries", "constants", "paper")
@@ -44,7 +45,7 @@ class Sizes:
     """
 
     n: int = 1_000_000
-    growing: tuple[int, ...] = tuple(m * 1_000_000 for m in (1, 2, 5, 10, 20, 30))
+    growing: tuple[int, ...] = tuple(m * 1_000_000 for m in (1, 3, 10, 30))
     shard_rows: int = 125_000
     where: str = "local:2"
     queries: int = 20
@@ -131,7 +132,7 @@ class _Run:
             return [spent, show(equality.measure(paths[0], paths[1], tiles, self._sizes.queries))]
 
     def _scale(self, builds: list[Build]) -> list[Table]:
-        asked: dict[int, asking.Figures] = {}
+        asked: dict[int, Figures] = {}
 
         def ask(index: Path, tiles: Tiles) -> None:
             asked[tiles.n] = asking.ask(index, tiles, self._sizes.queries)

@@ -94,11 +94,16 @@ def test_shards_are_of_about_equal_size():
     assert scale.shards_of(4000, 125_000) == 1
 
 
-def test_figures_of_queries_are_beside_each_other():
-    one = asking.flat({"ms": {"warm": np.float64(2.0)}, "note": "a"})
-    assert one == {"ms, warm": 2.0, "note": "a"}
-    table = asking.table({10: one, 20: asking.flat({"ms": {"warm": 3.0}})})
-    assert table.rows == [["ms, warm", 2.0, 3.0, 1.5], ["note", "a", None, None]]
+def test_figures_of_queries_are_beside_each_other(indexes):
+    tiles, one, _ = indexes
+    figures = asking.ask(one, tiles, 3)
+    both = {4000: figures, 8000: figures | {"load_ms": 2 * figures["load_ms"]}}
+    table = asking.table(both)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert list(table.columns[1:3]) == ["4,000 items", "8,000 items"]
+    assert rows["opening, ms"][2] == 2
+    assert rows["pages read"] == [figures["pages_median"]] * 2 + [1]
+    assert 0 < rows["warm, ms"][0] <= rows["warm, 90 %, ms"][0]
 
 
 @pytest.mark.slow
