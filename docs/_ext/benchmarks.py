@@ -4,14 +4,18 @@ Its argument is NAME. Above the tables stand the command that prints them, the d
 the machine. Options:
 
 - `tables`: titles or beginnings of titles, with a semicolon between them; without it, all tables;
+- `rows`: first cells or beginnings of them, likewise; without it, all rows;
 - `continued`: the command and what follows it stand on this page already.
 
-A name without a file, a file that is no measurement and a title of no table are errors.
+A name without a file, a file that is no measurement, a title of no table and a cell of no row are
+errors.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,9 +34,9 @@ from bench.table import Measurement, Table, read_json  # noqa: E402
 from diffusion.errors import DiffusionError  # noqa: E402
 
 
-def titles_of(option: str) -> list[str]:
-    """Return the beginnings of titles of the option `tables`."""
-    return [title for part in option.split(";") if (title := part.strip())]
+def parts_of(option: str) -> list[str]:
+    """Return what stands between the semicolons of an option."""
+    return [part for text in option.split(";") if (part := text.strip())]
 
 
 def chosen(measured: Measurement, titles: list[str]) -> list[Table]:
@@ -51,6 +55,17 @@ def chosen(measured: Measurement, titles: list[str]) -> list[Table]:
     return found
 
 
+def only(table: Table, rows: Sequence[str]) -> Table:
+    """Return a table with the rows whose first cells begin so, in the order of `rows`."""
+    found = []
+    for name in rows:
+        named = [row for row in table.rows if _bare(str(row[0])).startswith(name)]
+        if not named:
+            raise DiffusionError(f"no row of {table.title!r} begins with {name!r}")
+        found += named
+    return replace(table, rows=found) if rows else table
+
+
 def _bare(title: str) -> str:
     return title.replace("*", "")
 
@@ -63,9 +78,14 @@ def head(measured: Measurement) -> str:
     )
 
 
-def markdown(measured: Measurement, titles: list[str], continued: bool = False) -> str:
+def markdown(
+    measured: Measurement,
+    titles: list[str],
+    continued: bool = False,
+    rows: Sequence[str] = (),
+) -> str:
     """Return what the directive stands for."""
-    tables = list(map(str, chosen(measured, titles)))
+    tables = [str(only(table, rows)) for table in chosen(measured, titles)]
     return "\n\n".join(tables if continued else [head(measured), *tables]) + "\n"
 
 
@@ -75,6 +95,7 @@ class Benchmark(Directive):
     required_arguments = 1
     option_spec: ClassVar[dict[str, Any]] = {
         "tables": directives.unchanged_required,
+        "rows": directives.unchanged_required,
         "continued": directives.flag,
     }
 
@@ -82,9 +103,9 @@ class Benchmark(Directive):
         """Return the head and the tables, parsed as a part of the page."""
         path = RESULTS / f"{self.arguments[0]}.json"
         self.state.document.settings.env.note_dependency(str(path))
-        titles = titles_of(self.options.get("tables", ""))
+        titles, rows = (parts_of(self.options.get(name, "")) for name in ("tables", "rows"))
         try:
-            text = markdown(read_json(path), titles, "continued" in self.options)
+            text = markdown(read_json(path), titles, "continued" in self.options, rows)
         except DiffusionError as error:
             # The path within the repository, so that the message is the same everywhere.
             raise self.error(str(error).replace(f"{ROOT}/", "")) from error

@@ -81,9 +81,20 @@ def test_the_text_of_a_page(extended, titles, continued, text):
     assert extended.markdown(measured, titles, continued) == text.lstrip()
 
 
-def test_titles_are_separated_by_semicolons(extended):
-    assert extended.titles_of(" Files; Time: of ;") == ["Files", "Time: of"]
-    assert extended.titles_of("") == []
+def test_rows_are_chosen_by_their_first_cells(extended):
+    measured = extended.read_json(extended.RESULTS / "live.json")
+    text = extended.markdown(measured, ["Time"], True, ["rem"])
+    assert "| remove |" in text
+    assert "add" not in text
+    rows = extended.markdown(measured, ["Time"], True, ["remove", "add"])
+    assert rows.index("| remove") < rows.index("| add")
+    with pytest.raises(DiffusionError, match=r"no row of .* begins with 'move'"):
+        extended.markdown(measured, ["Time"], True, ["move"])
+
+
+def test_names_are_separated_by_semicolons(extended):
+    assert extended.parts_of(" Files; Time: of ;") == ["Files", "Time: of"]
+    assert extended.parts_of("") == []
 
 
 def test_a_title_of_no_table_is_an_error(extended):
@@ -153,5 +164,6 @@ def test_the_directives_name_tables_that_exist():
     module = extension("benchmarks")
     for name, options in directives():
         measured = module.read_json(module.RESULTS / f"{name}.json")
-        titles = re.search(r":tables: (.*)", options)
-        module.markdown(measured, module.titles_of(titles[1]) if titles else [])
+        given = dict(re.findall(r":(\w+): (.*)", options))
+        titles, rows = (module.parts_of(given.get(option, "")) for option in ("tables", "rows"))
+        module.markdown(measured, titles, True, rows)
