@@ -85,8 +85,15 @@ def markdown(
     rows: Sequence[str] = (),
 ) -> str:
     """Return what the directive stands for."""
-    tables = [str(only(table, rows)) for table in chosen(measured, titles)]
-    return "\n\n".join(tables if continued else [head(measured), *tables]) + "\n"
+    tables = [only(table, rows) for table in chosen(measured, titles)]
+    # A note of several tables is that of the last of them.
+    seen: set[str] = set()
+    parts = []
+    for table in reversed(tables):
+        parts.append(str(replace(table, notes=[note for note in table.notes if note not in seen])))
+        seen.update(table.notes)
+    parts.reverse()
+    return "\n\n".join(parts if continued else [head(measured), *parts]) + "\n"
 
 
 class Benchmark(Directive):

@@ -92,6 +92,15 @@ def test_rows_are_chosen_by_their_first_cells(extended):
         extended.markdown(measured, ["Time"], True, ["move"])
 
 
+def test_a_note_of_several_tables_stands_below_the_last(extended):
+    measured = extended.read_json(extended.RESULTS / "live.json")
+    measured.tables[1].notes = ["Another note.", "A note."]
+    text = extended.markdown(measured, [])
+    assert text.count("A note.") == 1
+    assert text.endswith("Another note.\n\nA note.\n")
+    assert extended.markdown(measured, ["Time"]).endswith("A note.\n")
+
+
 def test_names_are_separated_by_semicolons(extended):
     assert extended.parts_of(" Files; Time: of ;") == ["Files", "Time: of"]
     assert extended.parts_of("") == []
