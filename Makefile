@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FAULTS_SECONDS ?= 600
 PACKAGES := diffusion features bench examples tests docs
 
-.PHONY: help demo test test-all faults lint format bench package audit browser docs install clean
+.PHONY: help demo test test-all faults lint format bench package audit browser docs links install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes report, search and objects.html in demo/"
@@ -66,6 +66,10 @@ bench: install
 docs: install
 	rm -rf docs/_build docs/api/generated docs/api/examples docs/examples docs/concepts
 	$(BIN)/python -m sphinx -W --keep-going --builder html docs docs/_build/html
+
+# Asks every address on the pages, which needs the network; links within the site are checked by `docs`.
+links: install
+	$(BIN)/python -m sphinx -D plot_gallery=0 --builder linkcheck docs docs/_build/linkcheck
 
 # The wheel comes from the sdist, so that both are tried. Nothing of the extras is installed: the
 # engine has to work without torch.
