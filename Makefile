@@ -16,6 +16,7 @@ help:
 	@echo "make format    let ruff rewrite"
 	@echo "make bench     quality and speed tables"
 	@echo "make docs      build the documentation into docs/_build/html; warnings are errors"
+	@echo "make links     ask every address on the pages of the documentation; needs the network"
 	@echo "make package   build the wheel, install it into an empty environment and try it"
 	@echo "make browser   install Debian's Chromium, in which the tests open the page; needs root"
 	@echo "make audit     look for known vulnerabilities of the pinned versions"
