@@ -76,7 +76,7 @@ def divided(path: str, work: str, count: int) -> str:
     As in `cells.divided`, very large cells are cut into several.
     """
     folder = place(work, "trained", 0)
-    centroids, groups = (np.load(folder / f"{name}.npy") for name in ("centroids", "groups"))
+    centroids, groups = (open_array(folder / f"{name}.npy") for name in ("centroids", "groups"))
     sizes = np.zeros(len(centroids), np.int64)
     for i in range(count):
         own = open_array(place(work, "assigned", i) / "cells.npy")

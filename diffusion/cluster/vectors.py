@@ -18,7 +18,7 @@ from ..validation import as_vectors, center_of
 from .common import create, write_rows
 from .executors import Executor
 from .inputs import Input
-from .shards import save
+from .shards import open_array, save
 from .tasks import run_stage
 
 #: The most values of a range, of which a task holds three copies.
@@ -119,9 +119,9 @@ def opened_vectors(run: Run, source: Input, metric: str) -> Vectors:
     if not file.exists():
         total = np.zeros(vectors.shape[1])
         for i in range(len(ranges)):
-            total += np.load(place(run.work, "sums", i) / "sum.npy")
+            total += open_array(place(run.work, "sums", i) / "sum.npy")
         save(file, {"center": total / source.n})
-    return vectors._replace(center=np.load(file / "center.npy"))
+    return vectors._replace(center=np.array(open_array(file / "center.npy")))
 
 
 def sums(path: str, source: Input, first: int, last: int) -> str:

@@ -338,18 +338,46 @@ def array_header(stream: Any, kinds: str = "biuf") -> Header:
         If there is none, or it is that of an array of another kind than those of `kinds`, or with a
         negative length.
     """
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     try:
-        shape, fortran, dtype = read[np.lib.format.read_magic(stream)](stream)
-        if dtype.kind not in kinds or min(shape, default=0) < 0:
-            raise ValueError(f"{dtype} of shape {shape}")
+        found = _header(stream)
+        if found.dtype.kind not in kinds or min(found.shape, default=0) < 0:
+            raise ValueError(f"{found.dtype} of shape {found.shape}")
     except DAMAGED as error:
         reason = (str(error) or "damaged").splitlines()[0]
         raise ValueError(f"not a .npy file of numbers ({reason})") from None
-    return Header(dtype, tuple(shape), fortran)
+    return found
+
+
+# How numpy writes the header of an array of numbers or text.
+_LENGTH = rb"(?:0|[1-9][0-9]{0,18})"
+_PLAIN = re.compile(
+    rb"\{'descr': '([<>|][a-zA-Z][0-9]+)', 'fortran_order': (True|False), "
+    rb"'shape': \((|%s,|%s(?:, %s)+)\), \} *\n" % (_LENGTH, _LENGTH, _LENGTH)
+)
+_MOST_HEADER = 10_000  # bytes, as numpy's limit
+
+
+def _header(stream: Any) -> Header:
+    """Read the header of an .npy file of version 1.0 or 2.0; raise one of `DAMAGED` if it is none.
+
+    numpy parses headers by `ast`, which is slow, and which in Python 3.11 fails now and then where
+    several threads parse (python/cpython#106905).
+    """
+    width, parse = {
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
+    }[np.lib.format.read_magic(stream)]
+    head = stream.read(width)
+    length = int.from_bytes(head, "little")
+    if length > _MOST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    text = stream.read(length)
+    plain = _PLAIN.fullmatch(text) if len(text) == length else None
+    if plain is None:
+        shape, fortran, dtype = parse(io.BytesIO(head + text))
+        return Header(dtype, tuple(shape), fortran)
+    shape = tuple(int(axis) for axis in plain[3].split(b",") if axis.strip())
+    return Header(np.dtype(plain[1].decode()), shape, plain[2] == b"True")
 
 
 def read_archive(
@@ -415,7 +443,20 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file cannot be read or is not an .npy file; the message names it.
     """
     try:
-        with opened(path, links=True):  # np.load would wait for a pipe
+        with opened(path, links=True) as stream:  # np.load would wait for a pipe
+            with contextlib.suppress(*DAMAGED):
+                found = _header(stream)
+                if found.dtype.hasobject:
+                    raise ValueError("no array of numbers")
+                return np.memmap(
+                    stream,
+                    found.dtype,
+                    "r",
+                    stream.tell(),
+                    found.shape,
+                    "F" if found.fortran else "C",
+                )
+            # numpy says what is wrong.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("this is an archive of arrays")

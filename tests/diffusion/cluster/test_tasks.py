@@ -191,8 +191,10 @@ def test_progress_counts_what_was_finished_before(threads, tmp_path, capsys):
 
 def test_a_full_disk_is_one_error_that_names_the_stage_and_the_result(threads, tmp_path):
     arguments = [(tmp_path / "stage" / str(number),) for number in range(3)]
-    with Disk(tmp_path, "full for good", 12)(), refused("ranks: ") as error:
-        run_stage(threads, "ranks", write, arguments)
+    full = Disk(tmp_path, "full for good", 12)
+    # Tasks that still run when the error comes are waited for at the end of the executor.
+    with full(), refused("ranks: ") as error, open_executor("threads:2") as executor:
+        run_stage(executor, "ranks", write, arguments)
     assert re.fullmatch(
         rf"ranks: {tmp_path}/stage/\d: cannot be written \({os.strerror(errno.ENOSPC)}\); .*",
         str(error.value),

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from diffusion import DiffusionError
 from diffusion.storage import files, fingerprint, read_array, replacing, sha256_of
@@ -96,3 +101,56 @@ def test_a_temporary_file_that_was_taken_for_abandoned_is_created_again(tmp_path
         file.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert len(created) == 2
+
+
+@given(
+    arrays(
+        st.sampled_from(["u1", "<i4", ">i8", "<f2", "<f8", "?", "<U3", "S5", "<c8", "<M8[s]"]),
+        array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    ),
+    st.booleans(),
+    st.sampled_from([(1, 0), (2, 0)]),
+)
+def test_headers_are_read_as_numpy_reads_them(array, fortran, version):
+    array = np.asarray(array, order="F" if fortran else "C")
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=version)
+    stream.seek(0)
+    found = files.array_header(stream, "biufcSUM")
+    content = np.frombuffer(stream.read(), found.dtype)
+    content = content.reshape(found.shape, order="F" if found.fortran else "C")
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert content.tobytes() == array.tobytes()  # NaN and NaT too
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 3)])
+def test_headers_of_numbers_are_read_without_the_parser_of_python(shape, tmp_path, monkeypatch):
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.save(tmp_path / "array.npy", array)
+    # In Python 3.11 it fails now and then where threads parse at the same time.
+    monkeypatch.setattr(ast, "parse", None)
+    found = read_array(tmp_path / "array.npy")
+    assert isinstance(found, np.memmap)
+    assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (5), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (05,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (5 6,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-5,), }",
+        "{'descr': '<f4', 'fortran_order': 0, 'shape': (5,), }",
+        "{'descr': '<f3', 'fortran_order': False, 'shape': (5,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (5,), }" + " " * 20_000,
+    ],
+)
+def test_other_headers_are_refused(text, tmp_path):
+    head = text.encode() + b"\n"
+    content = b"\x93NUMPY\x02\x00" + len(head).to_bytes(4, "little") + head + bytes(20)
+    with pytest.raises(ValueError, match=r"not a \.npy file of numbers"):
+        files.array_header(io.BytesIO(content))
+    (tmp_path / "array.npy").write_bytes(content)
+    with pytest.raises(DiffusionError, match=r"array\.npy: expected a \.npy file"):
+        read_array(tmp_path / "array.npy")
