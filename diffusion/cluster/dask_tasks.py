@@ -36,8 +36,16 @@ class Dask:
 
     tries = 1
 
-    def __init__(self, client: Any, where: str, workers: int, cores: int, patience: float) -> None:
-        self.workers, self._cores = workers, cores
+    def __init__(
+        self,
+        client: Any,
+        where: str,
+        workers: int,
+        cores: int,
+        patience: float,
+        replace: Callable[[], object] | None = None,
+    ) -> None:
+        self.workers, self._cores, self._replace = workers, cores, replace
         self.died: tuple[type[BaseException], ...] = (distributed.KilledWorker,)
         self.client, self._where, self._patience = client, where, patience
         self._missed: float | None = None  # since when there have been no workers
@@ -62,7 +70,10 @@ class Dask:
         return future
 
     def check(self, say: Callable[[str], None]) -> None:
-        """Raise if the scheduler is lost, or if there have been no workers for too long."""
+        """Raise if the scheduler is lost, or if there have been no workers for too long.
+
+        Missing workers are replaced, if that is this process's business.
+        """
         if self.client.status != "running":
             raise DiffusionError(
                 f"cluster: {self._where}: the scheduler cannot be reached any more; what is "
@@ -72,6 +83,8 @@ class Dask:
             count = len(self.client.nthreads())
         except (OSError, RuntimeError):  # the next call says whether the scheduler is lost
             return
+        if count < self.workers and self._replace is not None:
+            self._replace()
         if count:
             if self._told:
                 say(f"cluster: {self._where}: {count} workers")
@@ -147,7 +160,10 @@ def local(workers: int, patience: float) -> Iterator[Executor]:
                 f"cluster: local:{workers}: the workers cannot be started ({error})"
             ) from error
         try:
-            yield Dask(client, f"local:{workers}", workers, each, patience)
+            # Dask gives a worker up that has died and is not back within 15 seconds, as may happen
+            # on a busy machine. To scale to the same number starts another one in its place.
+            replace = partial(cluster.scale, workers)
+            yield Dask(client, f"local:{workers}", workers, each, patience, replace)
         except BaseException:
             _kill(cluster)
             raise

@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
@@ -109,11 +110,14 @@ def _run(
     try:
         for place in range(len(arguments)):
             begin(place)
+        due = time.monotonic() + _PERIOD
         while running:
+            if time.monotonic() >= due:
+                executor.check(partial(_say, bar))
+                due = time.monotonic() + _PERIOD
             try:
                 place, future = done.get(timeout=_PERIOD)
             except queue.Empty:
-                executor.check(partial(_say, bar))
                 continue
             del running[place]
             path = Path(arguments[place][0])

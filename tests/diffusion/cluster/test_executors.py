@@ -219,6 +219,24 @@ def test_workers_of_dask_do_not_see_interrupts(dask, tmp_path):
     assert [path.read_text().split()[1] for path in paths] == ["1", "1"]
 
 
+def test_a_worker_that_dask_gives_up_is_replaced(tmp_path, monkeypatch):
+    dask = pytest.importorskip("dask", reason="the extra `cluster` is not installed")
+    monkeypatch.setattr("diffusion.cluster.tasks._PERIOD", 0.05)
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}),
+        open_executor("local:1", patience=120) as executor,
+    ):
+        cluster = executor.client.cluster
+        (nanny,) = cluster.workers.values()
+        nanny.auto_restart = False  # as if it took too long
+        os.kill(nanny.pid, signal.SIGKILL)
+        while cluster.workers:
+            time.sleep(0.01)
+        paths = run_stage(executor, "stage", write, [(tmp_path / "a",)])
+        assert paths[0].read_text() == "written"
+        assert len(cluster.workers) == 1
+
+
 @pytest.mark.slow
 def test_a_task_that_kills_its_workers_is_named(dask, tmp_path):
     with refused(f"stage: {tmp_path / 'a'}: its worker died 4 times, as it does when memory"):
