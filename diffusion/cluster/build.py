@@ -38,6 +38,7 @@ from .placing import place_lists
 from .search import VectorCells, place_vectors
 from .shards import Shards, save
 from .stages import StageReport, Stages, size_of
+from .tasks import full_disks_named
 
 _IDS = re.compile(r"ids_(\d+)\.npy")
 _AFFINITY = "affinity_"
@@ -141,14 +142,16 @@ def build_sharded(
     made = folder / storage.fingerprint([*basis, components.method.name])[:16]
     ranges = Shards(str(made.absolute()), starts)
     stages = Stages(ranges, executor, progress, [])
-    searched = _searched(stages, inputs, ranker, components, length)
-    stages = _placed(stages, inputs, searched, ranker.metric, length)
-    number_lists(stages, ranges)
-    final = Final(stages, ranges)
-    fitted = _fitted(stages, final, inputs, searched, ranker, components)
-    files = {name: final.file(name) for name in final.names()}
-    files |= {} if searched is None else {k: Path(v) for k, v in searched.found.files.items()}
-    _commit(fitted, ranker, out, files)
+    # Of what this process writes; tasks name theirs.
+    with full_disks_named(str(made)):
+        searched = _searched(stages, inputs, ranker, components, length)
+        stages = _placed(stages, inputs, searched, ranker.metric, length)
+        number_lists(stages, ranges)
+        final = Final(stages, ranges)
+        fitted = _fitted(stages, final, inputs, searched, ranker, components)
+        files = {name: final.file(name) for name in final.names()}
+        files |= {} if searched is None else {k: Path(v) for k, v in searched.found.files.items()}
+        _commit(fitted, ranker, out, files)
     shutil.rmtree(made)
     with contextlib.suppress(OSError):  # other results are in it
         folder.rmdir()

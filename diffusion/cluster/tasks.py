@@ -122,7 +122,7 @@ def _run(
             del running[place]
             path = Path(arguments[place][0])
             try:
-                with _full_disks_named(name, path):
+                with full_disks_named(f"{name}: {path}"):
                     future.result()
             except executor.died as error:
                 if tries[place] == executor.tries:
@@ -201,13 +201,13 @@ def _check_written(name: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _full_disks_named(name: str, path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that names the stage and the result."""
+def full_disks_named(subject: str) -> Iterator[None]:
+    """Turn the error of a full disk into one that names what was written, such as a result."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
         raise DiffusionError(
-            f"{name}: {path}: cannot be written ({error.strerror}); what is finished is kept"
+            f"{subject}: cannot be written ({error.strerror}); what is finished is kept"
         ) from None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -288,3 +290,24 @@ def test_bad_lists_are_named(tmp_path, rng):
     files = tmp_path / "scores", tmp_path / "ids"
     with open_executor("threads:1") as executor, pytest.raises(DiffusionError, match="other"):
         build_sharded(files, tmp_path / "other", executor=executor)
+
+
+@pytest.mark.parametrize(
+    "place", ["diffusion.cluster.final.create", "diffusion.cluster.build.save"]
+)
+def test_a_disk_that_is_full_between_tasks_is_one_error(place, tmp_path, rng, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+
+    X = rng.standard_normal((60, 4))
+    write_shards(tmp_path / "vectors", X, [0, 30, 60])
+    arguments = {"vectors": tmp_path / "vectors", "shards": 2}
+    with open_executor("threads:1") as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr("diffusion.cluster.final.create", full)
+            with pytest.raises(DiffusionError, match=r"index\.build.*No space left") as error:
+                build_sharded(None, tmp_path / "index", executor=executor, **arguments)
+        assert str(error.value).endswith("what is finished is kept")
+        assert not (tmp_path / "index").exists()
+        build_sharded(None, tmp_path / "index", executor=executor, **arguments)
+    assert len(diffusion.load(tmp_path / "index", verify=True).ids_) == 60
