@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,6 +45,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
             return "nndescent" if file in _NNDESCENT else file
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_environment() -> Iterator[None]:
+    """Let no file of tests leave variables to the next: threads, for example, change last bits."""
+    before = dict(os.environ)
+    yield
+    changed = {name for name, _ in before.items() ^ os.environ.items()} - {"PYTEST_CURRENT_TEST"}
+    assert not changed
 
 
 @pytest.fixture

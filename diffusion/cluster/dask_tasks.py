@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
+import dask
 import distributed
 
 from ..errors import DiffusionError
@@ -29,6 +30,8 @@ _TIMEOUT = 30
 _TOLD_AFTER = 5.0
 # The loggers of Dask and of what it is built on.
 _LOGGERS = ("distributed", "tornado")
+# What it sets in the environment beside what its configuration names.
+_SET_BY_DASK = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
 
 
 class Dask:
@@ -141,6 +144,7 @@ def local(workers: int, patience: float) -> Iterator[Executor]:
     each = max(1, cores() // workers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
+        stack.enter_context(_same_environment())
         try:
             with _uninterrupted():
                 cluster = distributed.LocalCluster(
@@ -209,6 +213,25 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _same_environment() -> Iterator[None]:
+    """Take back at the end what Dask sets in the environment for the workers that it starts.
+
+    It sets one thread for the numerical libraries, and leaves that to the processes that the user
+    starts afterwards.
+    """
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), *_SET_BY_DASK]
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

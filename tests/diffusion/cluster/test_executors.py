@@ -254,11 +254,22 @@ def test_an_interrupt_waits_until_the_workers_have_started():
             begun.append(True)
 
     begun = []
+    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert begun
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_the_environment_is_as_before(monkeypatch):
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    before = dict(os.environ)
+    with open_executor("local:1", patience=120) as executor:
+        assert len(executor.client.nthreads()) == 1
+    assert dict(os.environ) == before
 
 
 # --- the end --------------------------------------------------------------------------------------
