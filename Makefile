@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 FAULTS_SECONDS ?= 600
 PACKAGES := diffusion features bench examples tests docs
 
-.PHONY: help demo test test-all faults lint format bench package audit browser docs links install clean
+.PHONY: help demo test slow test-all faults lint format bench package audit browser docs links install clean
 
 help:
 	@echo "make demo      train, index and re-rank digits; writes report, search and objects.html in demo/"
 	@echo "make test      the tests (minutes)"
-	@echo "make test-all  the slow tests and a few cases of every campaign too"
+	@echo "make slow      the slow tests alone"
+	@echo "make test-all  the tests, the slow tests and a few cases of every campaign"
 	@echo "make faults    ten minutes of kills, full disks, damaged files and random calls"
 	@echo "make lint      ruff, its formatter as a check, mypy"
 	@echo "make format    let ruff rewrite"
@@ -39,6 +40,10 @@ demo: install
 # A file of tests to a process: processes that begin alike compile the same loops twice.
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# What `make test` leaves out, for CI.
+slow: install
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 test-all: install
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''

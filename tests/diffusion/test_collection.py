@@ -166,7 +166,7 @@ AFFINITIES = {"context": CONTEXT, "cosine": COSINE}
 def test_a_collection_that_changes_equals_one_that_is_fitted(affinity, solver):
     run_state_machine_as_test(
         machine(AFFINITIES[affinity], solver, named=solver != "local"),
-        settings=settings(max_examples=8, stateful_step_count=12),
+        settings=settings(max_examples=3, stateful_step_count=12),
     )
 
 
@@ -174,7 +174,7 @@ def test_a_collection_that_changes_equals_one_that_is_fitted(affinity, solver):
 def test_a_collection_with_copies_equals_one_that_is_fitted(affinity):
     run_state_machine_as_test(
         machine(AFFINITIES[affinity], "cg", named=affinity == "context", repeated=True),
-        settings=settings(max_examples=8, stateful_step_count=12),
+        settings=settings(max_examples=3, stateful_step_count=12),
     )
 
 
@@ -184,5 +184,5 @@ def test_a_collection_with_copies_equals_one_that_is_fitted(affinity):
 def test_thousands_of_steps(affinity, solver, repeated):
     run_state_machine_as_test(
         machine(AFFINITIES[affinity], solver, named=solver == "local", repeated=repeated),
-        settings=settings(max_examples=40, stateful_step_count=50, derandomize=False),
+        settings=settings(max_examples=10, stateful_step_count=50),
     )

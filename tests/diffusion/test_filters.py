@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusion
@@ -51,6 +51,7 @@ def assert_alike(found, expected, atol=1e-5):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=12)  # for each of the variants
 @given(
     share=st.sampled_from([0, 0.004, 0.03, 0.3, 1]), seed=st.integers(0, 999), k=st.integers(1, 40)
 )

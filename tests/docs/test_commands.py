@@ -122,6 +122,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_commands_for_photos_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")

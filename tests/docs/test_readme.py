@@ -54,6 +54,16 @@ def test_the_figures_are_those_of_the_survey():
         assert figures == [items, cosine, published, defaults, lose]
 
 
+def test_the_times_are_those_of_the_benchmark():
+    table = pytest.importorskip("bench.table")
+    measured = table.read_json(ROOT / "docs" / "benchmarks" / "results" / "speed.json")
+    (found,) = [each for each in measured.tables if each.title.startswith("**Whole call**")]
+    times = {items: time for items, call, time, *_ in rows_of(str(found)) if "()" in call}
+    few, many = (float(times[items]) for items in ("10,000", "1,000,000"))
+    said = f"takes {few:.1f} ms with 10,000 items and {many:.1f} ms with a million"
+    assert said in re.sub(r"\s+", " ", TEXT)
+
+
 def test_the_version_is_the_same_everywhere():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     version = re.search(r"^version: (.+)$", citation, re.M)[1]

@@ -73,6 +73,7 @@ def given(request, tmp_path_factory, threads):
     return Undisturbed(tmp_path_factory.mktemp("given"), request.param, threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["lists"], indirect=True)
 def test_a_worker_is_killed(given, local, tmp_path, rng):
     home = given.copied(tmp_path / "home")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from . import campaigns, indexes, inputs
 from .mutations import applied
 from .workers import Pool
@@ -29,6 +31,7 @@ def replay(campaign, lines, folder, memory):
     return counts
 
 
+@pytest.mark.slow
 def test_damaged_indexes_that_were_trouble(tmp_path):
     lines = (CORPUS / "indexes.jsonl").read_text().splitlines()
     indexes.build(tmp_path / "originals")
@@ -37,6 +40,7 @@ def test_damaged_indexes_that_were_trouble(tmp_path):
     assert counts["refused"] >= 0.9 * len(lines)
 
 
+@pytest.mark.slow
 def test_damaged_inputs_that_were_trouble(tmp_path):
     lines = (CORPUS / "inputs.jsonl").read_text().splitlines()
     inputs.build(tmp_path / "originals", {json.loads(line)["target"] for line in lines})

@@ -144,6 +144,7 @@ def perform(case):
     return Outcome("right", case)
 
 
+@pytest.mark.slow
 def test_workers_outlive_their_cases(tmp_path):
     cases = ["a", "crash", "b", "memory", "error", "hang", "refused", "c"]
     with Pool(__name__, tmp_path, memory=1 << 29, limit=0.5) as pool:

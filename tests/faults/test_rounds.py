@@ -42,6 +42,7 @@ def test_reports_are_added_up(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_failure_says_how_to_repeat_it(pytester_campaign):
     result = pytester_campaign("--faults-seed", "5")
     assert "--faults-seed 5 --faults-case 3" in result

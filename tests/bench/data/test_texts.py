@@ -21,6 +21,7 @@ def of_sources():
     return set(documented), set(raised)
 
 
+@pytest.mark.slow
 def test_docstrings_and_messages_are_found_without_importing(of_sources):
     documented, raised = of_sources
     for name, thing in (
@@ -74,6 +75,7 @@ def test_a_draw_takes_no_more_of_a_class_than_it_may():
     assert len({text.label for text in drawn}) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [texts.docstrings, texts.topics, texts.passages, texts.messages, texts.characters],
@@ -121,6 +123,7 @@ def _characters():
 
 
 # Here, because reading the source files takes seconds.
+@pytest.mark.slow
 def test_everything_is_small_and_every_query_has_something_to_find():
     names = []
     for make in synthetic.everything():

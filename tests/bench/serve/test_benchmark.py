@@ -25,6 +25,7 @@ def served(tmp_path_factory):
         yield index, queries, service
 
 
+@pytest.mark.slow
 def test_the_service_answers_every_query(served, capfd):
     _, queries, service = served
     requests = load.searches(queries)
@@ -133,6 +134,7 @@ def test_clients_share_the_requests(served):
         assert len(found) == load.K, query
 
 
+@pytest.mark.slow
 def test_a_service_ends_without_a_word(tmp_path, capfd):
     benchmark.built(tmp_path / "index", SIZES)
     with running(tmp_path / "index") as service:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.speed import benchmark
 from bench.speed.problems import Sizes
 
 
+@pytest.mark.slow
 def test_speed_prints_every_table(capsys):
     sizes = Sizes(
         cold=(),

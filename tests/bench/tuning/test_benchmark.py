@@ -23,6 +23,7 @@ def test_a_draw_is_measured_on_the_other_queries():
     assert (kept.choice.best, kept.gain) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_table(capsys):
     makers = [
         lambda: split("curves", *curves(15, 30)),

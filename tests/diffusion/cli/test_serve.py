@@ -93,6 +93,7 @@ def test_two_tokens(index, capsys, monkeypatch, tmp_path):
     assert "expected one of them, got both" in refused(capsys, index, "--token-file", "token")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["uvicorn", "fastapi"])
 def test_without_the_extra_it_is_named(index, missing):
     code = (

@@ -219,6 +219,7 @@ def test_workers_of_dask_do_not_see_interrupts(dask, tmp_path):
     assert [path.read_text().split()[1] for path in paths] == ["1", "1"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dask_gives_up_is_replaced(tmp_path, monkeypatch):
     dask = pytest.importorskip("dask", reason="the extra `cluster` is not installed")
     monkeypatch.setattr("diffusion.cluster.tasks._PERIOD", 0.05)

@@ -58,6 +58,7 @@ def test_compiling_is_announced_once_and_a_later_process_loads_the_result(copied
     assert answer(copied) == (first, "")
 
 
+@pytest.mark.slow
 def test_a_change_of_a_loop_that_others_call_is_compiled(copied):
     answer(copied)
     source = copied / "diffusion" / "kernels" / "ranking.py"
@@ -73,6 +74,7 @@ def test_a_change_of_a_loop_that_others_call_is_compiled(copied):
     assert "compiling loops" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".nbi", ".nbc"])
 def test_what_a_power_cut_left_is_compiled_again(copied, ending):
     first, _ = answer(copied)
@@ -85,6 +87,7 @@ def test_what_a_power_cut_left_is_compiled_again(copied, ending):
     assert answer(copied) == (first, "")
 
 
+@pytest.mark.slow
 def test_code_for_other_types_is_compiled_again(copied):
     floats = ANSWER.replace("[3, 2]", "[-2.5, -1.5]")
     both = [answer(copied)[0], answer(copied, floats)[0]]

@@ -192,6 +192,7 @@ print(torch.get_num_threads())
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD is Linux's")
 def test_descent_leaves_the_threads_of_torch():
     import numba

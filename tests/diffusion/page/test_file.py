@@ -226,6 +226,7 @@ def test_the_keyboard_alone_is_enough(browser, address):
         assert view.evaluate(place) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "scheme"), [(360, "light"), (360, "dark"), (1000, "light"), (1900, "dark")]
 )

@@ -327,6 +327,7 @@ def test_pictures_are_shown_whatever_the_names_of_their_files(browser, served):
         assert view.locator("#alert").inner_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 @pytest.mark.parametrize("name", ["photos", "numbers", "token"])
 def test_nothing_overflows(browser, served, width, scheme, name):

@@ -297,6 +297,7 @@ def test_no_request_fails_beside_updates_and_no_answer_mixes_two_states(pair):
 # --- ends -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_request_in_flight(index):
     with serving(index, "--workers", "2") as service:
         body = json.dumps({"vectors": QUERIES.tolist(), "k": 12}).encode()
@@ -331,6 +332,7 @@ def refused(port: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_during_an_update_leaves_the_state_before_or_after(index):
     with serving(index) as service:
         for step in range(2):
@@ -362,6 +364,7 @@ def test_a_worker_that_is_killed_during_an_update_leaves_the_state_before_or_aft
         assert answer["items"] == diffusion.load(index).n_items_
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_supervisor(index):
     with serving(index) as service:
         workers = service.workers
@@ -369,6 +372,7 @@ def test_workers_end_with_their_supervisor(index):
         assert not psutil.wait_procs(workers, PATIENCE)[1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_workers_start_ends_all_of_them(index):
     """Nobody waits for a sign of life of each, which is more than the patience of a test."""
     command = [sys.executable, "-m", "diffusion.cli", "serve", str(index), "--port", "0"]
@@ -425,6 +429,7 @@ def test_which_addresses_only_this_machine_can_reach(host, local):
 # --- what cannot be served ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_service(index, tmp_path):
     """What it says is what the command says."""
     arrays = next(index.glob("arrays-*"))
@@ -434,6 +439,7 @@ def test_a_worker_that_cannot_start_ends_the_service(index, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_what_others_can_reach_without_a_token_is_warned_of(index):
     with serving(index, "--host", "0.0.0.0", "--read-only", token=None) as service:
         assert service.log.startswith("diffusion: warning: http://0.0.0.0:")

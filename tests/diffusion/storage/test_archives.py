@@ -45,6 +45,7 @@ def little_memory():
     assert peak < 100 * MEGABYTE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("promised", [None, (1, 1)], ids=["said", "not said"])
 def test_a_bomb_is_refused_before_it_is_inflated(tmp_path, little_memory, promised):
     write_bomb(tmp_path / "a.npz", ["scores", "ids"], promised=promised)

@@ -257,6 +257,7 @@ def is_state(path, arrays):
     return True
 
 
+@pytest.mark.slow
 def test_a_fault_at_any_operation_leaves_the_state_before_or_after(states, tmp_path):
     path, before, after = states
     home, old = path.parent, tmp_path / "old"
@@ -294,6 +295,7 @@ def test_a_fault_at_any_operation_leaves_the_state_before_or_after(states, tmp_p
     assert count > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_any_operation_it_leaves_the_state_before_or_after(states, tmp_path, when):
     path, before, after = states

@@ -321,6 +321,7 @@ def blocked(library, code):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["torch", "PIL"])
 def test_a_missing_library_is_one_line_that_names_the_extra(index, library):
     call = ["extract", "photos", "missing", *NETWORK, "-q"]

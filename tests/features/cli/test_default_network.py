@@ -60,6 +60,7 @@ def test_the_journey_is_short():
     assert journey()[-1] == ["diffusion", "serve", "photos.index", "--photos"]
 
 
+@pytest.mark.slow
 def test_without_a_connection_one_line_says_what_to_pass(session):
     status, out, err = session["steps"]["before"]
     assert (status, out) == (2, "")

@@ -162,6 +162,7 @@ def test_objects_are_found_above_what_is_strong(outcome):
         assert f"{name} {100 * value:.1f} %" in said
 
 
+@pytest.mark.slow
 def test_it_runs_into_its_own_folder_again_with_the_same_outcome(outcome):
     result, _ = outcome
     again = demo.run(Path(result["report"]).parent, progress=False, output=lambda text: None)

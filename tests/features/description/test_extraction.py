@@ -465,6 +465,7 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     assert sum(described) == 20 - 5 * max(step - 1, 0)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(extract, photos, weights, tmp_path):
     extract("undisturbed")
     out = tmp_path / "killed"

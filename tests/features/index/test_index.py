@@ -138,6 +138,7 @@ def test_photos_that_are_touched_are_noted(home, capsys, seen):
     assert searched("index", capsys)[2] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -215,6 +216,7 @@ def test_indexes_of_earlier_versions_are_searched(home, capsys):
 
 
 # Killed while it writes a shard, the descriptors, or the index.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "ending"), [(0, ".npz"), (0, "manifest.json"), (1, "manifest.json")]
 )

@@ -263,6 +263,7 @@ def test_the_name_of_an_upload_is_not_used(home, service, name):
     assert before == (contents(home / "photos"), contents(home / "index"), sorted(os.listdir(home)))
 
 
+@pytest.mark.slow
 def test_an_update_of_the_folder_is_served(home):
     """A copy of its own, since others compare the folder with what it was."""
     shutil.copytree(home, home / "copy", ignore=shutil.ignore_patterns("copy", "log.txt"))
@@ -295,6 +296,7 @@ def test_an_update_of_the_folder_is_served(home):
             assert "features index" in answer["detail"]
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_served_end_the_command(home):
     done = subprocess.run(
         [*SERVE, "--photos", "--weights", "nothing.safetensors"],

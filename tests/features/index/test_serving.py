@@ -412,6 +412,7 @@ def test_weights_that_moved_or_changed(home, tmp_path):
         open_photos(home / "index", weights=tmp_path / "w.safetensors")
 
 
+@pytest.mark.slow
 def test_torch_takes_no_more_threads_than_it_may(home):
     code = (
         "import sys, torch\n"

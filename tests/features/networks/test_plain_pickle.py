@@ -101,6 +101,7 @@ def test_a_pickle_that_asks_for_more_is_refused(tmp_path, monkeypatch, content, 
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -213,6 +213,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+@pytest.mark.slow
 def test_forged_files_are_refused_without_a_crash_or_a_bomb(forged):
     done = subprocess.run(
         [sys.executable, "-c", READ, str(forged)], capture_output=True, text=True, check=False

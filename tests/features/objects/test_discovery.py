@@ -259,6 +259,7 @@ def test_other_centralities(small, centrality):
     np.testing.assert_allclose(discovery.centrality_, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_many_nodes_are_looked_up_in_cells(small, monkeypatch, tmp_path):
     A, exact = small
     monkeypatch.setattr(lookup, "_EXACT", 40)

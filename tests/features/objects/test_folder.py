@@ -273,6 +273,7 @@ def test_a_photo_of_one_colour_shows_nothing_false(discovered, tmp_path):
 
 # Written by a replacement each: the claim on the folder, three shards of nodes, what was learned,
 # three shards of objects, the groups, the page, and the manifest.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 8, 9, 10])
 def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
     again, undisturbed, tmp_path, monkeypatch, step
@@ -304,6 +305,7 @@ def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(
 
 
 # The fifteen photos make three shards of nodes and then three of objects.
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 4])
 def test_killed_it_goes_on_to_the_same_bytes(undisturbed, weights, tmp_path, shards):
     photos, out = undisturbed / "photos", undisturbed / tmp_path.name

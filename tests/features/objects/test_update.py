@@ -80,6 +80,7 @@ def test_what_changed_is_done_again(discover, photos, tmp_path):
     assert not np.array_equal(other.maps, out.maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"descriptor": "mac"}, {"whitening": True}])
 def test_nodes_are_found_in_what_changed_alone(
     discover, undisturbed, photos, tmp_path, seen, settings
@@ -129,6 +130,7 @@ def test_photos_of_other_names_and_times_are_not_learned_from_again(
     same_but_for_last_bits(tmp_path / "out", tmp_path / "fresh2")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("discovered")
 def test_other_settings_of_learning_keep_the_nodes(discover, tmp_path, seen):
     other = {"discovery": DiscoverySettings(**{**SETTINGS, "centrality": "none"})}
@@ -155,6 +157,7 @@ def test_other_settings_of_learning_keep_the_nodes(discover, tmp_path, seen):
     assert "described anew: made with other settings (threshold)" in out.done()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("discovered")
 @pytest.mark.parametrize("damage", ["altered", "earlier version"])
 def test_damaged_discoveries_are_not_taken_over(discover, photos, tmp_path, seen, damage):
@@ -210,6 +213,7 @@ def updated(weights, one_thread, tmp_path_factory):
 
 
 # The two photos make a shard of nodes; then come what was learned and the shards of objects.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "ending"), [(0, ".npz"), (0, "manifest.json"), (2, ".npz"), (1, "manifest.json")]
 )
@@ -233,6 +237,7 @@ def test_a_killed_update_goes_on_to_the_same_bytes(updated, weights, tmp_path, a
     assert contents(killed) == contents(updated / "out")
 
 
+@pytest.mark.slow
 def test_the_commands_update_with_the_settings_of_before(
     photos, weights, tmp_path, capsys, seen, monkeypatch
 ):

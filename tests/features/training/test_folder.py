@@ -107,6 +107,7 @@ def state_of(path):
     return read_file(path)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -166,6 +167,7 @@ def test_seed_photos_and_settings_determine_the_network(train):
     assert not all(torch.equal(other[name], value) for name, value in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["softmax", "contrastive"])
 def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch, loss):
     whole = train("whole", loss=loss, epochs=3)
@@ -202,6 +204,7 @@ def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch
         train("cut", loss=loss, epochs=4)
 
 
+@pytest.mark.slow
 def test_interrupted_at_any_write_it_goes_on_to_the_same_bytes(train, tmp_path, monkeypatch):
     settings = {"loss": "softmax", "epochs": 1, "validation": None}
     replace, writes, last = os.replace, [], [1000]

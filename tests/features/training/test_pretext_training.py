@@ -61,6 +61,7 @@ def train(clips, tmp_path):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pretext", "chance", "epochs"),
     # A head that knows nothing has the loss of the uniform distribution.
@@ -73,6 +74,7 @@ def test_training_lowers_the_loss(train, pretext, chance, epochs):
     assert trained.network.pool.p.item() == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pretext", PRETEXTS)
 def test_interrupted_it_goes_on_to_the_same_network(train, tmp_path, monkeypatch, pretext):
     state = torch.get_rng_state()
