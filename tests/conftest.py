@@ -48,12 +48,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
 
 
 @pytest.fixture(autouse=True, scope="module")
-def same_environment() -> Iterator[None]:
-    """Let no file of tests leave variables to the next: threads, for example, change last bits."""
-    before = dict(os.environ)
+def same_threads() -> Iterator[None]:
+    """Let no file of tests leave a number of threads to the next, whose last bits it may change."""
+
+    def set_threads() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if "_THREADS" in name}
+
+    before = set_threads()
     yield
-    changed = {name for name, _ in before.items() ^ os.environ.items()} - {"PYTEST_CURRENT_TEST"}
-    assert not changed
+    assert set_threads() == before
 
 
 @pytest.fixture

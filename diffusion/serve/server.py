@@ -40,6 +40,7 @@ try:
     from fastapi import FastAPI
     from uvicorn import Config
     from uvicorn.supervisors import Multiprocess
+    from uvicorn.supervisors.multiprocess import Process
 except ModuleNotFoundError as error:
     raise DiffusionError(
         f"serve: {error.name} is not installed (pip install 'diffusion-rerank[serve]')"
@@ -197,24 +198,54 @@ class _Supervisor(Multiprocess):
         self.failure: str | None = None
         self._news, self._ready = news, ready
         self._missing = config.workers  # those that were never ready
+        self._asked: dict[Process, float] = {}  # who owes a sign of life, and since when
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended; end the service if one cannot start."""
         for sock in self.sockets:
             sock.listen(_BACKLOG)  # a worker that starts sets it to what it accepts at once
+        # First who has ended, then what they said before, which says why.
         ended = [process for process in self.processes if process.exitcode is not None]
         while self._news.poll():
             self._hear(self._news.recv())
         if self.should_exit.is_set():
             return
-        if ended and self._missing:
-            self._fail(f"serve: a worker ended with status {ended[0].exitcode} while it started")
         for process in ended:
+            if self._missing or process.exitcode == _NOT_STARTED:
+                self._fail(f"serve: a worker ended with status {process.exitcode} while it started")
+                return
             _logger.warning("worker %d ended with status %d", process.pid, process.exitcode)
-        # One that starts is not asked for a sign of life: if Ctrl-C, which all of them get, ends it
-        # before it can give one, nothing would happen for as long as the sign is waited for.
-        if not self._missing:
-            super().keep_subprocess_alive()
+            self._replace(process)
+        for process in [] if self._missing else [*self.processes]:
+            if self._hangs(process):
+                _logger.warning("worker %d gives no sign of life and is killed", process.pid)
+                self._replace(process)
+
+    def _hangs(self, process: Process) -> bool:
+        """Return whether a worker owes a sign of life for too long; if it owes none, ask for one.
+
+        Uvicorn waits for the answer, and meanwhile for nothing else: neither for signals, nor for
+        the end of the very worker.
+        """
+        asked = self._asked.get(process)
+        with contextlib.suppress(OSError, EOFError):  # it has just ended
+            if asked is None:
+                process.parent_conn.send(b"ping")
+                self._asked[process] = time.monotonic()
+            elif process.parent_conn.poll():
+                process.parent_conn.recv()
+                del self._asked[process]
+            else:
+                return time.monotonic() - asked > _SIGN_OF_LIFE
+        return False
+
+    def _replace(self, process: Process) -> None:
+        self._asked.pop(process, None)
+        process.kill()
+        process.join()
+        new = Process(self.config, self.sockets)
+        new.start()
+        self.processes[self.processes.index(process)] = new
 
     def _hear(self, news: int | str) -> None:
         if isinstance(news, str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,10 +31,11 @@ VARIANTS = {
     "hnsw": {"neighbors": "hnsw"},
     "descent": {"neighbors": "nndescent"},
 }
-RANKERS = {
-    name: Reranker(k=7, query_k=4, solver=EXACT, **parameters).fit(X)
-    for name, parameters in VARIANTS.items()
-}
+
+
+@functools.cache
+def fitted(variant):
+    return Reranker(k=7, query_k=4, solver=EXACT, **VARIANTS[variant]).fit(X)
 
 
 def filtered(scores, ids, mask, k):
@@ -56,7 +59,7 @@ def assert_alike(found, expected, atol=1e-5):
     share=st.sampled_from([0, 0.004, 0.03, 0.3, 1]), seed=st.integers(0, 999), k=st.integers(1, 40)
 )
 def test_search_equals_filtering_everything(variant, share, seed, k):
-    ranker = RANKERS[variant]
+    ranker = fitted(variant)
     rng = np.random.default_rng(seed)
     mask = rng.random(300) < share
     everything = ranker.search(Q, 300)
@@ -77,7 +80,7 @@ def test_search_equals_filtering_everything(variant, share, seed, k):
 
 @given(st.integers(0, 999), st.integers(1, 60), st.booleans())
 def test_rerank_equals_filtering_everything(seed, k, restrict):
-    ranker = RANKERS["exact"]
+    ranker = fitted("exact")
     mask = np.random.default_rng(seed).random(300) < 0.2
     hits = ranker.fitted().index.search(ranker.fitted().searched(Q)[1], 50)
     everything = ranker.rerank(*hits, 300, restrict_to_candidates=restrict)

@@ -23,6 +23,9 @@ PAGES = [README, *sorted(page for page in DOCS.rglob("*.md") if "_build" not in 
 JOURNEYS = ("qdrant", "lancedb")
 MOST = 10
 
+# Pages whose blocks take more than a few seconds.
+SLOW = {"cluster", "descriptors", "format", "labels"}
+
 # What the extras bring; a page that imports one of them is skipped where it is missing.
 EXTRAS = {
     "PIL",
@@ -93,7 +96,11 @@ def run(page: Path, blocks: list[Block]) -> None:
             pytest.fail(f"{page.name}, line {line}: {type(error).__name__}: {error}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else ()) for page in PAGES],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     blocks = blocks_of(page.read_text("utf-8"))
     if not blocks:

@@ -117,6 +117,7 @@ def test_agreement_by_hand():
 # --- localisation ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_localisation_table(found):
     table = localisation.localisation(found)
     rows = {row[0]: row[1:] for row in table.rows}
@@ -228,6 +229,7 @@ def test_whole_map_on_the_cells_of_its_peaks(found):
 # --- centrality, time -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_centrality_table(found):
     table = centrality([found])
     assert [row[1] for row in table.rows] == [len(d.vectors_) for d in (found.paper, found.katz)]

@@ -41,6 +41,7 @@ def small(collection, items=400, queries=60):
     )
 
 
+@pytest.mark.slow
 def test_digits_reach_the_published_figures():
     collection = datasets.digits()
     assert collection.gallery.shape == (1500, 64)

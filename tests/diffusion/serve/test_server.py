@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,6 +256,45 @@ def test_a_killed_worker_is_replaced_and_what_was_saved_is_there(pair):
             removed = {"remove": ["before the kill"]}
             assert ask(connection, "POST", "/items", removed)[0] == 200
     assert f"worker {one.pid} ended" in service.log
+
+
+def test_a_worker_that_stands_still_holds_nothing_up(pair):
+    service, _ = pair
+    for step in (1, -1):
+        one, other = both(service)[::step]
+        other.suspend()
+        try:
+            one.kill()
+            (new,) = until(lambda: set(service.workers) - {one, other})  # noqa: B023
+            assert set(service.workers) == {new, other}
+        finally:
+            other.resume()
+
+
+class Worker:
+    """What the supervisor knows of a worker, without its process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.parent_conn = connection
+
+
+def test_the_sign_of_life_is_not_waited_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    mine, workers = multiprocessing.Pipe()
+    process = Worker(mine)
+    supervisor = object.__new__(server._Supervisor)  # without its handlers of signals
+    supervisor._asked = {}
+    assert not supervisor._hangs(process)
+    assert workers.recv() == b"ping"
+    assert not supervisor._hangs(process)
+    workers.send(True)
+    assert not supervisor._hangs(process)
+    assert not supervisor._hangs(process)  # asked again
+    now[0] = 60.0
+    assert not supervisor._hangs(process)
+    now[0] = 60.1
+    assert supervisor._hangs(process)
 
 
 def test_no_request_fails_beside_updates_and_no_answer_mixes_two_states(pair):

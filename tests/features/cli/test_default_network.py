@@ -71,6 +71,7 @@ def test_without_a_connection_one_line_says_what_to_pass(session):
     assert session["left"] == ["models", "photo.jpg", "photos"]
 
 
+@pytest.mark.slow
 def test_the_default_network_is_named_and_downloaded_once(session):
     status, out, err = session["steps"]["first"]
     assert status == 0
@@ -86,6 +87,7 @@ def test_the_default_network_is_named_and_downloaded_once(session):
     ]
 
 
+@pytest.mark.slow
 def test_what_is_downloaded_is_used_without_a_connection(session):
     for step, out in (
         ("search", "photo.jpg\t1\t"),
@@ -103,6 +105,7 @@ def test_what_is_downloaded_is_used_without_a_connection(session):
     assert "data:image/jpeg;base64," in session["page"]
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_has_not_is_named(session):
     status, _, err = session["steps"]["other"]
     assert status == 2

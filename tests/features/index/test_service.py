@@ -27,7 +27,7 @@ from tests.support.folders import contents
 from tests.support.photos import CHINA, pattern, png, with_exif, write_photos
 
 pytest.importorskip("uvicorn")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 # Names that a page, a path or a line must not take at their word.
 NAMES = [
@@ -263,7 +263,6 @@ def test_the_name_of_an_upload_is_not_used(home, service, name):
     assert before == (contents(home / "photos"), contents(home / "index"), sorted(os.listdir(home)))
 
 
-@pytest.mark.slow
 def test_an_update_of_the_folder_is_served(home):
     """A copy of its own, since others compare the folder with what it was."""
     shutil.copytree(home, home / "copy", ignore=shutil.ignore_patterns("copy", "log.txt"))
@@ -296,7 +295,6 @@ def test_an_update_of_the_folder_is_served(home):
             assert "features index" in answer["detail"]
 
 
-@pytest.mark.slow
 def test_photos_that_cannot_be_served_end_the_command(home):
     done = subprocess.run(
         [*SERVE, "--photos", "--weights", "nothing.safetensors"],
