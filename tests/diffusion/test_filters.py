@@ -29,7 +29,7 @@ VARIANTS = {
     "euclidean": {"metric": "euclidean"},
     "ivf": {"neighbors": diffusion.IVF(nlist=5, nprobe=5)},
     "hnsw": {"neighbors": "hnsw"},
-    "descent": {"neighbors": "nndescent"},
+    "nndescent": {"neighbors": "nndescent"},
 }
 
 
