@@ -216,6 +216,7 @@ class _Supervisor(Multiprocess):
                 return
             _logger.warning("worker %d ended with status %d", process.pid, process.exitcode)
             self._replace(process)
+        # Those that start with the service may take as long as they need.
         for process in [] if self._missing else [*self.processes]:
             if self._hangs(process):
                 _logger.warning("worker %d gives no sign of life and is killed", process.pid)
