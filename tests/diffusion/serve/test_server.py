@@ -269,6 +269,8 @@ def test_a_worker_that_stands_still_holds_nothing_up(pair):
             assert set(service.workers) == {new, other}
         finally:
             other.resume()
+        with service.connected(new):  # it has started, for what comes next
+            pass
 
 
 class Worker:
