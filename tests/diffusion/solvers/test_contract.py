@@ -126,7 +126,7 @@ def check_form(solution, m, n):
 
 
 @pytest.mark.parametrize("solver", VARIANTS.values(), ids=list(VARIANTS))
-@settings(max_examples=15)  # for each of the variants
+@settings(max_examples=30)  # for each of the variants
 @given(
     neighbor_lists(),
     ALPHAS,
